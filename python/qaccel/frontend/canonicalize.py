@@ -1,0 +1,236 @@
+"""From an ONNX file to the canonical ONNX graph: loaded, checked, static, folded, simplified, every node named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper, helper, numpy_helper
+
+from qaccel.errors import QaccelError
+from qaccel.frontend.fold import fold
+from qaccel.frontend.graph import Graph, TensorType, fresh_name
+from qaccel.frontend.simplify import simplify
+
+OLDEST_OPSET = 7
+LARGEST_MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
+DOMAINS = ("", "ai.onnx")
+
+
+def canonical_graph(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Graph:
+    """Loads, checks and canonicalises a model.
+
+    `input_shapes` fixes symbolic dimensions by input name; a symbolic batch (axis 0) becomes 1 by itself.
+    Raises QaccelError for everything that is wrong with the file or that cannot be compiled.
+    """
+    proto = checked(load(model))
+    return simplify(fold(graph_of(proto, dict(input_shapes or {}))))
+
+
+def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its external data in memory; a ModelProto is copied."""
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return copy
+    path = Path(model)
+    try:
+        size_bytes = path.stat().st_size
+        if not path.is_file():
+            raise QaccelError(f"'{path}' is not a file; give an .onnx model")
+        if size_bytes == 0:
+            raise QaccelError(f"'{path}' is empty; give an .onnx model")
+        if size_bytes > LARGEST_MODEL_BYTES:
+            raise QaccelError(_too_large(path, size_bytes))
+        proto = onnx.ModelProto.FromString(path.read_bytes())
+    except OSError as err:
+        raise QaccelError(f"cannot read the model '{path}': {err.strerror or err}") from err
+    except DecodeError as err:
+        raise QaccelError(f"'{path}' is not an ONNX model, or is truncated or damaged") from err
+    _load_external_data(proto, path)
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise QaccelError(f"'{path}' is not an ONNX model: it holds no graph")
+    return proto
+
+
+def _too_large(path: Path, size_bytes: int) -> str:
+    return (
+        f"'{path}' holds {size_bytes / 1e9:.1f} GB of model and weights; the limit is 2 GB (2147483647 bytes): "
+        "compile it in parts"
+    )
+
+
+def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    """Reads tensors kept in files beside the model; refuses totals over 2 GB before reading them."""
+    tensors = [t for t in external_data_helper._get_all_tensors(proto) if external_data_helper.uses_external_data(t)]
+    total = proto.ByteSize()
+    for tensor in tensors:
+        total += math.prod(tensor.dims) * max(1, _item_bytes(tensor.data_type))
+    if total > LARGEST_MODEL_BYTES:
+        raise QaccelError(_too_large(path, total))
+    for tensor in tensors:
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        beside = path.parent / info.get("location", "")
+        if not beside.is_file():
+            raise QaccelError(
+                f"tensor '{tensor.name}' is stored in '{info.get('location', '')}', which is missing beside '{path}'; "
+                "copy that file next to the model"
+            )
+        try:
+            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+            numpy_helper.to_array(tensor)
+        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as err:
+            raise QaccelError(
+                f"tensor '{tensor.name}': its external data in '{beside}' is truncated or unreadable ({_one_line(err)})"
+            ) from err
+
+
+def _item_bytes(data_type: int) -> int:
+    try:
+        return helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    except (KeyError, TypeError, ValueError):
+        return 1
+
+
+def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with local functions inlined, after ONNX's checker, the opset range and the domains."""
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    if not proto.graph.name:
+        proto.graph.name = "model"
+    if not proto.graph.node or not proto.graph.output:
+        raise QaccelError("the model is empty: its graph has no nodes or no outputs")
+    opset = max((o.version for o in proto.opset_import if o.domain in DOMAINS), default=1)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise QaccelError(
+            f"the model uses opset {opset}; supported are {OLDEST_OPSET} to {newest}: export it again at opset 13 to 21"
+        )
+    for node in proto.graph.node:
+        if node.domain not in DOMAINS:
+            name = node.name or next(iter(node.output), "")
+            raise QaccelError(
+                f"node '{name}': operator {node.op_type} of domain '{node.domain}' is not supported; "
+                f"export the model with standard ONNX operators only"
+            )
+    try:
+        onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as err:
+        raise QaccelError(f"the model breaks the ONNX standard: {_one_line(err)}") from err
+    return proto
+
+
+def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -> Graph:
+    """The graph with static input types and a unique name for every node; tensors not yet inferred."""
+    if proto.graph.sparse_initializer:
+        raise QaccelError(f"tensor '{proto.graph.sparse_initializer[0].values.name}' is sparse; store it densely")
+    try:
+        consts = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    except (ValueError, TypeError) as err:
+        raise QaccelError(f"an initializer of the model is damaged: {_one_line(err)}") from err
+    inputs = [i for i in proto.graph.input if i.name not in consts]
+    if not inputs:
+        raise QaccelError("the model has no inputs; there is nothing to compile")
+    types = _input_types(inputs, input_shapes)
+    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    return Graph(
+        nodes=_named(proto.graph.node, types),
+        consts=consts,
+        types=types,
+        inputs=tuple(i.name for i in inputs),
+        outputs=tuple(o.name for o in proto.graph.output),
+        opsets=tuple(sorted(opsets.items())),
+        ir_version=proto.ir_version,
+        name=proto.graph.name,
+    )
+
+
+def _input_types(
+    inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tuple[int, ...]]
+) -> dict[str, TensorType]:
+    names = [i.name for i in inputs]
+    for given in input_shapes:
+        if given not in names:
+            raise QaccelError(f"--input-shapes names '{given}', which is not an input; inputs are {', '.join(names)}")
+    # One symbol stands for one size throughout the model, so whatever fixes it once fixes it everywhere.
+    known: dict[str, int] = {}
+    for info in inputs:
+        shape = info.type.tensor_type.shape
+        given = input_shapes.get(info.name)
+        for axis, dim in enumerate(shape.dim):
+            if dim.dim_param and given is not None and axis < len(given):
+                known.setdefault(dim.dim_param, given[axis])
+    for info in inputs:
+        dims = info.type.tensor_type.shape.dim
+        if dims and dims[0].dim_param:
+            known.setdefault(dims[0].dim_param, 1)
+    return {i.name: (_input_shape(i, input_shapes.get(i.name), known), i.type.tensor_type.elem_type) for i in inputs}
+
+
+def _input_shape(
+    info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known: Mapping[str, int]
+) -> tuple[int, ...]:
+    """The static shape of one input; `known` maps symbols to sizes."""
+    name = info.name
+    if not info.type.HasField("tensor_type"):
+        raise QaccelError(f"input '{name}' is no tensor; sequences, maps and optionals cannot be compiled")
+    tensor = info.type.tensor_type
+    if given is not None and any(size < 1 for size in given):
+        raise QaccelError(f"--input-shapes gives {list(given)} for input '{name}'; sizes must be at least 1")
+    if not tensor.HasField("shape"):
+        if given is None:
+            raise QaccelError(f'input \'{name}\' has no shape in the model; give --input-shapes "{name}:[1,3,224,224]"')
+        return tuple(int(size) for size in given)
+    declared = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
+    symbols = [d.dim_param or "?" for d in tensor.shape.dim]
+    shown = [s if v is None else v for v, s in zip(declared, symbols, strict=True)]
+    shown_text = "[" + ",".join(str(s) for s in shown) + "]"
+    if given is not None and len(given) != len(declared):
+        raise QaccelError(
+            f"--input-shapes gives {len(given)} dimensions for input '{name}', the model has {len(declared)}: {shown_text}"
+        )
+    shape = []
+    for axis, (size, symbol) in enumerate(zip(declared, symbols, strict=True)):
+        wanted = None if given is None else int(given[axis])
+        if size is not None and wanted is not None and wanted != size:
+            raise QaccelError(
+                f"--input-shapes gives {wanted} for dimension {axis} of input '{name}', the model fixes it at {size}"
+            )
+        fixed = size if size is not None else wanted if wanted is not None else known.get(symbol)
+        if fixed is None and axis == 0:
+            fixed = 1
+        if fixed is None:
+            example = ",".join(str(v if v is not None else 1 if k == 0 else 224) for k, v in enumerate(declared))
+            raise QaccelError(
+                f"input '{name}' has the symbolic dimension '{symbol}' on axis {axis} of {shown_text}; fix it with "
+                f'--input-shapes "{name}:[{example}]"'
+            )
+        shape.append(fixed)
+    return tuple(shape)
+
+
+def _named(nodes: list[onnx.NodeProto], inputs: Mapping[str, TensorType]) -> tuple[onnx.NodeProto, ...]:
+    """Unique names, different from the inputs' too (ranges are keyed by either); unnamed nodes take their output's."""
+    taken = set(inputs)
+    named = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.domain = "" if node.domain == "ai.onnx" else node.domain
+        copy.name = fresh_name(node.name or next((o for o in node.output if o), node.op_type), taken)
+        taken.add(copy.name)
+        named.append(copy)
+    return tuple(named)
+
+
+def _one_line(err: BaseException) -> str:
+    return " ".join(str(err).split())[:300]
+
+

@@ -1,0 +1,160 @@
+"""Layer operations: what lowering makes of a subgraph and what tiling and scheduling work on.
+
+Shapes are of one sample (a batch is an outer loop of the runtime), layout NHWC without N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """An activation tensor; ``data`` is the packed image of a constant one, else None."""
+
+    name: str
+    h: int
+    w: int
+    c: int
+    bits: int
+    zero_point: int
+    data: bytes | None = None
+
+    @property
+    def pixel_bytes(self) -> int:
+        return channel_bytes(self.c, self.bits)
+
+    @property
+    def total_bytes(self) -> int:
+        return self.h * self.w * self.pixel_bytes
+
+
+def channel_bytes(channels: int, bits: int) -> int:
+    """Bytes of that many channels of one pixel (4-bit pairs share a byte)."""
+    return -(-channels * bits // 8)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel, stride, dilation and padding in rows and pixels."""
+
+    kernel_h: int = 1
+    kernel_w: int = 1
+    stride_h: int = 1
+    stride_w: int = 1
+    dilation_h: int = 1
+    dilation_w: int = 1
+    pad_top: int = 0
+    pad_left: int = 0
+    pad_bottom: int = 0
+    pad_right: int = 0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """``inputs`` and ``output`` index the subgraph's feature maps; clamps are in output integers."""
+
+    name: str
+    op: str
+    inputs: tuple[int, ...]
+    output: int
+    clamp_lo: int
+    clamp_hi: int
+
+
+@dataclass(frozen=True)
+class ConvPart:
+    """A dense convolution between channel ranges: a whole layer, or some of its groups as one block-diagonal matrix.
+
+    ``weight`` int32 [kernel_h, kernel_w, in_channels, out_channels].
+    """
+
+    in_begin: int
+    out_begin: int
+    weight: np.ndarray
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.weight.shape[2])
+
+    @property
+    def out_channels(self) -> int:
+        return int(self.weight.shape[3])
+
+
+@dataclass(frozen=True)
+class ChannelParams:
+    """Per output channel: bias int32, multiplier uint32 (31 bits), shift uint8, each [channels]."""
+
+    bias: np.ndarray
+    multiplier: np.ndarray
+    shift: np.ndarray
+
+
+@dataclass(frozen=True)
+class ConvLayer(Layer):
+    window: Window
+    weight_bits: int
+    parts: tuple[ConvPart, ...]
+    params: ChannelParams
+    weights: np.ndarray  # as the model has them, for statistics
+    macs: int
+
+
+@dataclass(frozen=True)
+class DepthwiseLayer(Layer):
+    """``weights`` int32 [kernel_h, kernel_w, channels]."""
+
+    window: Window
+    weight_bits: int
+    params: ChannelParams
+    weights: np.ndarray
+    macs: int
+
+
+@dataclass(frozen=True)
+class PoolLayer(Layer):
+    """``scales`` gives (multiplier, shift) by the number of taps that the average divides by; a maximum has the key 1."""
+
+    window: Window
+    kind: str
+    count_include_pad: bool
+    scales: dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class EltwiseLayer(Layer):
+    """The second operand may be one pixel (a vector) or one value (``b_scalar``), repeated over the first."""
+
+    kind: str
+    b_scalar: bool
+    multiplier: int
+    b_multiplier: int
+    shift: int
+
+
+@dataclass(frozen=True)
+class CopyLayer(Layer):
+    multiplier: int
+    shift: int
+
+
+@dataclass(frozen=True)
+class TableLayer(Layer):
+    table: bytes
+
+
+AnyLayer = ConvLayer | DepthwiseLayer | PoolLayer | EltwiseLayer | CopyLayer | TableLayer
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """Feature maps and layers in an order in which producers come first."""
+
+    symbol: str
+    maps: tuple[FeatureMap, ...]
+    layers: tuple[AnyLayer, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]

@@ -159,7 +159,9 @@ def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[object, ...], in
             for i, size in enumerate(tiling.in_slot_bytes)
         ),
         output=tuple(placed["out", step, slot] for slot in range(tiling.out_slots)) if tiling.out_slot_bytes else (),
-        params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots)) if tiling.param_slot_bytes else (),
+        params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots))
+        if tiling.param_slot_bytes
+        else (),
         table=placed.get(("table", step), 0),
     )
 

@@ -74,7 +74,9 @@ class Artefact:
         _, version, text_bytes, crc = _HEADER.unpack_from(data)
         body = data[_HEADER.size :]
         if version != CONTAINER_VERSION:
-            raise QaccelError(f"accelerator subgraph: container version {version}, this qaccel reads {CONTAINER_VERSION}; compile again")
+            raise QaccelError(
+                f"accelerator subgraph: container version {version}, this qaccel reads {CONTAINER_VERSION}; compile again"
+            )
         if text_bytes > len(body) or zlib.crc32(body) != crc:
             raise QaccelError("accelerator subgraph: checksum mismatch, the file is damaged; compile the model again")
         meta: dict[str, Any] = json.loads(body[:text_bytes])

@@ -58,7 +58,9 @@ def decode_stream(stream: bytes) -> tuple[np.ndarray, int]:
         raise QaccelError(f"weight stream has unknown codec {codec} or width code {width}")
     bits = spec.widths[width]
     if len(stream) - header_bytes != -(-count * bits // 8):
-        raise QaccelError(f"weight stream of {count} {bits}-bit weights has a payload of {len(stream) - header_bytes} bytes")
+        raise QaccelError(
+            f"weight stream of {count} {bits}-bit weights has a payload of {len(stream) - header_bytes} bytes"
+        )
     return unpack(stream[header_bytes:], count, bits), bits
 
 

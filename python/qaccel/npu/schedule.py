@@ -45,7 +45,11 @@ class View:
     writers: frozenset[int]
 
     def fields(self, prefix: str) -> dict[str, int]:
-        return {f"{prefix}_addr": self.addr, f"{prefix}_row_stride": self.row_stride, f"{prefix}_pixel_stride": self.pixel_stride}
+        return {
+            f"{prefix}_addr": self.addr,
+            f"{prefix}_row_stride": self.row_stride,
+            f"{prefix}_pixel_stride": self.pixel_stride,
+        }
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,20 @@ class ProgramBuilder:
         y_end = y_begin + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h + 1
         x_begin = box.x * window.stride_w - window.pad_left
         x_end = x_begin + (box.pixels - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
-        top, bottom, left, right = max(0, y_begin), min(feature_map.h, y_end), max(0, x_begin), min(feature_map.w, x_end)
+        top, bottom, left, right = (
+            max(0, y_begin),
+            min(feature_map.h, y_end),
+            max(0, x_begin),
+            min(feature_map.w, x_end),
+        )
         if top >= bottom or left >= right:
             return None
         part = Box(top, bottom - top, left, right - left, box.c, box.channels)
         return self._sram_view(which, source, feature_map, part, max(0, -y_begin), max(0, -x_begin))
 
-    def _sram_view(self, which: int, source: int, feature_map: FeatureMap, part: Box, pad_top: int, pad_left: int) -> View:
+    def _sram_view(
+        self, which: int, source: int, feature_map: FeatureMap, part: Box, pad_top: int, pad_left: int
+    ) -> View:
         map_row, map_pixel = feature_map.w * feature_map.pixel_bytes, feature_map.pixel_bytes
         offset = part.y * map_row + part.x * map_pixel + channel_bytes(part.c, feature_map.bits)
         if source in self.allocation.sram_addr:
@@ -176,7 +187,9 @@ class ProgramBuilder:
             )
             slots.put(part, index)
             found = addr, index
-        return View(found[0], part.pixels * pixel, pixel, part.rows, part.pixels, pad_top, pad_left, frozenset({found[1]}))
+        return View(
+            found[0], part.pixels * pixel, pixel, part.rows, part.pixels, pad_top, pad_left, frozenset({found[1]})
+        )
 
     def _dram_addr(self, source: int) -> int:
         data = self.graph.maps[source].data
@@ -246,7 +259,9 @@ class ProgramBuilder:
         if self._ring_end + total_bytes > self.hw.weight_buffer_bytes >= total_bytes:
             self._ring_end = 0
 
-    def weights(self, key: object, weight_bits: int, count: int, size_bytes: int, make: Callable[[], object]) -> tuple[int, int]:
+    def weights(
+        self, key: object, weight_bits: int, count: int, size_bytes: int, make: Callable[[], object]
+    ) -> tuple[int, int]:
         """Weight buffer address of a tile, decoded there unless it still is, and the decoding instruction."""
         full_key = (self.step, key)
         for held, begin, _, index in self._ring:
@@ -274,5 +289,9 @@ class ProgramBuilder:
 
     def program(self) -> Program:
         return Program(
-            tuple(self.instructions), tuple(self.intent), bytes(self.constants), self.allocation.dram_bytes, tuple(self.stream_bytes)
+            tuple(self.instructions),
+            tuple(self.intent),
+            bytes(self.constants),
+            self.allocation.dram_bytes,
+            tuple(self.stream_bytes),
         )

@@ -66,7 +66,9 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
     for index, instruction in enumerate(instructions):
         engine = names.index(instruction.engine)
         touched = [
-            a for a in accesses(instruction, hw) if a.memory in shadows and (a.memory != "dram" or a.start < dram_data_bytes)
+            a
+            for a in accesses(instruction, hw)
+            if a.memory in shadows and (a.memory != "dram" or a.start < dram_data_bytes)
         ]
         needed = np.zeros(engines, np.int32)
         for access in touched:
@@ -85,6 +87,8 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
             shadows[access.memory].record(access, engine, index)
     result = []
     for instruction, wait, signal in zip(instructions, waits, signals, strict=True):
-        fields = {f"wait{i}": number for i, number in enumerate(wait)} | {f"signal{i}": number for i, number in enumerate(signal)}
+        fields = {f"wait{i}": number for i, number in enumerate(wait)} | {
+            f"signal{i}": number for i, number in enumerate(signal)
+        }
         result.append(replace(instruction, **fields) if fields else instruction)
     return result

@@ -113,18 +113,33 @@ def plan_layer(
 
     ``resident`` holds the indices of feature maps that lie whole in SRAM.
     """
-    groups = _conv_candidates if isinstance(layer, ConvLayer) else _pixelwise_candidates
-    for candidates in groups(layer, maps, hw, resident):  # type: ignore[arg-type]
+    best: Tiling | None = None
+    for candidates in _candidates(layer, maps, hw, resident):
         fitting = [tiling for tiling in candidates if tiling.working_bytes <= budget_bytes]
+        if best is not None:
+            fitting.append(best)
         if fitting:
-            return min(fitting, key=lambda tiling: (tiling.cycles, tiling.working_bytes))
-    return None
+            best = min(fitting, key=lambda tiling: (tiling.cycles, tiling.working_bytes))
+            if best.tile_oc >= min(maps[layer.output].c, _columns(layer, hw)):
+                break  # the array is filled; splitting further only costs
+    return best
+
+
+def _columns(layer: AnyLayer, hw: HwConfig) -> int:
+    return hw.array_columns(layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 8)
+
+
+def _candidates(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+) -> Iterator[list[Tiling]]:
+    if isinstance(layer, ConvLayer):
+        return _conv_candidates(layer, maps, hw, resident)
+    return _pixelwise_candidates(layer, maps, hw, resident)
 
 
 def smallest_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> int | None:
     """SRAM bytes of the smallest tiling with nothing resident; None if no tiling fits the buffers at all."""
-    groups = _conv_candidates if isinstance(layer, ConvLayer) else _pixelwise_candidates
-    sizes = [t.working_bytes for candidates in groups(layer, maps, hw, frozenset()) for t in candidates]  # type: ignore[arg-type]
+    sizes = [tiling.working_bytes for group in _candidates(layer, maps, hw, frozenset()) for tiling in group]
     return min(sizes, default=None)
 
 
@@ -156,7 +171,9 @@ def _conv_candidates(
                             continue
                         for weights_outer in (True, False):
                             shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer)
-                            found.append(_conv_tiling(layer, x, y, hw, shape, weight_tile_bytes, input_resident, resident))
+                            found.append(
+                                _conv_tiling(layer, x, y, hw, shape, weight_tile_bytes, input_resident, resident)
+                            )
                 if found:
                     yield found
 
@@ -179,7 +196,9 @@ def _conv_tiling(
     oc_tiles = ceil(part.out_channels / tile_oc)
     chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
     in_tile_bytes = (
-        min(x.h, input_rows(tile_h, window, tile_kh)) * min(x.w, input_pixels(tile_w, window)) * channel_bytes(tile_ic, x.bits)
+        min(x.h, input_rows(tile_h, window, tile_kh))
+        * min(x.w, input_pixels(tile_w, window))
+        * channel_bytes(tile_ic, x.bits)
     )
     if chunks > 1:
         in_loads = spaces * oc_tiles * chunks
@@ -229,7 +248,7 @@ def _pixelwise_candidates(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
 ) -> Iterator[list[Tiling]]:
     """Everything whose output channel depends on one input channel: depthwise, pooling, element-wise, copy, table."""
-    x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
+    y, window = maps[layer.output], window_of(layer)
     weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
     windowed = isinstance(layer, DepthwiseLayer | PoolLayer)
     columns = hw.array_columns(weight_bits)
@@ -245,7 +264,9 @@ def _pixelwise_candidates(
                 for tile_h in halvings(y.h):
                     if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
                         continue
-                    if windowed and not _line_buffer_fits(hw, layer, maps, weight_bits, (tile_h, tile_w, tile_oc, tile_kh)):
+                    if windowed and not _line_buffer_fits(
+                        hw, layer, maps, weight_bits, (tile_h, tile_w, tile_oc, tile_kh)
+                    ):
                         continue
                     found.append(_pixelwise_tiling(layer, maps, hw, (tile_h, tile_w, tile_oc, tile_kh), resident))
         if found:
@@ -261,7 +282,7 @@ def valid_taps(position: int, stride: int, kernel: int, dilation: int, pad: int,
 def spans(layer: AnyLayer, maps: tuple[FeatureMap, ...], vertical: bool, step: int) -> list[tuple[int, int]]:
     """``(begin, length)`` of the output tiles along one axis.
 
-    An average that does not count its padding divides by another number at the borders, so its tiles end where the number changes.
+    An average that does not count its padding divides by another number at the borders: its tiles end where that changes.
     """
     x, y, w = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
     size = y.h if vertical else y.w
@@ -297,7 +318,11 @@ def _line_buffer_fits(
 
 
 def _pixelwise_tiling(
-    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, shape: tuple[int, int, int, int], resident: frozenset[int]
+    layer: AnyLayer,
+    maps: tuple[FeatureMap, ...],
+    hw: HwConfig,
+    shape: tuple[int, int, int, int],
+    resident: frozenset[int],
 ) -> Tiling:
     tile_h, tile_w, tile_oc, tile_kh = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
@@ -318,7 +343,11 @@ def _pixelwise_tiling(
     in_bytes = sum(slots)
     depthwise = isinstance(layer, DepthwiseLayer)
     param_bytes = tile_oc * isa().params_bytes if depthwise else 0
-    weight_bytes = tile_kh * window.kernel_w * channel_bytes(tile_oc, layer.weight_bits) if isinstance(layer, DepthwiseLayer) else 0
+    weight_bytes = (
+        tile_kh * window.kernel_w * channel_bytes(tile_oc, layer.weight_bits)
+        if isinstance(layer, DepthwiseLayer)
+        else 0
+    )
     output_resident = layer.output in resident
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
@@ -351,7 +380,9 @@ def _pixelwise_tiling(
     )
 
 
-def _pixelwise_cycles(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, shape: tuple[int, int, int, int]) -> int:
+def _pixelwise_cycles(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, shape: tuple[int, int, int, int]
+) -> int:
     """COMPUTE cycles of one full tile."""
     tile_h, tile_w, tile_oc, tile_kh = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
@@ -359,14 +390,30 @@ def _pixelwise_cycles(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfi
     finish = tile_kh == window.kernel_h
     if isinstance(layer, DepthwiseLayer):
         return cost.depthwise_cycles(
-            hw, layer.weight_bits, x.bits, y.bits, tile_kh, window.kernel_w, rows, pixels, tile_h, tile_w, tile_oc, finish
+            hw,
+            layer.weight_bits,
+            x.bits,
+            y.bits,
+            tile_kh,
+            window.kernel_w,
+            rows,
+            pixels,
+            tile_h,
+            tile_w,
+            tile_oc,
+            finish,
         )
     if isinstance(layer, PoolLayer):
-        return cost.pool_cycles(hw, x.bits, y.bits, tile_kh, window.kernel_w, rows, pixels, tile_h, tile_w, tile_oc, finish)
+        return cost.pool_cycles(
+            hw, x.bits, y.bits, tile_kh, window.kernel_w, rows, pixels, tile_h, tile_w, tile_oc, finish
+        )
     operand_bits = sum(maps[i].bits for i in layer.inputs)
     elements = tile_h * tile_w * tile_oc
     return hw.start_up_cycles.compute + max(
         ceil(elements * operand_bits / 8 / hw.sram_read_bytes_per_cycle),
         ceil(elements * y.bits / 8 / hw.sram_write_bytes_per_cycle),
-        ceil(elements / (hw.table_lookups_per_cycle if isinstance(layer, TableLayer) else hw.requantize_outputs_per_cycle)),
+        ceil(
+            elements
+            / (hw.table_lookups_per_cycle if isinstance(layer, TableLayer) else hw.requantize_outputs_per_cycle)
+        ),
     )

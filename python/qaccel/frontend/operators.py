@@ -1,0 +1,224 @@
+"""Converters of single ONNX operators to canonical Relax (NCHW, constants folded, padding explicit).
+
+A converter returns the expression of the node's output, or None where TVM's own importer should take the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+from tvm import relax
+
+from qaccel.frontend.graph import Graph, attrs_of
+
+
+@dataclass(frozen=True)
+class Node:
+    """One ONNX node under conversion: `args` are its operands as Relax, `values` those that are constant."""
+
+    proto: onnx.NodeProto
+    graph: Graph
+    builder: relax.BlockBuilder
+    args: tuple[relax.Expr | None, ...]
+    values: tuple[np.ndarray | None, ...]
+
+    def attr(self, name: str, default: object = None) -> object:
+        """An attribute, or its default."""
+        return attrs_of(self.proto).get(name, default)
+
+    def ints(self, name: str, default: list[int]) -> list[int]:
+        """An attribute that is a list of integers."""
+        return [int(v) for v in attrs_of(self.proto).get(name, default)]
+
+    def shape(self, position: int = 0) -> tuple[int, ...]:
+        """Static shape of an operand."""
+        return self.graph.shape(self.proto.input[position])
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Static shape of the first output."""
+        return self.graph.shape(self.proto.output[0])
+
+    def value(self, position: int) -> np.ndarray | None:
+        """A constant operand, or None where it is absent or computed."""
+        return self.values[position] if position < len(self.values) else None
+
+    def has(self, position: int) -> bool:
+        """Whether the operand is given."""
+        return position < len(self.args) and self.args[position] is not None
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Binds an intermediate value of this node."""
+        return self.builder.emit(expr)
+
+
+def _const(value: np.ndarray, dtype: np.dtype | type = np.float32) -> relax.Expr:
+    return relax.const(np.ascontiguousarray(value, dtype))
+
+
+def _conv(node: Node) -> relax.Expr | None:
+    """Conv -> conv2d(x, const OIHW) [+ const[1,OC,1,1]]."""
+    weight, bias = node.value(1), node.value(2)
+    if len(node.shape()) != 4 or weight is None or node.has(2) and bias is None or node.attr("auto_pad"):
+        return None
+    conv = relax.op.nn.conv2d(
+        node.args[0], _const(weight, weight.dtype),
+        strides=node.ints("strides", [1, 1]), padding=node.ints("pads", [0, 0, 0, 0]),
+        dilation=node.ints("dilations", [1, 1]), groups=int(attrs_of(node.proto).get("group", 1)),
+    )  # fmt: skip
+    if bias is None:
+        return conv
+    return relax.op.add(node.emit(conv), _const(bias.reshape(1, -1, 1, 1), bias.dtype))
+
+
+def _gemm(node: Node) -> relax.Expr | None:
+    """Gemm with constant B and C -> matmul(x, const[K,N]) [+ const[N]]; alpha, beta and transB are in the constants."""
+    weight, bias = node.value(1), node.value(2)
+    if weight is None or node.has(2) and bias is None or weight.dtype.kind != "f":
+        return None
+    attrs = attrs_of(node.proto)
+    weight = weight.T if attrs.get("transB") else weight
+    data = node.args[0]
+    if attrs.get("transA"):
+        data = node.emit(relax.op.permute_dims(data, [1, 0]))
+    product = relax.op.matmul(data, _const(weight * weight.dtype.type(attrs.get("alpha", 1.0)), weight.dtype))
+    if bias is None:
+        return product
+    bias = bias * bias.dtype.type(attrs.get("beta", 1.0))
+    if bias.ndim < 2 or bias.shape[0] == 1:
+        bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],))
+    return relax.op.add(node.emit(product), _const(bias, bias.dtype))
+
+
+def _matmul(node: Node) -> relax.Expr | None:
+    """MatMul of data and a constant [K,N] -> matmul(x, const[K,N])."""
+    weight = node.value(1)
+    if weight is None or weight.ndim != 2 or len(node.shape()) < 2:
+        return None
+    return relax.op.matmul(node.args[0], _const(weight, weight.dtype))
+
+
+def _clip(node: Node) -> relax.Expr | None:
+    """Clip -> clip with constant bounds; a missing bound is the type's largest finite value."""
+    attrs = attrs_of(node.proto)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(node.graph.types[node.proto.input[0]][1]))
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    bounds = []
+    for position, name, limit in ((1, "min", limits.min), (2, "max", limits.max)):
+        value = node.value(position)
+        if node.has(position) and value is None:
+            return None
+        bound = attrs.get(name, limit) if value is None else value.reshape(-1)[0]
+        bound = min(max(bound, limits.min), limits.max)
+        bounds.append(float(bound) if dtype.kind == "f" else int(bound))
+    # ONNX: where min exceeds max, every result is max.
+    return relax.op.clip(node.args[0], min(bounds), bounds[1])
+
+
+def _pool(op: Callable[..., relax.Expr], average: bool) -> Callable[[Node], relax.Expr | None]:
+    def convert(node: Node) -> relax.Expr | None:
+        attrs = attrs_of(node.proto)
+        if len(node.shape()) != 4 or attrs.get("auto_pad") or len([o for o in node.proto.output if o]) > 1:
+            return None
+        if attrs.get("storage_order"):
+            return None
+        return op(
+            node.args[0], pool_size=node.ints("kernel_shape", []), strides=node.ints("strides", [1, 1]),
+            padding=node.ints("pads", [0, 0, 0, 0]), dilation=node.ints("dilations", [1, 1]),
+            ceil_mode=bool(attrs.get("ceil_mode", 0)),
+            count_include_pad=bool(attrs.get("count_include_pad", 0)) if average else False,
+        )  # fmt: skip
+
+    return convert
+
+
+def _global_pool(op: Callable[..., relax.Expr]) -> Callable[[Node], relax.Expr | None]:
+    def convert(node: Node) -> relax.Expr | None:
+        if len(node.shape()) != 4:
+            return None
+        plane = list(node.shape()[2:])
+        return op(node.args[0], pool_size=plane, strides=plane)
+
+    return convert
+
+
+def _reduce_mean(node: Node) -> relax.Expr | None:
+    """ReduceMean over height and width -> avg_pool2d over the whole plane [and a reshape without keepdims]."""
+    shape = node.shape()
+    given = node.value(1)
+    if node.has(1) and given is None or len(shape) != 4 or node.graph.types[node.proto.input[0]][1] != onnx.TensorProto.FLOAT:
+        return None
+    axes = given.reshape(-1).tolist() if given is not None else node.ints("axes", [])
+    if sorted(a % 4 for a in axes) != [2, 3]:
+        return None
+    pooled = relax.op.nn.avg_pool2d(node.args[0], pool_size=list(shape[2:]), strides=list(shape[2:]))
+    if node.attr("keepdims", 1):
+        return pooled
+    return relax.op.reshape(node.emit(pooled), node.out_shape)
+
+
+def _reshape(node: Node) -> relax.Expr | None:
+    """Reshape, Flatten, Squeeze, Unsqueeze -> reshape to the static shape."""
+    return relax.op.reshape(node.args[0], node.out_shape)
+
+
+def _softmax(node: Node) -> relax.Expr | None:
+    """Softmax over one axis; before opset 13 it ran over all axes from `axis` on."""
+    shape = node.shape()
+    old = node.graph.opset < 13
+    axis = int(attrs_of(node.proto).get("axis", 1 if old else -1)) % max(len(shape), 1)
+    if not old or axis == len(shape) - 1:
+        return relax.op.nn.softmax(node.args[0], axis=axis)
+    flat = (int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
+    rows = node.emit(relax.op.reshape(node.args[0], flat))
+    return relax.op.reshape(node.emit(relax.op.nn.softmax(rows, axis=1)), shape)
+
+
+def _transpose(node: Node) -> relax.Expr | None:
+    return relax.op.permute_dims(node.args[0], node.ints("perm", list(range(len(node.shape())))[::-1]))
+
+
+def _concat(node: Node) -> relax.Expr | None:
+    return relax.op.concat(list(node.args), axis=int(attrs_of(node.proto)["axis"]))
+
+
+def _binary(op: Callable[..., relax.Expr], floats_only: bool = False) -> Callable[[Node], relax.Expr | None]:
+    def convert(node: Node) -> relax.Expr | None:
+        if len(node.args) != 2 or floats_only and node.graph.types[node.proto.output[0]][1] != onnx.TensorProto.FLOAT:
+            return None
+        return op(node.args[0], node.args[1])
+
+    return convert
+
+
+CONVERTERS: dict[str, Callable[[Node], relax.Expr | None]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Relu": lambda node: relax.op.nn.relu(node.args[0]),
+    "Clip": _clip,
+    "MaxPool": _pool(relax.op.nn.max_pool2d, average=False),
+    "AveragePool": _pool(relax.op.nn.avg_pool2d, average=True),
+    "GlobalAveragePool": _global_pool(relax.op.nn.avg_pool2d),
+    "GlobalMaxPool": _global_pool(relax.op.nn.max_pool2d),
+    "ReduceMean": _reduce_mean,
+    "Reshape": _reshape,
+    "Flatten": _reshape,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
+    "Softmax": _softmax,
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Add": _binary(relax.op.add),
+    "Sub": _binary(relax.op.subtract),
+    "Mul": _binary(relax.op.multiply),
+    "Div": _binary(relax.op.divide, floats_only=True),
+    "Min": _binary(relax.op.minimum),
+    "Max": _binary(relax.op.maximum),
+    "Sigmoid": lambda node: relax.op.sigmoid(node.args[0]),
+    "Tanh": lambda node: relax.op.tanh(node.args[0]),
+}

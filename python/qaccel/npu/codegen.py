@@ -1,0 +1,72 @@
+"""One subgraph through the accelerator's half of the compiler: lower, tile, allocate, schedule, encode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from ..hw import HwConfig
+from .allocate import allocate
+from .artefact import Artefact
+from .compress import entropy_bits
+from .emit import emit_program
+from .encode import build_artefact
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
+from .lower import lower
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What the report says of a layer beside what the machine counts; index = layer number in the program.
+
+    ``quantized_bytes``: its integer weights at their width; ``entropy_bits``: their order-0 entropy times their number.
+    """
+
+    name: str
+    op: str
+    weight_bits: int
+    activation_bits: int
+    macs: int
+    weight_count: int
+    quantized_bytes: int
+    stream_bytes: int
+    entropy_bits: float
+
+
+@dataclass(frozen=True)
+class CompiledSubgraph:
+    artefact: Artefact
+    layers: tuple[LayerFacts, ...]
+
+
+def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> CompiledSubgraph:
+    """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises QaccelError naming the layer."""
+    return compile_layers(lower(function, symbol, hw), hw)
+
+
+def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
+    """The same from layer operations."""
+    allocation = allocate(graph, hw)
+    program = emit_program(graph, allocation, hw)
+    artefact = build_artefact(graph, allocation, program, hw)
+    facts = (_facts(graph, layer, size) for layer, size in zip(graph.layers, program.stream_bytes, strict=True))
+    return CompiledSubgraph(artefact, tuple(facts))
+
+
+def _facts(graph: Subgraph, layer: AnyLayer, stream_bytes: int) -> LayerFacts:
+    weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
+    weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
+    bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0
+    return LayerFacts(
+        name=layer.name,
+        op=layer.op,
+        weight_bits=bits,
+        activation_bits=graph.maps[layer.inputs[0]].bits,
+        macs=layer.macs if isinstance(layer, ConvLayer | DepthwiseLayer) else 0,
+        weight_count=int(weights.size),
+        quantized_bytes=channel_bytes(int(weights.size), bits) if weighted else 0,
+        stream_bytes=stream_bytes,
+        entropy_bits=entropy_bits(weights),
+    )

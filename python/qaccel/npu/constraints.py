@@ -1,0 +1,170 @@
+"""What the machine can take: one limit, one function returning (ok, reason). Its docstring is its line in the manual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from ..hw import HwConfig
+from ..isa import isa
+from ..quant import operators
+from .layers import (
+    AnyLayer,
+    ChannelParams,
+    ConvLayer,
+    ConvPart,
+    CopyLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    PoolLayer,
+    Window,
+)
+from .tile import smallest_working_bytes
+
+Verdict = tuple[bool, str]
+OK: Verdict = (True, "")
+_Shape = Sequence[int]
+_ON_ACCELERATOR = (
+    operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.TableAttrs,
+)  # fmt: skip
+
+
+def check_call(call: relax.Call, hw: HwConfig) -> Verdict:
+    """Whether a call of the quantized dialect runs on the accelerator, else the first limit that it breaks."""
+    attrs = operators.read(call)
+    operands = [operators.static_shape(argument) for argument in call.args]
+    activations = operands[: len(operators.inputs_of(attrs))]
+    kernel = operands[1][1:3] if isinstance(attrs, operators.ConvAttrs) else None
+    return check_op(attrs, activations, operators.static_shape(call), hw, kernel)
+
+
+def check_op(
+    attrs: object, in_shapes: Sequence[_Shape], out_shape: _Shape, hw: HwConfig, kernel: tuple[int, int] | None = None
+) -> Verdict:
+    """The same from attributes and NHWC shapes of the activations; ``kernel`` (rows, pixels) of a convolution."""
+    if type(attrs) not in _ON_ACCELERATOR:
+        return False, "quantize and dequantize run on the CPU"
+    if isinstance(attrs, operators.PoolAttrs):
+        kernel = attrs.kernel
+    for rule in RULES:
+        verdict = rule(Case(attrs, tuple(in_shapes), out_shape, kernel, hw))
+        if not verdict[0]:
+            return verdict
+    return OK
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation that a rule judges: attributes of the dialect, NHWC shapes, kernel (rows, pixels) if it has one."""
+
+    attrs: Any
+    in_shapes: tuple[_Shape, ...]
+    out_shape: _Shape
+    kernel: tuple[int, int] | None
+    hw: HwConfig
+
+
+def _field_limit(op: str, name: str) -> int:
+    field = next(f for f in isa().formats[op].fields if f.name == name)
+    return (1 << field.bits) - 1
+
+
+def feature_map_sizes(case: Case) -> Verdict:
+    """Tensors have four dimensions, each of height, width and channels from 1 to 65,535."""
+    limit = _field_limit("CONV", "in_h")
+    for shape in [*case.in_shapes, case.out_shape]:
+        if len(shape) != 4:
+            return False, f"tensor of {len(shape)} dimensions, must have 4"
+        if not all(1 <= size <= limit for size in shape[1:]):
+            return False, f"tensor of {list(shape[1:])}, each must be 1 to {limit}"
+    return OK
+
+
+def kernel_size(case: Case) -> Verdict:
+    """Kernels, strides and dilations are 1 to 255 in each direction."""
+    if case.kernel is None:
+        return OK
+    limit = _field_limit("CONV", "kernel_h")
+    for what, values in (("kernel", case.kernel), ("stride", case.attrs.strides), ("dilation", case.attrs.dilation)):
+        if not all(1 <= value <= limit for value in values):
+            return False, f"{what} of {list(values)}, each must be 1 to {limit}"
+    return OK
+
+
+def padding_size(case: Case) -> Verdict:
+    """Padding on each side is smaller than the (dilated) kernel, so that every window touches the input."""
+    if case.kernel is None:
+        return OK
+    for axis in (0, 1):
+        extent = (case.kernel[axis] - 1) * case.attrs.dilation[axis] + 1
+        pads = case.attrs.padding[axis], case.attrs.padding[axis + 2]
+        if max(pads) >= extent or min(pads) < 0:
+            return False, f"padding {list(case.attrs.padding)} is not below the dilated kernel of {extent}"
+    return OK
+
+
+def broadcast(case: Case) -> Verdict:
+    """Element-wise operands have the output's shape, or the second is one pixel or one value (Sub: not the first)."""
+    if not isinstance(case.attrs, operators.EltwiseAttrs):
+        return OK
+    target = tuple(case.out_shape[1:])
+    full = [tuple(shape[1:]) == target for shape in case.in_shapes]
+    small = [tuple(shape[1:3]) == (1, 1) and shape[3] in (1, target[2]) for shape in case.in_shapes]
+    if not ((full[0] and (full[1] or small[1])) or (full[1] and small[0] and case.attrs.kind != "sub")):
+        shapes = [list(shape[1:]) for shape in case.in_shapes]
+        return False, f"operands of {shapes}: one must be whole, the other whole, one pixel or one value"
+    return OK
+
+
+def fits(case: Case) -> Verdict:
+    """Some tiling of the layer fits the config's SRAM, weight buffer, line buffer and accumulators."""
+    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.out_bits]
+    shapes = [*case.in_shapes, case.out_shape]
+    maps = tuple(FeatureMap("", *shape[1:], width, 0) for shape, width in zip(shapes, bits, strict=True))
+    layer, hw = _skeleton(case, maps), case.hw
+    needed = smallest_working_bytes(layer, maps, hw)
+    if needed is None:
+        buffers = f"weight_buffer_bytes {hw.weight_buffer_bytes} and line_buffer_bytes {hw.line_buffer_bytes}"
+        return False, f"no tile fits {buffers} of {hw.name}"
+    if needed > hw.sram_bytes:
+        return False, f"the smallest tile needs {needed} bytes of SRAM, {hw.name} has {hw.sram_bytes}"
+    return OK
+
+
+def _skeleton(case: Case, maps: tuple[FeatureMap, ...]) -> AnyLayer:
+    """A layer of the operation's sizes, without its numbers."""
+    output = len(maps) - 1
+    common = ("", "", tuple(range(output)), output, 0, 0)
+    attrs, kernel = case.attrs, case.kernel
+    if kernel is None:
+        return CopyLayer(*common, 0, 0)
+    top, left, bottom, right = attrs.padding
+    window = Window(*kernel, *attrs.strides, *attrs.dilation, top, left, bottom, right)
+    if isinstance(attrs, operators.PoolAttrs):
+        kind = "max" if attrs.kind == "max" else "sum"
+        return PoolLayer(*common, window, kind, bool(attrs.count_include_pad), {})
+    assert isinstance(attrs, operators.ConvAttrs)
+    x, y = maps[0], maps[output]
+    empty = np.zeros(0, np.int32)
+    params = ChannelParams(empty, empty, empty)
+    if attrs.groups == x.c == y.c and attrs.groups > 1:
+        shape = (*kernel, y.c)
+        return DepthwiseLayer(*common, window, attrs.weight_bits, params, np.broadcast_to(np.int32(0), shape), 0)
+    # Groups are packed at least two at a time where 4-bit channels need it; twice the size covers that.
+    pack = min(attrs.groups, 2)
+    shape4 = (*kernel, x.c // attrs.groups * pack, y.c // attrs.groups * pack)
+    part = ConvPart(0, 0, np.broadcast_to(np.int32(0), shape4))
+    return ConvLayer(*common, window, attrs.weight_bits, (part,), params, empty, 0)
+
+
+RULES: tuple[Callable[[Case], Verdict], ...] = (
+    feature_map_sizes,
+    kernel_size,
+    padding_size,
+    broadcast,
+    fits,
+)

@@ -1,0 +1,201 @@
+"""NumPy rules for canonical Relax operators.
+
+A rule takes a call and gives a function of its array operands. `keeps_samples_apart` says whether that function also
+holds for a batch along axis 0 of another size than the module was imported with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from qaccel.quant import numpy_kernels as kernels
+
+Kernel = Callable[..., np.ndarray]
+Shape = tuple[int, ...]
+
+
+def static_shape(expr: relax.Expr) -> Shape:
+    """Shape of a tensor expression; empty for scalars and shape arguments."""
+    shape = getattr(expr.ty, "shape", None)
+    return tuple(int(v) for v in shape.values) if shape is not None and hasattr(shape, "values") else ()
+
+
+def ints(values: Any) -> tuple[int, ...]:
+    """A Relax attribute as integers."""
+    return tuple(int(v) for v in values)
+
+
+def _conv2d(call: relax.Call) -> Kernel | None:
+    attrs = call.attrs
+    if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != "OIHW":
+        return None
+    kernel = static_shape(call.args[1])[2:]
+    window = kernels.Window(_pair(kernel), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding))
+    groups = int(attrs.groups)
+    return lambda x, w: kernels.conv2d(x, w, window, groups)
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = ints(values)
+    return first, second
+
+
+def _pads(values: Any) -> tuple[int, int, int, int]:
+    pads = ints(values)
+    top, left, bottom, right = pads if len(pads) == 4 else (pads * 2)[:4] if len(pads) == 2 else pads * 4
+    return top, left, bottom, right
+
+
+def _pool_window(call: relax.Call) -> kernels.Window | None:
+    attrs = call.attrs
+    if str(attrs.layout) != "NCHW" or bool(attrs.ceil_mode):
+        return None
+    return kernels.Window(_pair(attrs.pool_size), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding))
+
+
+def _max_pool2d(call: relax.Call) -> Kernel | None:
+    window = _pool_window(call)
+    return None if window is None else lambda x: kernels.max_pool2d(x, window)
+
+
+def _avg_pool2d(call: relax.Call) -> Kernel | None:
+    window = _pool_window(call)
+    counted = bool(call.attrs.count_include_pad)
+    return None if window is None else lambda x: kernels.avg_pool2d(x, window, counted)
+
+
+def _clip(call: relax.Call) -> Kernel:
+    low, high = (arg.value for arg in call.args[1:3])
+    return lambda x, *_: np.clip(x, x.dtype.type(low), x.dtype.type(high))
+
+
+def _reshape(call: relax.Call) -> Kernel:
+    source, target = static_shape(call.args[0]), static_shape(call)
+
+    def reshape(x: np.ndarray, *_: Any) -> np.ndarray:
+        if x.shape == source:
+            return x.reshape(target)
+        # A batch is a multiple of the first axis, and stays one because row-major order keeps samples together.
+        return x.reshape(target[0] * x.shape[0] // source[0], *target[1:])
+
+    return reshape
+
+
+def _permute_dims(call: relax.Call) -> Kernel:
+    axes = None if call.attrs.axes is None else ints(call.attrs.axes)
+    return lambda x: x.transpose(axes)
+
+
+def _softmax(call: relax.Call) -> Kernel:
+    axis = int(call.attrs.axis)
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        return e / e.sum(axis=axis, keepdims=True)
+
+    return softmax
+
+
+def _concat(call: relax.Call) -> Kernel:
+    axis = int(call.attrs.axis)
+    return lambda parts: np.concatenate(parts, axis=axis)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    # exp of minus the magnitude cannot overflow
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(x.dtype, copy=False)
+
+
+def _leakyrelu(call: relax.Call) -> Kernel:
+    alpha = float(call.attrs.alpha)
+    return lambda x: np.where(x >= 0, x, x * x.dtype.type(alpha))
+
+
+def _mean(call: relax.Call) -> Kernel:
+    axes = None if call.attrs.axis is None else ints(call.attrs.axis)
+    keep = bool(call.attrs.keepdims)
+    return lambda x: x.mean(axis=axes, keepdims=keep, dtype=x.dtype)
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype.kind in "iu":
+        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
+    return np.divide(a, b)
+
+
+def _plain(function: Kernel) -> Callable[[relax.Call], Kernel]:
+    return lambda call: function
+
+
+BINARY: dict[str, Kernel] = {
+    "relax.add": np.add,
+    "relax.subtract": np.subtract,
+    "relax.multiply": np.multiply,
+    "relax.divide": _divide,
+    "relax.maximum": np.maximum,
+    "relax.minimum": np.minimum,
+}
+UNARY: dict[str, Callable[[relax.Call], Kernel | None]] = {
+    "relax.nn.relu": _plain(lambda x: np.maximum(x, x.dtype.type(0))),
+    "relax.clip": _clip,
+    "relax.sigmoid": _plain(_sigmoid),
+    "relax.tanh": _plain(np.tanh),
+    "relax.exp": _plain(np.exp),
+    "relax.sqrt": _plain(np.sqrt),
+    "relax.negative": _plain(np.negative),
+    "relax.abs": _plain(np.abs),
+    "relax.nn.leakyrelu": _leakyrelu,
+    "relax.nn.silu": _plain(lambda x: x * _sigmoid(x)),
+}
+RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
+    **UNARY,
+    **{name: _plain(function) for name, function in BINARY.items()},
+    "relax.nn.conv2d": _conv2d,
+    "relax.nn.max_pool2d": _max_pool2d,
+    "relax.nn.avg_pool2d": _avg_pool2d,
+    "relax.matmul": _plain(np.matmul),
+    "relax.reshape": _reshape,
+    "relax.permute_dims": _permute_dims,
+    "relax.nn.softmax": _softmax,
+    "relax.concat": _concat,
+    "relax.mean": _mean,
+}
+
+
+def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) -> bool:
+    """Whether the rule `name` holds when axis 0 of the operands marked in `batched` grows by a common factor."""
+    shapes = [static_shape(arg) for arg in call.args]
+    rank = len(shapes[0])
+    if name in UNARY or name.startswith("relax.nn.") and name.endswith(("conv2d", "pool2d")):
+        return rank > 0
+    if name in BINARY:
+        out = static_shape(call)
+        grown = [s for s, b in zip(shapes, batched, strict=True) if b]
+        fixed = [s for s, b in zip(shapes, batched, strict=True) if not b]
+        first_axis_constant = any(len(s) == len(out) and s[0] != 1 for s in fixed)
+        return all(len(s) == len(out) and s[0] == out[0] for s in grown) and not first_axis_constant
+    if name == "relax.matmul":
+        return batched[0] and rank >= 2 and (not batched[1] and len(shapes[1]) == 2 or batched[1] and _stacked(shapes))
+    if name == "relax.reshape":
+        out = static_shape(call)
+        return rank > 0 and len(out) > 0 and math.prod(shapes[0]) > 0
+    if name == "relax.permute_dims":
+        return call.attrs.axes is not None and int(call.attrs.axes[0]) == 0
+    if name == "relax.nn.softmax":
+        return int(call.attrs.axis) % rank != 0
+    if name == "relax.concat":
+        fields = [static_shape(field) for field in call.args[0].fields] if isinstance(call.args[0], relax.Tuple) else []
+        return bool(fields) and int(call.attrs.axis) % len(fields[0]) != 0
+    if name == "relax.mean":
+        return call.attrs.axis is not None and 0 not in [a % rank for a in ints(call.attrs.axis)]
+    return False
+
+
+def _stacked(shapes: Sequence[Shape]) -> bool:
+    return len(shapes[0]) >= 3 and len(shapes[0]) == len(shapes[1]) and shapes[0][0] == shapes[1][0]

@@ -1,0 +1,161 @@
+"""Random single layers: shapes, strides, padding, dilation, groups, widths, ties and saturation, large ones that split."""
+
+import numpy as np
+
+from qaccel.hw import HwConfig
+from qaccel.npu.compress import pack_pixels
+from qaccel.npu.layers import (
+    ChannelParams,
+    ConvLayer,
+    CopyLayer,
+    DepthwiseLayer,
+    EltwiseLayer,
+    FeatureMap,
+    PoolLayer,
+    Subgraph,
+    TableLayer,
+    Window,
+)
+from qaccel.npu.lower import group_parts
+from qaccel.numerics import activation_limits
+
+WIDTHS = (4, 8, 16)
+KINDS = ("conv", "conv", "conv", "conv", "grouped", "depthwise", "depthwise", "pool", "eltwise", "copy", "table")
+
+
+def values(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    """Activations: uniform, or extremes only, so that sums saturate."""
+    lo, hi = activation_limits(bits)
+    if rng.random() < 0.15:
+        return rng.choice([lo, hi], shape).astype(np.int64)
+    return rng.integers(lo, hi + 1, shape)
+
+
+def _zero_point(rng: np.random.Generator, bits: int) -> int:
+    if bits == 16 or rng.random() < 0.2:
+        return 0
+    lo, hi = activation_limits(bits)
+    return int(rng.choice([lo, hi, rng.integers(lo, hi + 1)]))
+
+
+def _clamp(rng: np.random.Generator, bits: int) -> tuple[int, int]:
+    lo, hi = activation_limits(bits)
+    if rng.random() < 0.7:
+        return lo, hi
+    a, b = sorted(int(v) for v in rng.integers(lo, hi + 1, 2))
+    return a, b
+
+
+def _scale(rng: np.random.Generator, spread_bits: float) -> tuple[int, int]:
+    """Multiplier and shift that bring sums of about ``spread_bits`` bits to the output's range; often a power of two (ties)."""
+    shift = int(np.clip(30 + spread_bits + rng.integers(-2, 4), 1, 79))
+    multiplier = 1 << 30 if rng.random() < 0.4 else int(rng.integers(1 << 30, 1 << 31))
+    return multiplier, shift
+
+
+def _window(rng: np.random.Generator, big: bool) -> tuple[Window, int, int]:
+    """A window and the smallest input that it can have."""
+    kernel = [int(k) for k in rng.choice([1, 1, 2, 3, 3, 3, 4, 5, 7], 2)]
+    stride = [int(s) for s in rng.choice([1, 1, 2, 3], 2)]
+    dilation = [int(d) if k > 1 and not big else 1 for d, k in zip(rng.choice([1, 1, 1, 2, 3], 2), kernel, strict=True)]
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    pads = [int(rng.integers(0, e)) for e in (*extent, *extent)]
+    window = Window(*kernel, *stride, *dilation, *pads)
+    return window, max(1, extent[0] - pads[0] - pads[2]), max(1, extent[1] - pads[1] - pads[3])
+
+
+def output_size(window: Window, h: int, w: int) -> tuple[int, int]:
+    rows = h + window.pad_top + window.pad_bottom - (window.kernel_h - 1) * window.dilation_h - 1
+    pixels = w + window.pad_left + window.pad_right - (window.kernel_w - 1) * window.dilation_w - 1
+    return rows // window.stride_h + 1, pixels // window.stride_w + 1
+
+
+def _params(rng: np.random.Generator, channels: int, spread_bits: float) -> ChannelParams:
+    pairs = [_scale(rng, spread_bits) for _ in range(channels)]
+    limit = min(1 << 30, int(2 ** (spread_bits + 4)))
+    return ChannelParams(
+        rng.integers(-limit, limit, channels).astype(np.int32),
+        np.array([m for m, _ in pairs], np.uint32),
+        np.array([s for _, s in pairs], np.uint8),
+    )
+
+
+def random_layer(rng: np.random.Generator, weight_bits: int, activation_bits: int, big: bool, hw: HwConfig) -> Subgraph:
+    """One layer as a subgraph; ``big`` makes it larger than SRAM or than half of the weight buffer."""
+    kind = str(rng.choice(KINDS[:7] if big else KINDS))
+    out_bits = int(rng.choice(WIDTHS))
+    window, least_h, least_w = _window(rng, big)
+    if kind in ("eltwise", "copy", "table"):
+        window, least_h, least_w = Window(), 1, 1
+    h, w = least_h + int(rng.integers(0, 9)), least_w + int(rng.integers(0, 9))
+    c = int(rng.integers(1, 40)) if rng.random() < 0.8 else int(rng.integers(40, 90))
+    oc = int(rng.integers(1, 40))
+    if big:
+        if kind == "conv" and rng.random() < 0.5:  # more weights than half of the buffer
+            taps = window.kernel_h * window.kernel_w
+            c = int(hw.weight_buffer_bytes * 4 / weight_bits * rng.uniform(1.0, 2.0) / (taps * hw.array_columns(weight_bits))) + 1
+            oc = int(rng.integers(hw.cols, 3 * hw.cols))
+            h, w = least_h + int(rng.integers(0, 4)), least_w + int(rng.integers(0, 4))
+        else:  # more activations than SRAM
+            c = int(rng.integers(3, 33))
+            side = int(np.sqrt(hw.sram_bytes * 8 / activation_bits / c * rng.uniform(0.6, 1.2)))
+            h, w = max(h, side), max(w, side)
+            oc = int(rng.integers(1, 9)) if kind == "conv" else oc
+            window = Window(*(min(k, 3) for k in (window.kernel_h, window.kernel_w)), 2, 2, 1, 1, 0, 0, 0, 0)
+    x = FeatureMap("x", h, w, c, activation_bits, _zero_point(rng, activation_bits))
+    out_h, out_w = output_size(window, h, w)
+    out_zero = _zero_point(rng, out_bits)
+    common = ("layer", kind, (0,), 1, *_clamp(rng, out_bits))
+    half = (1 << (weight_bits - 1)) - 1
+    spread = activation_bits + weight_bits - out_bits - 1
+    if kind in ("conv", "grouped"):
+        groups = 1
+        if kind == "grouped":
+            groups = int(rng.integers(2, 7))
+            c, oc = groups * int(rng.integers(1, 6)), groups * int(rng.integers(1, 6))
+            c += groups if c == oc == groups else 0
+            x = FeatureMap("x", h, w, c, activation_bits, x.zero_point)
+        shape = (oc, window.kernel_h, window.kernel_w, c // groups)
+        lowest = -half - 1 if rng.random() < 0.2 else -half
+        weights = rng.integers(lowest, half + 1, shape).astype(np.int32)
+        spread += np.log2(weights[0].size) / 2
+        y = FeatureMap("y", out_h, out_w, oc, out_bits, out_zero)
+        parts = group_parts(weights, groups, weight_bits, x, y, hw)
+        layer = ConvLayer(*common, window, weight_bits, parts, _params(rng, oc, spread), weights, 0)
+    elif kind == "depthwise":
+        y = FeatureMap("y", out_h, out_w, c, out_bits, out_zero)
+        weights = rng.integers(-half, half + 1, (window.kernel_h, window.kernel_w, c)).astype(np.int32)
+        layer = DepthwiseLayer(*common, window, weight_bits, _params(rng, c, spread), weights, 0)
+    elif kind == "pool":
+        y = FeatureMap("y", out_h, out_w, c, out_bits, out_zero)
+        maximum = bool(rng.random() < 0.5)
+        counts = [1] if maximum else range(1, window.kernel_h * window.kernel_w + 1)
+        scales = {n: _scale(rng, activation_bits - out_bits + np.log2(n) / 2) for n in counts}
+        layer = PoolLayer(*common, window, "max" if maximum else "sum", bool(rng.random() < 0.5), scales)
+    elif kind == "eltwise":
+        return _random_eltwise(rng, x, out_bits, out_zero, common)
+    elif kind == "copy":
+        y = FeatureMap("y", h, w, c, out_bits, out_zero)
+        layer = CopyLayer(*common, *_scale(rng, activation_bits - out_bits))
+    else:
+        y = FeatureMap("y", h, w, c, out_bits, 0)
+        entries = values(rng, (513 if activation_bits == 16 else 1 << activation_bits,), out_bits)
+        width = 2 if 16 in (activation_bits, out_bits) else 1
+        common = (*common[:4], *activation_limits(out_bits))
+        layer = TableLayer(*common, entries.astype(f"<i{width}").tobytes())
+    return Subgraph("main", (x, y), (layer,), (0,), (1,))
+
+
+def _random_eltwise(rng: np.random.Generator, x: FeatureMap, out_bits: int, out_zero: int, common: tuple) -> Subgraph:
+    kind = str(rng.choice(["add", "sub", "mul", "min", "max"]))
+    b_bits = int(rng.choice(WIDTHS))
+    shape = [(x.h, x.w, x.c), (1, 1, x.c), (1, 1, 1)][int(rng.integers(3))]
+    constant = shape != (x.h, x.w, x.c) and rng.random() < 0.5
+    data = pack_pixels(values(rng, shape, b_bits), b_bits) if constant else None
+    b = FeatureMap("b", *shape, b_bits, _zero_point(rng, b_bits), data)
+    y = FeatureMap("y", x.h, x.w, x.c, out_bits, out_zero)
+    multiplier, shift = _scale(rng, (x.bits + b_bits if kind == "mul" else max(x.bits, b_bits)) - out_bits)
+    b_multiplier = 0 if kind == "mul" else int(rng.integers(0, 1 << 31))
+    scalar = shape[2] == 1 and x.c > 1
+    layer = EltwiseLayer("layer", kind, (0, 2), 1, *common[4:], kind, scalar, multiplier, b_multiplier, shift)
+    return Subgraph("main", (x, y, b), (layer,), (0,) if constant else (0, 2), (1,))

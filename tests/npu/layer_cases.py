@@ -72,7 +72,7 @@ def output_size(window: Window, h: int, w: int) -> tuple[int, int]:
 
 def _params(rng: np.random.Generator, channels: int, spread_bits: float) -> ChannelParams:
     pairs = [_scale(rng, spread_bits) for _ in range(channels)]
-    limit = min(1 << 30, int(2 ** (spread_bits + 4)))
+    limit = max(1, min(1 << 30, int(2 ** (spread_bits + 4))))
     return ChannelParams(
         rng.integers(-limit, limit, channels).astype(np.int32),
         np.array([m for m, _ in pairs], np.uint32),
@@ -84,7 +84,7 @@ def random_layer(rng: np.random.Generator, weight_bits: int, activation_bits: in
     """One layer as a subgraph; ``big`` makes it larger than SRAM or than half of the weight buffer."""
     kind = str(rng.choice(KINDS[:7] if big else KINDS))
     out_bits = int(rng.choice(WIDTHS))
-    window, least_h, least_w = _window(rng, big)
+    window, least_h, least_w = _window(rng, big or kind == "pool")  # a dilated pooling window may miss the input
     if kind in ("eltwise", "copy", "table"):
         window, least_h, least_w = Window(), 1, 1
     h, w = least_h + int(rng.integers(0, 9)), least_w + int(rng.integers(0, 9))

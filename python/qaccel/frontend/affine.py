@@ -43,7 +43,7 @@ def fold_affine(graph: Graph) -> Graph:
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         now = replaced.get(node.name, node)
-        nodes += extra[node.name] if node.name in extra else [] if now is None else [now]
+        nodes += extra.get(node.name, [] if now is None else [now])
     return replace(graph, nodes=tuple(nodes), consts=consts)
 
 
@@ -85,7 +85,8 @@ def _batch_norm(node: onnx.NodeProto, graph: Graph) -> Affine | None:
     gain = scale / np.sqrt(var + attrs.get("epsilon", 1e-5))
     if not np.all(np.isfinite(gain)):
         raise QaccelError(
-            f"node '{node.name}': BatchNormalization has a variance of {float(np.nanmin(var)):g}; it must not be negative"
+            f"node '{node.name}': BatchNormalization has a variance of {float(np.nanmin(var)):g}; "
+            "it must not be negative"
         )
     return gain, bias - mean * gain, node.input[0]
 

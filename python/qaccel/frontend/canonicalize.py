@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper
 
 from qaccel.errors import QaccelError
@@ -101,6 +101,8 @@ def _item_bytes(data_type: int) -> int:
 
 def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with local functions inlined, after ONNX's checker, the opset range and the domains."""
+    if not all(isinstance(text, str) for text in _names(proto)):
+        raise QaccelError("the model is damaged: it holds names that are not UTF-8")
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     if not proto.graph.name:
@@ -120,11 +122,36 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
                 f"node '{name}': operator {node.op_type} of domain '{node.domain}' is not supported; "
                 f"export the model with standard ONNX operators only"
             )
+    # Exporters leave out shapes of inputs and outputs; the checker wants them, inference here does without.
+    del proto.graph.value_info[:]
+    unshaped = [
+        i.type.tensor_type
+        for i in (*proto.graph.input, *proto.graph.output)
+        if i.type.HasField("tensor_type") and not i.type.tensor_type.HasField("shape")
+    ]
+    for tensor in unshaped:
+        tensor.shape.SetInParent()
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as err:
         raise QaccelError(f"the model breaks the ONNX standard: {_one_line(err)}") from err
+    for tensor in unshaped:
+        tensor.ClearField("shape")
     return proto
+
+
+def _names(proto: onnx.ModelProto) -> Iterator[object]:
+    """Every name in the main graph; protobuf gives bytes instead of a string where one is not UTF-8."""
+    graph = proto.graph
+    yield graph.name
+    for entry in (*proto.opset_import, *graph.node):
+        yield entry.domain
+    for tensor in (*graph.initializer, *graph.input, *graph.output):
+        yield tensor.name
+    for info in (*graph.input, *graph.output):
+        yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+    for node in graph.node:
+        yield from (node.name, node.op_type, *node.input, *node.output, *(a.name for a in node.attribute))
 
 
 def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -> Graph:
@@ -133,7 +160,7 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
         raise QaccelError(f"tensor '{proto.graph.sparse_initializer[0].values.name}' is sparse; store it densely")
     try:
         consts = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, KeyError) as err:
         raise QaccelError(f"an initializer of the model is damaged: {_one_line(err)}") from err
     inputs = [i for i in proto.graph.input if i.name not in consts]
     if not inputs:
@@ -152,13 +179,11 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
     )
 
 
-def _input_types(
-    inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tuple[int, ...]]
-) -> dict[str, TensorType]:
+def _input_types(inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorType]:
     names = [i.name for i in inputs]
-    for given in input_shapes:
-        if given not in names:
-            raise QaccelError(f"--input-shapes names '{given}', which is not an input; inputs are {', '.join(names)}")
+    for name in input_shapes:
+        if name not in names:
+            raise QaccelError(f"--input-shapes names '{name}', which is not an input; inputs are {', '.join(names)}")
     # One symbol stands for one size throughout the model, so whatever fixes it once fixes it everywhere.
     known: dict[str, int] = {}
     for info in inputs:
@@ -174,19 +199,20 @@ def _input_types(
     return {i.name: (_input_shape(i, input_shapes.get(i.name), known), i.type.tensor_type.elem_type) for i in inputs}
 
 
-def _input_shape(
-    info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known: Mapping[str, int]
-) -> tuple[int, ...]:
+def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known: Mapping[str, int]) -> tuple[int, ...]:
     """The static shape of one input; `known` maps symbols to sizes."""
     name = info.name
     if not info.type.HasField("tensor_type"):
         raise QaccelError(f"input '{name}' is no tensor; sequences, maps and optionals cannot be compiled")
     tensor = info.type.tensor_type
+    if tensor.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise QaccelError(f"input '{name}' has element type {kind}; only numbers can be compiled")
     if given is not None and any(size < 1 for size in given):
         raise QaccelError(f"--input-shapes gives {list(given)} for input '{name}'; sizes must be at least 1")
     if not tensor.HasField("shape"):
         if given is None:
-            raise QaccelError(f'input \'{name}\' has no shape in the model; give --input-shapes "{name}:[1,3,224,224]"')
+            raise QaccelError(f"input '{name}' has no shape in the model; give --input-shapes \"{name}:[1,3,224,224]\"")
         return tuple(int(size) for size in given)
     declared = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
     symbols = [d.dim_param or "?" for d in tensor.shape.dim]
@@ -194,7 +220,8 @@ def _input_shape(
     shown_text = "[" + ",".join(str(s) for s in shown) + "]"
     if given is not None and len(given) != len(declared):
         raise QaccelError(
-            f"--input-shapes gives {len(given)} dimensions for input '{name}', the model has {len(declared)}: {shown_text}"
+            f"--input-shapes gives {len(given)} dimensions for input '{name}', the model has {len(declared)}: "
+            f"{shown_text}"
         )
     shape = []
     for axis, (size, symbol) in enumerate(zip(declared, symbols, strict=True)):
@@ -232,5 +259,3 @@ def _named(nodes: list[onnx.NodeProto], inputs: Mapping[str, TensorType]) -> tup
 
 def _one_line(err: BaseException) -> str:
     return " ".join(str(err).split())[:300]
-
-

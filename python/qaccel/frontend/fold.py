@@ -61,6 +61,10 @@ def fold(graph: Graph) -> Graph:
             continue
         types.update(_infer(node, consts, types, graph))
         nodes.append(node)
+    for out in graph.outputs:  # a constant output is an Identity of a constant with another name
+        if out in consts:
+            alias[out] = fresh_name(f"{out}_value", consts)
+            consts[alias[out]] = consts.pop(out)
     return pruned(substitute(replace(graph, nodes=tuple(nodes), consts=consts, types=types), alias))
 
 
@@ -80,9 +84,7 @@ def _branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[o
             if out:
                 rename[out] = fresh_name(f"{node.name}/{out}", taken)
                 taken.add(rename[out])
-    renamed = [
-        remade(n, [rename.get(i, i) for i in n.input], [rename.get(o, o) for o in n.output]) for n in nodes
-    ]
+    renamed = [remade(n, [rename.get(i, i) for i in n.input], [rename.get(o, o) for o in n.output]) for n in nodes]
     for inner in renamed:
         inner.name = fresh_name(f"{node.name}/{inner.name or inner.output[0]}", ())
     outer = [
@@ -123,7 +125,9 @@ def _constant_value(node: onnx.NodeProto) -> np.ndarray:
             return np.asarray(helper.get_attribute_value(attribute), np.float32)
         if attribute.name in ("value_int", "value_ints"):
             return np.asarray(helper.get_attribute_value(attribute), np.int64)
-    raise QaccelError(f"node '{node.name}': Constant holds no numeric tensor; sparse and string constants are unsupported")
+    raise QaccelError(
+        f"node '{node.name}': Constant holds no numeric tensor; sparse and string constants are unsupported"
+    )
 
 
 def _evaluate(
@@ -197,7 +201,7 @@ def _inferred(
         )  # fmt: skip
     except KeyError as missing:
         raise QaccelError(f"node '{node.name}': input {missing} is written by no node before it") from missing
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as err:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as err:
         raise QaccelError(f"node '{node.name}' ({node.op_type}) is inconsistent: {_one_line(err)}") from err
 
 

@@ -103,7 +103,9 @@ def substitute(graph: Graph, alias: Mapping[str, str]) -> Graph:
             name = alias[name]
         return name
 
-    nodes = [remade(n, inputs=[root(i) for i in n.input]) if any(i in alias for i in n.input) else n for n in graph.nodes]
+    nodes = [
+        remade(n, inputs=[root(i) for i in n.input]) if any(i in alias for i in n.input) else n for n in graph.nodes
+    ]
     types = dict(graph.types)
     for out in graph.outputs:
         if out not in alias:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+import tvm
 from onnx import helper
 from tvm import relax
 
@@ -56,8 +58,9 @@ class Node:
         return self.builder.emit(expr)
 
 
-def _const(value: np.ndarray, dtype: np.dtype | type = np.float32) -> relax.Expr:
-    return relax.const(np.ascontiguousarray(value, dtype))
+def const(value: np.ndarray) -> relax.Expr:
+    """A Relax constant of the array's own type (`relax.const` would narrow 64 bits to 32)."""
+    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(value).reshape(value.shape)))
 
 
 def _conv(node: Node) -> relax.Expr | None:
@@ -66,13 +69,13 @@ def _conv(node: Node) -> relax.Expr | None:
     if len(node.shape()) != 4 or weight is None or node.has(2) and bias is None or node.attr("auto_pad"):
         return None
     conv = relax.op.nn.conv2d(
-        node.args[0], _const(weight, weight.dtype),
+        node.args[0], const(weight),
         strides=node.ints("strides", [1, 1]), padding=node.ints("pads", [0, 0, 0, 0]),
         dilation=node.ints("dilations", [1, 1]), groups=int(attrs_of(node.proto).get("group", 1)),
     )  # fmt: skip
     if bias is None:
         return conv
-    return relax.op.add(node.emit(conv), _const(bias.reshape(1, -1, 1, 1), bias.dtype))
+    return relax.op.add(node.emit(conv), const(bias.reshape(1, -1, 1, 1)))
 
 
 def _gemm(node: Node) -> relax.Expr | None:
@@ -85,13 +88,13 @@ def _gemm(node: Node) -> relax.Expr | None:
     data = node.args[0]
     if attrs.get("transA"):
         data = node.emit(relax.op.permute_dims(data, [1, 0]))
-    product = relax.op.matmul(data, _const(weight * weight.dtype.type(attrs.get("alpha", 1.0)), weight.dtype))
+    product = relax.op.matmul(data, const(weight * weight.dtype.type(attrs.get("alpha", 1.0))))
     if bias is None:
         return product
     bias = bias * bias.dtype.type(attrs.get("beta", 1.0))
     if bias.ndim < 2 or bias.shape[0] == 1:
         bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],))
-    return relax.op.add(node.emit(product), _const(bias, bias.dtype))
+    return relax.op.add(node.emit(product), const(bias))
 
 
 def _matmul(node: Node) -> relax.Expr | None:
@@ -99,20 +102,20 @@ def _matmul(node: Node) -> relax.Expr | None:
     weight = node.value(1)
     if weight is None or weight.ndim != 2 or len(node.shape()) < 2:
         return None
-    return relax.op.matmul(node.args[0], _const(weight, weight.dtype))
+    return relax.op.matmul(node.args[0], const(weight))
 
 
 def _clip(node: Node) -> relax.Expr | None:
     """Clip -> clip with constant bounds; a missing bound is the type's largest finite value."""
     attrs = attrs_of(node.proto)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(node.graph.types[node.proto.input[0]][1]))
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     bounds = []
     for position, name, limit in ((1, "min", limits.min), (2, "max", limits.max)):
         value = node.value(position)
         if node.has(position) and value is None:
             return None
-        bound = attrs.get(name, limit) if value is None else value.reshape(-1)[0]
+        bound: Any = attrs.get(name, limit) if value is None else value.reshape(-1)[0]
         bound = min(max(bound, limits.min), limits.max)
         bounds.append(float(bound) if dtype.kind == "f" else int(bound))
     # ONNX: where min exceeds max, every result is max.
@@ -150,7 +153,12 @@ def _reduce_mean(node: Node) -> relax.Expr | None:
     """ReduceMean over height and width -> avg_pool2d over the whole plane [and a reshape without keepdims]."""
     shape = node.shape()
     given = node.value(1)
-    if node.has(1) and given is None or len(shape) != 4 or node.graph.types[node.proto.input[0]][1] != onnx.TensorProto.FLOAT:
+    if (
+        node.has(1)
+        and given is None
+        or len(shape) != 4
+        or node.graph.types[node.proto.input[0]][1] != onnx.TensorProto.FLOAT
+    ):
         return None
     axes = given.reshape(-1).tolist() if given is not None else node.ints("axes", [])
     if sorted(a % 4 for a in axes) != [2, 3]:

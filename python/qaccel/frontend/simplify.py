@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,12 +68,16 @@ def _with_pads(node: onnx.NodeProto, graph: Graph) -> onnx.NodeProto:
             pads[axis], pads[axis + rank] = (small, large) if upper else (large, small)
     elif node.op_type == "ConvTranspose" and "output_shape" in attrs:
         return node
-    new = {"pads": pads}
-    if attrs.get("ceil_mode") and mode == "NOTSET" and not attrs.get("count_include_pad"):
+    new: dict[str, Any] = {"pads": pads}
+    if attrs.get("ceil_mode") and mode == "NOTSET":
         exact = _ceil_pads(size, spans, strides, pads)
-        new = {"pads": exact, "ceil_mode": 0} if exact else new
-    elif attrs.get("ceil_mode") and mode != "NOTSET":
-        new = {"pads": pads, "ceil_mode": 0}
+        # A mean that counts its padding does not count the cells that rounding up adds behind it.
+        if exact and (exact == pads or not any(pads) or not attrs.get("count_include_pad")):
+            new = {"pads": exact, "ceil_mode": 0}
+            if exact != pads and attrs.get("count_include_pad"):
+                new["count_include_pad"] = 0
+    elif attrs.get("ceil_mode"):
+        new["ceil_mode"] = 0
     if node.op_type == "Conv":
         new |= {"kernel_shape": list(kernel), "strides": list(strides), "dilations": list(dilations)}
     drop = ["auto_pad"] + (["output_shape"] if node.op_type == "ConvTranspose" else [])
@@ -135,7 +140,7 @@ def _merged(node: onnx.NodeProto, pad: onnx.NodeProto, graph: Graph) -> onnx.Nod
     own = attrs.get("pads", [0] * 2 * (rank - 2))
     if attrs.get("ceil_mode"):
         return None
-    extra = {}
+    extra: dict[str, Any] = {}
     if node.op_type == "AveragePool":
         if value != 0 or any(own) and not attrs.get("count_include_pad"):
             return None
@@ -218,7 +223,7 @@ def _pulled(
     if any(p is not None and p.op_type == "Transpose" and uses[p.output[0]] != 1 for p in above):
         return None
     turned = [p for p in above if p is not None and p.op_type == "Transpose"]
-    if node.op_type in UNARY and turned and above[0] is turned[0]:
+    if node.op_type in UNARY and turned and above[0] is not None and above[0] is turned[0]:
         source = turned[0].input[0]
         return [source, *node.input[1:]], _perm(turned[0], len(graph.shape(source)))
     if node.op_type in ("Add", "Mul", "Sub") and len(turned) == 2:
@@ -230,7 +235,7 @@ def _pulled(
 
 
 def reshapes(graph: Graph) -> Graph:
-    """Reshape, Flatten, Squeeze and Unsqueeze become one Reshape to a constant shape; those of the same shape vanish."""
+    """Reshape, Flatten, Squeeze and Unsqueeze become one Reshape to a constant shape, or nothing."""
     producers = graph.producers()
     consts = dict(graph.consts)
     alias: dict[str, str] = {}

@@ -17,7 +17,10 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from qaccel.errors import QaccelError
 from qaccel.frontend.graph import Graph
-from qaccel.frontend.operators import CONVERTERS, Node
+from qaccel.frontend.operators import CONVERTERS, Node, const
+
+# TVM's importer fills the further outputs of these with zeros.
+FIRST_OUTPUT_ONLY = {"LayerNormalization", "Dropout", "BatchNormalization"}
 
 
 def to_relax(graph: Graph) -> tvm.IRModule:
@@ -28,16 +31,23 @@ def to_relax(graph: Graph) -> tvm.IRModule:
     for name in graph.inputs:
         shape, dtype = graph.types[name]
         params.append(relax.Var(_identifier(name, taken), relax.TensorType(shape, _dtype(dtype))))
-    exprs: dict[str, relax.Expr] = {name: relax.const(np.asarray(v)) for name, v in graph.consts.items() if _plain(v)}
+    exprs: dict[str, relax.Expr] = {name: const(v) for name, v in graph.consts.items() if _plain(v)}
     exprs |= dict(zip(graph.inputs, params, strict=True))
     owner: list[tuple[str, list[relax.Var]]] = []
     with builder.function("main", params=params):
         with builder.dataflow():
-            for proto in graph.nodes:
-                owner.append((proto.name, _convert(proto, graph, builder, exprs, taken)))
-            results = [exprs[name] for name in graph.outputs]
+            # An exception that left the block open would make the builder warn beside the user's one line.
+            failure: QaccelError | None = None
+            try:
+                for proto in graph.nodes:
+                    owner.append((proto.name, _convert(proto, graph, builder, exprs, taken)))
+                results = [exprs[name] for name in graph.outputs]
+            except QaccelError as err:
+                failure, results = err, params
             out = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         builder.emit_func_output(out)
+    if failure is not None:
+        raise failure
     mod = builder.get()
     mod["main"] = _with_spans(mod["main"], owner)
     return mod
@@ -64,18 +74,28 @@ def _convert(
         exprs[proto.output[0]] = exprs[proto.input[0]]
         return []
     converter = CONVERTERS.get(proto.op_type)
-    expr = converter(node) if converter is not None else None
-    if expr is None:
-        expr = _by_tvm(node)
-    hint = _identifier(proto.output[0], taken)
-    if not isinstance(expr, (relax.Var, relax.Tuple, tvm.ir.GenericConst)):
-        expr = builder.emit(expr, hint)
+    try:
+        expr = converter(node) if converter is not None else None
+        expr = _by_tvm(node) if expr is None else expr
+        if not isinstance(expr, (relax.Var, relax.Tuple, tvm.ir.GenericConst)):
+            expr = builder.emit(expr, _identifier(proto.output[0], taken))
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as err:
+        reason = " ".join(str(err).split())[:200] or type(err).__name__
+        raise QaccelError(f"node '{proto.name}' ({proto.op_type}, opset {graph.opset}) is inconsistent: {reason}") from err
     if isinstance(expr, relax.Tuple):
         results = list(expr.fields)
     elif isinstance(expr.ty, relax.TupleType):
         results = [builder.emit(relax.TupleGetItem(expr, k)) for k in range(len(expr.ty.fields))]
     else:
         results = [expr]
+    needed = {o for n in graph.nodes for o in n.input} | set(graph.outputs)
+    correct = 1 if proto.op_type in FIRST_OUTPUT_ONLY else len(results)
+    lost = [o for k, o in enumerate(proto.output) if k >= correct and o in needed]
+    if lost:
+        raise QaccelError(
+            f"node '{proto.name}': output {list(proto.output).index(lost[0])} of {proto.op_type} is not supported; "
+            "remove what reads it before export"
+        )
     exprs.update({name: result for name, result in zip(proto.output, results, strict=False) if name})
     _check_type(node, results[0])
     return [r for r in [expr, *results] if isinstance(r, relax.Var)]
@@ -110,7 +130,7 @@ def _by_tvm(node: Node) -> relax.Expr:
         attrs = importer._parse_attr(proto.attribute)
         attrs["tvm_custom"] = {"name": proto.name, "num_outputs": len(proto.output)}
         return importer._convert_operator(proto.op_type, operands, attrs, graph.opset)
-    except Exception as err:  # noqa: BLE001 - TVM's converters raise whatever they meet, AssertionError and TypeError too
+    except Exception as err:  # TVM's converters raise whatever they meet, AssertionError and TypeError too
         reason = " ".join(str(err).split())[:200]
         raise QaccelError(f"{where} cannot be imported by TVM: {reason or type(err).__name__}") from err
 

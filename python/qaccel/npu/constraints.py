@@ -23,7 +23,7 @@ from .layers import (
     PoolLayer,
     Window,
 )
-from .tile import smallest_working_bytes
+from .tile import smallest_working_bytes, valid_taps
 
 Verdict = tuple[bool, str]
 OK: Verdict = (True, "")
@@ -107,6 +107,19 @@ def padding_size(case: Case) -> Verdict:
     return OK
 
 
+def pooling_taps(case: Case) -> Verdict:
+    """Every pooling window has a tap inside the input (a dilated one may step over it)."""
+    if not isinstance(case.attrs, operators.PoolAttrs) or case.kernel is None:
+        return OK
+    for axis in (0, 1):
+        size, outputs = case.in_shapes[0][1 + axis], case.out_shape[1 + axis]
+        fixed = case.attrs.strides[axis], case.kernel[axis], case.attrs.dilation[axis], case.attrs.padding[axis], size
+        for position in range(outputs):
+            if valid_taps(position, *fixed) == 0:
+                return False, f"the window at {'row' if axis == 0 else 'pixel'} {position} lies in the padding altogether"
+    return OK
+
+
 def broadcast(case: Case) -> Verdict:
     """Element-wise operands have the output's shape, or the second is one pixel or one value (Sub: not the first)."""
     if not isinstance(case.attrs, operators.EltwiseAttrs):
@@ -165,6 +178,7 @@ RULES: tuple[Callable[[Case], Verdict], ...] = (
     feature_map_sizes,
     kernel_size,
     padding_size,
+    pooling_taps,
     broadcast,
     fits,
 )

@@ -88,7 +88,9 @@ def conv2d(x: np.ndarray, weight: np.ndarray, window: Window, groups: int) -> np
             if groups == 1:
                 target[...] = (piece.reshape(-1, matrix.shape[1]) @ matrix[0]).reshape(target.shape)
                 continue
-            columns = piece.reshape(-1, kh * kw, groups, ic_group).transpose(2, 0, 1, 3).reshape(groups, -1, matrix.shape[1])
+            columns = (
+                piece.reshape(-1, kh * kw, groups, ic_group).transpose(2, 0, 1, 3).reshape(groups, -1, matrix.shape[1])
+            )
             target[...] = np.matmul(columns, matrix).transpose(1, 0, 2).reshape(*shape, oc)
     return result.transpose(0, 3, 1, 2)
 
@@ -96,8 +98,8 @@ def conv2d(x: np.ndarray, weight: np.ndarray, window: Window, groups: int) -> np
 def depthwise(data: np.ndarray, weight: np.ndarray, window: Window, out: tuple[int, int]) -> np.ndarray:
     """Depthwise convolution of padded NHWC `data` with weight [C,1,KH,KW]; returns NHWC.
 
-    One multiply-add over whole blocks of rows per kernel tap. The weights are repeated along the row and the columns of a
-    strided convolution are split by phase, so that a row of W x C values is one contiguous inner loop.
+    One multiply-add over whole blocks of rows per kernel tap. The weights are repeated along the row and the columns of
+    a strided convolution are split by phase, so that a row of W x C values is one contiguous inner loop.
     """
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.strides, window.dilation
     n, height, width, c = data.shape
@@ -124,7 +126,9 @@ def depthwise(data: np.ndarray, weight: np.ndarray, window: Window, out: tuple[i
                     line = lines[j * dw % sw]
                     begin = j * dw // sw * c
                     y = top * sh + i * dh
-                    cut = line[first : first + images, y : y + (target.shape[1] - 1) * sh + 1 : sh, begin : begin + ow * c]
+                    cut = line[
+                        first : first + images, y : y + (target.shape[1] - 1) * sh + 1 : sh, begin : begin + ow * c
+                    ]
                     if i == j == 0:
                         np.multiply(cut, repeated[i, j], out=target)
                     else:

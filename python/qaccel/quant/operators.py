@@ -1,9 +1,9 @@
 """The quantized dialect: our own Relax operators, the attributes they carry, and how to read them back.
 
-All tensors between ``qaccel.quantize`` and ``qaccel.dequantize`` are rank 4, NHWC. Carriers are int8 for values of 4 and
-8 bits and int16 for 16 bits; the bits, scales and zero points are attributes of the calls that make and use a tensor, so
-they live in the IR and survive passes and JSON. A real value is ``scale * (q - zero_point)``; every scale is exactly a
-float32. Importing this module registers the operators.
+All tensors between ``qaccel.quantize`` and ``qaccel.dequantize`` are rank 4, NHWC. Carriers are int8 for values of 4
+and 8 bits and int16 for 16 bits; the bits, scales and zero points are attributes of the calls that make and use a
+tensor, so they live in the IR and survive passes and JSON. A real value is ``scale * (q - zero_point)``; every scale is
+exactly a float32. Importing this module registers the operators.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ class QuantizeAttrs:
 
 @dataclass(frozen=True)
 class DequantizeAttrs:
-    """``qaccel.dequantize(q)``: ``(q - zero_point) * scale`` in float32, reshaped to ``shape``, then transposed by ``axes``."""
+    """``qaccel.dequantize(q)``: NHWC -> float32.
+
+    ``(q - zero_point) * scale`` in float32, reshaped to ``shape``, then transposed by ``axes``.
+    """
 
     operator: ClassVar[str] = "qaccel.dequantize"
     name: str
@@ -66,7 +69,7 @@ class ConvAttrs:
     """``qaccel.conv2d(q, weight, bias, weight_scale)``.
 
     ``weight`` int8 or int16 OHWI with I = input channels / groups; ``bias`` int32 [OC] in units of
-    ``in_scale * weight_scale[c]``; ``weight_scale`` float32 [OC]. Padding (top, left, bottom, right) holds the zero point.
+    ``in_scale * weight_scale[c]``; ``weight_scale`` float32 [OC]. Padding (top, left, bottom, right) counts as zero.
     ``op`` is the ONNX operator that this was: a Gemm is a convolution over [N, 1, 1, C] or over the whole plane.
     """
 
@@ -89,9 +92,8 @@ class ConvAttrs:
 
     def multipliers(self, weight_scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Per output channel (M int64, s int64), each [OC], from the float32 ``weight_scale`` [OC]."""
-        pairs = [
-            multiplier_and_shift(output_scale_ratio(self.in_scale, float(scale), self.out_scale)) for scale in weight_scale
-        ]
+        ratios = [output_scale_ratio(self.in_scale, float(scale), self.out_scale) for scale in weight_scale]
+        pairs = [multiplier_and_shift(ratio) for ratio in ratios]
         return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 
@@ -121,14 +123,17 @@ class PoolAttrs:
     clamp_hi: int
 
     def multiplier(self, taps: int) -> tuple[int, int]:
-        """(M, s) of a window whose average divides by ``taps`` (1 for a maximum): ``in_scale / out_scale / taps`` in float32."""
+        """(M, s) of ``in_scale / out_scale / taps`` in float32; ``taps`` is the average's divisor, 1 for a maximum."""
         ratio = np.float32(self.in_scale) / np.float32(self.out_scale) / np.float32(taps)
         return multiplier_and_shift(float(ratio))
 
 
 @dataclass(frozen=True)
 class EltwiseAttrs:
-    """``qaccel.eltwise(a, b)``: ``kind`` add, sub, mul, min or max; ``b`` may be one pixel [1, 1, 1, C] or one value [1, 1, 1, 1]."""
+    """``qaccel.eltwise(a, b)``: ``kind`` add, sub, mul, min or max.
+
+    The result has the shape of ``a``; ``b`` may be one pixel [1, 1, 1, C] or one value [1, 1, 1, 1] repeated over it.
+    """
 
     operator: ClassVar[str] = "qaccel.eltwise"
     name: str
@@ -151,7 +156,8 @@ class EltwiseAttrs:
         if self.kind == "mul":
             multiplier, shift = multiplier_and_shift(output_scale_ratio(self.a_scale, self.b_scale, self.out_scale))
             return multiplier, 0, shift
-        first, second = (float(np.float32(scale) / np.float32(self.out_scale)) for scale in (self.a_scale, self.b_scale))
+        out = np.float32(self.out_scale)
+        first, second = float(np.float32(self.a_scale) / out), float(np.float32(self.b_scale) / out)
         if multiplier_and_shift(max(first, second)) == (0, 0):
             return 0, 0, 0
         return common_multipliers((first, second))
@@ -281,7 +287,7 @@ def dequantize(q: relax.Expr, attrs: DequantizeAttrs) -> relax.Call:
 def conv2d(
     q: relax.Expr, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray, attrs: ConvAttrs
 ) -> relax.Call:
-    """Call of ``qaccel.conv2d``; weight OHWI of any integer dtype, bias int32 [OC], weight_scale float32 [OC] become constants."""
+    """Call of ``qaccel.conv2d``; the arrays (OHWI, [OC], [OC], any dtype that holds them exactly) become constants."""
     constants = (
         weight.astype(carrier(attrs.weight_bits)), bias.astype(np.int32), weight_scale.astype(np.float32),
     )  # fmt: skip
@@ -311,9 +317,9 @@ def table(q: relax.Expr, values: np.ndarray, attrs: TableAttrs) -> relax.Call:
 
 def constant(expr: relax.Expr) -> np.ndarray:
     """The array of a constant operand. Raises QaccelError if it is none."""
-    if not isinstance(expr, relax.Constant):
+    if not isinstance(expr, ir.GenericConst):
         raise QaccelError(f"an operand that must be a constant is {type(expr).__name__}")
-    return expr.data.numpy()
+    return expr.value.numpy()
 
 
 def static_shape(expr: relax.Expr) -> tuple[int, ...]:

@@ -1,0 +1,255 @@
+"""A quantized model as standard ONNX: the canonical graph with QuantizeLinear and DequantizeLinear around its tensors.
+
+All integers are those of the quantized Relax module: weights and biases are integer initializers with a
+DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..errors import QaccelError
+from . import operators
+from .operators import ConvAttrs, DequantizeAttrs, Quantization, QuantizeAttrs
+from .quantize import QuantizedModel
+
+PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
+NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
+_IR_VERSION_OF_21 = 10
+_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
+
+
+def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
+    """Writes the model to ``path``; the file appears complete or not at all.
+
+    Opset 13 or the model's own for 8 bits, 21 where tensors have 4 or 16. Raises QaccelError if the file cannot be
+    written or the model cannot be brought to that opset.
+    """
+    path = Path(path)
+    data = qdq_model(q).SerializeToString()
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise QaccelError(f"cannot write '{path}': {error.strerror or error}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise QaccelError(f"cannot write '{path}': {error.strerror or error}") from None
+
+
+def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
+    """The model that `emit_qdq` writes, checked by onnx."""
+    calls = _calls(q)
+    wide = any(bits != 8 for attrs, _ in calls for bits in _widths(attrs))
+    source = _at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
+    graph = _Graph(source, q)
+    for attrs, constants in calls:
+        graph.learn(attrs, constants)
+    model = graph.build()
+    onnx.checker.check_model(model)
+    return model
+
+
+def _calls(q: QuantizedModel) -> list[tuple[operators.Attrs, tuple[np.ndarray, ...]]]:
+    """Every call of the dialect: its attributes, and the constants of a convolution (weight, bias, weight scale)."""
+    result = []
+    for block in q.mod["main"].body.blocks:
+        for binding in block.bindings:
+            if operators.is_quantized(binding.value):
+                attrs = operators.read(binding.value)
+                constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
+                result.append((attrs, tuple(operators.constant(value) for value in constants)))
+    return result
+
+
+def _widths(attrs: operators.Attrs) -> list[int]:
+    made = operators.output_of(attrs)
+    widths = [each.bits for each in (*operators.inputs_of(attrs), *([made] if made else []))]
+    return [*widths, attrs.weight_bits] if isinstance(attrs, ConvAttrs) else widths
+
+
+def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """A copy of the model at opset ``least`` or its own if that is newer."""
+    have = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    if have < least:
+        try:
+            result = onnx.version_converter.convert_version(model, least)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise QaccelError(f"the model cannot be brought from opset {have} to {least}: {reason}") from None
+    else:
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+    if least >= NARROW_AND_WIDE_OPSET:
+        result.ir_version = max(result.ir_version, _IR_VERSION_OF_21)
+    return result
+
+
+class _Graph:
+    """The new graph as it grows: the source's nodes in order, each between the Q and DQ nodes that it needs."""
+
+    def __init__(self, source: onnx.ModelProto, q: QuantizedModel) -> None:
+        self.source = source
+        self.fused = q.fused
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.operations: dict[str, tuple[operators.Attrs, tuple[np.ndarray, ...]]] = {}
+        self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
+        self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
+        self.integers: dict[tuple[str, Quantization], str] = {}
+        self.outputs = {value.name for value in source.graph.output}
+        self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
+        self.taken |= {value.name for value in (*source.graph.input, *source.graph.initializer)}
+        self.output_of = {node.name: node.output[0] for node in source.graph.node}
+
+    def learn(self, attrs: operators.Attrs, constants: tuple[np.ndarray, ...]) -> None:
+        """Takes in one call of the quantized module."""
+        if isinstance(attrs, QuantizeAttrs):
+            tensor = self.output_of.get(attrs.name, attrs.name)
+            self.entering.setdefault(tensor, Quantization(attrs.bits, attrs.scale, attrs.zero_point))
+        elif not isinstance(attrs, DequantizeAttrs) and attrs.name in self.output_of:
+            self.operations[attrs.name] = attrs, constants
+            made = operators.output_of(attrs)
+            assert made is not None
+            self.made[self.output_of[(attrs.name, *self.fused.get(attrs.name, ()))[-1]]] = made
+
+    def build(self) -> onnx.ModelProto:
+        """The finished model; initializers that nothing reads any more are left out."""
+        for node in self.source.graph.node:
+            self._add(node)
+        result = onnx.ModelProto()
+        result.CopyFrom(self.source)
+        graph = result.graph
+        read = {name for node in self.nodes for name in node.input} | self.outputs
+        kept = [value for value in graph.initializer if value.name in read]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend([*kept, *self.initializers])
+        return result
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        operation = self.operations.get(node.name)
+        read = operators.inputs_of(operation[0]) if operation else ()
+        for position, tensor in enumerate(node.input):
+            if position < len(read):
+                copy.input[position] = self._dequantized(self._as(tensor, read[position]), read[position])
+            elif tensor in self.made:
+                copy.input[position] = self._real(tensor)
+        tensor = node.output[0]
+        if tensor in self.made and tensor in self.outputs:
+            copy.output[0] = self._fresh(f"{tensor}_unrounded")
+        if operation and isinstance(operation[0], ConvAttrs):
+            self._weighted(copy, operation[0], *operation[1])
+        else:
+            self.nodes.append(copy)
+        if tensor in self.made:
+            made = self.made[tensor]
+            self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
+            if tensor in self.outputs:
+                self._dequantized(self.integers[tensor, made], made, tensor)
+
+    def _as(self, tensor: str, q: Quantization) -> str:
+        """The integers of a tensor under one quantization: as they were made, or quantized from what they stand for."""
+        if (tensor, q) not in self.integers:
+            first = self.entering.get(tensor)
+            if tensor not in self.made and first is not None and first != q:
+                real = self._dequantized(self._as(tensor, first), first)
+            else:
+                real = self._real(tensor)
+            self.integers[tensor, q] = self._quantized(real, q, tensor)
+        return self.integers[tensor, q]
+
+    def _real(self, tensor: str) -> str:
+        made = self.made.get(tensor)
+        return tensor if made is None else self._dequantized(self.integers[tensor, made], made)
+
+    def _quantized(self, real: str, q: Quantization, tensor: str) -> str:
+        name = self._fresh(f"{tensor}_q{q.bits}")
+        self._node("QuantizeLinear", [real, *self._scale_and_zero(name, q)], name)
+        return name
+
+    def _dequantized(self, integers: str, q: Quantization, name: str | None = None) -> str:
+        name = name or self._fresh(f"{integers}_real")
+        self._node("DequantizeLinear", [integers, *self._scale_and_zero(name, q)], name)
+        return name
+
+    def _scale_and_zero(self, name: str, q: Quantization) -> list[str]:
+        scale = self._initializer(f"{name}_scale", np.float32(q.scale))
+        return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
+
+    def _weighted(
+        self, node: onnx.NodeProto, attrs: ConvAttrs, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray
+    ) -> None:
+        """Conv, Gemm or MatMul on integer weights (OHWI) and bias."""
+        convolution = node.op_type == "Conv"
+        values = weight.transpose(0, 3, 1, 2) if convolution else weight.transpose(3, 1, 2, 0).reshape(-1, len(weight))
+        parameters = self._parameter(f"{node.name}_weight", values, _TYPES[attrs.weight_bits], scale, 0 if convolution else 1)
+        del node.input[1:]
+        node.input.append(parameters)
+        unit = np.float32(attrs.in_scale) * scale
+        had_bias = bias.any() or node.op_type == "Gemm"
+        real_bias = self._parameter(f"{node.name}_bias", bias, TensorProto.INT32, unit, 0) if had_bias else ""
+        if node.op_type == "Gemm":
+            del node.attribute[:]
+        if had_bias and not convolution and node.op_type != "Gemm":
+            result = node.output[0]
+            node.output[0] = self._fresh(f"{result}_product")
+            self.nodes.append(node)
+            self._node("Add", [node.output[0], real_bias], result)
+            return
+        node.input.extend([real_bias] if had_bias else [])
+        self.nodes.append(node)
+
+    def _parameter(self, name: str, values: np.ndarray, dtype: int, scale: np.ndarray, axis: int) -> str:
+        """An integer initializer and its DequantizeLinear along ``axis``; gives the real tensor's name."""
+        integers = self._initializer(name, values, dtype)
+        zeros = self._initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32), dtype)
+        real = self._fresh(f"{name}_real")
+        self._node("DequantizeLinear", [integers, self._initializer(f"{name}_scale", scale), zeros], real, axis=axis)
+        return real
+
+    def _initializer(self, name: str, values: np.ndarray | np.float32, dtype: int = TensorProto.FLOAT) -> str:
+        name = self._fresh(name)
+        array = np.asarray(values)
+        if dtype == TensorProto.INT4:
+            tensor = helper.make_tensor(name, dtype, array.shape, _nibbles(array), raw=True)
+        else:
+            tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
+        self.initializers.append(tensor)
+        return name
+
+    def _node(self, op: str, inputs: Iterable[str], output: str, **attributes: int) -> None:
+        name = self._fresh(f"{output}_{op}")
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attributes))
+
+    def _fresh(self, name: str) -> str:
+        result, k = name, 0
+        while result in self.taken:
+            k += 1
+            result = f"{name}_{k}"
+        self.taken.add(result)
+        return result
+
+
+def _nibbles(values: np.ndarray) -> bytes:
+    """4-bit integers packed as ONNX has them: row-major, low nibble first."""
+    flat = values.reshape(-1).astype(np.int64) & 15
+    flat = np.append(flat, 0) if flat.size % 2 else flat
+    return (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes()

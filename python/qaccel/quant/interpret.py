@@ -1,0 +1,238 @@
+"""Quantized Relax in NumPy, in exact integers: the accuracy preview, and an oracle sharing no code with the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import ir, relax
+
+from ..errors import QaccelError
+from ..numerics import activation_limits
+from . import numpy_kernels as kernels
+from . import operators
+from .float_rules import RULES
+from .rescale import rescale, rounded
+
+Observer = Callable[[str, np.ndarray], None]
+BATCH = 64  # samples in one pass
+FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
+
+
+def run_quantized(
+    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None
+) -> dict[str, np.ndarray]:
+    """Runs ``main``; inputs by parameter name, outputs by position ("0", "1", ...).
+
+    Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
+    in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
+    Raises QaccelError for a missing input, a wrong shape, or a float operator without a NumPy rule.
+    """
+    function = mod["main"]
+    arrays = {}
+    for param in function.params:
+        if param.name not in inputs:
+            raise QaccelError(f"input '{param.name}' is missing")
+        arrays[param.name] = np.asarray(inputs[param.name], dtype=str(param.ty.dtype))
+    shapes = {param.name: operators.static_shape(param) for param in function.params}
+    own = {shape[0] for shape in shapes.values()}
+    factors = {arrays[name].shape[0] / shape[0] for name, shape in shapes.items()}
+    good = all(arrays[name].shape[1:] == shape[1:] for name, shape in shapes.items())
+    if not good or len(factors) != 1 or not min(factors).is_integer() or min(factors) < 1:
+        raise QaccelError(f"inputs of shapes {[v.shape for v in arrays.values()]} do not fit {list(shapes.values())}")
+    together = _all_batched(function) and len(own) == 1
+    step = BATCH if together else 1
+    pieces = []
+    for first in range(0, int(min(factors)), step):
+        part = {name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] for name, v in arrays.items()}
+        pieces.append(_run(mod, part, observe))
+    return {str(k): np.concatenate([piece[k] for piece in pieces]) for k in range(len(pieces[0]))}
+
+
+def _all_batched(function: relax.Function) -> bool:
+    """Whether several samples can run in one pass: float operators in between are of kinds that keep axis 0 apart."""
+    apart = {"relax.nn.relu", "relax.clip", "relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d"}
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if operators.is_quantized(value):
+                attrs = operators.read(value)
+                if isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs) and attrs.axes[0] != 0:
+                    return False
+            if not isinstance(value, relax.Call) or operators.is_quantized(value):
+                continue
+            name = value.op.name if isinstance(value.op, ir.Op) else ""
+            softmax = name == "relax.nn.softmax" and int(value.attrs.axis) != 0
+            if name not in apart and not softmax:
+                return False
+    return True
+
+
+def _run(mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None) -> list[np.ndarray]:
+    function = mod["main"]
+    values: dict[relax.Var, Any] = {param: arrays[param.name] for param in function.params}
+
+    def value_of(expr: relax.Expr) -> Any:
+        if isinstance(expr, relax.Var):
+            return values[expr]
+        if isinstance(expr, relax.Tuple):
+            return tuple(value_of(field) for field in expr.fields)
+        if isinstance(expr, relax.TupleGetItem):
+            return value_of(expr.tuple_value)[expr.index]
+        return operators.constant(expr) if isinstance(expr, ir.GenericConst) else expr
+
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    last = _last_reads(bindings)
+    for k, binding in enumerate(bindings):
+        call = binding.value
+        if operators.is_quantized(call):
+            attrs = operators.read(call)
+            values[binding.var] = _OPERATIONS[type(attrs)](attrs, *(value_of(arg) for arg in call.args))
+            if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
+                observe(attrs.name, values[binding.var])
+        elif isinstance(call, relax.Call):
+            values[binding.var] = _float(call)(*(value_of(a) for a in call.args if not isinstance(a, relax.ShapeExpr)))
+        else:
+            values[binding.var] = value_of(call)
+        for var in last.get(k, ()):
+            values.pop(var)
+    result = value_of(function.body.body)
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def _last_reads(bindings: list[relax.Binding]) -> dict[int, list[relax.Var]]:
+    """Which arrays no later call reads, by position; only of calls that are followed by none of another form."""
+    at: dict[relax.Var, int] = {}
+    for k, binding in enumerate(bindings):
+        value = binding.value
+        operands = value.args if isinstance(value, relax.Call) else []
+        keep = not isinstance(value, relax.Call) or any(isinstance(a, relax.Tuple) for a in operands)
+        if keep:
+            return {}
+        at.update({arg: k for arg in operands if isinstance(arg, relax.Var)})
+        at.setdefault(binding.var, len(bindings))
+    dead: dict[int, list[relax.Var]] = {}
+    for var, k in at.items():
+        dead.setdefault(k, []).append(var)
+    return dead
+
+
+def _float(call: relax.Call) -> Callable[..., np.ndarray]:
+    name = call.op.name if isinstance(call.op, ir.Op) else str(call.op)
+    rule = RULES.get(name)
+    kernel = rule(call) if rule is not None else None
+    if kernel is None:
+        raise QaccelError(f"{name}: no NumPy rule for this float operator; run the compiled module instead")
+    return kernel
+
+
+def _quantize(attrs: operators.QuantizeAttrs, x: np.ndarray) -> np.ndarray:
+    lo, hi = activation_limits(attrs.bits)
+    with np.errstate(all="ignore"):
+        ratio = np.rint(np.asarray(x, np.float32) / np.float32(attrs.scale))
+        q = np.clip(np.nan_to_num(ratio, nan=0.0), lo - attrs.zero_point, hi - attrs.zero_point).astype(np.int32)
+    q = (q + attrs.zero_point).astype(operators.carrier(attrs.bits))
+    shape = _batched(len(q), attrs.shape) if attrs.axes[0] == 0 else attrs.shape
+    return np.ascontiguousarray(q.transpose(attrs.axes)).reshape(shape)
+
+
+def _dequantize(attrs: operators.DequantizeAttrs, q: np.ndarray) -> np.ndarray:
+    real = (q.astype(np.int32) - attrs.zero_point).astype(np.float32) * np.float32(attrs.scale)
+    return real.reshape(_batched(len(q), attrs.shape)).transpose(attrs.axes)
+
+
+def _batched(batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``shape`` with the batch at hand."""
+    return (batch, *shape[1:])
+
+
+def _conv(
+    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+) -> np.ndarray:
+    multipliers, shifts = attrs.multipliers(weight_scale)
+    return _finished(rescale(accumulate(attrs, q, weight, bias), multipliers, shifts), attrs)
+
+
+def accumulate(attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The exact accumulators, bias included, int64 NHWC; float arithmetic only where no sum can reach its mantissa."""
+    lo, hi = activation_limits(attrs.activation_bits)
+    reach = max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)
+    largest = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max()) * reach
+    dtype: Any = np.float32 if largest < FLOAT32_EXACT else np.float64 if largest < FLOAT64_EXACT else np.int64
+    window = kernels.Window(weight.shape[1:3], attrs.strides, attrs.dilation, attrs.padding)
+    centred = (q.astype(np.int32) - attrs.in_zero_point).astype(dtype).transpose(0, 3, 1, 2)
+    sums = kernels.conv2d(centred, weight.transpose(0, 3, 1, 2).astype(dtype), window, attrs.groups)
+    return sums.transpose(0, 2, 3, 1).astype(np.int64) + bias.astype(np.int64)
+
+
+def _pool(attrs: operators.PoolAttrs, q: np.ndarray) -> np.ndarray:
+    window = kernels.Window(attrs.kernel, attrs.strides, attrs.dilation, attrs.padding)
+    out = window.output(q.shape[1], q.shape[2])
+    centred = q.astype(np.int64) - attrs.in_zero_point
+    if attrs.kind == "max":
+        least = int(np.iinfo(np.int32).min)
+        taps = kernels.windows(kernels.padded(centred, attrs.padding, least), window, out)
+        return _finished(rescale(taps.max(axis=(3, 4)), *attrs.multiplier(1)), attrs)
+    sums = kernels.windows(kernels.padded(centred, attrs.padding, 0), window, out).sum(axis=(3, 4))
+    counts = tap_counts(attrs, q.shape[1:3], out)
+    result = np.empty_like(sums)
+    for count in np.unique(counts):
+        chosen = counts == count
+        result[:, chosen] = rescale(sums[:, chosen], *attrs.multiplier(int(count)))
+    return _finished(result, attrs)
+
+
+def tap_counts(attrs: operators.PoolAttrs, size: tuple[int, ...], out: tuple[int, int]) -> np.ndarray:
+    """What each window of an average divides by, int64 [rows, pixels]."""
+    if attrs.count_include_pad:
+        return np.full(out, attrs.kernel[0] * attrs.kernel[1], np.int64)
+    per_axis = []
+    for axis in (0, 1):
+        first = np.arange(out[axis])[:, None] * attrs.strides[axis] - attrs.padding[axis]
+        taps = first + np.arange(attrs.kernel[axis])[None, :] * attrs.dilation[axis]
+        per_axis.append(((taps >= 0) & (taps < size[axis])).sum(axis=1))
+    return per_axis[0][:, None] * per_axis[1][None, :]
+
+
+def _eltwise(attrs: operators.EltwiseAttrs, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    first = a.astype(np.int64) - attrs.a_zero_point
+    second = b.astype(np.int64) - attrs.b_zero_point
+    ma, mb, shift = attrs.multipliers()
+    if attrs.kind == "mul":
+        return _finished(rescale(first * second, ma, shift), attrs)
+    combine = {"add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum}[attrs.kind]
+    return _finished(rounded(combine(first * ma, second * mb), shift), attrs)
+
+
+def _requantize(attrs: operators.RequantizeAttrs, q: np.ndarray) -> np.ndarray:
+    return _finished(rescale(q.astype(np.int64) - attrs.in_zero_point, *attrs.multiplier()), attrs)
+
+
+def _table(attrs: operators.TableAttrs, q: np.ndarray, table: np.ndarray) -> np.ndarray:
+    index = q.astype(np.int64) + (1 << (attrs.in_bits - 1))
+    if attrs.in_bits != 16:
+        return table[index].astype(operators.carrier(attrs.out_bits))
+    entries = table.astype(np.int64)
+    low, part = index >> 7, index & 127
+    return rounded(entries[low] * (128 - part) + entries[low + 1] * part, 7).astype(operators.carrier(attrs.out_bits))
+
+
+def _finished(
+    values: np.ndarray,
+    attrs: operators.ConvAttrs | operators.PoolAttrs | operators.EltwiseAttrs | operators.RequantizeAttrs,
+) -> np.ndarray:
+    clamped = np.clip(values + attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi)
+    return clamped.astype(operators.carrier(attrs.out_bits))
+
+
+_OPERATIONS: dict[type, Callable[..., np.ndarray]] = {
+    operators.QuantizeAttrs: _quantize,
+    operators.DequantizeAttrs: _dequantize,
+    operators.ConvAttrs: _conv,
+    operators.PoolAttrs: _pool,
+    operators.EltwiseAttrs: _eltwise,
+    operators.RequantizeAttrs: _requantize,
+    operators.TableAttrs: _table,
+}

@@ -1,0 +1,204 @@
+"""Float Relax, ranges and bits -> quantized Relax: the `quantize` arrow.
+
+Nodes are taken in order. What has a rule (`rules.RULES`) becomes an operation on integers, everything else stays as it
+is, between a dequantize and a quantize. From here on the bits live in the IR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ..errors import QaccelError
+from ..frontend.import_onnx import ImportedModel
+from . import operators
+from .calibrate import Ranges
+from .check import check_quantized
+from .emitter import Emitter, layout_of, reshaped
+from .interpret import run_quantized
+from .match import Node, fuse_clamps, nodes_of, use_counts, variables
+from .rules import RULES, WEIGHTED, NodeBits, reshape
+from .weights import NotQuantizable
+
+FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """Widths of a layer: its weights, and the activations that it reads. Each 4, 8 or 16."""
+
+    weight_bits: int
+    activation_bits: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
+            if value not in operators.BITS:
+                raise QaccelError(f"{name} is {value!r}; the machine has 4, 8 and 16")
+
+
+BitsOf = LayerBits | Mapping[str, LayerBits]
+DEFAULT_BITS = LayerBits(8, 8)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """A model on integers.
+
+    `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
+    operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
+    Clip nodes that became the clamp of the node that is the key. `unquantized`: (node, operator, reason) of what stays
+    in float. `notes`: what a user may want to know, one line each, beginning with the node.
+    """
+
+    mod: tvm.IRModule
+    model: ImportedModel
+    plan: Mapping[str, LayerBits]
+    notes: tuple[str, ...]
+    unquantized: tuple[tuple[str, str, str], ...]
+    fused: Mapping[str, tuple[str, ...]]
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name, computed in exact integers: what the compiled module will give."""
+        params = self.mod["main"].params
+        by_param = {param.name: spec.name for param, spec in zip(params, self.model.inputs, strict=True)}
+        missing = [name for name in by_param.values() if name not in inputs]
+        if missing:
+            raise QaccelError(f"input '{missing[0]}' is missing; the model has {', '.join(by_param.values())}")
+        values = run_quantized(self.mod, {param: inputs[name] for param, name in by_param.items()}, observe)
+        return {spec.name: value for spec, value in zip(self.model.outputs, values.values(), strict=True)}
+
+
+def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) -> QuantizedModel:
+    """Quantizes every node that has a rule.
+
+    `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
+    operations the widest that their readers ask for. A tensor has the width of its widest reader; readers that want
+    less get a requantizing copy. A tensor that float operators or the user read has at least 8 bits.
+    Raises QaccelError for a name in `bits` that no node has, and for a missing range.
+    """
+    source = model.mod["main"]
+    op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
+    nodes = fuse_clamps(nodes_of(source, op_types), use_counts(source))
+    _check_names(bits, nodes)
+    widths, demands = plan_widths(nodes, bits, variables(source.body.body))
+    builder = relax.BlockBuilder()
+    emitter = Emitter(builder, ranges, nodes, demands)
+    params = [relax.Var(param.name, param.ty) for param in source.params]
+    for old, new, spec in zip(source.params, params, model.inputs, strict=True):
+        emitter.name_input(old, spec.name, new)
+    with builder.function("main", params):
+        with builder.dataflow():
+            for node in nodes:
+                _emit(node, widths.get(node.output), emitter)
+            result = builder.emit_output(emitter.result(source.body.body))
+        builder.emit_func_output(result)
+    mod = tvm.IRModule(dict(model.mod.functions_items()), attrs=model.mod.attrs)
+    mod["main"] = builder.get()["main"]
+    mod = relax.transform.DeadCodeElimination(["main"])(mod)
+    check_quantized(mod)
+    ops = {each.name: each.op for node in nodes for each in (node, *node.clamps)}
+    quantized = {node.name: node for node in nodes if node.output in emitter.held and node.name not in emitter.in_float}
+    return QuantizedModel(
+        mod=mod,
+        model=model,
+        plan={n: LayerBits(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind in WEIGHTED},
+        notes=tuple(emitter.notes),
+        unquantized=tuple((name, ops[name], reason) for name, reason in emitter.in_float.items()),
+        fused={n: tuple(clamp.name for clamp in x.clamps) for n, x in quantized.items() if x.clamps},
+    )
+
+
+def plan_widths(
+    nodes: list[Node], bits: BitsOf, results: list[relax.Var]
+) -> tuple[dict[relax.Var, NodeBits], dict[relax.Var, int]]:
+    """Widths of each node by its output, and the widest that integer operations ask for of each tensor."""
+    asked: dict[relax.Var, int] = {}
+    in_float = set(results)
+    widths: dict[relax.Var, NodeBits] = {}
+    for node in reversed(nodes):
+        if _renames(node):
+            asked[node.inputs[0]] = max(asked.get(node.inputs[0], 0), asked.get(node.output, 0))
+            if node.output in in_float:
+                in_float.add(node.inputs[0])
+        elif node.kind not in RULES:
+            in_float.update(node.inputs)
+        else:
+            widths[node.output] = own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
+            for var in node.inputs:
+                asked[var] = max(asked.get(var, 0), own.activation)
+    return widths, {var: width for var, width in asked.items() if width}
+
+
+def _bits_of(node: Node, bits: BitsOf, asked: int, read_in_float: bool) -> NodeBits:
+    """Widths of one node, from the width that its readers ask for (0: none of them works on integers)."""
+    out = max(asked, FLOAT_READER_BITS if read_in_float or not asked else 0)
+    given = bits if isinstance(bits, LayerBits) else bits.get(node.name)
+    if given is None:
+        given = DEFAULT_BITS if node.kind in WEIGHTED else LayerBits(out, out)
+    if read_in_float or not asked:
+        out = max(out, given.activation_bits)
+    if node.kind == "max_pool" and not node.clamps:
+        out = given.activation_bits
+    return NodeBits(given.weight_bits, given.activation_bits, out)
+
+
+def _renames(node: Node) -> bool:
+    """Whether the node is a reshape whose output is the same integers in the same order."""
+    if not isinstance(node.bindings[-1].value, relax.Call):
+        return isinstance(node.bindings[-1].value, relax.Var)
+    if node.kind != "reshape":
+        return False
+    layout = layout_of(operators.static_shape(node.inputs[0]))
+    return layout is not None and reshaped(layout, operators.static_shape(node.output)) is not None
+
+
+def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
+    value = node.bindings[-1].value
+    if isinstance(value, relax.Tuple):
+        emitter.tuples[node.output] = value
+    elif isinstance(value, relax.Var):
+        if value in emitter.held:
+            emitter.held[node.output] = emitter.held[value]
+        else:
+            emitter.floats[node.output] = emitter.real(value)
+    elif node.kind == "reshape":
+        reshape(node, emitter)
+    elif node.kind != "transpose":
+        reason = "this operator has no integer form yet"
+        if widths is not None:
+            try:
+                RULES[node.kind](node, widths, emitter)
+                return
+            except NotQuantizable as error:
+                reason = str(error)
+        if isinstance(value, relax.Call):
+            for each in (node, *node.clamps):
+                emitter.in_float[each.name] = reason
+        emitter.copy(node)
+
+
+def _check_names(bits: BitsOf, nodes: list[Node]) -> None:
+    if isinstance(bits, LayerBits):
+        return
+    known = {each.name for node in nodes for each in (node, *node.clamps)}
+    for name in bits:
+        if name not in known:
+            raise QaccelError(f"bits are given for '{name}', but the model has no such node")
+
+
+def _pair(widths: NodeBits) -> tuple[int, int]:
+    return widths.weight, widths.activation
+
+
+def attributes(mod: tvm.IRModule) -> dict[str, Any]:
+    """Attributes of every operation of the dialect in ``main``, by its name, in order."""
+    bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
+    found = (operators.read(b.value) for b in bindings if operators.is_quantized(b.value))
+    return {attrs.name: attrs for attrs in found}

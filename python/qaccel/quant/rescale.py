@@ -1,0 +1,57 @@
+"""``rhe(value * M * 2**-s)`` on whole arrays, exactly as ``numerics.rounding_shift`` has it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics import MULTIPLIER_BITS
+
+_LOW = (1 << MULTIPLIER_BITS) - 1
+_SATURATED = 1 << MULTIPLIER_BITS
+
+
+def rescale(values: np.ndarray, multiplier: np.ndarray | int, shift: np.ndarray | int) -> np.ndarray:
+    """``rhe(values * multiplier * 2**-shift)``, int64, for |values| < 2**61; results beyond +-2**31 only stay beyond.
+
+    ``values`` int64; ``multiplier`` (31 bits) and ``shift`` (0 to 127) are scalars or broadcast along the last axis.
+    """
+    multiplier, shift = np.asarray(multiplier, np.int64), np.asarray(shift, np.int64)
+    if values.size and max(int(values.max()), -int(values.min())) < 1 << 31:
+        return rounded(values * multiplier, shift)
+    # The product in two parts: high * 2**31 + low.
+    low = (values & _LOW) * multiplier
+    high = (values >> MULTIPLIER_BITS) * multiplier + (low >> MULTIPLIER_BITS)
+    low &= _LOW
+    return np.where(shift <= MULTIPLIER_BITS, _short(high, low, shift), _long(high, low, shift - MULTIPLIER_BITS))
+
+
+def rounded(product: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """``rhe(product * 2**-shift)`` for |product| <= 2**62, int64."""
+    shift = np.asarray(shift, np.int64)
+    near = np.minimum(shift, 62)
+    unit = np.int64(1) << near
+    floor = product >> near
+    rest = product - (floor << near)
+    rest += rest
+    floor += (rest > unit) | ((rest == unit) & (floor & 1).astype(bool))
+    return np.where(shift > 62, 0, floor) if shift.size and shift.max() > 62 else floor
+
+
+def _short(high: np.ndarray, low: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Shifts up to 31: only ``low`` is cut; ``high`` is held where the result is far out of range anyway."""
+    shift = np.minimum(shift, MULTIPLIER_BITS)
+    high = np.clip(high, -_SATURATED, _SATURATED)
+    unit = np.int64(1) << shift
+    floor = (high << (MULTIPLIER_BITS - shift)) + (low >> shift)
+    rest = (low & (unit - 1)) * 2
+    return floor + ((rest > unit) | ((rest == unit) & (floor & 1).astype(bool)))
+
+
+def _long(high: np.ndarray, low: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Shifts beyond 31, by ``shift`` more: all of ``low`` is cut; from 62 on nothing is left of |high| < 2**61."""
+    near = np.clip(shift, 1, 61)
+    unit = np.int64(1) << near
+    floor = high >> near
+    rest = (high - (floor << near)) * 2
+    above = (rest > unit) | ((rest == unit) & ((low > 0) | (floor & 1).astype(bool)))
+    return np.where(shift > 61, 0, floor + above)

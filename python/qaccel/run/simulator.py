@@ -1,0 +1,89 @@
+"""The C++ simulator from Python: programs on DRAM images, and runtime modules of artefacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from ..errors import QaccelError
+from ..hw import HwConfig, target_dir
+
+_LIBRARY = "libqaccel_sim.so"
+
+
+def library_path() -> Path:
+    """The simulator's library: installed beside isa.toml, else the newest build of the checkout."""
+    installed = target_dir() / "lib" / _LIBRARY
+    if installed.is_file():
+        return installed
+    builds = sorted((target_dir().parent / "build").glob(f"**/{_LIBRARY}"), key=lambda path: path.stat().st_mtime)
+    if not builds:
+        raise QaccelError(f"{_LIBRARY} is not built: install qaccel (pip install .)")
+    return builds[-1]
+
+
+@lru_cache(maxsize=1)
+def load_library() -> Any:
+    """Load the simulator once; this registers its global functions and the loader of saved modules."""
+    return tvm_ffi.load_module(str(library_path()))
+
+
+def _function(name: str) -> Any:
+    load_library()
+    return tvm_ffi.get_global_func(name)
+
+
+def simulate(
+    hw: HwConfig,
+    program: bytes,
+    dram: np.ndarray,
+    *,
+    mode: str = "functional",
+    initialised: Sequence[tuple[int, int]] = (),
+    read_only: Sequence[tuple[int, int]] = (),
+    program_addr: int = 0,
+    layers: Sequence[str] = (),
+    trace: bool = False,
+) -> dict[str, Any]:
+    """Run a program on a DRAM image, uint8 [bytes], changed in place.
+
+    ``mode`` is "functional" or "cycle"; ``initialised`` and ``read_only`` are (begin, end) byte ranges of DRAM. Gives the
+    counters: ``instructions``, ``peak_sram_bytes`` and in cycle mode ``cycles``, ``dram_bytes``, ``layers`` and, if asked,
+    ``trace``. Raises QaccelError with the machine's error, which names instruction and layer.
+    """
+    options = {
+        "mode": mode,
+        "initialised": [list(map(int, pair)) for pair in initialised],
+        "read_only": [list(map(int, pair)) for pair in read_only],
+        "program_addr": int(program_addr),
+        "layers": list(layers),
+        "trace": int(trace),
+    }
+    if dram.dtype != np.uint8 or dram.ndim != 1 or not dram.flags.c_contiguous:
+        raise QaccelError(f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous uint8 vector")
+    try:
+        text = _function("qaccel.simulate")(
+            json.dumps(hw.to_dict()), program, tvm_ffi.from_dlpack(dram), json.dumps(options)
+        )
+    except RuntimeError as error:
+        raise machine_error(error) from None
+    return json.loads(str(text))
+
+
+def machine_error(error: RuntimeError) -> QaccelError:
+    """The one line of an error that the library raised."""
+    return QaccelError(str(error).strip().splitlines()[0])
+
+
+def create_module(artefact: bytes) -> Any:
+    """The runtime module of an artefact (npu/artefact.py). Raises QaccelError if it is damaged or of another version."""
+    try:
+        return _function("qaccel.module_create")(artefact)
+    except RuntimeError as error:
+        raise machine_error(error) from None

@@ -1,0 +1,55 @@
+// What every file of the simulator uses: faults of the simulated program, and integer helpers.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "qaccel_isa.h"
+
+namespace qaccel {
+
+// A fault of a program, config or artefact: one line. The scheduler adds which instruction it was.
+struct Fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+  // For races: the other instruction, by engine and number on that engine from 1 on. 0 is none.
+  int other_engine = 0;
+  uint32_t other_ordinal = 0;
+};
+
+template <typename... Parts>
+std::string Text(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
+template <typename... Parts>
+[[noreturn]] void Fail(const Parts&... parts) {
+  throw Fault(Text(parts...));
+}
+
+inline int64_t CeilDiv(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+// Bytes of a pixel of that many channels.
+inline int64_t ChannelBytes(int64_t channels, int64_t bits) { return CeilDiv(channels * bits, 8); }
+
+// Smallest and largest value of that many bits.
+inline int64_t LowestOf(int64_t bits) { return -(int64_t{1} << (bits - 1)); }
+inline int64_t HighestOf(int64_t bits) { return (int64_t{1} << (bits - 1)) - 1; }
+
+constexpr int kEngines = isa::kEngineCount;
+
+// Per engine, how many of its instructions happened before some point of the program.
+using Clock = std::array<uint32_t, kEngines>;
+
+// Hot loops are compiled for several x86 levels and chosen at load time. Sanitizers cannot instrument the resolvers.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define QACCEL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define QACCEL_CLONES
+#endif
+
+}  // namespace qaccel

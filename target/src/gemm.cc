@@ -1,0 +1,173 @@
+#include "gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common.h"
+#include "elements.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define QACCEL_X86 1
+#endif
+
+namespace qaccel {
+
+namespace {
+
+constexpr int kColumns = 16;  // of a panel
+
+// out[rows, 16] = a[rows, 2 * pairs] * w[pairs, 16, 2] for one panel; a's rows begin `stride` apart, out's `out_stride`.
+using Kernel = void (*)(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs, int32_t* out, int64_t out_stride);
+
+void KernelPlain(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs, int32_t* out, int64_t out_stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    int32_t sums[kColumns] = {};
+    for (int64_t k = 0; k < pairs; ++k) {
+      const int32_t first = a[row * stride + 2 * k], second = a[row * stride + 2 * k + 1];
+      const int16_t* weights = w + k * kColumns * 2;
+      for (int n = 0; n < kColumns; ++n) sums[n] += first * weights[2 * n] + second * weights[2 * n + 1];
+    }
+    std::memcpy(out + row * out_stride, sums, sizeof(sums));
+  }
+}
+
+#ifdef QACCEL_X86
+
+// A pair of activations in every lane.
+inline int32_t Pair(const int16_t* a) {
+  int32_t pair;
+  std::memcpy(&pair, a, sizeof(pair));
+  return pair;
+}
+
+template <int kRows>
+__attribute__((target("avx2"))) inline void BlockAvx2(const int16_t* a, int64_t stride, const int16_t* w, int64_t pairs, int32_t* out,
+                                                      int64_t out_stride) {
+  __m256i sums[kRows][2];
+  for (auto& row : sums) row[0] = row[1] = _mm256_setzero_si256();
+  for (int64_t k = 0; k < pairs; ++k) {
+    const auto* weights = reinterpret_cast<const __m256i*>(w + k * kColumns * 2);
+    const __m256i w0 = _mm256_loadu_si256(weights), w1 = _mm256_loadu_si256(weights + 1);
+    for (int row = 0; row < kRows; ++row) {
+      const __m256i pair = _mm256_set1_epi32(Pair(a + row * stride + 2 * k));
+      sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(pair, w0));
+      sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(pair, w1));
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    auto* target = reinterpret_cast<__m256i*>(out + row * out_stride);
+    _mm256_storeu_si256(target, sums[row][0]);
+    _mm256_storeu_si256(target + 1, sums[row][1]);
+  }
+}
+
+__attribute__((target("avx2"))) void KernelAvx2(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs,
+                                                int32_t* out, int64_t out_stride) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) BlockAvx2<4>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+  for (; row < rows; ++row) BlockAvx2<1>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+}
+
+template <int kRows>
+__attribute__((target("avx512f,avx512bw"))) inline void BlockAvx512(const int16_t* a, int64_t stride, const int16_t* w, int64_t pairs,
+                                                                    int32_t* out, int64_t out_stride) {
+  __m512i sums[kRows];
+  for (auto& row : sums) row = _mm512_setzero_si512();
+  for (int64_t k = 0; k < pairs; ++k) {
+    const __m512i weights = _mm512_loadu_si512(w + k * kColumns * 2);
+    for (int row = 0; row < kRows; ++row) {
+      const __m512i pair = _mm512_set1_epi32(Pair(a + row * stride + 2 * k));
+      sums[row] = _mm512_add_epi32(sums[row], _mm512_madd_epi16(pair, weights));
+    }
+  }
+  for (int row = 0; row < kRows; ++row) _mm512_storeu_si512(out + row * out_stride, sums[row]);
+}
+
+__attribute__((target("avx512f,avx512bw"))) void KernelAvx512(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w,
+                                                              int64_t pairs, int32_t* out, int64_t out_stride) {
+  int64_t row = 0;
+  for (; row + 12 <= rows; row += 12) BlockAvx512<12>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+  for (; row + 4 <= rows; row += 4) BlockAvx512<4>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+  for (; row < rows; ++row) BlockAvx512<1>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+}
+#endif
+
+Kernel PickKernel() {
+#ifdef QACCEL_X86
+  if (__builtin_cpu_supports("avx512bw")) return KernelAvx512;
+  if (__builtin_cpu_supports("avx2")) return KernelAvx2;
+#endif
+  return KernelPlain;
+}
+
+// Two rows of the reduction, interleaved for one panel.
+QACCEL_CLONES void Interleave(const int16_t* first, const int16_t* second, int16_t* out) {
+  for (int n = 0; n < kColumns; ++n) {
+    out[2 * n] = first[n];
+    out[2 * n + 1] = second[n];
+  }
+}
+
+QACCEL_CLONES void Accumulate(const int32_t* products, int64_t count, int64_t factor, int64_t* acc) {
+  for (int64_t n = 0; n < count; ++n) acc[n] += products[n] * factor;
+}
+
+}  // namespace
+
+void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t columns, int64_t bits, PackedWeights& packed) {
+  packed.depth = depth;
+  packed.columns = columns;
+  packed.bits = bits;
+  const int64_t width = packed.panels() * kColumns, panel_size = packed.pairs() * kColumns * 2;
+  const int planes = bits == 16 ? 2 : 1;
+  for (int plane = 0; plane < planes; ++plane) packed.planes[plane].resize(static_cast<size_t>(packed.panels() * panel_size));
+  // Two rows at a time, padded with zeros to whole panels.
+  std::vector<int16_t> row(static_cast<size_t>(2 * width)), part(static_cast<size_t>(2 * width));
+  for (int64_t pair = 0; pair < packed.pairs(); ++pair) {
+    for (int64_t i = 0; i < 2; ++i) {
+      int16_t* values = row.data() + i * width;
+      if (2 * pair + i < depth) {
+        Unpack(rows + (2 * pair + i) * row_bytes, columns, bits, 0, values);
+      } else {
+        std::fill_n(values, columns, int16_t{0});
+      }
+    }
+    for (int plane = 0; plane < planes; ++plane) {
+      if (planes == 2) {
+        for (size_t i = 0; i < row.size(); ++i) part[i] = static_cast<int16_t>(plane == 0 ? row[i] >> 8 : row[i] & 255);
+      }
+      const int16_t* source = planes == 2 ? part.data() : row.data();
+      for (int64_t panel = 0; panel < packed.panels(); ++panel) {
+        Interleave(source + panel * kColumns, source + width + panel * kColumns,
+                   packed.planes[plane].data() + panel * panel_size + pair * kColumns * 2);
+      }
+    }
+  }
+}
+
+void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w, std::vector<int32_t>& products,
+                   int64_t* acc) {
+  static const Kernel kernel = PickKernel();
+  const int64_t depth = w.padded_depth(), panel_size = depth * kColumns;
+  products.resize(static_cast<size_t>(pixels * kColumns));
+  for (int plane = 0; plane < (w.bits == 16 ? 2 : 1); ++plane) {
+    // So many products fit 32 bits, whatever their values. Never below 2: one is at most 2^15 * 2^8.
+    const int64_t weight_largest = w.bits == 16 && plane == 1 ? 255 : -LowestOf(std::min<int64_t>(w.bits, 8));
+    const int64_t chunk = INT32_MAX / (std::max<int64_t>(largest, 1) * weight_largest) & ~int64_t{1};
+    const int64_t factor = w.bits == 16 && plane == 0 ? 256 : 1;
+    for (int64_t begin = 0; begin < depth; begin += chunk) {
+      const int64_t pairs = std::min(chunk, depth - begin) / 2;
+      for (int64_t panel = 0; panel < w.panels(); ++panel) {
+        const int16_t* weights = w.planes[plane].data() + panel * panel_size + begin * kColumns;
+        kernel(a + begin, depth, pixels, weights, pairs, products.data(), kColumns);
+        const int64_t columns = std::min<int64_t>(kColumns, w.columns - panel * kColumns);
+        for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+          Accumulate(products.data() + pixel * kColumns, columns, factor, acc + pixel * w.columns + panel * kColumns);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace qaccel

@@ -1,0 +1,68 @@
+// The machine's state, and the semantics: one function per instruction, each in the file of its name.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "accumulators.h"
+#include "common.h"
+#include "config.h"
+#include "gemm.h"
+#include "memory.h"
+
+namespace qaccel {
+
+struct Machine {
+  // `dram_bytes` bytes at `dram_data` outlive this.
+  Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes);
+
+  // Everything as at power-on, except the defined and read-only parts of DRAM and what is in it.
+  void Restart();
+
+  const Config hw;
+  std::unique_ptr<uint8_t[], Free> sram_data, weight_data;
+  Memory dram, sram, weights;
+  Accumulators accumulators;
+  Actor actor;  // the instruction that executes
+  // Numbers that engines' instructions begin after: accesses of a program before are older than everything.
+  Clock first_ordinals{};
+
+  // Scratch that outlives an instruction only to save allocations.
+  PackedWeights packed;
+  std::vector<int16_t> rows, more_rows;
+  std::vector<int32_t> products;
+  std::vector<int64_t> sums;
+};
+
+// Executes one instruction. Throws Fault where the manual says that it is an error.
+void Execute(Machine& machine, const isa::Load& ins);
+void Execute(Machine& machine, const isa::LoadRaw& ins);
+void Execute(Machine& machine, const isa::Loadw& ins);
+void Execute(Machine& machine, const isa::Conv& ins);
+void Execute(Machine& machine, const isa::Depthwise& ins);
+void Execute(Machine& machine, const isa::Pool& ins);
+void Execute(Machine& machine, const isa::Eltwise& ins);
+void Execute(Machine& machine, const isa::Table& ins);
+void Execute(Machine& machine, const isa::Copy& ins);
+void Execute(Machine& machine, const isa::Store& ins);
+
+// Checks that several instructions share.
+inline void CheckPositive(const char* name, int64_t value) {
+  if (value < 1) Fail(name, " is ", value, ", must be at least 1");
+}
+
+inline void CheckZeroPoint(const char* name, int64_t bits, int64_t value) {
+  const int64_t low = bits == 16 ? 0 : LowestOf(bits), high = bits == 16 ? 0 : HighestOf(bits);
+  if (value < low || value > high) Fail(name, " is ", value, ", at ", bits, " bits it must be ", low, " to ", high);
+}
+
+inline void CheckDistinct(const View& view, const char* what) {
+  if (OverlapsItself(view)) {
+    Fail(what, ": its pixels overlap: ", view.bytes, " bytes, pixel stride ", view.pixel_stride, ", row stride ", view.row_stride);
+  }
+}
+
+// Strided copy of pixels between memories; both views have the same counts and are inside their memories.
+void CopyPixels(const uint8_t* from, const View& source, uint8_t* to, const View& target);
+
+}  // namespace qaccel

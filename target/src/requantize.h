@@ -1,0 +1,50 @@
+// ISA manual, "numerics": rhe, and accumulators to outputs.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "memory.h"
+
+namespace qaccel {
+
+// The output's numbers. Throws Fault if they do not fit its width.
+struct OutputRange {
+  int64_t bits, zero_point, lo, hi;
+};
+void CheckOutputRange(const OutputRange& range);
+template <typename Ins>
+OutputRange OutputRangeOf(const Ins& ins) {
+  const OutputRange range{ins.out_bits, ins.out_zero_point, ins.clamp_lo, ins.clamp_hi};
+  CheckOutputRange(range);
+  return range;
+}
+
+// Bias and scale of each channel, repeated so that several pixels are handled at once.
+struct ChannelScales {
+  std::vector<int64_t> bias;
+  std::vector<int32_t> multiplier;
+  std::vector<int64_t> shift;
+  int64_t channels = 0;
+  int64_t pixels = 0;  // repetitions
+
+  // All channels alike, without bias.
+  static ChannelScales Uniform(int64_t channels, int64_t multiplier, int64_t shift);
+  // Parameter records at `records`. Throws Fault on a damaged one.
+  static ChannelScales FromRecords(const uint8_t* records, int64_t channels);
+
+ private:
+  void Repeat();
+};
+
+// clamp(zero_point + rhe((acc + bias) * M * 2^-s), lo, hi) for `pixels` pixels of accumulators [pixels, channels], which are
+// overwritten, into `out` [pixels, channels]. Throws Fault if acc + bias leaves `accumulator_bits` bits.
+void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels, int64_t* acc, int16_t* out);
+
+// clamp(zero_point + rhe(t * 2^-shift), lo, hi) for |t| < 2^62.
+void RoundAll(const int64_t* t, int64_t count, int64_t shift, const OutputRange& range, int16_t* out);
+
+// Throws Fault naming the first of the accumulators that does not fit `bits` bits.
+void CheckAccumulators(const int64_t* acc, int64_t count, int64_t bits);
+
+}  // namespace qaccel

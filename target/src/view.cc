@@ -1,0 +1,40 @@
+#include "view.h"
+
+namespace qaccel {
+
+bool OverlapsItself(const View& view) {
+  int64_t counts[2] = {view.pixels, view.rows}, strides[2] = {view.pixel_stride, view.row_stride};
+  const int first = counts[0] == 1 || (counts[1] > 1 && strides[1] < strides[0]) ? 1 : 0;
+  int64_t extent = view.bytes;
+  for (const int i : {first, 1 - first}) {
+    if (counts[i] == 1) continue;
+    if (strides[i] < extent) return true;
+    extent += (counts[i] - 1) * strides[i];
+  }
+  return false;
+}
+
+std::vector<std::pair<int64_t, int64_t>> InterleavedRuns(const View& view) {
+  const int64_t span = view.End() - view.addr;
+  std::vector<uint8_t> covered(static_cast<size_t>(span), 0);
+  std::fill(covered.begin(), covered.begin() + view.bytes, uint8_t{1});
+  // One stride after the other: a byte is covered if one of the `count` bytes at multiples of the stride below it is.
+  std::vector<int64_t> nearest(static_cast<size_t>(span));
+  for (const auto& [count, stride] : {std::pair{view.pixels, view.pixel_stride}, std::pair{view.rows, view.row_stride}}) {
+    if (count == 1 || stride == 0) continue;
+    for (int64_t x = 0; x < span; ++x) {
+      nearest[x] = covered[x] ? x : x >= stride ? nearest[x - stride] : -1;
+      covered[x] = nearest[x] >= 0 && nearest[x] >= x - (count - 1) * stride;
+    }
+  }
+  std::vector<std::pair<int64_t, int64_t>> runs;
+  for (int64_t x = 0; x < span; ++x) {
+    if (!covered[x]) continue;
+    const int64_t begin = x;
+    while (x < span && covered[x]) ++x;
+    runs.emplace_back(view.addr + begin, view.addr + x);
+  }
+  return runs;
+}
+
+}  // namespace qaccel

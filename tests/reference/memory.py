@@ -1,0 +1,93 @@
+"""Byte memories of the reference interpreter, and how values lie in bytes (ISA manual, "memory")."""
+
+import numpy as np
+
+LARGEST_BLOCK = 1 << 26
+
+
+class MachineError(Exception):
+    """What the manual calls an error; ``index`` of the instruction, None where no single one is to blame."""
+
+    def __init__(self, index: int | None, message: str) -> None:
+        super().__init__(f"instruction {index}: {message}" if index is not None else message)
+        self.index = index
+
+
+class Fault(Exception):
+    """The same, before the instruction's index is known."""
+
+
+class Memory:
+    """``data`` uint8 [size]; reads of bytes that nothing has written and writes of read-only bytes are faults."""
+
+    def __init__(self, name, data, initialised=(), read_only=()):
+        self.name = name
+        self.data = data
+        self.written = np.zeros(data.size, bool)
+        self.read_only = np.zeros(data.size, bool)
+        for begin, end in initialised:
+            self.written[begin:end] = True
+        for begin, end in read_only:
+            self.read_only[begin:end] = True
+
+    def read(self, at: np.ndarray) -> np.ndarray:
+        """Bytes at the addresses, in their shape."""
+        self._check_range(at)
+        if not self.written[at].all():
+            raise Fault(f"reads {self.name} byte {at[~self.written[at]].min()}, which nothing has written")
+        return self.data[at]
+
+    def write(self, at: np.ndarray, values: np.ndarray) -> None:
+        """Write bytes to the addresses."""
+        self._check_range(at)
+        if self.read_only[at].any():
+            raise Fault(f"writes {self.name} byte {at[self.read_only[at]].min()}, which is read-only")
+        self.data[at] = values
+        self.written[at] = True
+
+    def _check_range(self, at: np.ndarray) -> None:
+        if at.size and at.max() >= self.data.size:
+            raise Fault(f"accesses {self.name} byte {at.max()}, there are {self.data.size}")
+
+
+def block(start, rows, row_stride, pixels, pixel_stride, size) -> np.ndarray:
+    """Addresses int64 [rows, pixels, size]. No program under test needs more bytes at once than LARGEST_BLOCK."""
+    if rows * pixels * size > LARGEST_BLOCK:
+        raise Fault(f"touches {rows * pixels * size} bytes at once")
+    row, pixel, byte = np.arange(rows)[:, None, None], np.arange(pixels)[None, :, None], np.arange(size)
+    return start + row * row_stride + pixel * pixel_stride + byte
+
+
+def run_of(start, size) -> np.ndarray:
+    """Addresses of contiguous bytes."""
+    return block(start, 1, 0, 1, 0, size)[0, 0]
+
+
+def bytes_for(channels: int, bits: int) -> int:
+    """Bytes of a pixel."""
+    return (channels * bits + 7) // 8
+
+
+def from_bytes(raw: np.ndarray, bits: int, channels: int) -> np.ndarray:
+    """uint8 [..., bytes] to int64 [..., channels], two's complement, low nibble first, little-endian."""
+    raw = raw.astype(np.int64)
+    if bits == 4:
+        values = np.stack([raw % 16, raw // 16], axis=-1).reshape(*raw.shape[:-1], -1)[..., :channels]
+    elif bits == 8:
+        values = raw
+    else:
+        values = raw[..., 0::2] + 256 * raw[..., 1::2]
+    half = 1 << (bits - 1)
+    return np.where(values >= half, values - 2 * half, values)
+
+
+def to_bytes(values: np.ndarray, bits: int) -> np.ndarray:
+    """int64 [..., channels] to uint8 [..., bytes]; an odd last nibble is zero."""
+    values = values & ((1 << bits) - 1)
+    if bits == 4:
+        if values.shape[-1] % 2:
+            values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
+        values = values[..., 0::2] + 16 * values[..., 1::2]
+    elif bits == 16:
+        values = np.stack([values % 256, values // 256], axis=-1).reshape(*values.shape[:-1], -1)
+    return values.astype(np.uint8)

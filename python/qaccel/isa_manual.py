@@ -77,8 +77,9 @@ def _instruction(spec: Isa, form: Format) -> str:
 
 
 def _encoding(spec: Isa) -> str:
+    used = {field.type for form in spec.formats.values() for field in form.fields}
     codes = [(name, code, member) for name, members in spec.enums.items() for code, member in enumerate(members)]
-    kinds = [*_TYPES.items(), *((name, "code of this enum, see below") for name in spec.enums)]
+    kinds = [*_TYPES.items(), *((name, "code of this enum, see below") for name in spec.enums if name in used)]
     index = [
         (form.opcode, f"[{form.name}](#{form.name.lower()})", form.engine, form.summary) for form in _by_opcode(spec)
     ]

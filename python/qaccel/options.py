@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import QaccelError
-from .hw import DEFAULT_CONFIG
+from .hw import DEFAULT_CONFIG, HwConfig
 
 WIDTHS = (4, 8, 16)
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -45,9 +45,9 @@ BITS_WITHOUT_DATA = BitWidths(8, 16)
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """``config``: the accelerator's config by name or path, None for the CPU alone. ``host``: flags of TVM's llvm target."""
+    """``config``: the accelerator's, by name, path or value; None for the CPU alone. ``host``: flags of TVM's llvm target."""
 
-    config: str | None = DEFAULT_CONFIG
+    config: str | HwConfig | None = DEFAULT_CONFIG
     host: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -58,7 +58,8 @@ class TargetOptions:
     def __str__(self) -> str:
         flags = " ".join(f"-{k}={','.join(v) if isinstance(v, tuple) else v}" for k, v in self.host)
         host = f"llvm {flags}".strip()
-        return host if self.config is None else f"qaccel -config={self.config}, {host}"
+        name = self.config.name if isinstance(self.config, HwConfig) else self.config
+        return host if name is None else f"qaccel -config={name}, {host}"
 
 
 @dataclass(frozen=True)

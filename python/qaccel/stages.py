@@ -13,7 +13,7 @@ class Stages:
 
     def __init__(self, show: bool = False) -> None:
         self.seconds: dict[str, float] = {}
-        self._show = show
+        self.show = show
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -30,7 +30,7 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def _status(self, name: str) -> AbstractContextManager[Any]:
-        if not self._show:
+        if not self.show:
             return nullcontext()
         from rich.console import Console
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper
@@ -29,7 +30,8 @@ def canonical_graph(
     Raises QaccelError for everything that is wrong with the file or that cannot be compiled.
     """
     proto = checked(load(model))
-    return simplify(fold(graph_of(proto, dict(input_shapes or {}))))
+    with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
+        return simplify(fold(graph_of(proto, dict(input_shapes or {}))))
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:

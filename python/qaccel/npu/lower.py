@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from tvm import relax
+from tvm.ir.expr import GenericConst
 
 from .. import numerics
 from ..errors import QaccelError
@@ -66,8 +67,8 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
         attrs = operators.read(binding.value)
         sources = []
         for argument, q in zip(binding.value.args, operators.inputs_of(attrs), strict=False):
-            if isinstance(argument, relax.Constant):
-                data = argument.data.numpy()
+            if isinstance(argument, GenericConst):
+                data = operators.constant(argument)
                 shape = (1,) * (4 - data.ndim) + data.shape
                 packed = pack_pixels(data.reshape(shape), q.bits)
                 maps.append(FeatureMap(f"{attrs.name}.constant", *shape[1:], q.bits, q.zero_point, packed))
@@ -124,8 +125,8 @@ def _lower_conv(
     target: int,
     hw: HwConfig,
 ) -> AnyLayer:
-    weight = call.args[1].data.numpy().astype(np.int32)  # OHWI
-    bias, weight_scale = call.args[2].data.numpy(), call.args[3].data.numpy()
+    weight = operators.constant(call.args[1]).astype(np.int32)  # OHWI
+    bias, weight_scale = operators.constant(call.args[2]), operators.constant(call.args[3])
     multipliers, shifts = _scales(attrs.name, lambda: attrs.multipliers(weight_scale))
     params = ChannelParams(bias.astype(np.int32), multipliers.astype(np.uint32), shifts.astype(np.uint8))
     x, y = maps[sources[0]], maps[target]
@@ -232,7 +233,7 @@ def _lower_table(
     hw: HwConfig,
 ) -> AnyLayer:
     del maps, hw
-    entries = call.args[1].data.numpy().astype(np.int32)
+    entries = operators.constant(call.args[1]).astype(np.int32)
     table = pack(entries, 16 if attrs.in_bits == 16 or attrs.out_bits == 16 else 8)
     limits = numerics.activation_limits(attrs.out_bits)
     return TableLayer(attrs.name, attrs.op, sources[:1], target, *limits, table)

@@ -200,7 +200,9 @@ class _Graph:
         """Conv, Gemm or MatMul on integer weights (OHWI) and bias."""
         convolution = node.op_type == "Conv"
         values = weight.transpose(0, 3, 1, 2) if convolution else weight.transpose(3, 1, 2, 0).reshape(-1, len(weight))
-        parameters = self._parameter(f"{node.name}_weight", values, _TYPES[attrs.weight_bits], scale, 0 if convolution else 1)
+        parameters = self._parameter(
+            f"{node.name}_weight", values, _TYPES[attrs.weight_bits], scale, 0 if convolution else 1
+        )
         del node.input[1:]
         node.input.append(parameters)
         unit = np.float32(attrs.in_scale) * scale

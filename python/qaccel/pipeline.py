@@ -1,0 +1,178 @@
+"""The stages of a compilation, in order, on one page: each takes what the ones before gave and returns a frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from tvm import relax
+
+from .errors import QaccelError
+from .frontend.import_onnx import ImportedModel, import_onnx
+from .hw import HwConfig, load_config
+from .npu.codegen import CompiledSubgraph, compile_subgraph
+from .npu.partition import Partitioned, float_macs, partition, subgraph_functions
+from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, GUESSED_INPUT_RANGE, Bits, BitWidths, CompileOptions
+from .quant.calibrate import Ranges, calibrate
+from .quant.dataset import check_inputs, load_calibration_data
+from .quant.quantize import LayerBits, QuantizedModel, quantize
+from .quant.synthetic import synthetic_inputs, widened
+from .run import link
+from .run.metadata import boundary, make_metadata
+from .run.report import Profile, make_report, timeline
+from .run.simulator import create_module
+from .stages import Stages
+
+ModelLike = str | Path | onnx.ModelProto
+
+
+@dataclass(frozen=True, eq=False)
+class Subgraph:
+    """One accelerator subgraph: the compiled program, and what the simulator's cycle mode counted on it."""
+
+    compiled: CompiledSubgraph
+    profile: Profile
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """Everything that a compilation made. ``hw``, ``quantized``, ``partitioned`` and ``report`` are None for the CPU alone."""
+
+    model: ImportedModel
+    options: CompileOptions
+    hw: HwConfig | None
+    quantized: QuantizedModel | None
+    partitioned: Partitioned | None
+    subgraphs: tuple[Subgraph, ...]
+    executable: relax.VMExecutable
+    metadata: dict[str, Any]
+    report: dict[str, Any] | None
+    notes: tuple[str, ...]
+
+    def timeline(self) -> dict[str, Any]:
+        """Perfetto's JSON of all subgraphs, one after the other."""
+        assert self.hw is not None
+        return timeline([(s.compiled, s.profile) for s in self.subgraphs], self.hw.clock_mhz)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A quantized model with what was said while making it; ``samples`` are inputs that it was calibrated on."""
+
+    model: QuantizedModel
+    notes: tuple[str, ...]
+
+
+def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
+    """All stages: import, calibrate, quantize, partition, codegen, profile, link.
+
+    ``name`` is what the report calls the model. Raises QaccelError with one line for everything that a user can mend.
+    """
+    target = link.host_target(options.target)
+    if options.target.config is None:
+        return _compile_float(model, options, name, stages)
+    load_config(options.target.config)
+    quantized = quantize_model(model, options, stages)
+    del target
+    return compile_quantized(quantized, options, name, stages)
+
+
+def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> Quantized:
+    """The stages import, calibrate and quantize."""
+    with stages("import"):
+        imported = import_onnx(model, options.input_shapes)
+    with stages("calibrate"):
+        ranges, notes = measure_ranges(imported, options, stages.show)
+    with stages("quantize"):
+        bits = options.bits or (DEFAULT_BITS if options.calibration_data is not None else BITS_WITHOUT_DATA)
+        quantized = quantize(imported, ranges, layer_bits(bits))
+    return Quantized(quantized, (*notes, *quantized.notes))
+
+
+def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, stages: Stages) -> Compiled:
+    """The stages partition, codegen, profile and link."""
+    assert options.target.config is not None
+    hw, model = load_config(options.target.config), quantized.model.model
+    with stages("partition"):
+        partitioned = partition(quantized.model.mod, hw, quantized.model.unquantized, float_macs(model.mod))
+    with stages("codegen"):
+        functions = subgraph_functions(partitioned.mod)
+        compiled = {symbol: compile_subgraph(functions[symbol], symbol, hw) for symbol in partitioned.subgraphs}
+    with stages("profile"):
+        subgraphs = tuple(Subgraph(each, profile(each)) for each in compiled.values())
+    notes = quantized.notes
+    if not subgraphs:
+        notes = (*notes, "no operator runs on the accelerator; the whole network is on the CPU")
+
+    def report() -> dict[str, Any]:
+        pairs = [(each.compiled, each.profile) for each in subgraphs]
+        return make_report(name, hw, pairs, partitioned.rejections, boundary(quantized.model.mod), stages.seconds)
+
+    with stages("link"):
+        metadata = make_metadata(name, str(options.target), model, quantized.model, report())
+        mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
+        executable = link.build(mod, link.host_target(options.target), metadata)
+    return Compiled(
+        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes
+    )  # fmt: skip
+
+
+def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
+    """The CPU alone: import and link."""
+    for flag, value in (
+        ("--calibration-data", options.calibration_data), ("--bits", options.bits), ("--input-range", options.input_range),
+    ):  # fmt: skip
+        if value is not None:
+            raise QaccelError(f"{flag} is for quantization, and --target '{options.target}' compiles the float model; add qaccel")
+    with stages("import"):
+        imported = import_onnx(model, options.input_shapes)
+    with stages("link"):
+        metadata = make_metadata(name, str(options.target), imported, None, None)
+        executable = link.build(imported.mod, link.host_target(options.target), metadata)
+    return Compiled(imported, options, None, None, None, (), executable, metadata, None, ())
+
+
+def measure_ranges(model: ImportedModel, options: CompileOptions, show: bool) -> tuple[Ranges, tuple[str, ...]]:
+    """Ranges of all tensors, from the user's data or from synthetic inputs, and what to tell the user about them."""
+    data = options.calibration_data
+    if data is not None:
+        return calibrate(model, _checked_data(model, options), options.calibration, progress=show), ()
+    if options.preprocess is not None:
+        raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
+    input_range = options.input_range or GUESSED_INPUT_RANGE
+    made = synthetic_inputs(model.inputs, input_range, options.synthetic_samples)
+    # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
+    exact = [spec.name for spec in model.inputs] if options.input_range else []
+    ranges = widened(calibrate(model, made, "minmax"), exact)
+    lo, hi = input_range
+    guessed = "" if options.input_range else ", a guess: give --input-range LO,HI"
+    bits = "" if options.bits else f"; bits are {BITS_WITHOUT_DATA} for that reason, for 8 bits give --calibration-data"
+    return ranges, (f"no calibration data: ranges come from synthetic inputs in {lo:g}..{hi:g}{guessed}{bits}",)
+
+
+def _checked_data(model: ImportedModel, options: CompileOptions) -> dict[str, np.ndarray]:
+    data = options.calibration_data
+    if isinstance(data, Mapping):
+        if options.preprocess is not None:
+            raise QaccelError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
+        return check_inputs(data, model.inputs, "calibration data")
+    assert data is not None
+    return load_calibration_data(data, model.inputs, options.preprocess)
+
+
+def layer_bits(bits: Bits) -> LayerBits | dict[str, LayerBits]:
+    """The user's bits as the quantizer takes them."""
+    if isinstance(bits, BitWidths):
+        return LayerBits(bits.weight_bits, bits.activation_bits)
+    return {name: LayerBits(widths.weight_bits, widths.activation_bits) for name, widths in bits.items()}
+
+
+def profile(compiled: CompiledSubgraph) -> Profile:
+    """Cycles and traffic of one sample of a subgraph, with the trace. They depend on no value, so inputs are zeros."""
+    import json
+
+    return json.loads(str(create_module(compiled.artefact.to_bytes())["profile"](True)))

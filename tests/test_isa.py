@@ -125,7 +125,7 @@ KNOWN = {
     "LOADW layer=0 source=sram stream_addr=0x80 stream_bytes=40 buffer_addr=0x10 weight_count=16 weight_bits=16": (
         3 + (1 << 54) + (0x80 << 55) + (40 << 87) + (0x10 << 119) + (16 << 143) + (2 << 167)
     ),
-    # opcode 9; h from bit 190, w from 206, channels from 222; multiplier from 238, shift from 269; in_bits 8: code 1 from
+    # opcode 9; h from bit 190, w from 206, channels from 222; multiplier from 238, shift from 269; in_bits 8: 1 from
     # 276; in_zero_point -128 from 278; out_bits 4: code 0 from 294; out_zero_point 7 from 296; clamp_lo -8 from 312;
     # clamp_hi 7 from 328
     (

@@ -81,7 +81,7 @@ def printing_program() -> str:
     lines = ["#include <cstdio>", '#include "qaccel_isa.h"', "using namespace qaccel::isa;"]
     for form in SPEC.formats.values():
         lines.append(f"void print(const {camel_case(form.name)}& x) {{")
-        lines.append(f'  std::printf("{form.name} %s %s", x.kName, name(x.kEngine));')
+        lines.append('  std::printf("%s %s", name(x.kOpcode), name(x.kEngine));')
         lines += [f"  {print_statement(field)}" for field in form.fields[1:]]
         lines += ['  std::printf("\\n");', "}"]
     lines += [
@@ -90,7 +90,7 @@ def printing_program() -> str:
         "  Instruction instruction;",
         "  const char* error = nullptr;",
         "  while (std::fread(word, sizeof word, 1, stdin) == 1) {",
-        "    if (DecodeInstruction(word, instruction, error)) {",
+        "    if (decode(word, instruction, error)) {",
         "      std::visit([](const auto& x) { print(x); }, instruction);",
         "    } else {",
         '      std::printf("error: %s\\n", error);',
@@ -146,7 +146,7 @@ def test_cpp_reads_every_field_as_python_does(decoder: Path) -> None:
     ]
     words = [encode([item]) for item in program]
     expected = [
-        " ".join([item.op, item.op, item.engine, *(f"{name}={value}" for name, value in item.values.items())])
+        " ".join([item.op, item.engine, *(f"{name}={value}" for name, value in item.values.items())])
         for item in program
     ]
     assert decode_in_cpp(decoder, words) == expected
@@ -200,4 +200,4 @@ def test_the_header_states_the_constants() -> None:
         "8",
     )
     assert (stated["kParamsReservedOffset"], stated["kParamsReservedBytes"]) == ("9", "3")
-    assert stated["kStreamHeaderBytes"] == "8" and stated["kInterpolationBits"] == "7"
+    assert stated["kStreamHeaderBytes"] == "8" and stated["kTableInterpolationBits"] == "7"

@@ -31,11 +31,6 @@ def camel_case(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def enumerator(name: str) -> str:
-    """``LOAD`` as it is, ``max`` as ``kMax``."""
-    return name if name.isupper() else f"k{camel_case(name)}"
-
-
 def _constants(spec: Isa) -> list[str]:
     values: dict[str, tuple[str, int]] = {
         "kVersion": ("what a program's ISA version must equal", spec.version),
@@ -49,22 +44,18 @@ def _constants(spec: Isa) -> list[str]:
     for field in params_fields(spec):
         values[f"kParams{camel_case(field.name)}Offset"] = (f"bytes into the record: {field.type}", field.offset // 8)
         values[f"kParams{camel_case(field.name)}Bytes"] = ("its size", field.bits // 8)
-    values["kInterpolationBits"] = ("low bits of a 16-bit table input", spec.interpolation_bits)
+    values["kTableInterpolationBits"] = ("low bits of a 16-bit table input", spec.interpolation_bits)
     lines = [f"constexpr int64_t {name} = {value};  // {text}" for name, (text, value) in values.items()]
     widths = ", ".join(map(str, spec.widths))
-    return [
-        *lines,
-        f"constexpr int kWidthCount = {len(spec.widths)};",
-        f"constexpr int32_t kWidths[] = {{{widths}}};  // by width code",
-    ]
+    return [*lines, f"constexpr int32_t kWidths[] = {{{widths}}};  // by width code"]
 
 
 def _enum(name: str, members: list[tuple[str, int]]) -> list[str]:
     """An enum class, and ``name()``, which gives a member's spelling in isa.toml."""
     lines = [f"enum class {name} : uint8_t {{"]
-    lines += [f"  {enumerator(member)} = {code}," for member, code in members]
+    lines += [f"  {camel_case(member)} = {code}," for member, code in members]
     lines += ["};", f"inline const char* name({name} value) {{", "  switch (value) {"]
-    lines += [f'    case {name}::{enumerator(member)}: return "{member}";' for member, _ in members]
+    lines += [f'    case {name}::{camel_case(member)}: return "{member}";' for member, _ in members]
     return [*lines, "  }", '  return "?";', "}", ""]
 
 
@@ -72,7 +63,8 @@ def _instruction_table(spec: Isa) -> list[str]:
     lines = ["struct InstructionInfo {", "  Opcode opcode;", "  Engine engine;", "  const char* name;", "};"]
     lines.append("constexpr InstructionInfo kInstructions[] = {")
     for form in spec.formats.values():
-        lines.append(f'    {{Opcode::{form.name}, Engine::{form.engine}, "{form.name}"}},')
+        opcode, engine = camel_case(form.name), camel_case(form.engine)
+        lines.append(f'    {{Opcode::{opcode}, Engine::{engine}, "{form.name}"}},')
     return [
         *lines,
         "};",
@@ -163,9 +155,8 @@ def _instruction(spec: Isa, form: Format) -> list[str]:
     """Struct and decoder of one instruction."""
     name = camel_case(form.name)
     lines = [f"// {form.summary}", f"struct {name} : Common {{"]
-    lines.append(f"  static constexpr Opcode kOpcode = Opcode::{form.name};")
-    lines.append(f"  static constexpr Engine kEngine = Engine::{form.engine};")
-    lines.append(f'  static constexpr const char* kName = "{form.name}";')
+    lines.append(f"  static constexpr Opcode kOpcode = Opcode::{name};")
+    lines.append(f"  static constexpr Engine kEngine = Engine::{camel_case(form.engine)};")
     for field in form.fields[len(spec.common) :]:
         kind = _cpp_type(spec, field)
         initial = {"bool": "false", "int64_t": "0", "int32_t": "8"}.get(kind, "{}")
@@ -186,7 +177,7 @@ def _any_instruction(spec: Isa) -> list[str]:
     lines = [f"using Instruction = std::variant<{', '.join(names)}>;", ""]
     lines += [
         "// Decodes one word of kInstructionBytes. False, with the reason in `error`, where it is no instruction.",
-        "inline bool DecodeInstruction(const uint8_t* word, Instruction& out, const char*& error) {",
+        "inline bool decode(const uint8_t* word, Instruction& out, const char*& error) {",
         f"  switch (unsigned_bits(word, {opcode.offset}, {opcode.bits})) {{",
     ]
     for form, name in zip(spec.formats.values(), names, strict=True):
@@ -211,9 +202,7 @@ def header(spec: Isa) -> str:
     ]
     lines += _enum("Opcode", [(form.name, form.opcode) for form in spec.formats.values()])
     lines += _enum("Engine", [(name, i) for i, name in enumerate(spec.engines)])
-    engines = ", ".join(f'"{name}"' for name in spec.engines)
-    lines.append(f"constexpr int kEngineCount = {len(spec.engines)};\nconstexpr int kEngines = kEngineCount;")
-    lines.append(f"constexpr const char* kEngineNames[] = {{{engines}}};  // by engine\n")
+    lines.append(f"constexpr int kEngineCount = {len(spec.engines)};\n")
     for name, members in spec.enums.items():
         lines += _enum(camel_case(name), [(member, i) for i, member in enumerate(members)])
     lines += [*_instruction_table(spec), _BIT_READERS, *_common_struct(spec)]

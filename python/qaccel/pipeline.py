@@ -23,8 +23,8 @@ from .quant.quantize import LayerBits, QuantizedModel, quantize
 from .quant.synthetic import synthetic_inputs, widened
 from .run import link
 from .run.metadata import boundary, make_metadata
+from .run.program import profile
 from .run.report import Profile, make_report, timeline
-from .run.simulator import create_module
 from .stages import Stages
 
 ModelLike = str | Path | onnx.ModelProto
@@ -61,7 +61,7 @@ class Compiled:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A quantized model with what was said while making it; ``samples`` are inputs that it was calibrated on."""
+    """A quantized model with what was said while making it."""
 
     model: QuantizedModel
     notes: tuple[str, ...]
@@ -103,7 +103,7 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
         functions = subgraph_functions(partitioned.mod)
         compiled = {symbol: compile_subgraph(functions[symbol], symbol, hw) for symbol in partitioned.subgraphs}
     with stages("profile"):
-        subgraphs = tuple(Subgraph(each, profile(each)) for each in compiled.values())
+        subgraphs = tuple(Subgraph(each, profile(each.artefact)) for each in compiled.values())
     notes = quantized.notes
     if not subgraphs:
         notes = (*notes, "no operator runs on the accelerator; the whole network is on the CPU")
@@ -169,10 +169,3 @@ def layer_bits(bits: Bits) -> LayerBits | dict[str, LayerBits]:
     if isinstance(bits, BitWidths):
         return LayerBits(bits.weight_bits, bits.activation_bits)
     return {name: LayerBits(widths.weight_bits, widths.activation_bits) for name, widths in bits.items()}
-
-
-def profile(compiled: CompiledSubgraph) -> Profile:
-    """Cycles and traffic of one sample of a subgraph, with the trace. They depend on no value, so inputs are zeros."""
-    import json
-
-    return json.loads(str(create_module(compiled.artefact.to_bytes())["profile"](True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,11 +10,14 @@ from typing import Any
 
 
 class Stages:
-    """Times named stages. An exception that leaves a stage carries its name as ``qaccel_stage``."""
+    """Times named stages. An exception that leaves a stage carries its name as ``qaccel_stage``.
+
+    ``show``: name the running stage on standard error, if that is a terminal.
+    """
 
     def __init__(self, show: bool = False) -> None:
         self.seconds: dict[str, float] = {}
-        self.show = show
+        self.show = show and sys.stderr.isatty()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -34,8 +38,7 @@ class Stages:
             return nullcontext()
         from rich.console import Console
 
-        console = Console(stderr=True)
-        return console.status(f"{name} ...") if console.is_terminal else nullcontext()
+        return Console(stderr=True).status(f"{name} ...")
 
 
 def stage_of(error: BaseException) -> str | None:

@@ -4,17 +4,24 @@
 
 namespace qaccel {
 
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 31;  // keeps every product inside 64 bits
+
+}  // namespace
+
 Config ParseConfig(const Json& values) {
-  // What the address fields reach, what the numerics need, and for the rest what keeps every product inside 64 bits.
-  constexpr int64_t kMost = int64_t{1} << 31, kAddressable = int64_t{1} << 24;
+  // What the address fields reach, what the numerics need.
+  constexpr int64_t kAddressable = int64_t{1} << 24;
+  constexpr int64_t kSimulated = int64_t{1} << 26;  // what the simulator is ready to allocate for
   auto entry = [&](const char* name, int64_t low = 1, int64_t high = kMost) { return values.IntegerAt(name, low, high); };
   Config config{};
   config.rows = entry("rows", 2);
   config.cols = entry("cols", 2);
   config.weight_buffer_bytes = entry("weight_buffer_bytes", 256, kAddressable);
   config.weight_read_bytes_per_cycle = entry("weight_read_bytes_per_cycle");
-  config.line_buffer_bytes = entry("line_buffer_bytes");
-  config.accumulator_entries = entry("accumulator_entries");
+  config.line_buffer_bytes = entry("line_buffer_bytes", 1, kSimulated);
+  config.accumulator_entries = entry("accumulator_entries", 1, kSimulated);
   config.accumulator_bits = entry("accumulator_bits", 48, 63);
   config.sram_bytes = entry("sram_bytes", 1024, kAddressable);
   config.sram_read_bytes_per_cycle = entry("sram_read_bytes_per_cycle");

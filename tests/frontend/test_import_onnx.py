@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ import pytest
 import tvm
 from tvm import relax
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from onnx_models import SHARED, model, node, ort_run, worst  # noqa: E402
-
-from qaccel.frontend.import_onnx import ImportedModel, import_onnx, node_name  # noqa: E402
-from qaccel.quant.float_executor import execute  # noqa: E402
+from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.frontend.import_onnx import ImportedModel, import_onnx, node_name
+from qaccel.quant.float_executor import execute
 
 MODELS = [
     "efflite0",
@@ -43,10 +40,8 @@ def weights(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_shared_model_equals_onnx_runtime(name: str) -> None:
-    path = SHARED / "models" / f"{name}.onnx"
-    if not path.exists():
-        pytest.skip("shared models are not here")
+def test_shared_model_equals_onnx_runtime(name: str, shared_dir: Path) -> None:
+    path = shared_dir / "models" / f"{name}.onnx"
     imported = import_onnx(path)
     spec = imported.inputs[0]
     x = np.random.default_rng(1).standard_normal((2, *spec.shape[1:])).astype(np.float32)
@@ -63,11 +58,9 @@ def test_shared_model_equals_onnx_runtime(name: str) -> None:
     assert {o for n in imported.onnx_model.graph.node for o in n.output if o} <= typed
 
 
-def test_convolutional_models_hold_only_the_accelerators_operators() -> None:
+def test_convolutional_models_hold_only_the_accelerators_operators(shared_dir: Path) -> None:
     for name in MODELS[1:4]:
-        path = SHARED / "models" / f"{name}.onnx"
-        if not path.exists():
-            pytest.skip("shared models are not here")
+        path = shared_dir / "models" / f"{name}.onnx"
         allowed = {"nn.conv2d", "add", "nn.relu", "nn.avg_pool2d", "reshape", "matmul", "nn.softmax"}
         assert {op for _, op in calls(import_onnx(path))} <= allowed
 
@@ -81,15 +74,26 @@ def test_canonical_forms_and_spans() -> None:
             node("Flatten", ["p"], ["f"], name="x"),  # the input's name
             node("Gemm", ["f", "fw", "fb"], ["y"], name="fc", transB=1, alpha=0.5, beta=2.0),
         ],
-        {"w": weights(4, 3, 3, 3), "b": weights(4), "lo": np.float32(0), "hi": np.float32(6), "fw": weights(5, 4),
-         "fb": weights(5)},
+        {
+            "w": weights(4, 3, 3, 3),
+            "b": weights(4),
+            "lo": np.float32(0),
+            "hi": np.float32(6),
+            "fw": weights(5, 4),
+            "fb": weights(5),
+        },
         (1, 3, 10, 11),
-    )  # fmt: skip
+    )
     imported = import_onnx(proto)
     assert calls(imported) == [
-        ("conv", "nn.conv2d"), ("conv", "add"), ("y_", "clip"), ("p", "nn.avg_pool2d"), ("x_1", "reshape"),
-        ("fc", "matmul"), ("fc", "add"),
-    ]  # fmt: skip
+        ("conv", "nn.conv2d"),
+        ("conv", "add"),
+        ("y_", "clip"),
+        ("p", "nn.avg_pool2d"),
+        ("x_1", "reshape"),
+        ("fc", "matmul"),
+        ("fc", "add"),
+    ]
     conv, bias, _, pool, _, matmul, _ = [b.value for b in bindings(imported)][:7]
     assert [int(p) for p in conv.attrs.padding] == [0, 1, 1, 1]  # 10 -> 5 needs 1 more row: below; 11 -> 6: both sides
     assert bias.args[1].value.numpy().shape == (1, 4, 1, 1)
@@ -144,10 +148,16 @@ def test_operators_left_to_tvm() -> None:
 
 def test_constant_and_passed_through_outputs() -> None:
     proto = model(
-        [node("Identity", ["x"], ["y"]), node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["z"], to=1),
-         node("Relu", ["x"], ["r"])],
-        {}, (2, 3), outputs=("y", "z", "r"),
-    )  # fmt: skip
+        [
+            node("Identity", ["x"], ["y"]),
+            node("Shape", ["x"], ["s"]),
+            node("Cast", ["s"], ["z"], to=1),
+            node("Relu", ["x"], ["r"]),
+        ],
+        {},
+        (2, 3),
+        outputs=("y", "z", "r"),
+    )
     imported = import_onnx(proto)
     x = weights(2, 3)
     assert worst(execute(imported, {"x": x}), ort_run(proto, {"x": x})) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,26 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxruntime.quantization import calibrate as ort_calibrate
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "frontend"))
-from onnx_models import model, node  # noqa: E402
-
-from qaccel.errors import QaccelError  # noqa: E402
-from qaccel.frontend.import_onnx import ImportedModel, import_onnx  # noqa: E402
-from qaccel.quant import calibrate as ours  # noqa: E402
-from qaccel.quant.calibrate import METHODS, Histogram, calibrate  # noqa: E402
+from frontend.onnx_models import model, node
+from qaccel.errors import QaccelError
+from qaccel.frontend.import_onnx import ImportedModel, import_onnx
+from qaccel.quant import calibrate as ours
+from qaccel.quant.calibrate import METHODS, Histogram, calibrate
 
 
 def network() -> ImportedModel:
     rng = np.random.default_rng(30)
     return import_onnx(
         model(
-            [node("Conv", ["x", "w", "b"], ["c"], name="conv", pads=[1, 1, 1, 1]), node("Relu", ["c"], ["r"], name="relu"),
-             node("Conv", ["r", "v"], ["d"], name="second"), node("Add", ["d", "x"], ["y"], name="add")],
-            {"w": rng.standard_normal((8, 3, 3, 3)).astype(np.float32), "b": rng.standard_normal(8).astype(np.float32),
-             "v": rng.standard_normal((3, 8, 1, 1)).astype(np.float32)},
+            [
+                node("Conv", ["x", "w", "b"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+                node("Relu", ["c"], ["r"], name="relu"),
+                node("Conv", ["r", "v"], ["d"], name="second"),
+                node("Add", ["d", "x"], ["y"], name="add"),
+            ],
+            {
+                "w": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+                "b": rng.standard_normal(8).astype(np.float32),
+                "v": rng.standard_normal((3, 8, 1, 1)).astype(np.float32),
+            },
             (1, 3, 16, 16),
         )
-    )  # fmt: skip
+    )
 
 
 class Reader(ort_calibrate.CalibrationDataReader):
@@ -55,7 +59,11 @@ def ort_ranges(imported: ImportedModel, x: np.ndarray, method: str, tmp_path: Pa
     calibrator.collect_data(Reader(x))
     found = calibrator.compute_data().data
     names = {n.output[0]: n.name for n in imported.onnx_model.graph.node} | {"x": "x"}
-    return {names[k]: (float(v.range_value[0]), float(v.range_value[1])) for k, v in found.items() if k in names}
+    return {
+        names[k]: (float(np.ravel(v.range_value[0])[0]), float(np.ravel(v.range_value[1])[0]))
+        for k, v in found.items()
+        if k in names
+    }
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +92,11 @@ def test_percentile_equals_onnx_runtime(samples: np.ndarray, tmp_path: Path) -> 
         np.testing.assert_allclose(ranges.values[name], (min(lo, 0), max(hi, 0)), atol=0.01 * width)
 
 
-def test_percentile_equals_numpy(samples: np.ndarray) -> None:
+def test_percentile_equals_numpy() -> None:
+    samples = np.random.default_rng(33).standard_normal((300, 3, 16, 16)).astype(np.float32)
     values = calibrate(network(), {"x": samples}, "percentile").values["x"]
-    expected = np.percentile(samples, [0.005, 99.995])
-    np.testing.assert_allclose(values, expected, atol=3 * (samples.max() - samples.min()) / ours.BINS)
+    expected = np.percentile(samples, [0.005, 99.995], method="inverted_cdf")
+    np.testing.assert_allclose(values, expected, atol=2 * (samples.max() - samples.min()) / ours.BINS)
 
 
 @settings(max_examples=60)
@@ -165,10 +174,15 @@ def test_entropy_clips_outliers_and_keeps_the_bulk(name: str) -> None:
 def test_degenerate_tensors(method: str) -> None:
     zeros = {"w": np.zeros((2, 3, 1, 1), np.float32), "b": np.array([5.0, 5.0], np.float32)}
     proto = model(
-        [node("Conv", ["x", "w"], ["z"], name="zero"), node("Conv", ["x", "w", "b"], ["k"], name="constant"),
-         node("Neg", ["k"], ["n"], name="negative"), node("Add", ["z", "n"], ["y"], name="add")],
-        zeros, (1, 3, 4, 4),
-    )  # fmt: skip
+        [
+            node("Conv", ["x", "w"], ["z"], name="zero"),
+            node("Conv", ["x", "w", "b"], ["k"], name="constant"),
+            node("Neg", ["k"], ["n"], name="negative"),
+            node("Add", ["z", "n"], ["y"], name="add"),
+        ],
+        zeros,
+        (1, 3, 4, 4),
+    )
     x = np.zeros((1, 3, 4, 4), np.float32)
     x[0, 0, 0, 0] = 1e-30
     ranges = calibrate(import_onnx(proto), {"x": x}, method).values

@@ -143,9 +143,21 @@ def test_check_inputs() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["means=1", "mean", "mean=", "mean=a", "scale=0", "std=nan", "scale=1,std=1", "layout=CHWN", "resize=-1", "crop=x",
-     "mean=1,mean=2", "mean=1:2,std=1:2:3"],
-)  # fmt: skip
+    [
+        "means=1",
+        "mean",
+        "mean=",
+        "mean=a",
+        "scale=0",
+        "std=nan",
+        "scale=1,std=1",
+        "layout=CHWN",
+        "resize=-1",
+        "crop=x",
+        "mean=1,mean=2",
+        "mean=1:2,std=1:2:3",
+    ],
+)
 def test_bad_preprocess(text: str) -> None:
     assert "--preprocess" in refusal(lambda: parse_preprocess(text))
 

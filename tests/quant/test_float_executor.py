@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,14 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "frontend"))
-from onnx_models import SHARED, model, node, ort_run, worst  # noqa: E402
-
-from qaccel.errors import QaccelError  # noqa: E402
-from qaccel.frontend.import_onnx import import_onnx  # noqa: E402
-from qaccel.quant import numpy_kernels  # noqa: E402
-from qaccel.quant.float_executor import execute  # noqa: E402
-from qaccel.quant.float_plan import plan_of  # noqa: E402
+from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.errors import QaccelError
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.quant import numpy_kernels
+from qaccel.quant.float_executor import execute
+from qaccel.quant.float_plan import plan_of
 
 
 def one_by_one(proto: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -31,7 +28,7 @@ def one_by_one(proto: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
 @settings(max_examples=150)
 @given(data=st.data())
 def test_convolution(data: st.DataObject) -> None:
-    """Dense, grouped, depthwise with multiplier; several samples; pieces so small that every loop runs more than once."""
+    """Dense, grouped, depthwise with multiplier; several samples; pieces so small that every loop repeats."""
     draw = data.draw
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     groups = draw(st.sampled_from([1, 1, 2, 3, 6]))
@@ -56,8 +53,26 @@ def test_convolution(data: st.DataObject) -> None:
     np.testing.assert_array_equal(seen["y"], result["y"])  # the bias is in what is observed
 
 
-UNARY = ["Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "Neg", "Abs", "LeakyRelu", "HardSwish", "HardSigmoid", "Elu", "Gelu",
-         "Softplus", "Erf", "Softmax", "GlobalAveragePool", "GlobalMaxPool", "Floor"]  # fmt: skip
+UNARY = [
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Exp",
+    "Sqrt",
+    "Neg",
+    "Abs",
+    "LeakyRelu",
+    "HardSwish",
+    "HardSigmoid",
+    "Elu",
+    "Gelu",
+    "Softplus",
+    "Erf",
+    "Softmax",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Floor",
+]
 
 
 @pytest.mark.parametrize("op", UNARY)
@@ -81,36 +96,76 @@ def test_binary_with_constant(op: str, constant: tuple[int, ...]) -> None:
 
 SHAPED = {
     "channel shuffle": (
-        [node("Reshape", ["x", "a"], ["r"]), node("Transpose", ["r"], ["t"], perm=[0, 2, 1, 3, 4]),
-         node("Reshape", ["t", "b"], ["y"])],
-        {"a": np.array([1, 2, 3, 4, 5]), "b": np.array([1, 6, 4, 5])}, True),
+        [
+            node("Reshape", ["x", "a"], ["r"]),
+            node("Transpose", ["r"], ["t"], perm=[0, 2, 1, 3, 4]),
+            node("Reshape", ["t", "b"], ["y"]),
+        ],
+        {"a": np.array([1, 2, 3, 4, 5]), "b": np.array([1, 6, 4, 5])},
+        True,
+    ),
     "batch folded into channels and back": (
         [node("Reshape", ["x", "a"], ["r"]), node("Relu", ["r"], ["t"]), node("Reshape", ["t", "b"], ["y"])],
-        {"a": np.array([6, 20]), "b": np.array([1, 6, 4, 5])}, True),
+        {"a": np.array([6, 20]), "b": np.array([1, 6, 4, 5])},
+        True,
+    ),
     "batch folded into channels, then a constant per channel": (
         [node("Reshape", ["x", "a"], ["r"]), node("Mul", ["r", "c"], ["t"]), node("Reshape", ["t", "b"], ["y"])],
-        {"a": np.array([6, 20]), "b": np.array([1, 6, 4, 5]), "c": np.arange(6, dtype=np.float32)[:, None]}, False),
+        {"a": np.array([6, 20]), "b": np.array([1, 6, 4, 5]), "c": np.arange(6, dtype=np.float32)[:, None]},
+        False,
+    ),
     "batch axis squeezed, then a vector": (
-        [node("GlobalAveragePool", ["x"], ["p"]), node("Reshape", ["p", "a"], ["r"]), node("Add", ["r", "c"], ["t"]),
-         node("Reshape", ["t", "b"], ["y"])],
-        {"a": np.array([6]), "b": np.array([1, 6]), "c": np.arange(6, dtype=np.float32)}, False),
+        [
+            node("GlobalAveragePool", ["x"], ["p"]),
+            node("Reshape", ["p", "a"], ["r"]),
+            node("Add", ["r", "c"], ["t"]),
+            node("Reshape", ["t", "b"], ["y"]),
+        ],
+        {"a": np.array([6]), "b": np.array([1, 6]), "c": np.arange(6, dtype=np.float32)},
+        False,
+    ),
     "batch axis moved": (
-        [node("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]), node("Softmax", ["t"], ["s"], axis=0),
-         node("Transpose", ["s"], ["y"], perm=[1, 0, 2, 3])], {}, False),
+        [
+            node("Transpose", ["x"], ["t"], perm=[1, 0, 2, 3]),
+            node("Softmax", ["t"], ["s"], axis=0),
+            node("Transpose", ["s"], ["y"], perm=[1, 0, 2, 3]),
+        ],
+        {},
+        False,
+    ),
     "softmax over the batch": ([node("Softmax", ["x"], ["y"], axis=0)], {}, False),
     "two operands of different rank": (
-        [node("Reshape", ["x", "a"], ["r"]), node("Add", ["x", "r"], ["y"])], {"a": np.array([6, 4, 5])}, False),
+        [node("Reshape", ["x", "a"], ["r"]), node("Add", ["x", "r"], ["y"])],
+        {"a": np.array([6, 4, 5])},
+        False,
+    ),
     "attention": (
-        [node("Reshape", ["x", "a"], ["q"]), node("Transpose", ["q"], ["k"], perm=[0, 2, 1]), node("MatMul", ["q", "k"], ["s"]),
-         node("Softmax", ["s"], ["p"]), node("MatMul", ["p", "q"], ["y"])], {"a": np.array([1, 6, 20])}, True),
+        [
+            node("Reshape", ["x", "a"], ["q"]),
+            node("Transpose", ["q"], ["k"], perm=[0, 2, 1]),
+            node("MatMul", ["q", "k"], ["s"]),
+            node("Softmax", ["s"], ["p"]),
+            node("MatMul", ["p", "q"], ["y"]),
+        ],
+        {"a": np.array([1, 6, 20])},
+        True,
+    ),
     "concatenation": ([node("Relu", ["x"], ["r"]), node("Concat", ["r", "x"], ["y"], axis=1)], {}, True),
-    "concatenation of samples": ([node("Concat", ["x", "x"], ["t"], axis=0), node("ReduceMax", ["t"], ["y"], axes=[0])], {}, False),
+    "concatenation of samples": (
+        [node("Concat", ["x", "x"], ["t"], axis=0), node("ReduceMax", ["t"], ["y"], axes=[0])],
+        {},
+        False,
+    ),
     "split": ([node("Split", ["x"], ["a", "b", "c"], axis=1), node("Sub", ["a", "c"], ["y"])], {}, False),
     "two dense layers": (
         [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "w"], ["g"]), node("MatMul", ["g", "v"], ["y"])],
-        {"w": np.random.default_rng(1).standard_normal((120, 7), np.float32),
-         "v": np.random.default_rng(2).standard_normal((7, 3), np.float32)}, True),
-}  # fmt: skip
+        {
+            "w": np.random.default_rng(1).standard_normal((120, 7), np.float32),
+            "v": np.random.default_rng(2).standard_normal((7, 3), np.float32),
+        },
+        True,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", list(SHAPED))
@@ -133,16 +188,27 @@ def test_batch_of_the_model_may_be_larger_than_one() -> None:
 
 def test_observe_sees_every_node_and_input() -> None:
     proto = model(
-        [node("Conv", ["x", "w"], ["c"], name="conv"), node("HardSwish", ["c"], ["h"], name="swish"),
-         node("Split", ["h"], ["a", "b"], name="split", axis=1), node("Add", ["a", "b"], ["y"], name="add")],
-        {"w": np.random.default_rng(6).standard_normal((4, 3, 3, 3)).astype(np.float32)}, (1, 3, 6, 6), ("y", "c", "h", "a", "b"),
-    )  # fmt: skip
+        [
+            node("Conv", ["x", "w"], ["c"], name="conv"),
+            node("HardSwish", ["c"], ["h"], name="swish"),
+            node("Split", ["h"], ["a", "b"], name="split", axis=1),
+            node("Add", ["a", "b"], ["y"], name="add"),
+        ],
+        {"w": np.random.default_rng(6).standard_normal((4, 3, 3, 3)).astype(np.float32)},
+        (1, 3, 6, 6),
+        ("y", "c", "h", "a", "b"),
+    )
     x = np.random.default_rng(7).standard_normal((1, 3, 6, 6)).astype(np.float32)
     seen: dict[str, list[np.ndarray]] = {}
     execute(import_onnx(proto), {"x": x}, lambda name, value: seen.setdefault(name, []).append(value.copy()))
     expected = ort_run(proto, {"x": x})
-    pairs = {"x": [x], "conv": [expected["c"]], "swish": [expected["h"]], "split": [expected["a"], expected["b"]],
-             "add": [expected["y"]]}  # fmt: skip
+    pairs = {
+        "x": [x],
+        "conv": [expected["c"]],
+        "swish": [expected["h"]],
+        "split": [expected["a"], expected["b"]],
+        "add": [expected["y"]],
+    }
     assert list(seen) == list(pairs)
     for name, values in pairs.items():
         assert len(seen[name]) == len(values)
@@ -154,10 +220,18 @@ def test_values_are_not_overwritten() -> None:
     """A kept value stays what it was when it was observed, though its layer's bias is added in place."""
     rng = np.random.default_rng(8)
     proto = model(
-        [node("Conv", ["x", "w", "b"], ["c"], name="conv"), node("Add", ["c", "k"], ["d"], name="add"), node("Relu", ["d"], ["y"])],
-        {"w": rng.standard_normal((4, 3, 1, 1)).astype(np.float32), "b": np.ones(4, np.float32), "k": np.ones((1, 1, 6, 6), np.float32)},
+        [
+            node("Conv", ["x", "w", "b"], ["c"], name="conv"),
+            node("Add", ["c", "k"], ["d"], name="add"),
+            node("Relu", ["d"], ["y"]),
+        ],
+        {
+            "w": rng.standard_normal((4, 3, 1, 1)).astype(np.float32),
+            "b": np.ones(4, np.float32),
+            "k": np.ones((1, 1, 6, 6), np.float32),
+        },
         (1, 3, 6, 6),
-    )  # fmt: skip
+    )
     x = rng.standard_normal((1, 3, 6, 6)).astype(np.float32)
     seen: dict[str, np.ndarray] = {}
     execute(import_onnx(proto), {"x": x}, seen.__setitem__)
@@ -172,11 +246,8 @@ def test_wrong_inputs_are_refused() -> None:
 
 
 @pytest.mark.bench
-def test_efficientnet_takes_60_ms_an_image() -> None:
-    path = SHARED / "models" / "efflite0.onnx"
-    if not path.exists():
-        pytest.skip("shared models are not here")
-    imported = import_onnx(path)
+def test_efficientnet_takes_60_ms_an_image(shared_dir: Path) -> None:
+    imported = import_onnx(shared_dir / "models" / "efflite0.onnx")
     x = np.zeros((1, 3, 224, 224), np.float32)
     times = []
     for _ in range(5):

@@ -1,8 +1,8 @@
-"""Random legal programs at the level of instructions: every operation, all widths, views with gaps, chains of accumulation.
+"""Random legal programs at the level of instructions: every operation, all widths, views with gaps, accumulation.
 
-A program is grown instruction by instruction from tensors that lie in SRAM at that point; a new tensor may fall on old ones,
-which are then forgotten, so that addresses are reused at once. Semaphores follow: a chain through all instructions,
-or just those that the addresses demand.
+A program is grown instruction by instruction from tensors that lie in SRAM at that point; a new tensor may fall on old
+ones, which are then forgotten, so that addresses are reused at once. Semaphores follow: a chain through all
+instructions, or just those that the addresses demand.
 """
 
 import struct
@@ -62,7 +62,8 @@ class Tensor:
         return self.addr + (self.h - 1) * self.row_stride + (self.w - 1) * self.pixel_stride + self.pixel_bytes
 
     def view(self, prefix: str) -> dict[str, int]:
-        return {f"{prefix}_addr": self.addr, f"{prefix}_row_stride": self.row_stride, f"{prefix}_pixel_stride": self.pixel_stride}
+        strides = {f"{prefix}_row_stride": self.row_stride, f"{prefix}_pixel_stride": self.pixel_stride}
+        return {f"{prefix}_addr": self.addr, **strides}
 
 
 @dataclass
@@ -98,21 +99,19 @@ class Grower:
     # Places
 
     def place(self, size: int, keep: list[Tensor]) -> int:
-        """SRAM address of ``size`` free bytes: few enough are used that addresses meet often; forgets what they cover."""
-        room = self.pick([4096, 16384, self.hw.sram_bytes]) + size
+        """SRAM address of ``size`` bytes outside ``keep``, often low, so that they meet; forgets what is there."""
         while True:
+            room = self.pick([4096, 16384, self.hw.sram_bytes]) + size
             begin = self.integer(0, min(room, self.hw.sram_bytes) - size)
             if all(begin + size <= t.addr or t.end <= begin for t in keep):
                 self.tensors = [t for t in self.tensors if begin + size <= t.addr or t.end <= begin]
                 return begin
 
-    def new_tensor(self, h: int, w: int, c: int, bits: int, keep: list[Tensor], zero_point: int | None = None) -> Tensor:
+    def new_tensor(self, h: int, w: int, c: int, bits: int, keep: list[Tensor], zero: int | None = None) -> Tensor:
         size = -(-c * bits // 8)
         pixel = size + self.pick([0, 0, 1, 3])
         row = w * pixel + self.pick([0, 0, 1, 7])
-        if zero_point is None:
-            zero_point = self.zero_point(bits)
-        shape = Tensor(0, row, pixel, h, w, c, bits, zero_point)
+        shape = Tensor(0, row, pixel, h, w, c, bits, self.zero_point(bits) if zero is None else zero)
         return replace(shape, addr=self.place(shape.end, keep))
 
     def zero_point(self, bits: int) -> int:
@@ -146,8 +145,8 @@ class Grower:
             "LOAD",
             dram_addr=self.integer(0, INPUT_BYTES - rows * row), dram_row_stride=row, dram_pixel_stride=pixel,
             sram_addr=t.addr, sram_row_stride=t.row_stride, sram_pixel_stride=t.pixel_stride,
-            rows=rows, pixels=pixels, pixel_bytes=t.pixel_bytes,
-            pad_top=pads[0], pad_bottom=pads[1], pad_left=pads[2], pad_right=pads[3], pad_bits=bits, pad_value=t.zero_point,
+            rows=rows, pixels=pixels, pixel_bytes=t.pixel_bytes, pad_bits=bits, pad_value=t.zero_point,
+            pad_top=pads[0], pad_bottom=pads[1], pad_left=pads[2], pad_right=pads[3],
         )  # fmt: skip
         self.tensors.append(t)
 
@@ -157,8 +156,9 @@ class Grower:
         row = t.w * pixel + self.pick([0, 0, 3])
         if self.output_end + t.h * row > INPUT_BYTES + OUTPUT_BYTES:
             return
+        strides = {"dram_row_stride": row, "dram_pixel_stride": pixel}
         sizes = {"rows": t.h, "pixels": t.w, "pixel_bytes": t.pixel_bytes}
-        self.emit("STORE", dram_addr=self.output_end, dram_row_stride=row, dram_pixel_stride=pixel, **t.view("sram"), **sizes)
+        self.emit("STORE", dram_addr=self.output_end, **strides, **t.view("sram"), **sizes)
         self.stored.append((self.output_end, replace(t, row_stride=row, pixel_stride=pixel)))
         self.output_end += t.h * row + self.integer(0, 2)
 
@@ -188,7 +188,8 @@ class Grower:
         stream = encode_stream(values.reshape(-1), bits)
         size = -(-values.size * bits // 8)
         buffer_addr = self.integer(0, self.hw.weight_buffer_bytes - size)
-        fields = {"buffer_addr": buffer_addr, "weight_count": values.size, "weight_bits": bits, "stream_bytes": len(stream)}
+        fields = {"buffer_addr": buffer_addr, "weight_count": values.size, "weight_bits": bits}
+        fields["stream_bytes"] = len(stream)
         if self.chance(0.3):
             addr = self.load_constant(stream, keep).addr
             self.emit("LOADW", source="sram", stream_addr=addr, **fields)
@@ -238,17 +239,23 @@ class Grower:
         numbers = self.output(out)
         kind = self.pick(["max", "sum"])
         taken = [*inputs, out]
-        reduction = 3 * 9 * (20 if op == "CONV" else 1)
-        magnitude = bits + (0 if op == "POOL" else self.pair[0] - 1) + (3 if op == "CONV" else 1) - (kind == "max" and op == "POOL")
+        magnitude = {
+            "CONV": bits + self.pair[0] + 2,
+            "DEPTHWISE": bits + self.pair[0],
+            "POOL": bits + (kind == "sum"),
+        }[op]
         if op == "POOL":
             last = dict(zip(("multiplier", "shift"), self.scale(magnitude, out.bits), strict=True), kind=kind)
         else:
-            spare = (1 << 31) - 1 - (reduction << (bits + self.pair[0]) if max(bits, self.pair[0]) <= 8 else 0)
+            # A bias that still fits into 32 bits beside the sum of three instructions of 9 taps of 20 channels.
+            narrow = max(bits, self.pair[0]) <= 8
+            spare = (1 << 31) - 1 - (3 * 9 * 20 << (bits + self.pair[0]) if narrow else 0)
             params = self.load_constant(self.records(channels, magnitude, out.bits, spare), taken)
             taken.append(params)
             last = {"param_addr": params.addr}
         for step in range(length):
-            t = self.crop(self.pick(inputs), *(self.integer(1, 9) for _ in range(2)), self.integer(1, 20) if op == "CONV" else channels)
+            in_channels = self.integer(1, 20) if op == "CONV" else channels
+            t = self.crop(self.pick(inputs), self.integer(1, 9), self.integer(1, 9), in_channels)
             fields = {**t.view("in"), "in_bits": bits, "in_zero_point": t.zero_point, **size, **numbers, **last}
             fields |= self.window(t, full=op == "POOL" and kind == "max", out=out)
             if op == "CONV":
@@ -257,8 +264,8 @@ class Grower:
                 taps = fields["kernel_h"] * fields["kernel_w"]
                 fields |= self.weights(taps * (t.c if op == "CONV" else 1), channels, taken)
             fields |= {"accumulate": int(step > 0), "finish": int(step == length - 1)}
-            if not self.emit(op, **fields):  # never within a chain: only the line buffer may be too small, and then for all
-                raise RuntimeError(f"{op} does not fit")
+            if not self.emit(op, **fields):
+                raise RuntimeError(f"{op} does not fit: sizes here are meant for every config")
             if step < length - 1 and self.chance(0.3):
                 self.load_constant(bytes(8), taken)
         self.tensors.append(out)
@@ -268,16 +275,16 @@ class Grower:
         while True:
             kernel, stride, dilation = ([self.integer(1, 3) for _ in range(2)] for _ in range(3))
             pads = [self.integer(0, 4) for _ in range(2)]
+            axes = zip((out.h, out.w), (t.h, t.w), kernel, stride, dilation, pads, strict=True)
             hits = [
                 all(any(0 <= o * s + k * d - p < n for k in range(count)) for o in range(size))
-                for size, n, count, s, d, p in zip((out.h, out.w), (t.h, t.w), kernel, stride, dilation, pads, strict=True)
+                for size, n, count, s, d, p in axes
             ]
-            if full and not all(hits):
-                if self.chance(0.05):  # too small a tensor for that output: repeat one pixel
-                    pads, kernel, stride, dilation = [0, 0], [1, 1], [1, 1], [1, 1]
-                    return _window_fields(out.h, out.w, kernel, stride, dilation, pads) | {"in_row_stride": 0, "in_pixel_stride": 0}
-                continue
-            return _window_fields(t.h, t.w, kernel, stride, dilation, pads)
+            if not full or all(hits):
+                return _window_fields(t.h, t.w, kernel, stride, dilation, pads)
+            if self.chance(0.05):  # too small a tensor for that output: repeat one pixel
+                fields = _window_fields(out.h, out.w, [1, 1], [1, 1], [1, 1], [0, 0])
+                return fields | {"in_row_stride": 0, "in_pixel_stride": 0}
 
     def eltwise(self) -> None:
         a = self.crop(self.pick(self.tensors))
@@ -287,11 +294,11 @@ class Grower:
         h, w = min(a.h, b.h if not repeat_rows else a.h), min(a.w, b.w if not repeat_pixels else a.w)
         c = a.c if scalar else min(a.c, b.c)
         a = replace(a, h=h, w=w, c=c)
-        b = replace(b, row_stride=0 if repeat_rows else b.row_stride, pixel_stride=0 if repeat_pixels else b.pixel_stride)
+        b = replace(b, row_stride=b.row_stride * (not repeat_rows), pixel_stride=b.pixel_stride * (not repeat_pixels))
         kind = self.pick(["add", "sub", "mul", "min", "max"])
         magnitude = a.bits + b.bits - 1 if kind == "mul" else max(a.bits, b.bits)
         out = self.new_tensor(h, w, c, self.pick(WIDTHS), self.tensors)
-        if self.chance(0.3) and (b.addr == a.addr or b.end <= a.addr or a.end <= b.addr) and self._alone(a):
+        if self.chance(0.3) and (b.addr == a.addr or b.end <= a.addr or a.end <= b.addr) and a in self.tensors:
             out = replace(a, zero_point=self.zero_point(a.bits))
             if b.addr == a.addr:
                 b, scalar = a, False
@@ -302,10 +309,6 @@ class Grower:
         fields |= {"in_bits": a.bits, "in_zero_point": a.zero_point, "b_bits": b.bits, "b_zero_point": b.zero_point}
         if self.emit("ELTWISE", **fields, **self.output(out), multiplier=multiplier, b_multiplier=second, shift=shift):
             self.tensors.append(out)
-
-    def _alone(self, t: Tensor) -> bool:
-        """A whole tensor without gaps between its channels, so that writing over it touches no other one's bytes."""
-        return t in self.tensors
 
     def copy(self) -> None:
         t = self.crop(self.pick(self.tensors))
@@ -331,9 +334,9 @@ class Grower:
     def grow(self, steps: int) -> None:
         self.load()
         self.windowed(self.pick(["CONV", "DEPTHWISE"]))
-        moves = [self.load, self.store, self.reload, self.eltwise, self.copy, self.table]
+        moves = [self.load, self.store, self.reload, self.eltwise, self.eltwise, self.copy, self.table]
         for _ in range(steps):
-            if self.chance(0.5) or not self.tensors:
+            if self.chance(0.4) or not self.tensors:
                 self.load()
                 self.windowed(self.pick(["CONV", "CONV", "DEPTHWISE", "POOL"]))
             else:
@@ -343,8 +346,9 @@ class Grower:
 
 
 def _window_fields(in_h, in_w, kernel, stride, dilation, pads) -> dict[str, int]:
-    names = ("in_h", "in_w", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left")
-    return dict(zip(names, (in_h, in_w, *kernel, *stride, *dilation, *pads), strict=True))
+    names = ("in_h", "in_w", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w")
+    values = (in_h, in_w, *kernel, *stride, *dilation, *pads)
+    return dict(zip((*names, "pad_top", "pad_left"), values, strict=True))
 
 
 def chained(instructions: list[Instruction]) -> list[Instruction]:
@@ -359,7 +363,7 @@ def chained(instructions: list[Instruction]) -> list[Instruction]:
     return result
 
 
-def random_program(seed: int, hw: HwConfig | None = None, steps: int = 8) -> RandomProgram:
+def random_program(seed: int, hw: HwConfig | None = None, steps: int = 10) -> RandomProgram:
     """Programs of consecutive seeds take the nine width pairs in turn."""
     rng = np.random.default_rng([seed, 7])
     hw = hw or load_config(("qaccel-64", "qaccel-256", "qaccel-1024")[seed // 9 % 3])

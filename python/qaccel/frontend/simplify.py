@@ -36,17 +36,39 @@ def simplify(graph: Graph) -> Graph:
 
 
 def explicit_pads(graph: Graph) -> Graph:
-    """auto_pad becomes pads; ceil_mode becomes pads where the extra cells do not count (max, and mean without them)."""
-    return replace(graph, nodes=tuple(_with_pads(node, graph) for node in graph.nodes))
+    """auto_pad and ceil_mode become pads.
+
+    Cells that rounding up adds do not count in a mean, even in one that counts its padding: there the padding becomes
+    a Pad of its own.
+    """
+    consts = dict(graph.consts)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        pool, own = _with_pads(node, graph)
+        if own is not None:
+            top, left, bottom, right = own
+            amounts = [0, 0, top, left, 0, 0, bottom, right]
+            names = fresh_name(f"{node.name}_pad", {n.name for n in graph.nodes}), f"{node.output[0]}_padded"
+            source, padded = node.input[0], fresh_name(names[1], graph.types)
+            if graph.opset < 11:
+                nodes.append(helper.make_node("Pad", [source], [padded], name=names[0], pads=amounts))
+            else:
+                key = fresh_name(f"{padded}_pads", consts)
+                consts[key] = np.asarray(amounts, np.int64)
+                nodes.append(helper.make_node("Pad", [source, key], [padded], name=names[0]))
+            pool = remade(pool, [padded])
+        nodes.append(pool)
+    return replace(graph, nodes=tuple(nodes), consts=consts)
 
 
-def _with_pads(node: onnx.NodeProto, graph: Graph) -> onnx.NodeProto:
+def _with_pads(node: onnx.NodeProto, graph: Graph) -> tuple[onnx.NodeProto, list[int] | None]:
+    """The node with explicit pads, and what a Pad before it has to add (top, left, bottom, right), if anything."""
     if node.op_type not in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv"):
-        return node
+        return node, None
     attrs = attrs_of(node)
     size = graph.shape(node.input[0])[2:]
     rank = len(size)
-    kernel = attrs.get("kernel_shape") or graph.shape(node.input[3 if node.op_type == "QLinearConv" else 1])[2:]
+    kernel = list(attrs.get("kernel_shape") or graph.shape(node.input[3 if node.op_type == "QLinearConv" else 1])[2:])
     strides = attrs.get("strides", [1] * rank)
     dilations = attrs.get("dilations", [1] * rank)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -61,31 +83,37 @@ def _with_pads(node: onnx.NodeProto, graph: Graph) -> onnx.NodeProto:
             else:
                 total = (-(-size[axis] // strides[axis]) - 1) * strides[axis] + spans[axis] - size[axis]
             if node.op_type == "ConvTranspose" and total < 0:
-                return node
+                return node, None
             total = max(total, 0)
             small, large = total // 2, total - total // 2
             upper = mode == "SAME_UPPER"
             pads[axis], pads[axis + rank] = (small, large) if upper else (large, small)
     elif node.op_type == "ConvTranspose" and "output_shape" in attrs:
-        return node
+        return node, None
     new: dict[str, Any] = {"pads": pads}
+    own: list[int] | None = None
     if attrs.get("ceil_mode") and mode == "NOTSET":
-        exact = _ceil_pads(size, spans, strides, pads)
-        # A mean that counts its padding does not count the cells that rounding up adds behind it.
-        if exact and (exact == pads or not any(pads) or not attrs.get("count_include_pad")):
+        exact = _ceil_pads(size, kernel, spans, strides, pads)
+        extra = [] if exact is None else [e - p for e, p in zip(exact, pads, strict=True)]
+        if exact is not None and (not attrs.get("count_include_pad") or max(extra) <= 0):
             new = {"pads": exact, "ceil_mode": 0}
-            if exact != pads and attrs.get("count_include_pad"):
-                new["count_include_pad"] = 0
+        elif exact is not None and not any(pads):
+            new = {"pads": exact, "ceil_mode": 0, "count_include_pad": 0}
+        elif exact is not None and rank == 2:
+            own = [min(e, p) for e, p in zip(exact, pads, strict=True)]
+            new = {"pads": [max(e, 0) for e in extra], "ceil_mode": 0, "count_include_pad": 0}
     elif attrs.get("ceil_mode"):
         new["ceil_mode"] = 0
     if node.op_type == "Conv":
-        new |= {"kernel_shape": list(kernel), "strides": list(strides), "dilations": list(dilations)}
+        new |= {"kernel_shape": kernel, "strides": list(strides), "dilations": list(dilations)}
     drop = ["auto_pad"] + (["output_shape"] if node.op_type == "ConvTranspose" else [])
-    return remade(node, drop=drop, **new)
+    return remade(node, drop=drop, **new), own
 
 
-def _ceil_pads(size: tuple[int, ...], spans: list[int], strides: list[int], pads: list[int]) -> list[int] | None:
-    """Pads with which floor rounding gives the windows of ceil rounding; None where there are none.
+def _ceil_pads(
+    size: tuple[int, ...], kernel: list[int], spans: list[int], strides: list[int], pads: list[int]
+) -> list[int] | None:
+    """Pads with which floor rounding gives the windows of ceil rounding; None where there are none that ONNX allows.
 
     A window that would start in the padding after the data is dropped, as ONNX and PyTorch do.
     """
@@ -96,8 +124,10 @@ def _ceil_pads(size: tuple[int, ...], spans: list[int], strides: list[int], pads
         count = -(-(length - spans[axis]) // strides[axis]) + 1
         if (count - 1) * strides[axis] >= size[axis] + pads[axis]:
             count -= 1
-        exact[axis + rank] += (count - 1) * strides[axis] + spans[axis] - length
-        if exact[axis + rank] < 0:
+        extra = (count - 1) * strides[axis] + spans[axis] - length
+        # Cells left over behind the last window are dropped by rounding down anyway, unless a window fits into them.
+        exact[axis + rank] += 0 if -strides[axis] < extra < 0 else extra
+        if not 0 <= exact[axis + rank] < max(kernel[axis], pads[axis + rank] + 1):
             return None
     return exact
 

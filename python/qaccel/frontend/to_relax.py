@@ -81,7 +81,8 @@ def _convert(
             expr = builder.emit(expr, _identifier(proto.output[0], taken))
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as err:
         reason = " ".join(str(err).split())[:200] or type(err).__name__
-        raise QaccelError(f"node '{proto.name}' ({proto.op_type}, opset {graph.opset}) is inconsistent: {reason}") from err
+        where = f"node '{proto.name}' ({proto.op_type}, opset {graph.opset})"
+        raise QaccelError(f"{where} is inconsistent: {reason}") from err
     if isinstance(expr, relax.Tuple):
         results = list(expr.fields)
     elif isinstance(expr.ty, relax.TupleType):

@@ -54,12 +54,23 @@ def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Va
         lo, hi = activation_limits(made.bits)
         if not lo <= attrs.clamp_lo <= attrs.clamp_hi <= hi:
             raise QaccelError(f"{attrs.name}: clamps to {attrs.clamp_lo}..{attrs.clamp_hi}, outside {made.bits} bits")
+    if isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
+        _check_border(call, attrs)
     if isinstance(attrs, operators.ConvAttrs):
         _check_conv(call, attrs)
     if isinstance(attrs, operators.PoolAttrs) and attrs.kind not in operators.POOL_KINDS:
         raise QaccelError(f"{attrs.name}: unknown kind of pooling {attrs.kind!r}")
     if isinstance(attrs, operators.EltwiseAttrs) and attrs.kind not in operators.ELTWISE_KINDS:
         raise QaccelError(f"{attrs.name}: unknown kind of element-wise operation {attrs.kind!r}")
+
+
+def _check_border(call: relax.Call, attrs: operators.QuantizeAttrs | operators.DequantizeAttrs) -> None:
+    operand = operators.static_shape(call.args[0])
+    rank = len(operand if isinstance(attrs, operators.QuantizeAttrs) else attrs.shape)
+    if sorted(attrs.axes) != list(range(rank)):
+        raise QaccelError(f"{attrs.name}: axes {list(attrs.axes)} are not a permutation of {rank} dimensions")
+    if math.prod(operand) != math.prod(attrs.shape):
+        raise QaccelError(f"{attrs.name}: shape {list(attrs.shape)} does not hold the operand's {list(operand)}")
 
 
 def _check_quantization(name: str, q: Quantization) -> None:

@@ -56,9 +56,10 @@ def load_calibration_data(
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz archive. Raises QaccelError where it is missing, damaged, or needs unpickling."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise QaccelError(f"'{path}' holds a single array; give an .npz with one array per input name")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise QaccelError(f"'{path}' holds a single array; give an .npz with one array per input name")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as err:
         raise QaccelError(f"'{path}' does not exist; give an .npz or a folder of images") from err

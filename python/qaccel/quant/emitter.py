@@ -81,6 +81,7 @@ class Emitter:
         self.floats: dict[relax.Var, relax.Expr] = {}
         self.held: dict[relax.Var, Held] = {}
         self.tuples: dict[relax.Var, relax.Tuple] = {}
+        self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
         self.in_float: dict[str, str] = {}
         self._copies: dict[tuple[relax.Var, int], Held] = {}
@@ -163,6 +164,8 @@ class Emitter:
         """``var`` in float32, dequantized or moved if that is how it is to be had."""
         if var in self.floats:
             return self.floats[var]
+        if var in self.same:
+            return self.real(self.same[var])
         node = self._nodes.get(var)
         turned = node is not None and node.kind == "transpose" and node.inputs[0] in self.held
         if var in self.held and not self.held[var].layout.flat:

@@ -17,17 +17,19 @@ from .float_rules import RULES
 from .rescale import rescale, rounded
 
 Observer = Callable[[str, np.ndarray], None]
+Adjust = Callable[[Any, list[Any]], list[Any]]
 BATCH = 64  # samples in one pass
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
 
 
 def run_quantized(
-    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None
+    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None, adjust: Adjust | None = None
 ) -> dict[str, np.ndarray]:
     """Runs ``main``; inputs by parameter name, outputs by position ("0", "1", ...).
 
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
+    ``adjust(attributes, operands)`` may replace the operands of an operation before it runs.
     Raises QaccelError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]
@@ -47,7 +49,7 @@ def run_quantized(
     pieces = []
     for first in range(0, int(min(factors)), step):
         part = {name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] for name, v in arrays.items()}
-        pieces.append(_run(mod, part, observe))
+        pieces.append(_run(mod, part, observe, adjust))
     return {str(k): np.concatenate([piece[k] for piece in pieces]) for k in range(len(pieces[0]))}
 
 
@@ -70,7 +72,9 @@ def _all_batched(function: relax.Function) -> bool:
     return True
 
 
-def _run(mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None) -> list[np.ndarray]:
+def _run(
+    mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None, adjust: Adjust | None
+) -> list[np.ndarray]:
     function = mod["main"]
     values: dict[relax.Var, Any] = {param: arrays[param.name] for param in function.params}
 
@@ -89,7 +93,10 @@ def _run(mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer 
         call = binding.value
         if operators.is_quantized(call):
             attrs = operators.read(call)
-            values[binding.var] = _OPERATIONS[type(attrs)](attrs, *(value_of(arg) for arg in call.args))
+            operands = [value_of(arg) for arg in call.args]
+            if adjust is not None:
+                operands = adjust(attrs, operands)
+            values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
             if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
                 observe(attrs.name, values[binding.var])
         elif isinstance(call, relax.Call):

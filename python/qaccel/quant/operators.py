@@ -264,7 +264,8 @@ def output_of(attrs: Attrs) -> Quantization | None:
     return Quantization(attrs.out_bits, attrs.out_scale, attrs.out_zero_point)
 
 
-def _call(attrs: Attrs, *args: relax.Expr) -> relax.Call:
+def call(attrs: Attrs, *args: relax.Expr) -> relax.Call:
+    """Call of the operator that ``attrs`` belongs to, as the functions below make it; its span names the node."""
     node = ir.make_node("ir.DictAttrs", **{f.name: _plain(getattr(attrs, f.name)) for f in dataclasses.fields(attrs)})
     span = ir.Span(ir.SourceName(attrs.name), 0, 0, 0, 0)
     return relax.Call(ir.Op.get(attrs.operator), list(args), node, span=span)
@@ -276,12 +277,12 @@ def _plain(value: Any) -> Any:
 
 def quantize(x: relax.Expr, attrs: QuantizeAttrs) -> relax.Call:
     """Call of ``qaccel.quantize`` on a float32 tensor."""
-    return _call(attrs, x)
+    return call(attrs, x)
 
 
 def dequantize(q: relax.Expr, attrs: DequantizeAttrs) -> relax.Call:
     """Call of ``qaccel.dequantize``; the result is float32."""
-    return _call(attrs, q)
+    return call(attrs, q)
 
 
 def conv2d(
@@ -291,28 +292,28 @@ def conv2d(
     constants = (
         weight.astype(carrier(attrs.weight_bits)), bias.astype(np.int32), weight_scale.astype(np.float32),
     )  # fmt: skip
-    return _call(attrs, q, *(relax.const(np.ascontiguousarray(value)) for value in constants))
+    return call(attrs, q, *(relax.const(np.ascontiguousarray(value)) for value in constants))
 
 
 def pool2d(q: relax.Expr, attrs: PoolAttrs) -> relax.Call:
     """Call of ``qaccel.pool2d``."""
-    return _call(attrs, q)
+    return call(attrs, q)
 
 
 def eltwise(a: relax.Expr, b: relax.Expr, attrs: EltwiseAttrs) -> relax.Call:
     """Call of ``qaccel.eltwise``; the result has the shape of ``a``."""
-    return _call(attrs, a, b)
+    return call(attrs, a, b)
 
 
 def requantize(q: relax.Expr, attrs: RequantizeAttrs) -> relax.Call:
     """Call of ``qaccel.requantize``."""
-    return _call(attrs, q)
+    return call(attrs, q)
 
 
 def table(q: relax.Expr, values: np.ndarray, attrs: TableAttrs) -> relax.Call:
     """Call of ``qaccel.table``; ``values`` becomes a constant of the carrier that the ISA's TABLE has."""
     dtype = "int16" if attrs.in_bits == 16 else carrier(attrs.out_bits)
-    return _call(attrs, q, relax.const(np.ascontiguousarray(values.astype(dtype))))
+    return call(attrs, q, relax.const(np.ascontiguousarray(values.astype(dtype))))
 
 
 def constant(expr: relax.Expr) -> np.ndarray:

@@ -164,10 +164,9 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     if isinstance(value, relax.Tuple):
         emitter.tuples[node.output] = value
     elif isinstance(value, relax.Var):
+        emitter.same[node.output] = value
         if value in emitter.held:
             emitter.held[node.output] = emitter.held[value]
-        else:
-            emitter.floats[node.output] = emitter.real(value)
     elif node.kind == "reshape":
         reshape(node, emitter)
     elif node.kind != "transpose":
@@ -198,7 +197,10 @@ def _pair(widths: NodeBits) -> tuple[int, int]:
 
 
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:
-    """Attributes of every operation of the dialect in ``main``, by its name, in order."""
-    bindings = (binding for block in mod["main"].body.blocks for binding in block.bindings)
-    found = (operators.read(b.value) for b in bindings if operators.is_quantized(b.value))
-    return {attrs.name: attrs for attrs in found}
+    """Attributes of every operation in ``main``, by its name, in order; a dequantize bears the name of what it reads."""
+    result: dict[str, Any] = {}
+    for binding in (binding for block in mod["main"].body.blocks for binding in block.bindings):
+        if operators.is_quantized(binding.value):
+            attrs = operators.read(binding.value)
+            result.setdefault(attrs.name, attrs)
+    return result

@@ -80,6 +80,9 @@ def lowered(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """A partitioned module with external modules attached and everything else ready for the VM code generator."""
     passes = []
     if subgraph_functions(mod):
+        from ..backend import register
+
+        register()  # where qaccel is imported from a folder, `import tvm` has not found it
         passes.append(relax.transform.RunCodegen({}, entry_functions=["main"]))
     if _has_dialect(mod):
         from ..cpu.legalize import LegalizeQuantized
@@ -109,7 +112,7 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, metadata: Mapping[str, A
     of ours to be read, and works over RPC.
     """
     mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
-    text = tvm.ir.StringImm(json.dumps(metadata, sort_keys=True))
+    text = tvm.ir.StringImm(json.dumps(metadata))
     function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
     mod = lowered(mod, target)
     mod[METADATA_FUNCTION] = function

@@ -25,7 +25,7 @@ def make_metadata(
     name: str, target: str, model: ImportedModel, quantized: QuantizedModel | None, report: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The dictionary that `link.build` embeds. ``report`` and the quantization of tensors are absent for the CPU alone."""
-    ends = _ends(quantized.mod) if quantized is not None else ([None] * len(model.inputs), [None] * len(model.outputs))
+    ends = _ends(quantized.mod, False) if quantized is not None else ([None] * len(model.inputs), [None] * len(model.outputs))
     return {
         "format": FORMAT,
         "qaccel": __version__,
@@ -60,7 +60,7 @@ def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
 def boundary(mod: tvm.IRModule) -> Boundary:
     """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float."""
     function = mod["main"]
-    inputs, outputs = _ends(mod)
+    inputs, outputs = _ends(mod, True)
     results = _results(function)
     first = operators.static_shape(function.params[0]) if function.params else ()
     return Boundary(
@@ -97,9 +97,12 @@ def _results(function: relax.Function) -> list[relax.Expr]:
 
 
 def _ends(
-    mod: tvm.IRModule,
+    mod: tvm.IRModule, through_float: bool
 ) -> tuple[list[operators.Quantization | None], list[operators.Quantization | None]]:
-    """How each input and output is quantized: by the quantize that reads it, the dequantize that it comes from."""
+    """How each input and output is quantized: by the quantize that reads it, the dequantize that it comes from.
+
+    ``through_float``: also where float operators such as Softmax lie between the dequantize and the output.
+    """
     function = mod["main"]
     values = {binding.var: binding.value for binding in _bindings(function)}
     reads: dict[relax.Var, operators.Quantization] = {}
@@ -108,11 +111,14 @@ def _ends(
             attrs = operators.read(value)
             if isinstance(attrs, operators.QuantizeAttrs) and isinstance(value.args[0], relax.Var):
                 reads.setdefault(value.args[0], operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point))
-    return [reads.get(param) for param in function.params], [_made_by(result, values) for result in _results(function)]
+    return [reads.get(param) for param in function.params], [
+        _made_by(result, values, through_float) for result in _results(function)
+    ]
 
 
-def _made_by(expr: relax.Expr, values: dict[relax.Var, relax.Expr]) -> operators.Quantization | None:
-    """The quantization of what a result comes from, through renamings and float operators such as Softmax."""
+def _made_by(
+    expr: relax.Expr | None, values: dict[relax.Var, relax.Expr], through_float: bool
+) -> operators.Quantization | None:
     while isinstance(expr, relax.Var) and expr in values:
         expr = values[expr]
         if operators.is_quantized(expr):
@@ -120,7 +126,7 @@ def _made_by(expr: relax.Expr, values: dict[relax.Var, relax.Expr]) -> operators
             if isinstance(attrs, operators.DequantizeAttrs):
                 return operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point)
             return None
-        if isinstance(expr, relax.Call):
+        if isinstance(expr, relax.Call) and through_float:
             arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]
             expr = arguments[0] if arguments else None
     return None

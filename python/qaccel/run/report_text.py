@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from .files import write_folder
 from .report import STALLS
 
+WIDTH_OF_A_FILE = 180  # columns, where the summary goes to no terminal
 _COLOURS = {
     "compute": "#3b7dd8", "activation_load": "#e0a030", "weight_load": "#c0504d",
     "decode": "#8e5ea2", "store": "#5aa469", "wait": "#b0b0b0",
@@ -74,27 +76,28 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     """The summary on standard output, with each layer if asked, and what stays on the CPU."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    facts = Table(show_header=False, box=None)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    facts = Table(show_header=False, box=None, pad_edge=False)
     for name, value in summary_rows(report):
         facts.add_row(name, value)
     console.print(facts)
     if layers:
-        table = Table(title="layers", title_justify="left")
+        table = Table(title="layers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for column in ("layer", "op", "bits", "MACs", "cycles", *(cause.replace("_", " ") for cause in STALLS)):
             table.add_column(column, justify="left" if column in ("layer", "op", "bits") else "right")
         for layer in report["layers"]:
             counts = [f"{layer[key]:,}" for key in ("macs", "cycles")]
             stalls = [f"{layer['stalls'][cause]:,}" for cause in STALLS]
-            table.add_row(layer["name"], layer["op"], bits_of(layer), *counts, *stalls, style=None)
+            table.add_row(layer["name"], layer["op"], bits_of(layer), *counts, *stalls)
         console.print(table)
     if not report["fallback"]:
         console.print("every operator of the network runs on the accelerator")
         return
-    table = Table(title="on the CPU", title_justify="left")
+    table = Table(title="on the CPU", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("node", "op", "MACs", "reason", "way out"):
         table.add_column(column, justify="right" if column == "MACs" else "left", overflow="fold")
     for entry in report["fallback"]:

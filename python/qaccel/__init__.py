@@ -1,0 +1,51 @@
+"""qaccel compiles neural networks for a quantized accelerator: an out-of-tree Apache TVM backend.
+
+    q = qaccel.quantize("model.onnx", calibration_data="data.npz")
+    m = qaccel.compile(q, hw="qaccel-256")
+    m.export_library("model.so")
+    qaccel.load("model.so").run({"x": x})
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import QaccelError
+
+if TYPE_CHECKING:
+    from .api import Module, QuantizedNetwork, compile, load, quantize  # noqa: A004
+    from .npu.partition import partition_for_qaccel
+
+__version__ = "0.1.0"
+__all__ = [
+    "Module",
+    "QaccelError",
+    "QuantizedNetwork",
+    "__version__",
+    "compile",
+    "load",
+    "partition_for_qaccel",
+    "quantize",
+]
+
+# `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for.
+_HOMES = {
+    "Module": "api",
+    "QuantizedNetwork": "api",
+    "compile": "api",
+    "load": "api",
+    "partition_for_qaccel": "npu.partition",
+    "quantize": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qaccel' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

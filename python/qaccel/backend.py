@@ -1,0 +1,53 @@
+"""What ``import tvm`` calls: the backend's names in TVM's registries. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def register() -> None:
+    """Register the loader of saved modules, ``relax.ext.qaccel`` and the pipeline "qaccel".
+
+    Runs in every process that imports TVM, RPC workers included; doing it again changes nothing.
+    """
+    import tvm_ffi
+
+    from .run.simulator import load_library
+
+    # The library registers `ffi.Module.load_from_bytes.qaccel` itself; it is small, and a worker has no other moment.
+    load_library()
+    tvm_ffi.register_global_func("relax.ext.qaccel", _codegen, override=True)
+    if os.environ.get("TVM_USE_RUNTIME_LIB", "0") == "0":
+        from tvm.relax import pipeline
+
+        if "qaccel" not in pipeline.PIPELINE_MAP:
+            pipeline.register_pipeline("qaccel")(qaccel_pipeline)
+
+
+def _codegen(functions: Any, options: Any, constant_names: Any) -> Any:
+    from .run.link import codegen
+
+    return codegen(functions, options, constant_names)
+
+
+def qaccel_pipeline(hw: Any = None) -> Any:
+    """``relax.get_pipeline("qaccel", hw=...)``: partition, compile and lower a module in the quantized dialect.
+
+    What the pipeline gives is ready for ``relax.build``'s code generator; float modules pass through to the CPU.
+    """
+    import tvm
+
+    from .hw import DEFAULT_CONFIG, load_config
+
+    config = load_config(DEFAULT_CONFIG if hw is None else hw)
+
+    @tvm.transform.module_pass(opt_level=0, name="qaccel")
+    def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        from .npu.partition import partition, subgraph_functions
+        from .run.link import lowered
+
+        target = tvm.target.Target.current(allow_none=True) or tvm.target.Target({"kind": "llvm"})
+        return lowered(mod if subgraph_functions(mod) else partition(mod, config).mod, target)
+
+    return run

@@ -1,0 +1,35 @@
+"""tvmc evaluate: accuracy of a compiled module on labelled data, and agreement with the float model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("module", metavar="MODULE", type=Path, help=".so or .tar that tvmc compile wrote")
+    parser.add_argument("--data", metavar="LABELLED.npz", type=Path, required=True, help="arrays by input name, and labels")
+    parser.add_argument("--reference", metavar="MODEL.onnx", type=Path, help="the float model, to compare with")
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Run all samples and print the shares in percent."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .. import api
+    from ..run.evaluate import evaluate, load_labelled
+
+    module = api.load(arguments.module).runner
+    data, labels = load_labelled(arguments.data, module.inputs)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("evaluating", total=len(labels))
+        result = evaluate(module, data, labels, arguments.reference, lambda count: progress.advance(task, count))
+    print(f"samples    {result.samples}")
+    top5 = f", top-5 {100 * result.top5:.2f}%" if result.top5 is not None else ""
+    print(f"top-1      {100 * result.top1:.2f}%{top5}")
+    if result.reference_top1 is not None and result.agreement is not None:
+        print(f"reference  top-1 {100 * result.reference_top1:.2f}%")
+        print(f"agreement  {100 * result.agreement:.2f}%")

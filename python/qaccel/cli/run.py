@@ -1,0 +1,53 @@
+"""tvmc run: run a compiled module on the inputs in an .npz."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ..errors import QaccelError
+from ..run.files import check_file, write_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("module", metavar="MODULE", type=Path, help=".so or .tar that tvmc compile wrote")
+    parser.add_argument("--inputs", metavar="IN.npz", type=Path, required=True, help="one array per input name")
+    parser.add_argument("--outputs", metavar="OUT.npz", type=Path, help="where the outputs go, one array per name")
+    parser.add_argument("--print-time", action="store_true", help="time on this machine, simulator included")
+    parser.add_argument("--profile", action="store_true", help="where the accelerator's cycles go, layer by layer")
+    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run so many times (default: %(default)s)")
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Run, write the outputs, print what was asked for."""
+    if arguments.repeat < 1:
+        raise QaccelError(f"--repeat {arguments.repeat}: run at least once")
+    if arguments.outputs is not None:
+        if arguments.outputs.suffix != ".npz":
+            raise QaccelError(f"--outputs '{arguments.outputs}' must end in .npz")
+        check_file(arguments.outputs, "--outputs")
+    import numpy as np
+
+    from .. import api
+    from ..quant.dataset import check_inputs, load_npz
+    from ..run.report_text import print_summary
+
+    module = api.load(arguments.module)
+    data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'")
+    milliseconds = []
+    for _ in range(arguments.repeat):
+        start = time.perf_counter()
+        outputs = module.run(data)
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+    if arguments.outputs is not None:
+        write_file(arguments.outputs, lambda path: np.savez(path, **outputs), "--outputs")  # type: ignore[arg-type]
+    for name, value in outputs.items():
+        text = np.array2string(value, threshold=16, edgeitems=4, precision=4, separator=", ", max_line_width=10_000)
+        print(f"{name} {value.dtype} {list(value.shape)}" + ("" if arguments.outputs else f" {text}"))
+    if arguments.print_time:
+        mean, best, worst = sum(milliseconds) / len(milliseconds), min(milliseconds), max(milliseconds)
+        print(f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {len(milliseconds)} runs on this machine")
+    if arguments.profile:
+        print_summary(module.report, layers=True)

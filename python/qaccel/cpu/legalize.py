@@ -1,0 +1,266 @@
+"""What of the quantized dialect stays on the CPU becomes exact integer TIR: same results as `numerics.requantize`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, s_tir, te, tirx
+
+from ..numerics import activation_limits
+from ..quant import operators
+from ..quant.interpret import tap_counts
+from .arithmetic import carried, centred, clamped, rescale, rounded
+
+Expr = Any  # a TIR expression
+Indices = tuple[Expr, ...]
+_OPAQUE = 8  # TVM's operator pattern "opaque": scheduled already, not to be fused
+
+
+@tvm.transform.module_pass(opt_level=0, name="LegalizeQuantized")
+class LegalizeQuantized:
+    """Every call of the dialect in functions that no accelerator takes, as call_tir of a scheduled PrimFunc."""
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Functions with a ``Codegen`` or ``Composite`` attribute are left as they are."""
+        mutator = _Mutator(mod)
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function) and not _offloaded(function):
+                mutator.builder_.update_func(var, mutator.visit_expr(function))
+        return mutator.builder_.get()
+
+
+def _offloaded(function: relax.Function) -> bool:
+    return bool(function.attrs) and any(key in function.attrs for key in ("Codegen", "Composite"))
+
+
+@relax.expr_functor.mutator
+class _Mutator(relax.PyExprMutator):
+    """Replaces calls, one PrimFunc each; the module is being rewritten in ``builder_``."""
+
+    def visit_function_(self, function: relax.Function) -> relax.Expr:
+        """Nested functions that an accelerator takes stay as they are."""
+        return function if _offloaded(function) else super().visit_function_(function)
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        """A call of the dialect becomes call_tir; any other stays."""
+        result = call.ty
+        call = self.visit_expr_post_order(call)
+        if not operators.is_quantized(call):
+            return call
+        attrs = operators.read(call)
+        function, args = primitive(attrs, call)
+        name = "qaccel_" + attrs.operator.removeprefix("qaccel.")
+        return relax.call_tir(self.builder_.add_func(function, name), args, result)
+
+
+def primitive(attrs: operators.Attrs, call: relax.Call) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
+    """The scheduled PrimFunc of a call, and the operands that it takes: activations, then constants."""
+    data = [arg for arg, _ in zip(call.args, operators.inputs_of(attrs) or (None,), strict=False)]
+    inputs = [te.placeholder(operators.static_shape(arg), str(arg.ty.dtype), f"q{k}") for k, arg in enumerate(data)]
+    result, constants = _STAGES[type(attrs)](attrs, call, inputs)
+    values = [relax.const(array, str(array.dtype)) for _, array in constants]
+    function = te.create_prim_func([*inputs, *(placeholder for placeholder, _ in constants), result])
+    function = function.with_attr("op_pattern", _OPAQUE)
+    return _scheduled(function, attrs), [*data, *values]
+
+
+Stage = tuple[te.Tensor, list[tuple[te.Tensor, np.ndarray]]]
+
+
+def _constant(array: np.ndarray, name: str) -> tuple[te.Tensor, np.ndarray]:
+    return te.placeholder(array.shape, str(array.dtype), name), np.ascontiguousarray(array)
+
+
+def _quantize(attrs: operators.QuantizeAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    source = inputs[0]
+    shape = tuple(int(dim) for dim in source.shape)
+    turned = tuple(shape[axis] for axis in attrs.axes)
+    lo, hi = (tirx.const(float(limit - attrs.zero_point), "float32") for limit in activation_limits(attrs.bits))
+
+    def value(*nhwc: Expr) -> Expr:
+        moved = _reindexed(nhwc, attrs.shape, turned)
+        x = source(*(moved[attrs.axes.index(axis)] for axis in range(len(shape))))
+        steps = tirx.nearbyint(x / tirx.const(attrs.scale, "float32"))
+        held = tirx.Select(tirx.isnan(x), tirx.const(0.0, "float32"), tirx.max(tirx.min(steps, hi), lo))
+        return carried(held.astype("int32") + attrs.zero_point, attrs.bits)
+
+    return te.compute(attrs.shape, value, "quantized"), []
+
+
+def _dequantize(attrs: operators.DequantizeAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    source = inputs[0]
+    nhwc = tuple(int(dim) for dim in source.shape)
+
+    def value(*out: Expr) -> Expr:
+        before = tuple(out[attrs.axes.index(axis)] for axis in range(len(attrs.shape)))
+        q = source(*_reindexed(before, attrs.shape, nhwc)).astype("int32") - attrs.zero_point
+        return q.astype("float32") * tirx.const(attrs.scale, "float32")
+
+    return te.compute(tuple(attrs.shape[axis] for axis in attrs.axes), value, "real"), []
+
+
+def _reindexed(indices: Indices, shape: tuple[int, ...], target: tuple[int, ...]) -> Indices:
+    """Where the element at ``indices`` of ``shape`` lies in the same values reshaped to ``target``."""
+    if shape == target:
+        return tuple(indices)
+    flat: Expr = tirx.const(0, "int32")
+    for index, size in zip(indices, shape, strict=True):
+        flat = flat * size + (index if size > 1 else 0)
+    result: list[Expr] = []
+    for size in reversed(target):
+        result.insert(0, tirx.floormod(flat, size))
+        flat = tirx.floordiv(flat, size)
+    return tuple(result)
+
+
+def _conv(attrs: operators.ConvAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
+    multipliers, shifts = attrs.multipliers(weight_scale)
+    kernel, params = _constant(weight.transpose(1, 2, 3, 0), "weight"), _constant(bias, "bias")
+    scales = _constant(multipliers, "multiplier"), _constant(shifts, "shift")
+    oc, kh, kw, icg = weight.shape
+    wide = max(attrs.weight_bits, attrs.activation_bits) == 16
+    dtype = "int64" if wide else "int32"
+    padded = _padded(inputs[0], attrs.padding, 0, attrs.in_zero_point, dtype)
+    n, h, w, _ = operators.static_shape(call.args[0])
+    oh, ow = operators.window_output((h, w), (kh, kw), attrs.strides, attrs.padding, attrs.dilation)
+    ky, kx, kc = (te.reduce_axis((0, size), name) for size, name in ((kh, "ky"), (kw, "kx"), (icg, "kc")))
+    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
+    per_group = oc // attrs.groups
+
+    def product(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+        channel = kc if attrs.groups == 1 else tirx.floordiv(c, per_group) * icg + kc
+        taken = padded(b, y * sh + ky * dh, x * sw + kx * dw, channel)
+        return te.sum(taken * kernel[0](ky, kx, kc, c).astype(dtype), axis=[ky, kx, kc])
+
+    sums = te.compute((n, oh, ow, oc), product, "sums")
+
+    def value(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+        acc = sums(b, y, x, c).astype("int64") + params[0](c).astype("int64")
+        return clamped(rescale(acc, scales[0][0](c), scales[1][0](c), wide), attrs)
+
+    return te.compute((n, oh, ow, oc), value, "output"), [kernel, params, *scales]
+
+
+def _padded(source: te.Tensor, padding: tuple[int, ...], fill: int, zero_point: int, dtype: str) -> te.Tensor:
+    """``source - zero_point`` with (top, left, bottom, right) cells of ``fill`` around it."""
+    n, h, w, c = (int(dim) for dim in source.shape)
+    top, left, bottom, right = padding
+
+    def value(b: Expr, y: Expr, x: Expr, k: Expr) -> Expr:
+        if not any(padding):
+            return centred(source(b, y, x, k), zero_point, dtype)
+        inside = tirx.all(y >= top, y < top + h, x >= left, x < left + w)
+        held = centred(source(b, y - top, x - left, k), zero_point, dtype)
+        return tirx.if_then_else(inside, held, tirx.const(fill, dtype))
+
+    return te.compute((n, h + top + bottom, w + left + right, c), value, "padded")
+
+
+def _pool(attrs: operators.PoolAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    n, h, w, c = operators.static_shape(call.args[0])
+    oh, ow = operators.window_output((h, w), attrs.kernel, attrs.strides, attrs.padding, attrs.dilation)
+    ky, kx = (te.reduce_axis((0, size), name) for size, name in zip(attrs.kernel, ("ky", "kx"), strict=True))
+    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
+    largest = attrs.kind == "max"
+    wide = attrs.activation_bits == 16
+    dtype = "int64" if wide and not largest else "int32"
+    least = int(np.iinfo(np.int32).min)
+    padded = _padded(inputs[0], attrs.padding, least if largest else 0, attrs.in_zero_point, dtype)
+    over = te.max if largest else te.sum
+    taken = te.compute(
+        (n, oh, ow, c),
+        lambda b, y, x, k: over(padded(b, y * sh + ky * dh, x * sw + kx * dw, k), axis=[ky, kx]),
+        "taken",
+    )
+    counts = np.ones((oh, ow), np.int64) if largest else tap_counts(attrs, (h, w), (oh, ow))
+    pairs = {int(count): attrs.multiplier(int(count)) for count in np.unique(counts)}
+    tables = [
+        _constant(np.vectorize(lambda count, k=k: pairs[int(count)][k], otypes=[np.int64])(counts), name)
+        for k, name in enumerate(("multiplier", "shift"))
+    ]
+
+    def value(b: Expr, y: Expr, x: Expr, k: Expr) -> Expr:
+        scaled = rescale(
+            taken(b, y, x, k).astype("int64"), tables[0][0](y, x), tables[1][0](y, x), wide and not largest
+        )
+        return clamped(scaled, attrs)
+
+    return te.compute((n, oh, ow, c), value, "output"), tables
+
+
+def _eltwise(attrs: operators.EltwiseAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    ma, mb, shift = attrs.multipliers()
+    small = operators.static_shape(call.args[1])
+    combine = {"add": lambda p, q: p + q, "sub": lambda p, q: p - q, "min": tirx.min, "max": tirx.max}.get(attrs.kind)
+
+    def value(*nhwc: Expr) -> Expr:
+        a = centred(inputs[0](*nhwc), attrs.a_zero_point, "int64")
+        there = [0 if size == 1 else index for index, size in zip(nhwc, small, strict=True)]
+        b = centred(inputs[1](*there), attrs.b_zero_point, "int64")
+        exact = a * b * _int64(ma) if combine is None else combine(a * _int64(ma), b * _int64(mb))
+        return clamped(rounded(exact, _int64(shift)), attrs)
+
+    return te.compute(operators.static_shape(call.args[0]), value, "output"), []
+
+
+def _requantize(attrs: operators.RequantizeAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    multiplier, shift = attrs.multiplier()
+
+    def value(*nhwc: Expr) -> Expr:
+        exact = centred(inputs[0](*nhwc), attrs.in_zero_point, "int64") * _int64(multiplier)
+        return clamped(rounded(exact, _int64(shift)), attrs)
+
+    return te.compute(operators.static_shape(call.args[0]), value, "output"), []
+
+
+def _table(attrs: operators.TableAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    entries = _constant(operators.constant(call.args[1]), "table")
+
+    def value(*nhwc: Expr) -> Expr:
+        index = inputs[0](*nhwc).astype("int32") + (1 << (attrs.in_bits - 1))
+        if attrs.in_bits != 16:
+            return carried(entries[0](index), attrs.out_bits)
+        low, part = tirx.shift_right(index, tirx.const(7, "int32")), index & 127
+        exact = entries[0](low).astype("int64") * (128 - part).astype("int64")
+        exact += entries[0](low + 1).astype("int64") * part.astype("int64")
+        return carried(rounded(exact, _int64(7)), attrs.out_bits)
+
+    return te.compute(operators.static_shape(call.args[0]), value, "output"), [entries]
+
+
+def _int64(value: int) -> Expr:
+    return tirx.const(value, "int64")
+
+
+_STAGES: dict[type, Callable[..., Stage]] = {
+    operators.QuantizeAttrs: _quantize,
+    operators.DequantizeAttrs: _dequantize,
+    operators.ConvAttrs: _conv,
+    operators.PoolAttrs: _pool,
+    operators.EltwiseAttrs: _eltwise,
+    operators.RequantizeAttrs: _requantize,
+    operators.TableAttrs: _table,
+}
+
+
+def _scheduled(function: tirx.PrimFunc, attrs: operators.Attrs) -> tirx.PrimFunc:
+    """Rows in parallel, innermost loops over contiguous values, sums kept in order of their outputs' channels."""
+    schedule = s_tir.Schedule(function)
+    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+        loops = schedule.get_loops(block)
+        spatial, reduced = loops[:4], loops[4:]
+        if len(spatial) < 4:
+            schedule.parallel(spatial[0])
+            continue
+        if isinstance(attrs, operators.QuantizeAttrs) and attrs.axes == (0, 2, 3, 1):
+            spatial = [spatial[0], spatial[1], spatial[3], spatial[2]]
+        schedule.reorder(*spatial[:3], *reduced, spatial[3])
+        rows = schedule.fuse(*spatial[:2])
+        schedule.parallel(rows)
+        if reduced:
+            schedule.decompose_reduction(block, reduced[0])
+    return schedule.mod["main"].without_attr("global_symbol")

@@ -1,0 +1,112 @@
+"""Accuracy of a compiled module on labelled data, and how often it agrees with the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import QaccelError
+from ..frontend.import_onnx import ImportedModel, TensorSpec, import_onnx
+from ..quant.dataset import check_inputs, load_npz
+from ..quant.float_executor import execute
+from .execute import Runner
+
+LABELS = "labels"
+BATCH = 32  # samples between two signs of progress
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares of samples, 0 to 1. What needs the float model is None without one; top-5 is None below six classes."""
+
+    samples: int
+    top1: float
+    top5: float | None
+    reference_top1: float | None = None
+    agreement: float | None = None
+
+
+def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Arrays by input name, and ``labels`` [samples] as int64. Raises QaccelError for what is missing or does not fit.
+
+    A network with one input may find its samples under any name, if there is no other array.
+    """
+    arrays = load_npz(path)
+    if LABELS not in arrays:
+        raise QaccelError(f"'{path}' holds no array '{LABELS}'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    labels = arrays.pop(LABELS)
+    if len(arrays) == len(inputs) == 1:
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
+    data = check_inputs(arrays, inputs, f"labelled data '{path}'")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise QaccelError(f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample")
+    samples = len(data[inputs[0].name])
+    if len(labels) != samples:
+        raise QaccelError(f"'{path}': {len(labels)} labels for {samples} samples")
+    return data, labels.astype(np.int64)
+
+
+def evaluate(
+    module: Runner,
+    data: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    reference: str | Path | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Runs all samples; ``advance`` hears how many were done. Raises QaccelError if the output has no classes."""
+    scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, data, advance)
+    _check_classes(scores, labels)
+    predicted = scores.argmax(1)
+    top5 = None
+    if scores.shape[1] > 5:
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        top5 = float((best == labels[:, None]).any(1).mean())
+    top1 = float((predicted == labels).mean())
+    if reference is None:
+        return Evaluation(len(labels), top1, top5)
+    model = _reference(reference, module)
+    exact = _scores(lambda part: execute(model, part)[model.outputs[0].name], module.inputs, data, None).argmax(1)
+    return Evaluation(len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean()))
+
+
+def _reference(path: str | Path, module: Runner) -> ImportedModel:
+    model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs})
+    if model.inputs != module.inputs:
+        raise QaccelError(f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}")
+    return model
+
+
+def _shown(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"'{spec.name}' {list(spec.shape)} {spec.dtype}" for spec in specs)
+
+
+def _scores(
+    run: Callable[[dict[str, np.ndarray]], np.ndarray],
+    inputs: tuple[TensorSpec, ...],
+    data: Mapping[str, np.ndarray],
+    advance: Callable[[int], object] | None,
+) -> np.ndarray:
+    """First output of all samples, [samples, classes]."""
+    own = inputs[0].shape[0]
+    samples = len(data[inputs[0].name])
+    step = own * max(1, BATCH // own)
+    pieces = []
+    for first in range(0, samples, step):
+        part = {spec.name: data[spec.name][first : first + step] for spec in inputs}
+        pieces.append(np.asarray(run(part)))
+        if advance is not None:
+            advance(len(part[inputs[0].name]))
+    scores = np.concatenate(pieces)
+    return scores.reshape(len(scores), -1)
+
+
+def _check_classes(scores: np.ndarray, labels: np.ndarray) -> None:
+    if len(scores) != len(labels):
+        raise QaccelError(f"the module's first output has {len(scores)} rows for {len(labels)} samples; evaluate needs scores by class")
+    if scores.shape[1] < 2:
+        raise QaccelError("the module's first output has one value per sample; evaluate needs scores of two classes or more")
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise QaccelError(f"labels go from {labels.min()} to {labels.max()}, the module has classes 0 to {scores.shape[1] - 1}")

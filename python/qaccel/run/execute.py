@@ -1,0 +1,108 @@
+"""A compiled module that runs: arrays by name in, arrays by name out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ..errors import QaccelError
+from ..frontend.import_onnx import TensorSpec
+from ..isa import isa
+from ..npu.artefact import Artefact
+from ..quant.dataset import check_inputs
+from .link import one_line, read_metadata
+from .metadata import check_metadata, specs
+from .simulator import load_library
+
+ACCELERATOR_KIND = "qaccel"
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A module in this process, with what it says of itself. ``runtime`` is TVM's module, ``vm`` its virtual machine."""
+
+    metadata: dict[str, Any]
+    runtime: Any
+    vm: relax.VirtualMachine
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return specs(self.metadata["inputs"])
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return specs(self.metadata["outputs"])
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name.
+
+        Axis 0 may be any multiple of the module's batch, which then runs once per batch; outputs are joined along axis 0.
+        Raises QaccelError for a name, shape, type or value that does not fit the model.
+        """
+        arrays = check_inputs(inputs, self.inputs, "inputs")
+        times = {len(arrays[s.name]) // s.shape[0] for s in self.inputs if s.shape and s.shape[0]} or {1}
+        pieces = []
+        for k in range(times.pop()):
+            batch = [arrays[s.name][k * s.shape[0] : (k + 1) * s.shape[0]] if s.shape else arrays[s.name] for s in self.inputs]
+            pieces.append(self._run_batch(batch))
+        if not pieces:
+            raise QaccelError("inputs hold no sample; give at least one")
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([np.atleast_1d(piece[name]) for piece in pieces]) for name in pieces[0]}
+
+    def _run_batch(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            result = self.vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise QaccelError(f"the module failed: {one_line(error)}") from error
+        results = [result] if len(self.outputs) == 1 and hasattr(result, "numpy") else list(result)
+        return {spec.name: value.numpy() for spec, value in zip(self.outputs, results, strict=True)}
+
+    def artefacts(self) -> list[Artefact]:
+        """The accelerator subgraphs in the module, in the order of their symbols."""
+        found, queue = [], [self.runtime]
+        while queue:
+            module = queue.pop()
+            if module.kind == ACCELERATOR_KIND:
+                found.append(Artefact.from_bytes(bytes(module["get_artefact"]()), isa().version))
+            queue.extend(module.imports)
+        return sorted(found, key=lambda artefact: (len(artefact.symbol), artefact.symbol))
+
+
+def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
+    """A module that was just built. The .so or .tar would run the same; this links it in memory."""
+    runtime = executable.jit() if hasattr(executable, "jit") else executable.mod
+    return Runner(metadata, executable.mod, relax.VirtualMachine(runtime, tvm.cpu()))
+
+
+def load(path: str | Path) -> Runner:
+    """An exported module. Raises QaccelError if it is missing, damaged, of another version or not ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise QaccelError(f"module '{path}' does not exist; compile one with tvmc compile -o {path}")
+    if path.suffix not in (".so", ".tar"):
+        raise QaccelError(f"module '{path}' is neither a .so nor a .tar")
+    load_library()
+    try:
+        runtime = _load_runtime(path.resolve())
+        vm = relax.VirtualMachine(runtime, tvm.cpu())
+    except (RuntimeError, ValueError, OSError, AttributeError) as error:
+        raise QaccelError(f"module '{path}' cannot be loaded: {one_line(error)}") from error
+    return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm)
+
+
+def _load_runtime(path: Path) -> Any:
+    """TVM's module of a file. From a .tar TVM links a .so beside it, which is no place for it: let it do so elsewhere."""
+    if path.suffix != ".tar":
+        return tvm.runtime.load_module(str(path))
+    with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
+        return tvm.runtime.load_module(str(shutil.copy(path, folder)))

@@ -1,0 +1,54 @@
+"""Running one accelerator program outside a TVM module: for the profile, and for golden inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..npu.artefact import Artefact, TensorSlot
+from .simulator import simulate
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """DRAM contents of each output slot in order, and the simulator's counters."""
+
+    outputs: tuple[bytes, ...]
+    counters: dict[str, Any]
+
+
+def run_program(
+    artefact: Artefact, inputs: Sequence[bytes], mode: str = "functional", trace: bool = False
+) -> ProgramRun:
+    """One sample through a program; ``inputs`` are the DRAM contents of the input slots. Raises QaccelError on a fault."""
+    dram = np.zeros(artefact.dram_bytes, np.uint8)
+    read_only = []
+    for addr, data in ((artefact.constants_addr, artefact.constants), (artefact.program_addr, artefact.program)):
+        dram[addr : addr + len(data)] = np.frombuffer(data, np.uint8)
+        read_only.append((addr, addr + len(data)))
+    defined = list(read_only)
+    for slot, data in zip(artefact.inputs, inputs, strict=True):
+        dram[slot.dram_addr : slot.dram_addr + len(data)] = np.frombuffer(data, np.uint8)
+        defined.append((slot.dram_addr, slot.dram_addr + len(data)))
+    counters = simulate(
+        artefact.hw, artefact.program, dram, mode=mode, initialised=defined, read_only=read_only,
+        program_addr=artefact.program_addr, layers=artefact.layers, trace=trace,
+    )  # fmt: skip
+    outputs = tuple(dram[slot.dram_addr : slot.dram_addr + slot.dram_bytes].tobytes() for slot in artefact.outputs)
+    return ProgramRun(outputs, counters)
+
+
+def profile(artefact: Artefact) -> dict[str, Any]:
+    """Cycles and traffic of one sample, with the trace. They depend on no value, so the inputs are zeros."""
+    return run_program(artefact, [bytes(slot.dram_bytes) for slot in artefact.inputs], "cycle", trace=True).counters
+
+
+def random_input(slot: TensorSlot, rng: np.random.Generator) -> bytes:
+    """DRAM contents of a random input over its whole range; what pads a pixel to whole bytes is zero."""
+    data = rng.integers(0, 256, (slot.shape[0] * slot.shape[1], slot.pixel_bytes), np.uint8)
+    if slot.shape[2] * slot.bits % 8:
+        data[:, -1] &= 0xF
+    return data.tobytes()

@@ -1,0 +1,42 @@
+// COPY: requantizing copy.
+#include <algorithm>
+
+#include "elements.h"
+#include "pointwise.h"
+
+namespace qaccel {
+
+namespace {
+
+QACCEL_CLONES void ScaleAll(const int16_t* values, int64_t count, int64_t multiplier, int64_t* t) {
+  for (int64_t i = 0; i < count; ++i) t[i] = values[i] * multiplier;
+}
+
+}  // namespace
+
+void Execute(Machine& machine, const isa::Copy& ins) {
+  CheckTile(ins);
+  CheckZeroPoint("in_zero_point", ins.in_bits, ins.in_zero_point);
+  const OutputRange range = OutputRangeOf(ins);
+  const View input = InputTile(ins), output = OutputTile(ins);
+  ReadOperandsClaimOutput(machine, {{input, ins.in_bits}}, {output, ins.out_bits});
+
+  const bool joined = Joined(input, ins.channels, ins.in_bits) && Joined(output, ins.channels, ins.out_bits);
+  const int64_t pixels = joined ? 1 : ins.w, values = joined ? ins.w * ins.channels : ins.channels;
+  uint8_t* sram = machine.sram.data();
+  int16_t part[kPartValues];
+  int64_t products[kPartValues];
+  for (int64_t row = 0; row < ins.h; ++row) {
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      for (int64_t begin = 0; begin < values; begin += kPartValues) {
+        const int64_t count = std::min(kPartValues, values - begin);
+        Unpack(sram + input.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, ins.in_zero_point, part);
+        ScaleAll(part, count, ins.multiplier, products);
+        RoundAll(products, count, ins.shift, range, part);
+        Pack(part, count, ins.out_bits, sram + output.Pixel(row, pixel) + begin * ins.out_bits / 8);
+      }
+    }
+  }
+}
+
+}  // namespace qaccel

@@ -1,0 +1,94 @@
+"""The simulator against the reference interpreter: random programs, the whole of DRAM, nothing off by anything."""
+
+import os
+
+import numpy as np
+import pytest
+
+from qaccel.errors import QaccelError
+from qaccel.npu.check import DramMap, check_instructions
+from qaccel.run.simulator import library_path, simulate
+from reference.interpreter import run
+from reference.programs import PAIRS, RandomProgram, random_program
+
+COUNT = 360  # a multiple of the nine width pairs and the three configs
+CHUNK = 45
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library() -> None:
+    try:
+        library_path()
+    except QaccelError as error:
+        pytest.skip(str(error))
+
+
+def interpreted(case: RandomProgram, seed: int | None) -> np.ndarray:
+    dram = case.dram.copy()
+    run(case.hw, case.program, dram, initialised=case.initialised, read_only=case.read_only, seed=seed)
+    return dram
+
+
+def simulated(case: RandomProgram, mode: str) -> np.ndarray:
+    dram = case.dram.copy()
+    ranges = {"initialised": case.initialised, "read_only": case.read_only, "program_addr": case.program_addr}
+    simulate(case.hw, case.program, dram, mode=mode, **ranges)
+    return dram
+
+
+def check_seed(seed: int) -> None:
+    """One program: checker, interpreter in two orders, simulator in both modes."""
+    case = random_program(seed)
+    check_instructions(case.instructions, case.hw, DramMap(case.dram, tuple(case.initialised), tuple(case.read_only)))
+    expected = interpreted(case, None)
+    assert not np.array_equal(expected, case.dram), "the program stores nothing"
+    np.testing.assert_array_equal(interpreted(case, seed), expected, "another order of the engines")
+    for mode in ("functional", "cycle"):
+        np.testing.assert_array_equal(simulated(case, mode), expected, mode)
+
+
+def check_seeds(begin: int, end: int) -> None:
+    for seed in range(begin, end):
+        try:
+            check_seed(seed)
+        except Exception as error:
+            raise AssertionError(f"random program {seed}") from error
+
+
+@pytest.mark.parametrize("begin", range(0, COUNT, CHUNK))
+def test_random_programs(begin: int) -> None:
+    check_seeds(begin, begin + CHUNK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(9))
+def test_many_random_programs(part: int) -> None:
+    each = -(-int(os.environ.get("QACCEL_PROGRAM_CASES", "9000")) // 9)
+    check_seeds(COUNT + part * each, COUNT + (part + 1) * each)
+
+
+def test_programs_cover_the_instruction_set() -> None:
+    """Every width pair as often as any other; every operation, source, kind, chain and kind of view occurs."""
+    seen: dict[str, int] = {}
+    pairs = dict.fromkeys(PAIRS, 0)
+    for seed in range(90):
+        for ins in random_program(seed).instructions:
+            facts = [ins.op, *(f"{key}={ins[key]}" for key in ("kind", "source") if key in ins.values)]
+            if ins.op in ("CONV", "DEPTHWISE", "POOL"):
+                facts += [f"{ins.op} accumulate"] * ins["accumulate"]
+                facts += [f"{ins.op} out {ins['out_bits']}"] * ins["finish"]
+            if ins.op == "CONV":
+                pairs[ins["weight_bits"], ins["in_bits"]] += 1
+            if ins.op == "ELTWISE":
+                facts += ["b_scalar"] * ins["b_scalar"] + ["in place"] * (ins["in_addr"] == ins["out_addr"])
+                facts += ["repeats a row"] * (ins["b_row_stride"] == 0)
+            if ins.op == "LOAD" and ins["pad_left"]:
+                facts.append(f"pad {ins['pad_bits']}")
+            for fact in facts:
+                seen[fact] = seen.get(fact, 0) + 1
+    wanted = ["LOAD_RAW", "STORE", "COPY", "TABLE", "source=dram", "source=sram", "pad 4", "pad 8", "pad 16"]
+    wanted += [f"kind={kind}" for kind in ("max", "sum", "add", "sub", "mul", "min")]
+    wanted += [f"{op} accumulate" for op in ("CONV", "DEPTHWISE", "POOL")] + ["b_scalar", "in place", "repeats a row"]
+    wanted += [f"{op} out {bits}" for op in ("CONV", "DEPTHWISE", "POOL") for bits in (4, 8, 16)]
+    assert [fact for fact in wanted if seen.get(fact, 0) < 2] == []
+    assert min(pairs.values()) >= 10

@@ -17,6 +17,7 @@ from .hw import HwConfig, load_config
 from .npu.codegen import CompiledSubgraph, compile_subgraph
 from .npu.partition import Partitioned, float_macs, partition, subgraph_functions
 from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, GUESSED_INPUT_RANGE, Bits, BitWidths, CompileOptions
+from .quant.bias_correction import correct_biases
 from .quant.calibrate import Ranges, calibrate
 from .quant.dataset import check_inputs, load_calibration_data
 from .quant.quantize import LayerBits, QuantizedModel, quantize
@@ -86,10 +87,13 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     with stages("import"):
         imported = import_onnx(model, options.input_shapes)
     with stages("calibrate"):
-        ranges, notes = measure_ranges(imported, options, stages.show)
+        data = _checked_data(imported, options) if options.calibration_data is not None else None
+        ranges, notes = measure_ranges(imported, data, options, stages.show)
     with stages("quantize"):
-        bits = options.bits or (DEFAULT_BITS if options.calibration_data is not None else BITS_WITHOUT_DATA)
+        bits = options.bits or (DEFAULT_BITS if data is not None else BITS_WITHOUT_DATA)
         quantized = quantize(imported, ranges, layer_bits(bits))
+        if data is not None:
+            quantized = correct_biases(quantized, data)
     return Quantized(quantized, (*notes, *quantized.notes))
 
 
@@ -99,6 +103,7 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     hw, model = load_config(options.target.config), quantized.model.model
     with stages("partition"):
         partitioned = partition(quantized.model.mod, hw, quantized.model.unquantized, float_macs(model.mod))
+        check_config(partitioned, hw)
     with stages("codegen"):
         functions = subgraph_functions(partitioned.mod)
         compiled = {symbol: compile_subgraph(functions[symbol], symbol, hw) for symbol in partitioned.subgraphs}
@@ -121,6 +126,13 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     )  # fmt: skip
 
 
+def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
+    """Tiles make any layer fit any sensible config: one that a layer does not fit is a mistake, not a reason for the CPU."""
+    for rejection in partitioned.rejections:
+        if rejection.too_large:
+            raise QaccelError(f"config {hw.name} is too small for node '{rejection.name}' ({rejection.op}): {rejection.reason}; {rejection.fix}")
+
+
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
     """The CPU alone: import and link."""
     for flag, value in (
@@ -136,11 +148,12 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
     return Compiled(imported, options, None, None, None, (), executable, metadata, None, ())
 
 
-def measure_ranges(model: ImportedModel, options: CompileOptions, show: bool) -> tuple[Ranges, tuple[str, ...]]:
+def measure_ranges(
+    model: ImportedModel, data: Mapping[str, np.ndarray] | None, options: CompileOptions, show: bool
+) -> tuple[Ranges, tuple[str, ...]]:
     """Ranges of all tensors, from the user's data or from synthetic inputs, and what to tell the user about them."""
-    data = options.calibration_data
     if data is not None:
-        return calibrate(model, _checked_data(model, options), options.calibration, progress=show), ()
+        return calibrate(model, dict(data), options.calibration, progress=show), ()
     if options.preprocess is not None:
         raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     input_range = options.input_range or GUESSED_INPUT_RANGE

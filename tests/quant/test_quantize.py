@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
-from quant.layers import PAIRS, conv_model, conv_output, model, node, prepared
 from tvm import relax
 
 from qaccel import numerics
@@ -15,6 +14,7 @@ from qaccel.quant.float_executor import execute
 from qaccel.quant.operators import Quantization
 from qaccel.quant.quantize import LayerBits, QuantizedModel, attributes, quantize
 from qaccel.quant.weights import NotQuantizable, activation_quantization, quantize_real, quantize_weights
+from quant.layers import PAIRS, conv_model, conv_output, model, node, prepared
 
 W8A8 = LayerBits(8, 8)
 

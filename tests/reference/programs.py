@@ -232,12 +232,14 @@ class Grower:
         first = self.pick(inputs)
         channels = self.integer(1, 24) if op == "CONV" else self.integer(1, first.c)
         inputs = [t for t in inputs if op == "CONV" or t.c >= channels]
+        kind = self.pick(["max", "sum"])
         out_h, out_w = self.integer(1, 6), self.integer(1, 6)
+        if op == "POOL" and kind == "max":  # every output pixel needs a tap
+            inputs, out_h, out_w = [first], min(out_h, first.h), min(out_w, first.w)
         length = self.pick([1, 1, 2, 3])
         out = self.new_tensor(out_h, out_w, channels, self.pick(WIDTHS), inputs)
         size = {"out_h": out_h, "out_w": out_w, ("out_channels" if op == "CONV" else "channels"): channels}
         numbers = self.output(out)
-        kind = self.pick(["max", "sum"])
         taken = [*inputs, out]
         magnitude = {
             "CONV": bits + self.pair[0] + 2,
@@ -255,7 +257,8 @@ class Grower:
             last = {"param_addr": params.addr}
         for step in range(length):
             in_channels = self.integer(1, 20) if op == "CONV" else channels
-            t = self.crop(self.pick(inputs), self.integer(1, 9), self.integer(1, 9), in_channels)
+            least_h, least_w = (out_h, out_w) if op == "POOL" and kind == "max" else (1, 1)
+            t = self.crop(self.pick(inputs), self.integer(least_h, 9), self.integer(least_w, 9), in_channels)
             fields = {**t.view("in"), "in_bits": bits, "in_zero_point": t.zero_point, **size, **numbers, **last}
             fields |= self.window(t, full=op == "POOL" and kind == "max", out=out)
             if op == "CONV":
@@ -282,9 +285,8 @@ class Grower:
             ]
             if not full or all(hits):
                 return _window_fields(t.h, t.w, kernel, stride, dilation, pads)
-            if self.chance(0.05):  # too small a tensor for that output: repeat one pixel
-                fields = _window_fields(out.h, out.w, [1, 1], [1, 1], [1, 1], [0, 0])
-                return fields | {"in_row_stride": 0, "in_pixel_stride": 0}
+            if self.chance(0.05):
+                return _window_fields(t.h, t.w, [1, 1], [1, 1], [1, 1], [0, 0])
 
     def eltwise(self) -> None:
         a = self.crop(self.pick(self.tensors))

@@ -31,7 +31,11 @@ _OPERANDS = {"conv2d": 4, "pool2d": 1, "eltwise": 2, "requantize": 1, "table": 2
 
 @dataclass(frozen=True)
 class Rejection:
-    """A node that stays on the CPU. ``weight_bits`` and ``entropy_bits`` are 0 for a node without weights."""
+    """A node that stays on the CPU; ``macs`` are those of a batch.
+
+    ``weight_bits`` and ``entropy_bits`` are 0 for a node without weights, both widths for one in float. ``too_large``: only
+    the config is in the way.
+    """
 
     name: str
     op: str
@@ -41,6 +45,7 @@ class Rejection:
     weight_bits: int = 0
     activation_bits: int = 0
     entropy_bits: float = 0.0
+    too_large: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,16 +152,14 @@ def _dialect_calls(function: relax.Function) -> list[relax.Call]:
 
 def _rejection(call: relax.Call, reason: str) -> Rejection:
     attrs = operators.read(call)
-    widths = operators.inputs_of(attrs)
-    larger = "choose a larger config with --target 'qaccel -config=...'"
-    fix = larger if "of SRAM" in reason or "no tile fits" in reason else "change the layer in the model to stay within the limit"
+    too_large = reason.startswith(("no tile fits", "the smallest tile"))
+    fix = "choose a larger config" if too_large else "change the layer in the model to stay within the limit"
     op = str(getattr(attrs, "op", attrs.operator))
     if not isinstance(attrs, operators.ConvAttrs):
-        return Rejection(attrs.name, op, 0, reason, fix, activation_bits=widths[0].bits)
-    weights = operators.constant(call.args[1])
-    return Rejection(
-        attrs.name, op, conv_macs(call), reason, fix, attrs.weight_bits, attrs.activation_bits, entropy_bits(weights)
-    )
+        return Rejection(attrs.name, op, 0, reason, fix, activation_bits=operators.inputs_of(attrs)[0].bits, too_large=too_large)
+    entropy = entropy_bits(operators.constant(call.args[1]))
+    widths = attrs.weight_bits, attrs.activation_bits
+    return Rejection(attrs.name, op, conv_macs(call), reason, fix, *widths, entropy, too_large)
 
 
 def _float_fix(op: str) -> str:

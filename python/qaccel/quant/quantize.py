@@ -197,7 +197,7 @@ def _pair(widths: NodeBits) -> tuple[int, int]:
 
 
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:
-    """Attributes of every operation in ``main``, by its name, in order; a dequantize bears the name of what it reads."""
+    """Attributes of every operation in ``main`` by its name, in order; a dequantize is named after what it reads."""
     result: dict[str, Any] = {}
     for binding in (binding for block in mod["main"].body.blocks for binding in block.bindings):
         if operators.is_quantized(binding.value):

@@ -1,0 +1,189 @@
+"""The CPU's form of the quantized dialect against NumPy's exact integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from qaccel import numerics
+from qaccel.cpu.legalize import LegalizeQuantized
+from qaccel.quant import operators as o
+from qaccel.quant.interpret import run_quantized
+from qaccel.quant.quantize import LayerBits, quantize
+from quant.layers import PAIRS, conv_model, model, node, prepared
+
+TARGET = tvm.target.Target({"kind": "llvm"})
+
+
+def compiled(mod: tvm.IRModule) -> relax.VirtualMachine:
+    return relax.VirtualMachine(relax.build(LegalizeQuantized()(mod), target=TARGET), tvm.cpu())
+
+
+def outputs(mod: tvm.IRModule, *arrays: np.ndarray) -> list[np.ndarray]:
+    result = compiled(mod)["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays))
+    return [each.numpy() for each in result] if not hasattr(result, "numpy") else [result.numpy()]
+
+
+def module(shapes: list[tuple[tuple[int, ...], str]], *makers) -> tvm.IRModule:
+    """Calls side by side on the same inputs; the results as a tuple."""
+    builder = relax.BlockBuilder()
+    params = [relax.Var(f"p{k}", relax.TensorType(shape, dtype)) for k, (shape, dtype) in enumerate(shapes)]
+    with builder.function("main", params):
+        with builder.dataflow():
+            made = builder.emit_output(relax.Tuple([builder.emit(make(*params)) for make in makers]))
+        builder.emit_func_output(made)
+    return builder.get()
+
+
+def agree(mod: tvm.IRModule, *arrays: np.ndarray) -> None:
+    names = [param.name for param in mod["main"].params]
+    expected = run_quantized(mod, dict(zip(names, arrays, strict=True)))
+    for got, want in zip(outputs(mod, *arrays), expected.values(), strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+
+
+def integers(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    lo, hi = numerics.activation_limits(bits)
+    return rng.integers(lo, hi + 1, shape).astype(o.carrier(bits))
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), PAIRS)
+def test_convolutions(weight_bits, activation_bits):
+    """One call of each output width and of scales far apart: shifts below and beyond 31, saturation, ties."""
+    rng = np.random.default_rng(weight_bits * 20 + activation_bits)
+    zero = 0 if activation_bits == 16 else int(rng.integers(-8, 8))
+    limit = 2 ** (weight_bits - 1) - 1
+    makers = []
+    for out_bits in (4, 8, 16):
+        lo, hi = numerics.activation_limits(out_bits)
+        groups, strides = [(1, (1, 1)), (4, (2, 1)), (2, (1, 2))][len(makers)]
+        weight = rng.integers(-limit, limit + 1, (8, 3, 2, 4 // groups))
+        scale = (2.0 ** rng.integers(-40, 12, 8)).astype(np.float32)
+        scale[::2] *= rng.uniform(0.5, 1, 4).astype(np.float32)
+        attrs = o.ConvAttrs(
+            "conv", "Conv", strides, (1, 0, 2, 1), (1, 2), groups, weight_bits, activation_bits, 0.5, zero,
+            out_bits, 1.0, 0 if out_bits == 16 else 1, lo, hi - 1,
+        )  # fmt: skip
+        bias = rng.integers(-(2**20), 2**20, 8)
+        makers.append(lambda q, w=weight, b=bias, s=scale, a=attrs: o.conv2d(q, w, b, s, a))
+    shape = (2, 5, 6, 4)
+    mod = module([(shape, o.carrier(activation_bits))], *makers)
+    agree(mod, integers(rng, shape, activation_bits))
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_pooling_and_copies(bits):
+    rng = np.random.default_rng(bits)
+    zero = 0 if bits == 16 else 3
+    makers = []
+    for kind, include, out_bits in (("max", False, bits), ("avg", False, 8), ("avg", True, 16), ("avg", True, 4)):
+        lo, hi = numerics.activation_limits(out_bits)
+        attrs = o.PoolAttrs(
+            "pool", "Pool", kind, (3, 2), (2, 1), (2, 1, 1, 0), (1, 2), include, bits, 0.5, zero,
+            out_bits, 0.5 if kind == "max" else 0.3, zero if out_bits == bits else 0, lo, hi,
+        )  # fmt: skip
+        makers.append(lambda q, a=attrs: o.pool2d(q, a))
+    for out_bits, scale in ((4, 8.0), (8, 0.5), (16, 0.001)):
+        lo, hi = numerics.activation_limits(out_bits)
+        copy = o.RequantizeAttrs("copy", "Relu", bits, 0.5, zero, out_bits, scale, 0, max(lo, 0), hi)
+        makers.append(lambda q, a=copy: o.requantize(q, a))
+    shape = (1, 7, 6, 5)
+    agree(module([(shape, o.carrier(bits))], *makers), integers(rng, shape, bits))
+
+
+@pytest.mark.parametrize("kind", o.ELTWISE_KINDS)
+def test_element_wise(kind):
+    rng = np.random.default_rng(len(kind))
+    for a_bits, b_bits in ((4, 8), (8, 8), (16, 16), (8, 16)):
+        makers = []
+        for out_bits, scale in ((8, 1.7), (16, 0.0123)):
+            lo, hi = numerics.activation_limits(out_bits)
+            zeros = [0 if bits == 16 else z for bits, z in ((a_bits, 5), (b_bits, -3))]
+            attrs = o.EltwiseAttrs(
+                "e", "Add", kind, a_bits, 0.5, zeros[0], b_bits, 0.03, zeros[1], out_bits, scale, 0, lo, hi
+            )
+            makers.append(lambda a, b, x=attrs: o.eltwise(a, b, x))
+        shape = (1, 4, 3, 6)
+        for small in (shape, (1, 1, 1, 6), (1, 1, 1, 1)):
+            mod = module([(shape, o.carrier(a_bits)), (small, o.carrier(b_bits))], *makers)
+            if small == shape:
+                agree(mod, integers(rng, shape, a_bits), integers(rng, small, b_bits))
+
+
+@pytest.mark.parametrize(("in_bits", "out_bits"), [(a, b) for a in (4, 8, 16) for b in (4, 8, 16)])
+def test_tables(in_bits, out_bits):
+    rng = np.random.default_rng(in_bits + out_bits)
+    entries = integers(rng, (513 if in_bits == 16 else 2**in_bits,), out_bits)
+    attrs = o.TableAttrs("t", "Sigmoid", in_bits, 0.1, 0, out_bits, 0.1, 0)
+    shape = (1, 8, 8, 16)
+    mod = module([(shape, o.carrier(in_bits))], lambda q: o.table(q, entries, attrs))
+    agree(mod, integers(rng, shape, in_bits))
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_quantize_and_dequantize(bits):
+    """Ties, saturation, infinities, NaN, negative zero and denormals; planes, rows and reshapes."""
+    rng = np.random.default_rng(bits)
+    scale = float(np.float32(0.037))
+    zero = 0 if bits == 16 else -2
+    x = rng.normal(0, 3, (2, 3, 4, 5)).astype(np.float32)
+    x.reshape(-1)[:9] = [np.inf, -np.inf, np.nan, -0.0, 1e-42, 3e38, -3e38, 2.5 * scale, -1.5 * scale]
+    borders = [((0, 2, 3, 1), (2, 4, 5, 3)), ((0, 1, 2, 3), (2, 3, 4, 5)), ((0, 1, 2, 3), (2, 1, 1, 60))]
+    makers = [
+        lambda v, a=axes, s=shape: o.quantize(v, o.QuantizeAttrs("x", scale, zero, bits, a, s))
+        for axes, shape in borders
+    ]
+    agree(module([(x.shape, "float32")], *makers), x)
+    q = integers(rng, (2, 4, 5, 3), bits)
+    ends = [((0, 3, 1, 2), (2, 4, 5, 3)), ((0, 1), (2, 60)), ((0, 2, 1), (2, 20, 3))]
+    makers = [
+        lambda v, a=axes, s=shape: o.dequantize(v, o.DequantizeAttrs("y", scale, zero, bits, a, s))
+        for axes, shape in ends
+    ]
+    agree(module([(q.shape, o.carrier(bits))], *makers), q)
+
+
+def test_quantize_is_onnx_quantize_linear():
+    """Against ONNX Runtime, on values around every tie."""
+    from onnx import TensorProto, helper, numpy_helper
+    from onnxruntime import InferenceSession
+
+    scale, zero = np.float32(0.0371), 7
+    x = (np.arange(-300, 300, dtype=np.float32) / 2 * scale).reshape(1, 4, 10, 15)
+    x = np.concatenate([np.nextafter(x, np.float32(9e9)), x, np.nextafter(x, np.float32(-9e9))])
+    graph = helper.make_graph(
+        [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"])], "q",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT8, x.shape)],
+        [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(np.array(zero, np.int8), "z")],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    expected = InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
+    attrs = o.QuantizeAttrs("x", float(scale), zero, 8, (0, 2, 3, 1), (3, 10, 15, 4))
+    got = outputs(module([(x.shape, "float32")], lambda v: o.quantize(v, attrs)), x)[0]
+    np.testing.assert_array_equal(got, expected.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("pair", [(8, 8), (4, 16)])
+def test_models_run_the_same_compiled(pair):
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(4 * 4 * 4, 5)).astype(np.float32)
+    weight = rng.normal(size=(4, 4, 3, 3)).astype(np.float32)
+    nodes = [
+        node("Conv", "conv", ["x", "w"], pads=[1, 1, 1, 1]), node("Add", "sum", ["conv", "x"]),
+        node("Relu", "relu", ["sum"]), node("MaxPool", "pool", ["relu"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Sigmoid", "gate", ["pool"]), node("Flatten", "flat", ["gate"]), node("MatMul", "fc", ["flat", "m"]),
+    ]  # fmt: skip
+    imported, ranges, data = prepared(model(nodes, {"x": (1, 4, 8, 8)}, ["fc"], {"w": weight, "m": matrix}), samples=1)
+    q = quantize(imported, ranges, LayerBits(*pair))
+    assert np.abs(outputs(q.mod, data["x"])[0] - q.run(data)["fc"]).max() <= 1e-4
+
+
+def test_calls_for_an_accelerator_are_left_alone():
+    imported, ranges, _ = prepared(conv_model(np.random.default_rng(0)))
+    mod = quantize(imported, ranges).mod
+    mod["main"] = mod["main"].with_attr("Codegen", "qaccel")
+    tvm.ir.assert_structural_equal(LegalizeQuantized()(mod), mod)

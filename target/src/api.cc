@@ -4,9 +4,9 @@
 #include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
-#include <exception>
 #include <string_view>
 
+#include "guard.h"
 #include "simulate.h"
 
 namespace qaccel {
@@ -24,15 +24,10 @@ ffi::String SimulateTensor(ffi::String hw, ffi::Bytes program, ffi::TensorView d
     TVM_FFI_THROW(ValueError) << "dram must be a contiguous uint8 vector on the CPU";
   }
   auto* data = static_cast<uint8_t*>(dram.data_ptr()) + dram.byte_offset();
-  try {
-    return Simulate(std::string_view(hw.data(), hw.size()), std::string_view(program.data(), program.size()), data, dram.size(0),
-                    std::string_view(options.data(), options.size()));
-  } catch (const Fault& fault) {
-    TVM_FFI_THROW(RuntimeError) << fault.what();
-  } catch (const std::bad_alloc&) {
-    TVM_FFI_THROW(RuntimeError) << "the simulator ran out of memory";
-  }
-  TVM_FFI_UNREACHABLE();
+  return Guarded([&] {
+    return ffi::String(Simulate(std::string_view(hw.data(), hw.size()), std::string_view(program.data(), program.size()), data,
+                                dram.size(0), std::string_view(options.data(), options.size())));
+  });
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {

@@ -14,8 +14,9 @@ std::vector<uint8_t> PaddingPixel(const isa::Load& ins) {
   }
   std::vector<uint8_t> pixel(static_cast<size_t>(ins.pixel_bytes));
   if (ins.pad_bits == 16) {
-    if (ins.pixel_bytes % 2) Fail("pixel_bytes is ", ins.pixel_bytes, ", must be even to be padded with 16-bit values");
-    for (size_t i = 0; i < pixel.size(); i += 2) {
+    const bool padded = ins.pad_top + ins.pad_bottom + ins.pad_left + ins.pad_right > 0;
+    if (padded && ins.pixel_bytes % 2) Fail("pixel_bytes is ", ins.pixel_bytes, ", must be even to be padded with 16-bit values");
+    for (size_t i = 0; i + 1 < pixel.size(); i += 2) {
       pixel[i] = static_cast<uint8_t>(ins.pad_value);
       pixel[i + 1] = static_cast<uint8_t>(ins.pad_value >> 8);
     }

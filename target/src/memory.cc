@@ -52,6 +52,11 @@ void Memory::ForgetAccesses() {
   }
 }
 
+int64_t Memory::FirstUndefined(int64_t begin, int64_t end) const {
+  const void* hole = begin < end ? std::memchr(defined_.get() + begin, 0, static_cast<size_t>(end - begin)) : nullptr;
+  return hole ? static_cast<const uint8_t*>(hole) - defined_.get() : end;
+}
+
 void Memory::CheckInside(const View& view, const char* what) const {
   if (view.addr < 0 || view.End() > size_) {
     Fail(what, " bytes ", view.addr, "..", view.End() - 1, " of ", name_, ", which has ", size_);
@@ -87,9 +92,8 @@ void Memory::Read(const View& view, const Actor& actor) {
   peak_ = std::max(peak_, view.End());
   const int self = static_cast<int>(actor.engine);
   ForEachRun(view, [&](int64_t begin, int64_t bytes) {
-    if (const void* hole = std::memchr(defined_.get() + begin, 0, static_cast<size_t>(bytes))) {
-      Fail("reads byte ", static_cast<const uint8_t*>(hole) - defined_.get(), " of ", name_, ", which nothing has written");
-    }
+    const int64_t hole = FirstUndefined(begin, begin + bytes);
+    if (hole < begin + bytes) Fail("reads byte ", hole, " of ", name_, ", which nothing has written");
     if (Protected(begin, bytes)) return;  // never written, so there is nothing to race with
     for (int engine = 0; engine < kEngines; ++engine) {
       if (engine != self && written_[engine].ordinals) CheckOrdered(written_[engine], engine, begin, bytes, actor, "reads", "writes");

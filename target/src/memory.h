@@ -50,6 +50,8 @@ class Memory {
   // Bytes that hold nothing again. What accessed them before is forgotten with `ForgetAccesses` only.
   void Undefine(int64_t begin, int64_t end);
   void ForgetAccesses();
+  // The first byte of [begin, end) that holds nothing, or `end`.
+  int64_t FirstUndefined(int64_t begin, int64_t end) const;
 
   // One access of an instruction. Throws Fault if it leaves the memory, reads what nothing has written, writes what is
   // read-only, or races with an earlier access of another engine.

@@ -4,7 +4,6 @@
 #include <map>
 #include <sstream>
 
-#include "json.h"
 #include "timing.h"
 
 namespace qaccel {
@@ -167,7 +166,9 @@ std::string ReportJson(const Program& program, const Trace& trace, bool cycle_mo
     out << ",";
     WriteArray(out, "end", program.size(), [&](size_t i) { return trace.end[i]; });
     out << ",";
-    WriteArray(out, "engine", program.size(), [&](size_t i) { return JsonQuote(isa::name(program.engine(static_cast<int>(i)))); });
+    WriteArray(out, "engine", program.size(), [&](size_t i) { return static_cast<int>(program.engine(static_cast<int>(i))); });
+    out << ",";
+    WriteArray(out, "layer", program.size(), [&](size_t i) { return program.common(static_cast<int>(i)).layer; });
     out << "}";
   }
   out << "}";

@@ -81,7 +81,7 @@ def test_onnxruntime_gives_the_same_integers(network, repo_root, calibration_dat
     imported = import_onnx(repo_root / "tests" / "networks" / f"{network}.onnx")
     q = quantize(imported, calibrate(imported, calibration_data), LayerBits(8, 8))
     seen: dict[str, np.ndarray] = {}
-    q.run({name: value[:2] for name, value in calibration_data.items()}, lambda n, v: seen.__setitem__(n, v))
+    q.run({name: value[:6] for name, value in calibration_data.items()}, lambda n, v: seen.__setitem__(n, v))
     made = qdq_model(q)
     bindings = [b for b in q.mod["main"].body.blocks[0].bindings if o.is_quantized(b.value)]
     value_of = {b.var: seen.get(o.read(b.value).name) for b in bindings}

@@ -178,12 +178,15 @@ class Grower:
         self.emit("LOAD_RAW", dram_addr=self.constant(data), sram_addr=addr, bytes=len(data))
         return Tensor(addr, 0, 0, 1, 1, len(data), 8, 0)
 
-    def weights(self, reduction: int, channels: int, keep: list[Tensor]) -> dict[str, int]:
+    def weights(self, reduction: int, channels: int, keep: list[Tensor], coarse: bool) -> dict[str, int]:
+        """Stream and LOADW; ``coarse`` weights have few significant bits, so that sums fall on ties."""
         bits = self.pair[0]
         columns = channels + (channels % 2 if bits == 4 else 0)
         lo, hi = activation_limits(bits)
         values = self.rng.integers(lo, hi + 1, (reduction, columns))
-        if self.chance(0.2):
+        if coarse:
+            values = self.rng.choice([lo, lo // 2, 0, -lo // 2], (reduction, columns))
+        elif self.chance(0.2):
             values = self.rng.choice([lo, hi], (reduction, columns))
         stream = encode_stream(values.reshape(-1), bits)
         size = -(-values.size * bits // 8)
@@ -204,7 +207,7 @@ class Grower:
         multiplier = self.pick([1 << self.integer(0, 30), self.integer(1 << 30, (1 << 31) - 1)])
         if self.chance(0.08):
             multiplier = self.pick([0, 1, (1 << 31) - 1])
-        shift = multiplier.bit_length() - 1 + magnitude_bits - out_bits + self.integer(-2, 4)
+        shift = multiplier.bit_length() - 1 + magnitude_bits - out_bits + self.integer(-3, 2)
         return multiplier, self.pick([0, 1, 62, 63, 64, 127]) if self.chance(0.05) else min(max(shift, 0), 127)
 
     def output(self, t: Tensor) -> dict[str, int]:
@@ -213,11 +216,13 @@ class Grower:
             lo, hi = sorted((self.integer(lo, hi), self.integer(lo, hi)))
         return {**t.view("out"), "out_bits": t.bits, "out_zero_point": t.zero_point, "clamp_lo": lo, "clamp_hi": hi}
 
-    def records(self, channels: int, magnitude_bits: int, out_bits: int, spare: int) -> bytes:
+    def records(self, channels: int, magnitude_bits: int, out_bits: int, spare: int, coarse: bool) -> bytes:
         limit = min(spare, self.pick([1 << magnitude_bits, spare]))
         parts = []
         for _ in range(channels):
             bias = self.pick([0, limit, -limit, self.integer(-limit, limit)])
+            if coarse:
+                bias -= bias % (1 << (self.pair[0] - 2))
             parts.append(struct.pack("<iIB3x", bias, *self.scale(magnitude_bits, out_bits)))
         return b"".join(parts)
 
@@ -240,7 +245,7 @@ class Grower:
         out = self.new_tensor(out_h, out_w, channels, self.pick(WIDTHS), inputs)
         size = {"out_h": out_h, "out_w": out_w, ("out_channels" if op == "CONV" else "channels"): channels}
         numbers = self.output(out)
-        taken = [*inputs, out]
+        taken, coarse = [*inputs, out], self.chance(0.3)
         magnitude = {
             "CONV": bits + self.pair[0] + 2,
             "DEPTHWISE": bits + self.pair[0],
@@ -252,7 +257,7 @@ class Grower:
             # A bias that still fits into 32 bits beside the sum of three instructions of 9 taps of 20 channels.
             narrow = max(bits, self.pair[0]) <= 8
             spare = (1 << 31) - 1 - (3 * 9 * 20 << (bits + self.pair[0]) if narrow else 0)
-            params = self.load_constant(self.records(channels, magnitude, out.bits, spare), taken)
+            params = self.load_constant(self.records(channels, magnitude, out.bits, spare, coarse), taken)
             taken.append(params)
             last = {"param_addr": params.addr}
         for step in range(length):
@@ -265,7 +270,7 @@ class Grower:
                 fields["in_channels"] = t.c
             if op != "POOL":
                 taps = fields["kernel_h"] * fields["kernel_w"]
-                fields |= self.weights(taps * (t.c if op == "CONV" else 1), channels, taken)
+                fields |= self.weights(taps * (t.c if op == "CONV" else 1), channels, taken, coarse)
             fields |= {"accumulate": int(step > 0), "finish": int(step == length - 1)}
             if not self.emit(op, **fields):
                 raise RuntimeError(f"{op} does not fit: sizes here are meant for every config")

@@ -1,0 +1,76 @@
+#include "subgraph.h"
+
+#include <cstring>
+
+#include "elements.h"
+#include "report.h"
+
+namespace qaccel {
+
+void Subgraph::Prepare() {
+  if (!program_) program_ = std::make_unique<Program>(DecodeProgram(artefact_.program, artefact_.layers));
+  if (!machine_) {
+    dram_ = Zeroed<uint8_t>(artefact_.dram_bytes);
+    std::memcpy(dram_.get() + artefact_.program_addr, artefact_.program.data(), artefact_.program.size());
+    std::memcpy(dram_.get() + artefact_.constants_addr, artefact_.constants.data(), artefact_.constants.size());
+    machine_ = std::make_unique<Machine>(artefact_.hw, dram_.get(), artefact_.dram_bytes);
+    machine_->dram.Protect(artefact_.program_addr, artefact_.ProgramEnd());
+    machine_->dram.Protect(artefact_.constants_addr, artefact_.ConstantsEnd());
+  }
+  machine_->Restart();
+  machine_->dram.Undefine(0, artefact_.dram_bytes);
+  machine_->dram.Define(artefact_.program_addr, artefact_.ProgramEnd());
+  machine_->dram.Define(artefact_.constants_addr, artefact_.ConstantsEnd());
+}
+
+void Subgraph::WriteInput(const TensorSlot& slot, const uint8_t* values) {
+  std::vector<int16_t> pixel(static_cast<size_t>(slot.c));
+  const int64_t carrier_bits = slot.bits == 16 ? 16 : 8;
+  uint8_t* target = dram_.get() + slot.dram_addr;
+  for (int64_t i = 0; i < slot.h * slot.w; ++i) {
+    Unpack(values + i * ChannelBytes(slot.c, carrier_bits), slot.c, carrier_bits, 0, pixel.data());
+    for (const int16_t value : pixel) {
+      if (value < LowestOf(slot.bits) || value > HighestOf(slot.bits)) {
+        Fail(artefact_.symbol, ": input ", slot.name, " holds ", value, ", outside ", slot.bits, " bits");
+      }
+    }
+    Pack(pixel.data(), slot.c, slot.bits, target + i * slot.PixelBytes());
+  }
+  machine_->dram.Define(slot.dram_addr, slot.DramEnd());
+}
+
+void Subgraph::ReadOutput(const TensorSlot& slot, uint8_t* values) const {
+  const int64_t hole = machine_->dram.FirstUndefined(slot.dram_addr, slot.DramEnd());
+  if (hole < slot.DramEnd()) Fail("machine error: ", artefact_.symbol, ": nothing has written byte ", hole, " of DRAM, of output ", slot.name);
+  std::vector<int16_t> pixel(static_cast<size_t>(slot.c));
+  const int64_t carrier_bits = slot.bits == 16 ? 16 : 8;
+  for (int64_t i = 0; i < slot.h * slot.w; ++i) {
+    Unpack(dram_.get() + slot.dram_addr + i * slot.PixelBytes(), slot.c, slot.bits, 0, pixel.data());
+    Pack(pixel.data(), slot.c, carrier_bits, values + i * ChannelBytes(slot.c, carrier_bits));
+  }
+}
+
+std::string Subgraph::Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples,
+                          bool cycle_mode, bool with_trace) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::string report;
+  try {
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      Prepare();
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        WriteInput(artefact_.inputs[i], inputs[i] + sample * CarrierBytes(artefact_.inputs[i]));
+      }
+      const Trace trace = cycle_mode ? RunCycles(*program_, *machine_, artefact_.program_addr) : RunFunctional(*program_, *machine_);
+      for (size_t i = 0; i < outputs.size(); ++i) {
+        ReadOutput(artefact_.outputs[i], outputs[i] + sample * CarrierBytes(artefact_.outputs[i]));
+      }
+      if (sample == samples - 1) report = ReportJson(*program_, trace, cycle_mode, with_trace);
+    }
+  } catch (...) {
+    machine_.reset();  // it stopped in the middle of something
+    throw;
+  }
+  return report;
+}
+
+}  // namespace qaccel

@@ -1,0 +1,41 @@
+// An artefact that runs: samples in, samples out.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "artefact.h"
+#include "core.h"
+
+namespace qaccel {
+
+class Subgraph {
+ public:
+  // Throws Fault if the artefact is damaged. The program is decoded when it first runs.
+  explicit Subgraph(Artefact artefact) : artefact_(std::move(artefact)) {}
+
+  const Artefact& artefact() const { return artefact_; }
+
+  // `samples` samples one after the other. Tensor i of sample n begins at inputs[i] + n * CarrierBytes(slot): NHWC, int8 for 4 and
+  // 8-bit values, int16 for 16. Returns the report of the last sample. Throws Fault where the program or a value is wrong.
+  std::string Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples, bool cycle_mode,
+                  bool with_trace = false);
+
+  // Bytes of one sample outside of the machine.
+  static int64_t CarrierBytes(const TensorSlot& slot) { return slot.h * slot.w * slot.c * (slot.bits == 16 ? 2 : 1); }
+
+ private:
+  void Prepare();
+  void WriteInput(const TensorSlot& slot, const uint8_t* values);
+  void ReadOutput(const TensorSlot& slot, uint8_t* values) const;
+
+  const Artefact artefact_;
+  std::mutex mutex_;  // one run at a time
+  std::unique_ptr<Program> program_;
+  std::unique_ptr<uint8_t[], Free> dram_;
+  std::unique_ptr<Machine> machine_;
+};
+
+}  // namespace qaccel

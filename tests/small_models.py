@@ -50,7 +50,9 @@ def interrupted() -> onnx.ModelProto:
         helper.make_node("Sin", ["c1"], ["s"], name="sine"),
         helper.make_node("Conv", ["s", "w2", "b2"], ["y"], name="after"),
     ]
-    return _model(nodes, [("x", [1, 3, 8, 8])], [("y", [1, 4, 8, 8])], {"w1": w1, "b1": b1, "w2": w2, "b2": b2}, "interrupted")
+    return _model(
+        nodes, [("x", [1, 3, 8, 8])], [("y", [1, 4, 8, 8])], {"w1": w1, "b1": b1, "w2": w2, "b2": b2}, "interrupted"
+    )
 
 
 def several() -> onnx.ModelProto:

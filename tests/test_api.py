@@ -1,17 +1,17 @@
 import json
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.checker
 import pytest
-import small_models
+import tomllib
 import tvm
-from processes import run_python
 from tvm import relax
 
 import qaccel
+import small_models
+from processes import run_python
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,9 @@ def test_tvm_idioms(quantized, data):
 def test_pipeline_partitions_what_is_not_partitioned(quantized, data):
     qaccel.api.register()
     pipeline = relax.get_pipeline("qaccel", hw="qaccel-1024")
-    executable = relax.build(quantized.quantized.model.mod, tvm.target.Target({"kind": "llvm"}), relax_pipeline=pipeline)
+    executable = relax.build(
+        quantized.quantized.model.mod, tvm.target.Target({"kind": "llvm"}), relax_pipeline=pipeline
+    )
     vm = relax.VirtualMachine(executable, tvm.cpu())
     y = vm["main"](tvm.runtime.tensor(data["x"][:1])).numpy()
     np.testing.assert_array_equal(y, quantized.run({"x": data["x"][:1]})["y"])

@@ -1,9 +1,9 @@
 """qaccel compiles neural networks for a quantized accelerator: an out-of-tree Apache TVM backend.
 
-    q = qaccel.quantize("model.onnx", calibration_data="data.npz")
-    m = qaccel.compile(q, hw="qaccel-256")
-    m.export_library("model.so")
-    qaccel.load("model.so").run({"x": x})
+q = qaccel.quantize("model.onnx", calibration_data="data.npz")
+m = qaccel.compile(q, hw="qaccel-256")
+m.export_library("model.so")
+qaccel.load("model.so").run({"x": x})
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import QaccelError
 
 if TYPE_CHECKING:
-    from .api import Module, QuantizedNetwork, compile, load, quantize  # noqa: A004
+    from .api import Module, QuantizedNetwork, compile, load, quantize
     from .npu.partition import partition_for_qaccel
 
 __version__ = "0.1.0"

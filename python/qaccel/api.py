@@ -119,13 +119,15 @@ def quantize(
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``hw`` is what `compile` defaults to.
     Raises QaccelError with one line for what a user can mend.
     """
-    options = _options(TargetOptions(load_config(hw)), calibration_data, bits, calibration, input_range, input_shapes, preprocess)
+    options = _options(
+        TargetOptions(load_config(hw)), calibration_data, bits, calibration, input_range, input_shapes, preprocess
+    )
     stages = Stages(progress)
     quantized = quantize_model(model, options, stages)
     return QuantizedNetwork(model_name(model), load_config(hw), options, quantized, stages.seconds)
 
 
-def compile(  # noqa: A001 - the name that users know
+def compile(
     model: ModelLike | QuantizedNetwork,
     hw: str | HwConfig | None = None,
     target: str = "llvm",

@@ -94,7 +94,10 @@ _LIMITS = {"sram_bytes": (1024, 1 << 24), "weight_buffer_bytes": (256, 1 << 24),
 def config_from_dict(values: dict[str, Any], origin: str) -> HwConfig:
     """Check and freeze a config's values. ``origin`` names the file in errors."""
     values = dict(values)
-    for cls, table, prefix in ((HwConfig, values, ""), (StartUpCycles, values.get("start_up_cycles"), "start_up_cycles.")):
+    for cls, table, prefix in (
+        (HwConfig, values, ""),
+        (StartUpCycles, values.get("start_up_cycles"), "start_up_cycles."),
+    ):
         if not isinstance(table, dict):
             raise QaccelError(f"{origin}: start_up_cycles is missing or not a table")
         names = {field.name for field in dataclasses.fields(cls)}
@@ -112,7 +115,9 @@ def config_from_dict(values: dict[str, Any], origin: str) -> HwConfig:
         raise QaccelError(f"{origin}: name is {values['name']!r}, must be a string")
     for name in ("rows", "cols"):
         if values[name] & (values[name] - 1) or values[name] < 2:
-            raise QaccelError(f"{origin}: {name} is {values[name]}, must be a power of two from 2 on, so that multipliers can join")
+            raise QaccelError(
+                f"{origin}: {name} is {values[name]}, must be a power of two from 2 on, so that multipliers can join"
+            )
     return HwConfig(**{**values, "start_up_cycles": StartUpCycles(**values["start_up_cycles"])})
 
 
@@ -136,5 +141,7 @@ def load_config(name_or_path: str | Path | HwConfig = DEFAULT_CONFIG) -> HwConfi
     if not path.is_file():
         path = Path(name_or_path)
         if path.suffix != ".toml" or not path.is_file():
-            raise QaccelError(f"no config {str(name_or_path)!r}: use one of {', '.join(config_names())} or the path of a .toml file")
+            raise QaccelError(
+                f"no config {str(name_or_path)!r}: use one of {', '.join(config_names())} or the path of a .toml file"
+            )
     return _load_file(path, path.stat().st_mtime_ns)

@@ -93,7 +93,9 @@ def parse_target(text: str) -> TargetOptions:
         words = half.split()
         kind = words[0] if words else ""
         if kind not in ("qaccel", "llvm"):
-            raise QaccelError(f"--target {text!r}: unknown kind {kind!r}; use qaccel, llvm, or both with a comma between")
+            raise QaccelError(
+                f"--target {text!r}: unknown kind {kind!r}; use qaccel, llvm, or both with a comma between"
+            )
         if kind in kinds:
             raise QaccelError(f"--target {text!r}: {kind} occurs twice")
         kinds.append(kind)
@@ -135,12 +137,16 @@ def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
     while text[position:].strip(" ,;\t\n"):
         match = pattern.match(text, position)
         if match is None:
-            raise QaccelError(f'--input-shapes {text!r} must have the form "name:[1,3,224,224]", several with spaces between')
+            raise QaccelError(
+                f'--input-shapes {text!r} must have the form "name:[1,3,224,224]", several with spaces between'
+            )
         name, dims = match[1], [dim.strip() for dim in match[2].split(",") if dim.strip()]
         if name in shapes:
             raise QaccelError(f"--input-shapes: {name!r} occurs twice")
         if not all(dim.isdecimal() and int(dim) > 0 for dim in dims):
-            raise QaccelError(f"--input-shapes: {name!r} has the shape [{match[2]}]; each size must be a positive whole number")
+            raise QaccelError(
+                f"--input-shapes: {name!r} has the shape [{match[2]}]; each size must be a positive whole number"
+            )
         shapes[name] = tuple(int(dim) for dim in dims)
         position = match.end()
     if not shapes:
@@ -202,7 +208,9 @@ def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
             checked[name] = _widths(entry.weight_bits, entry.activation_bits, f"{origin}: {name!r}")
             continue
         if not isinstance(entry, Mapping) or set(entry) != keys:
-            raise QaccelError(f'{origin}: {name!r} must be {{"weight_bits": ..., "activation_bits": ...}}, it is {entry!r}')
+            raise QaccelError(
+                f'{origin}: {name!r} must be {{"weight_bits": ..., "activation_bits": ...}}, it is {entry!r}'
+            )
         checked[name] = _widths(entry["weight_bits"], entry["activation_bits"], f"{origin}: {name!r}")
     return checked
 

@@ -130,7 +130,9 @@ def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
     """Tiles make any layer fit any sensible config: one that a layer does not fit is a mistake, not a reason for the CPU."""
     for rejection in partitioned.rejections:
         if rejection.too_large:
-            raise QaccelError(f"config {hw.name} is too small for node '{rejection.name}' ({rejection.op}): {rejection.reason}; {rejection.fix}")
+            raise QaccelError(
+                f"config {hw.name} is too small for node '{rejection.name}' ({rejection.op}): {rejection.reason}; {rejection.fix}"
+            )
 
 
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -139,7 +141,9 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
         ("--calibration-data", options.calibration_data), ("--bits", options.bits), ("--input-range", options.input_range),
     ):  # fmt: skip
         if value is not None:
-            raise QaccelError(f"{flag} is for quantization, and --target '{options.target}' compiles the float model; add qaccel")
+            raise QaccelError(
+                f"{flag} is for quantization, and --target '{options.target}' compiles the float model; add qaccel"
+            )
     with stages("import"):
         imported = import_onnx(model, options.input_shapes)
     with stages("link"):
@@ -171,7 +175,9 @@ def _checked_data(model: ImportedModel, options: CompileOptions) -> dict[str, np
     data = options.calibration_data
     if isinstance(data, Mapping):
         if options.preprocess is not None:
-            raise QaccelError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
+            raise QaccelError(
+                "preprocess describes a folder of images, and calibration_data are arrays; drop one of them"
+            )
         return check_inputs(data, model.inputs, "calibration data")
     assert data is not None
     return load_calibration_data(data, model.inputs, options.preprocess)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import small_models
 from onnx import helper
 
+import small_models
 from qaccel.cli.main import main
 from qaccel.hw import target_dir
 
@@ -54,7 +54,18 @@ def fails(capfd: pytest.CaptureFixture[str], folder: Path, arguments: list[str],
     assert tree(folder) == before
 
 
-OUTPUTS = ["-o", "out.so", "--report", "report", "--emit-program", "program", "--emit-qdq", "qdq.onnx", "--dump-code", "relax,asm"]
+OUTPUTS = [
+    "-o",
+    "out.so",
+    "--report",
+    "report",
+    "--emit-program",
+    "program",
+    "--emit-qdq",
+    "qdq.onnx",
+    "--dump-code",
+    "relax,asm",
+]
 COMPILE = ["compile", "model.onnx", "--target=qaccel", *OUTPUTS]
 
 
@@ -180,7 +191,13 @@ def test_output_cannot_be_written(folder, capfd):
     fails(capfd, folder, ["compile", "model.onnx", "--target=qaccel", "-o", "missing/out.so"], "missing")
     fails(capfd, folder, ["compile", "model.onnx", "--target=qaccel", "-o", "file/out.so"], "file")
     for flag in ("--report", "--emit-program", "--emit-qdq"):
-        fails(capfd, folder, ["compile", "model.onnx", "--target=qaccel", "-o", "out.so", flag, "file/deeper"], flag, "file")
+        fails(
+            capfd,
+            folder,
+            ["compile", "model.onnx", "--target=qaccel", "-o", "out.so", flag, "file/deeper"],
+            flag,
+            "file",
+        )
 
 
 def test_output_in_a_folder_without_permission(folder, capfd):
@@ -214,7 +231,11 @@ def test_module_is_not_one(folder, capfd):
     (folder / "text.so").write_text("no library")
     (folder / "text.tar").write_text("no archive")
     for name in ("missing.so", "text.so", "text.tar", "model.onnx"):
-        for verb in (["run", name, "--inputs", "inputs.npz"], ["inspect", name], ["evaluate", name, "--data", "inputs.npz"]):
+        for verb in (
+            ["run", name, "--inputs", "inputs.npz"],
+            ["inspect", name],
+            ["evaluate", name, "--data", "inputs.npz"],
+        ):
             fails(capfd, folder, verb, name)
 
 
@@ -271,7 +292,10 @@ def test_internal_error_names_its_stage(folder, capfd, monkeypatch):
     monkeypatch.setattr("qaccel.pipeline.partition", broken)
     assert main(["compile", "model.onnx", "--target=qaccel"]) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == "error: internal error in the stage 'partition': ZeroDivisionError: oops and more; run again with -v for the trace"
+    assert (
+        line
+        == "error: internal error in the stage 'partition': ZeroDivisionError: oops and more; run again with -v for the trace"
+    )
     assert not (folder / "module.so").exists()
 
 

@@ -1,15 +1,17 @@
 """Run an artefact on the simulator, from feature maps to feature maps."""
 
 import numpy as np
-from npu.oracle import unpack_map
 
+from npu.oracle import unpack_map
 from qaccel.npu.artefact import Artefact
 from qaccel.npu.compress import pack_pixels
 from qaccel.npu.layers import FeatureMap
 from qaccel.run.simulator import simulate
 
 
-def dram_image(artefact: Artefact, inputs: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int, int]], list[tuple[int, int]]]:
+def dram_image(
+    artefact: Artefact, inputs: list[np.ndarray]
+) -> tuple[np.ndarray, list[tuple[int, int]], list[tuple[int, int]]]:
     """DRAM bytes before the run, the ranges that are defined and those that are read-only."""
     dram = np.zeros(artefact.dram_bytes, np.uint8)
     read_only = []
@@ -24,7 +26,9 @@ def dram_image(artefact: Artefact, inputs: list[np.ndarray]) -> tuple[np.ndarray
     return dram, defined, read_only
 
 
-def run_artefact(artefact: Artefact, inputs: list[np.ndarray], mode: str = "functional") -> tuple[list[np.ndarray], dict]:
+def run_artefact(
+    artefact: Artefact, inputs: list[np.ndarray], mode: str = "functional"
+) -> tuple[list[np.ndarray], dict]:
     """Outputs [H, W, C] int64 and the simulator's counters."""
     dram, defined, read_only = dram_image(artefact, inputs)
     counters = simulate(

@@ -93,7 +93,16 @@ def random_layer(rng: np.random.Generator, weight_bits: int, activation_bits: in
     if big:
         if kind == "conv" and rng.random() < 0.5:  # more weights than half of the buffer
             taps = window.kernel_h * window.kernel_w
-            c = int(hw.weight_buffer_bytes * 4 / weight_bits * rng.uniform(1.0, 2.0) / (taps * hw.array_columns(weight_bits))) + 1
+            c = (
+                int(
+                    hw.weight_buffer_bytes
+                    * 4
+                    / weight_bits
+                    * rng.uniform(1.0, 2.0)
+                    / (taps * hw.array_columns(weight_bits))
+                )
+                + 1
+            )
             oc = int(rng.integers(hw.cols, 3 * hw.cols))
             h, w = least_h + int(rng.integers(0, 4)), least_w + int(rng.integers(0, 4))
         else:  # more activations than SRAM

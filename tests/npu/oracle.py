@@ -90,7 +90,9 @@ def run_layer(graph: Subgraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
             acc, taps = windows(a, layer.window, -(1 << 40)).max(axis=(2, 3)), np.ones((y.h, y.w), np.int64)
         else:
             acc = windows(a, layer.window, 0).sum(axis=(2, 3))
-            taps = windows(np.ones((x.h, x.w, 1), np.int64), layer.window, int(layer.count_include_pad)).sum(axis=(2, 3, 4))
+            taps = windows(np.ones((x.h, x.w, 1), np.int64), layer.window, int(layer.count_include_pad)).sum(
+                axis=(2, 3, 4)
+            )
         scales = [np.vectorize(lambda n, i=i: layer.scales[n][i], otypes=[np.int64])(taps)[..., None] for i in (0, 1)]
         return requantized(acc, *(np.broadcast_to(s, acc.shape) for s in scales), layer, y)
     if isinstance(layer, CopyLayer):

@@ -5,10 +5,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from npu.harness import run_artefact
 from npu.layer_cases import WIDTHS, random_layer, values
 from npu.oracle import run_graph
-
 from qaccel.hw import config_names, load_config
 from qaccel.npu.codegen import compile_layers
 

@@ -251,8 +251,10 @@ def test_flatten_folds_into_the_kernel():
 
 def test_global_pool_flatten_gemm_needs_no_whole_plane():
     nodes = [
-        node("GlobalAveragePool", "mean", ["x"]), node("Flatten", "flat", ["mean"]), node("MatMul", "fc", ["flat", "m"]),
-    ]  # fmt: skip
+        node("GlobalAveragePool", "mean", ["x"]),
+        node("Flatten", "flat", ["mean"]),
+        node("MatMul", "fc", ["flat", "m"]),
+    ]
     q, imported, data = chain(nodes, {"m": weight(4, 6)}, bits=LayerBits(16, 16))
     assert operators_of(q) == ["quantize", "pool2d", "conv2d", "dequantize"]
     assert o.constant(calls(q)["fc"].args[1]).shape == (6, 1, 1, 4)

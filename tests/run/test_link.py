@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_models
 import tvm
-from processes import environment, run_python
 from tvm import relax, rpc
 
 import qaccel
+import small_models
+from processes import environment, run_python
 from qaccel.errors import QaccelError
 from qaccel.options import parse_target
 from qaccel.run import link

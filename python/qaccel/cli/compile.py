@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import QaccelError
-from ..options import CALIBRATION_METHODS, CompileOptions, parse_bits, parse_input_range, parse_input_shapes, parse_target
+from ..options import (
+    CALIBRATION_METHODS,
+    CompileOptions,
+    parse_bits,
+    parse_input_range,
+    parse_input_shapes,
+    parse_target,
+)
 from ..run.files import check_file, check_folder, write_file
 
 if TYPE_CHECKING:
@@ -20,20 +27,36 @@ NOTES_SHOWN = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("model", metavar="MODEL.onnx", type=Path)
-    parser.add_argument("--target", required=True, help='"qaccel", "llvm", "qaccel -config=qaccel-1024, llvm -mcpu=native"')
-    parser.add_argument("-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)")
+    parser.add_argument(
+        "--target", required=True, help='"qaccel", "llvm", "qaccel -config=qaccel-1024, llvm -mcpu=native"'
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
+    )
     parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
     data = parser.add_argument_group("quantization")
-    data.add_argument("--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder")
+    data.add_argument(
+        "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
+    )
     data.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
-    data.add_argument("--calibration", metavar="METHOD", default="minmax", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
-    data.add_argument("--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data")
-    data.add_argument("--bits", metavar="BITS", help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without)")
+    data.add_argument(
+        "--calibration", metavar="METHOD", default="minmax", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)"
+    )
+    data.add_argument(
+        "--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data"
+    )
+    data.add_argument(
+        "--bits", metavar="BITS", help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without)"
+    )
     extra = parser.add_argument_group("what else to write")
     extra.add_argument("--emit-qdq", metavar="FILE.onnx", type=Path, help="the quantized model as standard ONNX QDQ")
-    extra.add_argument("--emit-program", metavar="DIR", type=Path, help="program, memory map, golden inputs and outputs")
+    extra.add_argument(
+        "--emit-program", metavar="DIR", type=Path, help="program, memory map, golden inputs and outputs"
+    )
     extra.add_argument("--report", metavar="DIR", type=Path, help="report.json, layers.csv, timeline.json, report.html")
-    extra.add_argument("--dump-code", metavar="KINDS", help="relax,asm: written beside the module as module.so.relax, .asm")
+    extra.add_argument(
+        "--dump-code", metavar="KINDS", help="relax,asm: written beside the module as module.so.relax, .asm"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> None:
@@ -65,7 +88,9 @@ def execute(arguments: argparse.Namespace) -> None:
 def options_of(arguments: argparse.Namespace) -> CompileOptions:
     """The flags as options. Raises QaccelError for a value that is not of its form."""
     if arguments.calibration not in CALIBRATION_METHODS:
-        raise QaccelError(f"--calibration {arguments.calibration} is unknown; choose one of {', '.join(CALIBRATION_METHODS)}")
+        raise QaccelError(
+            f"--calibration {arguments.calibration} is unknown; choose one of {', '.join(CALIBRATION_METHODS)}"
+        )
     return CompileOptions(
         target=parse_target(arguments.target),
         input_shapes=parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None,

@@ -9,7 +9,9 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("module", metavar="MODULE", type=Path, help=".so or .tar that tvmc compile wrote")
-    parser.add_argument("--data", metavar="LABELLED.npz", type=Path, required=True, help="arrays by input name, and labels")
+    parser.add_argument(
+        "--data", metavar="LABELLED.npz", type=Path, required=True, help="arrays by input name, and labels"
+    )
     parser.add_argument("--reference", metavar="MODEL.onnx", type=Path, help="the float model, to compare with")
 
 

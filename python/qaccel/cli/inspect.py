@@ -22,7 +22,9 @@ def execute(arguments: argparse.Namespace) -> None:
     metadata = module.metadata
     print(f"model      {metadata['model']}")
     print(f"target     {metadata['target']}")
-    print(f"versions   qaccel {metadata['qaccel']}, TVM {metadata['tvm']}, ISA {metadata['isa_version']}, format {metadata['format']}")
+    print(
+        f"versions   qaccel {metadata['qaccel']}, TVM {metadata['tvm']}, ISA {metadata['isa_version']}, format {metadata['format']}"
+    )
     for kind in ("inputs", "outputs"):
         for entry in metadata[kind]:
             print(f"{kind[:-1]:<10} {_tensor(entry)}")
@@ -32,7 +34,9 @@ def execute(arguments: argparse.Namespace) -> None:
     for layer in metadata["report"]["layers"]:
         print(f"{bits_of(layer):<8} {layer['op']:<18} {layer['name']}")
     for artefact in module.runner.artefacts():
-        print(f"\n# {artefact.symbol}: {len(artefact.program):,} B of program, {len(artefact.constants):,} B of constants")
+        print(
+            f"\n# {artefact.symbol}: {len(artefact.program):,} B of program, {len(artefact.constants):,} B of constants"
+        )
         print(disassemble(decode(artefact.program), artefact.layers), end="")
 
 

@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = stage_of(error)
         stage = f" in the stage '{where}'" if where else ""
         line = " ".join(str(error).split())[:300]
-        return _failed(f"internal error{stage}: {type(error).__name__}: {line}; run again with -v for the trace", parsed.verbose)
+        return _failed(
+            f"internal error{stage}: {type(error).__name__}: {line}; run again with -v for the trace", parsed.verbose
+        )
     return 0
 
 

@@ -64,11 +64,13 @@ def allocate(graph: Subgraph, hw: HwConfig) -> Allocation:
             shrink[step] *= 0.75
         elif not _spill(graph, lifetimes, resident, step):
             raise _too_small(graph, step, hw)
+    dram_addr, dram_bytes = _dram(graph, resident)
     return Allocation(
         tilings=tuple(tilings),
         blocks=tuple(_layer_blocks(step, tiling, placed) for step, tiling in enumerate(tilings)),
         sram_addr={index: placed["map", index] for index in resident},
-        **_dram(graph, resident),
+        dram_addr=dram_addr,
+        dram_bytes=dram_bytes,
     )
 
 
@@ -166,12 +168,12 @@ def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[object, ...], in
     )
 
 
-def _dram(graph: Subgraph, resident: set[int]) -> dict[str, object]:  # -> dram_addr, dram_bytes
-    """Inputs, outputs and scratch one after the other; scratch is not reused, so that every tensor can be inspected."""
+def _dram(graph: Subgraph, resident: set[int]) -> tuple[dict[int, int], int]:
+    """Addresses and total: inputs, outputs, scratch. Scratch is not reused, so that every tensor can be inspected."""
     order = list(dict.fromkeys([*graph.inputs, *graph.outputs]))
     order += [layer.output for layer in graph.layers if layer.output not in resident and layer.output not in order]
     addresses, end = {}, 0
     for index in order:
         addresses[index] = end
         end += -(-graph.maps[index].total_bytes // DRAM_ALIGN_BYTES) * DRAM_ALIGN_BYTES
-    return {"dram_addr": addresses, "dram_bytes": end}
+    return addresses, end

@@ -37,6 +37,8 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class CompiledSubgraph:
+    """What runs, and what the report says of each layer of it."""
+
     artefact: Artefact
     layers: tuple[LayerFacts, ...]
 

@@ -38,7 +38,7 @@ def check_call(call: relax.Call, hw: HwConfig) -> Verdict:
     attrs = operators.read(call)
     operands = [operators.static_shape(argument) for argument in call.args]
     activations = operands[: len(operators.inputs_of(attrs))]
-    kernel = operands[1][1:3] if isinstance(attrs, operators.ConvAttrs) else None
+    kernel = (operands[1][1], operands[1][2]) if isinstance(attrs, operators.ConvAttrs) else None
     return check_op(attrs, activations, operators.static_shape(call), hw, kernel)
 
 
@@ -116,7 +116,10 @@ def pooling_taps(case: Case) -> Verdict:
         fixed = case.attrs.strides[axis], case.kernel[axis], case.attrs.dilation[axis], case.attrs.padding[axis], size
         for position in range(outputs):
             if valid_taps(position, *fixed) == 0:
-                return False, f"the window at {'row' if axis == 0 else 'pixel'} {position} lies in the padding altogether"
+                return (
+                    False,
+                    f"the window at {'row' if axis == 0 else 'pixel'} {position} lies in the padding altogether",
+                )
     return OK
 
 
@@ -137,7 +140,7 @@ def fits(case: Case) -> Verdict:
     """Some tiling of the layer fits the config's SRAM, weight buffer, line buffer and accumulators."""
     bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.out_bits]
     shapes = [*case.in_shapes, case.out_shape]
-    maps = tuple(FeatureMap("", *shape[1:], width, 0) for shape, width in zip(shapes, bits, strict=True))
+    maps = tuple(FeatureMap("", s[1], s[2], s[3], width, 0) for s, width in zip(shapes, bits, strict=True))
     layer, hw = _skeleton(case, maps), case.hw
     needed = smallest_working_bytes(layer, maps, hw)
     if needed is None:
@@ -156,7 +159,8 @@ def _skeleton(case: Case, maps: tuple[FeatureMap, ...]) -> AnyLayer:
     if kernel is None:
         return CopyLayer(*common, 0, 0)
     top, left, bottom, right = attrs.padding
-    window = Window(*kernel, *attrs.strides, *attrs.dilation, top, left, bottom, right)
+    (stride_h, stride_w), (dilation_h, dilation_w) = attrs.strides, attrs.dilation
+    window = Window(*kernel, stride_h, stride_w, dilation_h, dilation_w, top, left, bottom, right)
     if isinstance(attrs, operators.PoolAttrs):
         kind = "max" if attrs.kind == "max" else "sum"
         return PoolLayer(*common, window, kind, bool(attrs.count_include_pad), {})

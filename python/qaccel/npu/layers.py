@@ -95,11 +95,13 @@ class ChannelParams:
 
 @dataclass(frozen=True)
 class ConvLayer(Layer):
+    """Dense or grouped convolution, matrix products too; ``weights`` OHWI as the model has them, ``macs`` of one sample."""
+
     window: Window
     weight_bits: int
     parts: tuple[ConvPart, ...]
     params: ChannelParams
-    weights: np.ndarray  # as the model has them, for statistics
+    weights: np.ndarray
     macs: int
 
 
@@ -137,12 +139,16 @@ class EltwiseLayer(Layer):
 
 @dataclass(frozen=True)
 class CopyLayer(Layer):
+    """Requantizing copy."""
+
     multiplier: int
     shift: int
 
 
 @dataclass(frozen=True)
 class TableLayer(Layer):
+    """Look-up; ``table`` as the ISA's TABLE reads it."""
+
     table: bytes
 
 

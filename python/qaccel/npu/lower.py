@@ -69,9 +69,9 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
         for argument, q in zip(binding.value.args, operators.inputs_of(attrs), strict=False):
             if isinstance(argument, GenericConst):
                 data = operators.constant(argument)
-                shape = (1,) * (4 - data.ndim) + data.shape
+                _, h, w, c = shape = (1,) * (4 - data.ndim) + data.shape
                 packed = pack_pixels(data.reshape(shape), q.bits)
-                maps.append(FeatureMap(f"{attrs.name}.constant", *shape[1:], q.bits, q.zero_point, packed))
+                maps.append(FeatureMap(f"{attrs.name}.constant", h, w, c, q.bits, q.zero_point, packed))
                 sources.append(len(maps) - 1)
             else:
                 sources.append(index_of[argument])
@@ -112,9 +112,8 @@ def _window(kernel: tuple[int, int], attrs: operators.ConvAttrs | operators.Pool
     return Window(*kernel, *attrs.strides, *attrs.dilation, top, left, bottom, right)
 
 
-def _common(attrs: object, sources: tuple[int, ...], target: int) -> tuple:
-    a = attrs
-    return a.name, a.op, sources, target, a.clamp_lo, a.clamp_hi  # type: ignore[attr-defined]
+def _common(a: Any, sources: tuple[int, ...], target: int) -> tuple[str, str, tuple[int, ...], int, int, int]:
+    return a.name, a.op, sources, target, a.clamp_lo, a.clamp_hi
 
 
 def _lower_conv(

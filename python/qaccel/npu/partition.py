@@ -156,7 +156,9 @@ def _rejection(call: relax.Call, reason: str) -> Rejection:
     fix = "choose a larger config" if too_large else "change the layer in the model to stay within the limit"
     op = str(getattr(attrs, "op", attrs.operator))
     if not isinstance(attrs, operators.ConvAttrs):
-        return Rejection(attrs.name, op, 0, reason, fix, activation_bits=operators.inputs_of(attrs)[0].bits, too_large=too_large)
+        return Rejection(
+            attrs.name, op, 0, reason, fix, activation_bits=operators.inputs_of(attrs)[0].bits, too_large=too_large
+        )
     entropy = entropy_bits(operators.constant(call.args[1]))
     widths = attrs.weight_bits, attrs.activation_bits
     return Rejection(attrs.name, op, conv_macs(call), reason, fix, *widths, entropy, too_large)

@@ -52,14 +52,17 @@ class Tiling:
 
 
 def align(size_bytes: int) -> int:
+    """Bytes rounded up to a whole number of ALIGN_BYTES."""
     return -(-size_bytes // ALIGN_BYTES) * ALIGN_BYTES
 
 
 def input_rows(tile_h: int, window: Window, kernel_h: int) -> int:
+    """Input rows under ``tile_h`` output rows and ``kernel_h`` rows of the kernel."""
     return (tile_h - 1) * window.stride_h + (kernel_h - 1) * window.dilation_h + 1
 
 
 def input_pixels(tile_w: int, window: Window) -> int:
+    """Input pixels of a row under ``tile_w`` output pixels."""
     return (tile_w - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
 
 
@@ -79,6 +82,7 @@ def halvings(size: int, unit: int = 1) -> list[int]:
 
 
 def window_of(layer: AnyLayer) -> Window:
+    """The layer's window; one pixel for layers without."""
     return layer.window if isinstance(layer, ConvLayer | DepthwiseLayer | PoolLayer) else Window()
 
 

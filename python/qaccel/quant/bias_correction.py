@@ -64,7 +64,9 @@ def _with_biases(mod: tvm.IRModule, biases: Mapping[str, np.ndarray]) -> tvm.IRM
                 attrs = operators.read(call)
                 if isinstance(attrs, operators.ConvAttrs) and attrs.name in biases:
                     q, weight, _, scale = call.args
-                    return relax.Call(call.op, [q, weight, relax.const(biases[attrs.name]), scale], call.attrs, span=call.span)
+                    return relax.Call(
+                        call.op, [q, weight, relax.const(biases[attrs.name]), scale], call.attrs, span=call.span
+                    )
             return call
 
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)

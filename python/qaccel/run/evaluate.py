@@ -42,7 +42,9 @@ def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dic
         arrays = {inputs[0].name: next(iter(arrays.values()))}
     data = check_inputs(arrays, inputs, f"labelled data '{path}'")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise QaccelError(f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample")
+        raise QaccelError(
+            f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample"
+        )
     samples = len(data[inputs[0].name])
     if len(labels) != samples:
         raise QaccelError(f"'{path}': {len(labels)} labels for {samples} samples")
@@ -75,7 +77,9 @@ def evaluate(
 def _reference(path: str | Path, module: Runner) -> ImportedModel:
     model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs})
     if model.inputs != module.inputs:
-        raise QaccelError(f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}")
+        raise QaccelError(
+            f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}"
+        )
     return model
 
 
@@ -105,8 +109,14 @@ def _scores(
 
 def _check_classes(scores: np.ndarray, labels: np.ndarray) -> None:
     if len(scores) != len(labels):
-        raise QaccelError(f"the module's first output has {len(scores)} rows for {len(labels)} samples; evaluate needs scores by class")
+        raise QaccelError(
+            f"the module's first output has {len(scores)} rows for {len(labels)} samples; evaluate needs scores by class"
+        )
     if scores.shape[1] < 2:
-        raise QaccelError("the module's first output has one value per sample; evaluate needs scores of two classes or more")
+        raise QaccelError(
+            "the module's first output has one value per sample; evaluate needs scores of two classes or more"
+        )
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise QaccelError(f"labels go from {labels.min()} to {labels.max()}, the module has classes 0 to {scores.shape[1] - 1}")
+        raise QaccelError(
+            f"labels go from {labels.min()} to {labels.max()}, the module has classes 0 to {scores.shape[1] - 1}"
+        )

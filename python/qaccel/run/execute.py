@@ -51,7 +51,10 @@ class Runner:
         times = {len(arrays[s.name]) // s.shape[0] for s in self.inputs if s.shape and s.shape[0]} or {1}
         pieces = []
         for k in range(times.pop()):
-            batch = [arrays[s.name][k * s.shape[0] : (k + 1) * s.shape[0]] if s.shape else arrays[s.name] for s in self.inputs]
+            batch = [
+                arrays[s.name][k * s.shape[0] : (k + 1) * s.shape[0]] if s.shape else arrays[s.name]
+                for s in self.inputs
+            ]
             pieces.append(self._run_batch(batch))
         if not pieces:
             raise QaccelError("inputs hold no sample; give at least one")

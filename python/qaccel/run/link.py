@@ -30,7 +30,9 @@ def host_target(options: TargetOptions) -> tvm.target.Target:
         values[name] = list(value) if isinstance(value, tuple) else value
     if values.get("mcpu") == "native":
         if "mtriple" in values:
-            raise QaccelError(f"--target '{options}': -mcpu=native is this machine; name the CPU when -mtriple is given")
+            raise QaccelError(
+                f"--target '{options}': -mcpu=native is this machine; name the CPU when -mtriple is given"
+            )
         values["mcpu"] = tvm.target.codegen.llvm_get_system_cpu()
     _check_cpu(values)
     try:
@@ -166,7 +168,9 @@ def _linker(mtriple: str | None) -> str:
         return str(cc.get_cc())
     compiler = shutil.which(f"{mtriple}-g++") or shutil.which(f"{mtriple}-gcc")
     if compiler is None:
-        raise QaccelError(f"a .so for {mtriple} is linked by {mtriple}-g++, which is not installed; install it, or write a .tar")
+        raise QaccelError(
+            f"a .so for {mtriple} is linked by {mtriple}-g++, which is not installed; install it, or write a .tar"
+        )
     return compiler
 
 

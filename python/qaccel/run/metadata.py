@@ -25,7 +25,11 @@ def make_metadata(
     name: str, target: str, model: ImportedModel, quantized: QuantizedModel | None, report: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The dictionary that `link.build` embeds. ``report`` and the quantization of tensors are absent for the CPU alone."""
-    ends = _ends(quantized.mod, False) if quantized is not None else ([None] * len(model.inputs), [None] * len(model.outputs))
+    ends = (
+        _ends(quantized.mod, False)
+        if quantized is not None
+        else ([None] * len(model.inputs), [None] * len(model.outputs))
+    )
     return {
         "format": FORMAT,
         "qaccel": __version__,
@@ -42,7 +46,9 @@ def make_metadata(
 def check_metadata(metadata: dict[str, Any] | None, origin: str) -> dict[str, Any]:
     """The same metadata. Raises QaccelError if there is none, or it is of another version; ``origin`` names the module."""
     if metadata is None:
-        raise QaccelError(f"'{origin}' is a TVM module, but not one that qaccel compiled; run it with tvm.relax.VirtualMachine")
+        raise QaccelError(
+            f"'{origin}' is a TVM module, but not one that qaccel compiled; run it with tvm.relax.VirtualMachine"
+        )
     for key, ours, what in (("format", FORMAT, "module format"), ("isa_version", isa().version, "ISA version")):
         if metadata.get(key) != ours:
             raise QaccelError(

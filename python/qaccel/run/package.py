@@ -66,7 +66,11 @@ def memory_map(artefact: Artefact) -> str:
             "layers": list(artefact.layers),
             "dram_bytes": artefact.dram_bytes,
             "program": {"file": "program.bin", "dram_addr": artefact.program_addr, "bytes": len(artefact.program)},
-            "constants": {"file": "constants.bin", "dram_addr": artefact.constants_addr, "bytes": len(artefact.constants)},
+            "constants": {
+                "file": "constants.bin",
+                "dram_addr": artefact.constants_addr,
+                "bytes": len(artefact.constants),
+            },
             "inputs": [slot(entry, f"golden/input_{i}.bin") for i, entry in enumerate(artefact.inputs)],
             "outputs": [slot(entry, f"golden/output_{i}.bin") for i, entry in enumerate(artefact.outputs)],
         },

@@ -58,7 +58,10 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", str(report["model"])),
         ("config", str(report["hw"]["name"])),
         ("accelerator subgraphs", str(report["subgraphs"])),
-        ("cycles", f"{report['cycles']:,} for one sample, {report['latency_ms']:.3f} ms at {report['hw']['clock_mhz']} MHz"),
+        (
+            "cycles",
+            f"{report['cycles']:,} for one sample, {report['latency_ms']:.3f} ms at {report['hw']['clock_mhz']} MHz",
+        ),
         ("bound", f"{report['bound_cycles']:,} cycles by multipliers and DRAM alone"),
         ("MACs", f"{report['macs']:,}, multipliers busy {100 * report['utilization']:.1f}%"),
         ("DRAM traffic", ", ".join(f"{key.replace('_', ' ')} {value:,} B" for key, value in dram.items())),
@@ -139,7 +142,9 @@ def report_html(report: Mapping[str, Any]) -> str:
 
 
 def _row(texts: list[str], numbers: list[str], more: str = "") -> str:
-    cells = [f'<td class="t">{html.escape(str(text))}</td>' for text in texts] + [f"<td>{number}</td>" for number in numbers]
+    cells = [f'<td class="t">{html.escape(str(text))}</td>' for text in texts] + [
+        f"<td>{number}</td>" for number in numbers
+    ]
     return f"<tr>{''.join(cells)}{more}</tr>"
 
 

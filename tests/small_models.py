@@ -41,13 +41,13 @@ def chain(batch: int | str = 1, name: str = "chain") -> onnx.ModelProto:
 
 
 def interrupted() -> onnx.ModelProto:
-    """Two convolutions with a Sin, which the accelerator has not, between: x [1, 3, 8, 8] to y [1, 4, 8, 8]."""
+    """Two convolutions with a Softmax, which the accelerator has not, between: x [1, 3, 8, 8] to y [1, 4, 8, 8]."""
     rng = np.random.default_rng(2)
     w1, b1 = _conv(rng, 6, 3, 3)
     w2, b2 = _conv(rng, 4, 6, 1)
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], name="before", pads=[1, 1, 1, 1]),
-        helper.make_node("Sin", ["c1"], ["s"], name="sine"),
+        helper.make_node("Softmax", ["c1"], ["s"], name="softmax", axis=1),
         helper.make_node("Conv", ["s", "w2", "b2"], ["y"], name="after"),
     ]
     return _model(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ from .run.files import check_folder, write_file
 from .run.report_text import write_report
 from .stages import Stages
 
-ModelLike = str | Path | onnx.ModelProto
+ModelLike: TypeAlias = str | Path | onnx.ModelProto
 Data = str | Path | Mapping[str, np.ndarray]
 
 
@@ -66,15 +67,25 @@ class QuantizedNetwork:
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A compiled network. ``compiled`` has what the compilation made; None for a module that was loaded."""
+    """A network that was compiled, or loaded from a file."""
 
-    runner: execute.Runner
     compiled: Compiled | None = None
+    loaded: execute.Runner | None = None
+
+    @cached_property
+    def runner(self) -> execute.Runner:
+        """What runs it. Raises QaccelError if it was compiled for another kind of machine."""
+        if self.compiled is None:
+            assert self.loaded is not None
+            return self.loaded
+        if self.compiled.options.target.mtriple is not None:
+            raise QaccelError(f"the module is for {self.compiled.options.target.mtriple}; export it and run it there")
+        return execute.runner(self.compiled.executable, self.compiled.metadata)
 
     @property
     def report(self) -> dict[str, Any]:
         """``report.json`` as a dictionary. Raises QaccelError for a module that was compiled for the CPU alone."""
-        report = self.runner.metadata["report"] if self.compiled is None else self.compiled.report
+        report = self.metadata["report"] if self.compiled is None else self.compiled.report
         if report is None:
             raise QaccelError("the module was compiled for the CPU alone; there is no report of the accelerator")
         return report
@@ -82,7 +93,7 @@ class Module:
     @property
     def metadata(self) -> dict[str, Any]:
         """Model, target, versions, inputs and outputs."""
-        return self.runner.metadata
+        return self.runner.metadata if self.compiled is None else self.compiled.metadata
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -165,22 +176,17 @@ def compile(
         compiled = compile_quantized(model.quantized, options, model.name, stages)
     else:
         compiled = compile_model(model, options, model_name(model), stages)
-    module = wrap(compiled)
+    register()
+    module = Module(compiled)
     if report is not None:
         write_report(report, module.report, compiled.timeline())
     return module
 
 
-def wrap(compiled: Compiled) -> Module:
-    """The module of a compilation, ready to run."""
-    register()
-    return Module(execute.runner(compiled.executable, compiled.metadata), compiled)
-
-
 def load(path: str | Path) -> Module:
     """A module that was exported. Raises QaccelError if it is missing, damaged or of another version."""
     register()
-    return Module(execute.load(path))
+    return Module(loaded=execute.load(path))
 
 
 def model_name(model: ModelLike) -> str:

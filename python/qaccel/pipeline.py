@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ from .run.program import profile
 from .run.report import Profile, make_report, timeline
 from .stages import Stages
 
-ModelLike = str | Path | onnx.ModelProto
+ModelLike: TypeAlias = str | Path | onnx.ModelProto
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,20 +96,22 @@ def test_pooling_and_copies(bits):
 
 @pytest.mark.parametrize("kind", o.ELTWISE_KINDS)
 def test_element_wise(kind):
+    """All widths; the second operand whole, one pixel, one value."""
     rng = np.random.default_rng(len(kind))
-    for a_bits, b_bits in ((4, 8), (8, 8), (16, 16), (8, 16)):
+    shape = (1, 4, 3, 6)
+    cases = [(4, 8, shape), (8, 8, (1, 1, 1, 6)), (16, 16, (1, 1, 1, 1)), (8, 16, shape)]
+    for a_bits, b_bits, small in cases:
         makers = []
         for out_bits, scale in ((8, 1.7), (16, 0.0123)):
+            out_scale = float(np.float32(scale))
             lo, hi = numerics.activation_limits(out_bits)
             zeros = [0 if bits == 16 else z for bits, z in ((a_bits, 5), (b_bits, -3))]
             attrs = o.EltwiseAttrs(
-                "e", "Add", kind, a_bits, 0.5, zeros[0], b_bits, 0.03, zeros[1], out_bits, scale, 0, lo, hi
+                "e", "Add", kind, a_bits, 0.5, zeros[0], b_bits, 0.03125, zeros[1], out_bits, out_scale, 0, lo, hi
             )
             makers.append(lambda a, b, x=attrs: o.eltwise(a, b, x))
-        shape = (1, 4, 3, 6)
-        for small in (shape, (1, 1, 1, 6), (1, 1, 1, 1)):
-            mod = module([(shape, o.carrier(a_bits)), (small, o.carrier(b_bits))], *makers)
-            agree(mod, integers(rng, shape, a_bits), integers(rng, small, b_bits))
+        mod = module([(shape, o.carrier(a_bits)), (small, o.carrier(b_bits))], *makers)
+        agree(mod, integers(rng, shape, a_bits), integers(rng, small, b_bits))
 
 
 @pytest.mark.parametrize(("in_bits", "out_bits"), [(a, b) for a in (4, 8, 16) for b in (4, 8, 16)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -187,7 +188,7 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
         for y, h, x, w in _spaces(builder):
             box = Box(y, h, x, w, n, count)
             param_addr, param_load = builder.params(
-                (n, count), lambda n=n, count=count: _records(layer.params, n, count)
+                (n, count), partial(_records, layer.params, n, count)
             )
 
             def operands(

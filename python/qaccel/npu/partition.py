@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -89,7 +90,7 @@ def partition(
     floats = [
         Rejection(name, op, (float_macs or {}).get(name, 0), reason, _float_fix(op)) for name, op, reason in unquantized
     ]
-    patterns = [
+    patterns: list[Any] = [
         (f"{CODEGEN}.{name}", is_op(f"qaccel.{name}")(*(wildcard() for _ in range(count))), {}, accepted)
         for name, count in _OPERANDS.items()
     ]
@@ -174,7 +175,8 @@ def _tidy(mod: tvm.IRModule, hw: HwConfig) -> tuple[tvm.IRModule, tuple[str, ...
     """Subgraph functions flattened, named qaccel_0, qaccel_1, ... in the order of their calls, with their config."""
     ours, config = _codegen_names(mod), json.dumps(hw.to_dict(), sort_keys=True)
     functions = {var: function for var, function in mod.functions.items() if var.name_hint not in ours}
-    main, symbols, blocks = mod["main"], [], []
+    main, blocks = mod["main"], []
+    symbols: list[str] = []
     for block in main.body.blocks:
         bindings = []
         for binding in block.bindings:

@@ -6,7 +6,7 @@ namespace {
 
 bool Same(const AccumulatorShape& a, const AccumulatorShape& b) {
   return a.opcode == b.opcode && a.out_h == b.out_h && a.out_w == b.out_w && a.channels == b.channels &&
-         a.weight_bits == b.weight_bits && a.in_bits == b.in_bits && a.kind == b.kind;
+         a.weight_bits == b.weight_bits && a.in_bits == b.in_bits && a.out_bits == b.out_bits && a.kind == b.kind;
 }
 
 }  // namespace

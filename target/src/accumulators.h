@@ -12,8 +12,8 @@ namespace qaccel {
 // What must stay the same from one instruction to the next while accumulators are open.
 struct AccumulatorShape {
   isa::Opcode opcode;
-  int64_t out_h, out_w, channels, weight_bits, in_bits;  // weight_bits 0: no weights
-  int64_t kind;                                          // of pooling
+  int64_t out_h, out_w, channels, weight_bits, in_bits, out_bits;  // weight_bits 0: no weights
+  int64_t kind;  // of pooling
 
   int64_t count() const { return out_h * out_w * channels; }
   // Width of each accumulator.

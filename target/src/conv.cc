@@ -58,8 +58,8 @@ void Execute(Machine& machine, const isa::Conv& ins) {
   CheckPositive("in_channels", ins.in_channels);
   CheckPositive("out_channels", ins.out_channels);
   const int64_t depth = ins.kernel_h * ins.kernel_w * ins.in_channels;
-  const OutputRange range = ins.finish ? OutputRangeOf(ins) : OutputRange{};
-  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.out_channels, ins.weight_bits, ins.in_bits, 0};
+  const OutputRange range = OutputRangeOf(ins);
+  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.out_channels, ins.weight_bits, ins.in_bits, ins.out_bits, 0};
   CheckAccumulate(machine.accumulators, shape, ins.accumulate, ins.finish, machine.hw);
   machine.weights.Read(Flat(ins.weight_addr, depth * ChannelBytes(ins.out_channels, ins.weight_bits)), machine.actor);
   ReadFootprint(machine, ins, ins.in_channels);

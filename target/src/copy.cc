@@ -19,7 +19,8 @@ void Execute(Machine& machine, const isa::Copy& ins) {
   CheckZeroPoint("in_zero_point", ins.in_bits, ins.in_zero_point);
   const OutputRange range = OutputRangeOf(ins);
   const View input = InputTile(ins), output = OutputTile(ins);
-  ReadOperandsClaimOutput(machine, {{input, ins.in_bits}}, {output, ins.out_bits});
+  machine.sram.Read(input, machine.actor);
+  ClaimOutput(machine, output);
 
   const bool joined = Joined(input, ins.channels, ins.in_bits) && Joined(output, ins.channels, ins.out_bits);
   const int64_t pixels = joined ? 1 : ins.w, values = joined ? ins.w * ins.channels : ins.channels;

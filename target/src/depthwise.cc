@@ -51,8 +51,8 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
   CheckWindow(ins);
   CheckPositive("channels", ins.channels);
   CheckLineBuffer(machine.hw, ins, machine.hw.ArrayColumns(ins.weight_bits));
-  const OutputRange range = ins.finish ? OutputRangeOf(ins) : OutputRange{};
-  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.channels, ins.weight_bits, ins.in_bits, 0};
+  const OutputRange range = OutputRangeOf(ins);
+  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.channels, ins.weight_bits, ins.in_bits, ins.out_bits, 0};
   CheckAccumulate(machine.accumulators, shape, ins.accumulate, ins.finish, machine.hw);
   machine.weights.Read(Flat(ins.weight_addr, ins.kernel_h * ins.kernel_w * ChannelBytes(ins.channels, ins.weight_bits)), machine.actor);
   ReadFootprint(machine, ins, ins.channels);

@@ -30,6 +30,18 @@ QACCEL_CLONES void CombineAll(const Combine& how, const int16_t* a, const int16_
   }
 }
 
+// Reads the operands and claims the output, which may overwrite operands of its own view and width but no others.
+void ReadOperandsClaimOutput(Machine& machine, const isa::Eltwise& ins, const View& a, const View& b, const View& output) {
+  const bool a_in_place = ins.in_bits == ins.out_bits && SameView(a, output);
+  const bool b_in_place = ins.b_bits == ins.out_bits && SameView(b, output);
+  if (!a_in_place) machine.sram.Read(a, machine.actor);
+  if (!b_in_place) machine.sram.Read(b, machine.actor);
+  CheckOutput(machine, output);
+  if (a_in_place) machine.sram.Read(a, machine.actor);
+  if (b_in_place) machine.sram.Read(b, machine.actor);
+  machine.sram.Write(output, machine.actor);
+}
+
 }  // namespace
 
 void Execute(Machine& machine, const isa::Eltwise& ins) {
@@ -41,7 +53,7 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
   const int64_t b_channels = ins.b_scalar ? 1 : ins.channels;
   const View a{InputTile(ins)}, output{OutputTile(ins)};
   const View b{ins.b_addr, ins.h, ins.b_row_stride, ins.w, ins.b_pixel_stride, ChannelBytes(b_channels, ins.b_bits)};
-  ReadOperandsClaimOutput(machine, {{a, ins.in_bits}, {b, ins.b_bits}}, {output, ins.out_bits});
+  ReadOperandsClaimOutput(machine, ins, a, b, output);
 
   const bool joined = !ins.b_scalar && Joined(a, ins.channels, ins.in_bits) && Joined(b, ins.channels, ins.b_bits) &&
                       Joined(output, ins.channels, ins.out_bits);

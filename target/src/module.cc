@@ -75,7 +75,7 @@ class QaccelModule : public ffi::ModuleObj {
     int64_t samples = 0;
     for (size_t i = 0; i < count; ++i) {
       const TensorSlot& slot = i < input_count ? artefact_.inputs[i] : artefact_.outputs[i - input_count];
-      const auto tensor = args[static_cast<int>(i)].as<DLTensor*>();
+      const auto tensor = args[static_cast<int>(i)].try_cast<DLTensor*>();  // the VM passes Tensor objects, RPC DLTensors
       if (!tensor || *tensor == nullptr) Fail(artefact_.symbol, ": argument ", i, " (", slot.name, ") is not a tensor");
       CheckTensor(artefact_.symbol, slot, **tensor);
       if (i == 0) samples = (*tensor)->shape[0];

@@ -1,8 +1,6 @@
 // What the instructions without a window share: ELTWISE, TABLE, COPY.
 #pragma once
 
-#include <initializer_list>
-
 #include "machine.h"
 #include "requantize.h"
 #include "window.h"
@@ -24,26 +22,6 @@ void CheckTile(const Ins& ins) {
   CheckPositive("h", ins.h);
   CheckPositive("w", ins.w);
   CheckPositive("channels", ins.channels);
-}
-
-struct Operand {
-  View view;
-  int64_t bits;
-};
-
-// Reads the operands and claims the output, which may overwrite operands of its own view and width but no others.
-inline void ReadOperandsClaimOutput(Machine& machine, std::initializer_list<Operand> operands, const Operand& output) {
-  auto in_place = [&](const Operand& operand) { return operand.bits == output.bits && SameView(operand.view, output.view); };
-  for (const Operand& operand : operands) {
-    if (!in_place(operand)) machine.sram.Read(operand.view, machine.actor);
-  }
-  machine.sram.CheckInside(output.view, "writes");
-  CheckDistinct(output.view, "output view");
-  machine.sram.CheckUnread(output.view, machine.actor);
-  for (const Operand& operand : operands) {
-    if (in_place(operand)) machine.sram.Read(operand.view, machine.actor);
-  }
-  machine.sram.Write(output.view, machine.actor);
 }
 
 // Pixels that can be handled as one: neither gaps nor half bytes between them.

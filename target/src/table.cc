@@ -45,7 +45,8 @@ void Execute(Machine& machine, const isa::Table& ins) {
   const View input = InputTile(ins), output = OutputTile(ins);
   machine.sram.Read(Flat(ins.table_addr, TableBytes(ins.in_bits, ins.out_bits)), machine.actor);
   const std::vector<int16_t> table = ReadTable(machine, ins);
-  ReadOperandsClaimOutput(machine, {{input, ins.in_bits}}, {output, ins.out_bits});
+  machine.sram.Read(input, machine.actor);
+  ClaimOutput(machine, output);
 
   const bool joined = Joined(input, ins.channels, ins.in_bits) && Joined(output, ins.channels, ins.out_bits);
   const int64_t pixels = joined ? 1 : ins.w, values = joined ? ins.w * ins.channels : ins.channels;

@@ -4,12 +4,18 @@ namespace qaccel {
 
 bool OverlapsItself(const View& view) {
   int64_t counts[2] = {view.pixels, view.rows}, strides[2] = {view.pixel_stride, view.row_stride};
+  // The smaller stride steps from pixel to pixel, the larger one over all of these: nothing overlaps, and so it is mostly.
   const int first = counts[0] == 1 || (counts[1] > 1 && strides[1] < strides[0]) ? 1 : 0;
-  int64_t extent = view.bytes;
-  for (const int i : {first, 1 - first}) {
-    if (counts[i] == 1) continue;
-    if (strides[i] < extent) return true;
-    extent += (counts[i] - 1) * strides[i];
+  if (counts[first] > 1 && strides[first] < view.bytes) return true;
+  const int64_t extent = (counts[first] - 1) * strides[first] + view.bytes;
+  const int second = 1 - first;
+  if (counts[second] == 1 || strides[second] >= extent) return false;
+  // Else they interleave. Two pixels overlap if i steps of one stride come within a pixel of j steps of the other.
+  for (int64_t i = 1; i < counts[second]; ++i) {
+    const int64_t distance = i * strides[second], j = distance / strides[first], rest = distance % strides[first];
+    if (j < counts[first] && rest < view.bytes) return true;
+    if (j + 1 < counts[first] && strides[first] - rest < view.bytes) return true;
+    if (j >= counts[first]) break;
   }
   return false;
 }

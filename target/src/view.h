@@ -26,7 +26,7 @@ inline bool SameView(const View& a, const View& b) {
          (a.rows == 1 || a.row_stride == b.row_stride) && (a.pixels == 1 || a.pixel_stride == b.pixel_stride);
 }
 
-// Whether two pixels of the view may share a byte: neither rows nor columns lie one after the other.
+// Whether two pixels of the view share a byte.
 bool OverlapsItself(const View& view);
 
 // Runs [begin, end) of a view whose two strides interleave so that its runs overlap; each byte occurs once.

@@ -2,10 +2,14 @@
 
 namespace qaccel {
 
-void ClaimOutput(Machine& machine, const View& view) {
+void CheckOutput(const Machine& machine, const View& view) {
   machine.sram.CheckInside(view, "writes");
   CheckDistinct(view, "output view");
   machine.sram.CheckUnread(view, machine.actor);
+}
+
+void ClaimOutput(Machine& machine, const View& view) {
+  CheckOutput(machine, view);
   machine.sram.Write(view, machine.actor);
 }
 

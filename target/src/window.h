@@ -68,7 +68,9 @@ void CheckLineBuffer(const Config& hw, const Window& w, int64_t columns) {
   }
 }
 
-// Checks and claims the output's bytes; everything that the instruction reads has been read before.
+// Whether the output lies inside, does not overlap itself, nor anything that the instruction has read so far.
+void CheckOutput(const Machine& machine, const View& view);
+// The same, and writes it; everything that the instruction reads has been read before.
 void ClaimOutput(Machine& machine, const View& view);
 
 // Writes `count` pixels [count, channels] of an output view from pixel `first` on, counted row by row.

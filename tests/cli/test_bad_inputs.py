@@ -317,3 +317,12 @@ def test_usage(capfd, arguments):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: tvmc" in capfd.readouterr().err
+
+
+def test_config_too_small_for_a_layer(folder, capfd):
+    """Tiling fits almost anything; a pooling window still needs a line of its input."""
+    lines = CONFIG.replace('name = "qaccel-64"', 'name = "tiny"').splitlines()
+    small = ["line_buffer_bytes = 1" if line.startswith("line_buffer_bytes") else line for line in lines]
+    (folder / "tiny.toml").write_text("\n".join(small))
+    arguments = ["compile", "model.onnx", "--target=qaccel -config=tiny.toml", *OUTPUTS]
+    fails(capfd, folder, arguments, "tiny", "pool1", "line_buffer_bytes 1", "choose a larger config")

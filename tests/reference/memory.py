@@ -24,22 +24,32 @@ class Memory:
         self.name = name
         self.data = data
         self.written = np.zeros(data.size, bool)
+        self.held: list[np.ndarray] = []  # addresses that the instruction in progress reads and may not overwrite
         self.read_only = np.zeros(data.size, bool)
         for begin, end in initialised:
             self.written[begin:end] = True
         for begin, end in read_only:
             self.read_only[begin:end] = True
 
-    def read(self, at: np.ndarray) -> np.ndarray:
-        """Bytes at the addresses, in their shape."""
+    def read(self, at: np.ndarray, hold: bool = True) -> np.ndarray:
+        """Bytes at the addresses, in their shape. ``hold``: the same instruction may not write them."""
         self._check_range(at)
         if not self.written[at].all():
             raise Fault(f"reads {self.name} byte {at[~self.written[at]].min()}, which nothing has written")
+        if hold:
+            self.held.append(at.reshape(-1))
         return self.data[at]
 
     def write(self, at: np.ndarray, values: np.ndarray) -> None:
-        """Write bytes to the addresses."""
+        """Write bytes to the addresses. Where the manual leaves open which of two values stays, it is a fault."""
         self._check_range(at)
+        if np.unique(at).size < at.size:
+            raise Fault(f"writes some bytes of {self.name} twice")
+        held = np.zeros(self.data.size, bool)
+        for read in self.held:
+            held[read] = True
+        if held[at].any():
+            raise Fault(f"overwrites bytes of {self.name} that it reads")
         if self.read_only[at].any():
             raise Fault(f"writes {self.name} byte {at[self.read_only[at]].min()}, which is read-only")
         self.data[at] = values

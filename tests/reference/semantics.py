@@ -69,6 +69,8 @@ def check_output(ins: Instruction) -> None:
 
 
 def execute(machine, ins: Instruction) -> None:
+    for memory in (machine.dram, machine.sram, machine.weights):
+        memory.held.clear()
     _EXECUTE[ins.op](machine, ins)
 
 
@@ -140,7 +142,14 @@ def read_view(machine, ins: Instruction, prefix: str, rows: int, pixels: int, ch
     bits = ins[f"{prefix}_bits"]
     strides = ins[f"{prefix}_row_stride"], ins[f"{prefix}_pixel_stride"]
     at = block(ins[f"{prefix}_addr"], rows, strides[0], pixels, strides[1], bytes_for(channels, bits))
-    return from_bytes(machine.sram.read(at), bits, channels)
+    return from_bytes(machine.sram.read(at, hold=not in_place(ins, prefix)), bits, channels)
+
+
+def in_place(ins: Instruction, prefix: str) -> bool:
+    """Whether the output may overwrite the operand: ELTWISE, the same view and width."""
+    if ins.op != "ELTWISE" or (prefix == "b" and ins["b_scalar"]):
+        return False
+    return all(ins[f"{prefix}_{name}"] == ins[f"out_{name}"] for name in ("addr", "row_stride", "pixel_stride", "bits"))
 
 
 def write_output(machine, ins: Instruction, values: np.ndarray) -> None:

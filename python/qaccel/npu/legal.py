@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import cost
 from ..hw import HwConfig
 from ..isa import Instruction
 from ..numerics import activation_limits
-from .access import accesses, out_channels
+from .access import Access, accesses, out_channels
 
 # At least 1, as far as the instruction has them.
 _SIZES = (
-    *("rows", "pixels", "pixel_bytes", "bytes", "weight_count", "in_h", "in_w", "out_h", "out_w", "h", "w"),
+    *(
+        "rows",
+        "pixels",
+        "pixel_bytes",
+        "bytes",
+        "stream_bytes",
+        "weight_count",
+        "in_h",
+        "in_w",
+        "out_h",
+        "out_w",
+        "h",
+        "w",
+    ),
     *("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w"),
     *("in_channels", "out_channels", "channels"),
 )
@@ -73,7 +88,17 @@ def _range_fault(ins: Instruction, hw: HwConfig, dram_bytes: int) -> str | None:
         begin, end = access.hull()
         if end > sizes[access.memory]:
             return f"{access.what} takes {access.memory} bytes {begin} to {end - 1}, there are {sizes[access.memory]}"
-        apart = access.pixels == 1 or access.pixel_stride >= access.run_bytes
-        if access.write and not (apart and (access.rows == 1 or access.row_stride >= access.row_bytes)):
+        if access.write and _overlaps_itself(access, sizes[access.memory]):
             return f"{access.what} overlaps itself: strides {access.pixel_stride} and {access.row_stride} are too small"
     return None
+
+
+def _overlaps_itself(access: Access, memory_bytes: int) -> bool:
+    if (access.pixels == 1 or access.pixel_stride >= access.run_bytes) and (
+        access.rows == 1 or access.row_stride >= access.row_bytes
+    ):
+        return False
+    if access.rows * access.pixels * access.run_bytes > memory_bytes:
+        return True
+    starts = np.arange(access.rows)[:, None] * access.row_stride + np.arange(access.pixels) * access.pixel_stride
+    return bool(np.diff(np.sort(starts.reshape(-1))).min() < access.run_bytes)

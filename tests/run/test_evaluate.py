@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import numpy as np
+import onnx.reference
+import pytest
+import small_models
+
+import qaccel
+from qaccel.run.evaluate import evaluate, load_labelled
+
+
+@pytest.fixture(scope="module")
+def chain() -> qaccel.Module:
+    model = small_models.chain()
+    return qaccel.compile(model, calibration_data=small_models.samples(model))
+
+
+def test_shares(chain: qaccel.Module, tmp_path: Path):
+    """Labels made from the module's own scores: the best class for half of them, the fourth best for the others."""
+    model = small_models.chain()
+    data = small_models.samples(model, 40)
+    scores = chain.run(data)["y"]
+    order = np.argsort(-scores, axis=1, kind="stable")
+    labels = np.where(np.arange(40) % 2 == 0, order[:, 0], order[:, 3])
+    np.savez(tmp_path / "labelled.npz", **data, labels=labels)
+    onnx.save(model, tmp_path / "model.onnx")
+    loaded, read = load_labelled(tmp_path / "labelled.npz", chain.runner.inputs)
+    seen: list[int] = []
+    result = evaluate(chain.runner, loaded, read, tmp_path / "model.onnx", seen.append)
+    exact = onnx.reference.ReferenceEvaluator(model)
+    best = np.array([exact.run(None, {"x": x[None]})[0].argmax() for x in data["x"]])
+    assert (result.samples, result.top1, result.top5) == (40, 0.5, 1.0)
+    assert result.agreement == (best == scores.argmax(1)).mean()
+    assert result.reference_top1 == (best == labels).mean()
+    assert sum(seen) == 40
+
+
+def test_trained_network(network_path: Path, calibration_data, labelled_data, tmp_path: Path):
+    """8 bits keep a trained network's accuracy within a point of float on 500 images."""
+    module = qaccel.compile(network_path, calibration_data=calibration_data)
+    images = {"image": labelled_data["images"]}
+    result = evaluate(module.runner, images, labelled_data["labels"], network_path)
+    assert result.reference_top1 is not None
+    assert abs(result.top1 - result.reference_top1) <= 0.01
+    assert result.agreement is not None
+    assert result.agreement >= 0.97

@@ -1,11 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.checker
 import pytest
-import tomllib
 import tvm
 from tvm import relax
 
@@ -30,7 +30,7 @@ def quantized(chain: onnx.ModelProto, data: dict[str, np.ndarray]) -> qaccel.Qua
 
 
 def test_version_is_that_of_the_project(repo_root: Path):
-    assert qaccel.__version__ == tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r'^version = "(.*)"$', (repo_root / "pyproject.toml").read_text(), re.M) == [qaccel.__version__]
 
 
 def test_every_public_name_is_there():

@@ -73,20 +73,18 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
     ``name`` is what the report calls the model. Raises QaccelError with one line for everything that a user can mend.
     """
-    target = link.host_target(options.target)
+    link.host_target(options.target)  # a mistake in the target shows before the long work
     if options.target.config is None:
         return _compile_float(model, options, name, stages)
     load_config(options.target.config)
-    quantized = quantize_model(model, options, stages)
-    del target
-    return compile_quantized(quantized, options, name, stages)
+    return compile_quantized(quantize_model(model, options, stages), options, name, stages)
 
 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> Quantized:
     """The stages import, calibrate and quantize."""
     with stages("import"):
         imported = import_onnx(model, options.input_shapes)
-    with stages("calibrate"):
+    with stages("calibrate", own_progress=True):
         data = _checked_data(imported, options) if options.calibration_data is not None else None
         ranges, notes = measure_ranges(imported, data, options, stages.show)
     with stages("quantize"):

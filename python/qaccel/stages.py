@@ -20,11 +20,11 @@ class Stages:
         self.show = show and sys.stderr.isatty()
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Run a block as stage ``name``; times of blocks with one name add up."""
+    def __call__(self, name: str, own_progress: bool = False) -> Iterator[None]:
+        """Run a block as stage ``name``; times of blocks with one name add up. ``own_progress``: it shows its own."""
         start = time.perf_counter()
         try:
-            with self._status(name):
+            with nullcontext() if own_progress else self._status(name):
                 yield
         except Exception as error:
             if not hasattr(error, "qaccel_stage"):

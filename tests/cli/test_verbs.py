@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import small_models
 from PIL import Image
 
+import small_models
 from qaccel.cli.main import main
 
 

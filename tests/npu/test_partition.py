@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-import small_models
 import tvm
 from tvm import relax
 from tvm.ir import assert_structural_equal
 
+import small_models
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.hw import load_config
 from qaccel.npu.partition import (
@@ -172,7 +172,9 @@ def test_two_inputs_and_two_outputs():
 
 
 def test_the_same_operand_twice():
-    result = partition(module(lambda emit, x: [emit(real(emit(add(q := emit(quantized(x, "x")), q, "twice")), "twice"))]), HW)
+    result = partition(
+        module(lambda emit, x: [emit(real(emit(add(q := emit(quantized(x, "x")), q, "twice")), "twice"))]), HW
+    )
     (function,) = subgraph_functions(result.mod).values()
     assert len(function.params) == 1
 
@@ -211,7 +213,9 @@ def test_a_config_that_is_too_small_is_the_reason():
     attrs = ops.PoolAttrs(
         "pool", "MaxPool", "max", (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False, 8, SCALE, 0, 8, SCALE, 0, -128, 127
     )  # fmt: skip
-    (rejection,) = partition(module(lambda emit, x: [emit(ops.pool2d(emit(quantized(x, "x")), attrs))]), small).rejections
+    (rejection,) = partition(
+        module(lambda emit, x: [emit(ops.pool2d(emit(quantized(x, "x")), attrs))]), small
+    ).rejections
     assert rejection.too_large
     assert "tiny" in rejection.reason
     assert rejection.fix == "choose a larger config"

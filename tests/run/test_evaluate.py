@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import onnx.reference
 import pytest
-import small_models
 
 import qaccel
+import small_models
 from qaccel.run.evaluate import evaluate, load_labelled
 
 

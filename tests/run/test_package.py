@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_models
 
 import qaccel
+import small_models
 from qaccel.hw import config_from_dict
 from qaccel.isa import assemble, encode
 from qaccel.run.package import write_program
@@ -26,7 +26,9 @@ def replay(folder: Path) -> None:
         ranges.append((entry["dram_addr"], entry["dram_addr"] + data.size))
     program = (folder / "program.bin").read_bytes()
     hw = config_from_dict(layout["hw"], "memory_map.json")
-    simulate(hw, program, dram, initialised=ranges, program_addr=layout["program"]["dram_addr"], layers=layout["layers"])
+    simulate(
+        hw, program, dram, initialised=ranges, program_addr=layout["program"]["dram_addr"], layers=layout["layers"]
+    )
     for entry in layout["outputs"]:
         expected = (folder / entry["golden"]).read_bytes()
         assert dram[entry["dram_addr"] : entry["dram_addr"] + entry["dram_bytes"]].tobytes() == expected

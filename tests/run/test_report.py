@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_models
 
 import qaccel
+import small_models
 from qaccel.hw import load_config
+from qaccel.isa import isa
 from qaccel.npu.partition import Rejection
 from qaccel.run.report import STALLS, Boundary, bound_cycles
 from qaccel.run.report_text import layers_csv, report_html, write_report
@@ -95,6 +96,8 @@ def test_timeline_covers_the_cycles(module: qaccel.Module):
     last = max(event["ts"] + event["dur"] for event in events)
     assert last == pytest.approx(module.report["cycles"] / module.compiled.hw.clock_mhz)
     assert min(event["ts"] for event in events) >= 0
+    engines = list(isa().engines)
+    assert all(engines[event["tid"]] == isa().formats[event["name"].split()[0]].engine for event in events)
     # An engine does one thing at a time.
     by_engine: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for event in events:
@@ -155,4 +158,6 @@ def test_cycles_do_not_depend_on_values():
     data = small_models.samples(model)
     first = qaccel.compile(model, calibration_data=data)
     second = qaccel.compile(model, calibration_data={"x": np.abs(data["x"])})
-    assert [layer["cycles"] for layer in first.report["layers"]] == [layer["cycles"] for layer in second.report["layers"]]
+    assert [layer["cycles"] for layer in first.report["layers"]] == [
+        layer["cycles"] for layer in second.report["layers"]
+    ]

@@ -15,7 +15,7 @@ from ..options import (
     parse_input_shapes,
     parse_target,
 )
-from ..run.files import check_file, check_folder, write_file
+from ..run.files import check_file, check_folder, write_file, write_text
 
 if TYPE_CHECKING:
     from ..pipeline import Compiled
@@ -75,9 +75,8 @@ def execute(arguments: argparse.Namespace) -> None:
     written = [link.export_library(compiled.executable, arguments.output, options.target.mtriple)]
     written += _write_extras(arguments, compiled)
     for kind in dumps:
-        text = _dump(compiled, kind)
         place = arguments.output.with_name(f"{arguments.output.name}.{kind}")
-        written.append(write_file(place, lambda path, text=text: path.write_text(text, encoding="utf-8"), "dump"))
+        written.append(write_text(place, _dump(compiled, kind), "dump"))
     if compiled.report is not None:
         from ..run.report_text import print_summary
 

@@ -130,7 +130,9 @@ def _working_blocks(tilings: Sequence[Tiling]) -> list[_Block]:
             *((("param", step, slot), t.param_slot_bytes) for slot in range(t.param_slots)),
             (("table", step), t.table_bytes),
         ]
-        blocks += [_Block(key, align(size), step, step) for key, size in sizes if size]
+        # Parameters get their place one layer early, so that they can be fetched while the layer before computes.
+        begin = {"param": max(step - 1, 0), "table": max(step - 1, 0)}
+        blocks += [_Block(key, align(size), begin.get(str(key[0]), step), step) for key, size in sizes if size]
     return blocks
 
 

@@ -13,6 +13,8 @@ from ..numerics import activation_limits
 from . import operators
 from .operators import Quantization
 
+_CLAMPED = (operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs)
+
 
 def check_quantized(mod: tvm.IRModule) -> None:
     """Checks ``main``: bits, scales, zero points, clamps, carriers, constants, and that readers agree with writers.
@@ -50,7 +52,7 @@ def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Va
             raise QaccelError(f"{attrs.name}: an operand has the shape {operand.ty.shape}; NHWC is needed")
         if isinstance(operand, relax.Var) and operand in meaning and meaning[operand] != q:
             raise QaccelError(f"{attrs.name}: reads an operand as {q}, but it was made as {meaning[operand]}")
-    if made is not None and hasattr(attrs, "clamp_lo"):
+    if made is not None and isinstance(attrs, _CLAMPED):
         lo, hi = activation_limits(made.bits)
         if not lo <= attrs.clamp_lo <= attrs.clamp_hi <= hi:
             raise QaccelError(f"{attrs.name}: clamps to {attrs.clamp_lo}..{attrs.clamp_hi}, outside {made.bits} bits")

@@ -79,7 +79,7 @@ def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW") or not _is_constant(call.args[1]):
         raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
-    window = Window(_ints(attrs.strides), _ints(attrs.padding), _ints(attrs.dilation), int(attrs.groups))
+    window = Window(_pair(attrs.strides), _pads(attrs.padding), _pair(attrs.dilation), int(attrs.groups))
     bias = _bias(node, (len(weight), 1, 1))
     _weighted(node, bits, emitter, weight, bias, window)
 
@@ -104,9 +104,9 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
 class Window:
     """Strides, padding (top, left, bottom, right), dilation and groups of a convolution."""
 
-    strides: tuple[int, ...] = (1, 1)
-    padding: tuple[int, ...] = (0, 0, 0, 0)
-    dilation: tuple[int, ...] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
 
@@ -126,7 +126,7 @@ def _weighted(
     attrs = operators.ConvAttrs(
         node.name, node.op, window.strides, window.padding, window.dilation, window.groups, bits.weight,
         source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     call = operators.conv2d(source.var, made.weight, made.bias, made.scale, attrs)
     emitter.hold(node.output, call, out.q, layout, out.span)
 
@@ -154,7 +154,8 @@ def _avg_pool(node: Node, bits: NodeBits, emitter: Emitter) -> None:
 def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     """A maximum keeps the scale of its input, unless it took in a clamp."""
     attrs = node.call.attrs
-    kernel, strides, padding, dilation = map(_ints, (attrs.pool_size, attrs.strides, attrs.padding, attrs.dilation))
+    kernel, strides, dilation = _pair(attrs.pool_size), _pair(attrs.strides), _pair(attrs.dilation)
+    padding = _pads(attrs.padding)
     if str(attrs.layout) != "NCHW" or bool(attrs.ceil_mode):
         raise NotQuantizable("it is not in NCHW layout, or its ceil_mode adds windows that count fewer values")
     shape, result = operators.static_shape(node.inputs[0]), operators.static_shape(node.bindings[-1].var)
@@ -168,7 +169,7 @@ def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     made = operators.PoolAttrs(
         node.name, node.op, kind, kernel, strides, padding, dilation, kind == "avg" and bool(attrs.count_include_pad),
         source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     _expressible(lambda: made.multiplier(1))
     _expressible(lambda: made.multiplier(kernel[0] * kernel[1] if kind == "avg" else 1))
     span = source.span if keeps else out.span
@@ -224,7 +225,7 @@ WEIGHTED = ("conv", "gemm")
 def reshape(node: Node, emitter: Emitter) -> None:
     """A reshape that moves nothing is another name for the same integers; any other one is left until it is read."""
     held = emitter.held.get(node.inputs[0])
-    layout = held and reshaped(held.layout, operators.static_shape(node.output))
+    layout = reshaped(held.layout, operators.static_shape(node.output)) if held is not None else None
     if held is not None and layout is not None:
         emitter.held[node.output] = replace(held, layout=layout)
 
@@ -244,8 +245,14 @@ def _expressible(make: Callable[[], object]) -> None:
         raise NotQuantizable(f"requantization {error}") from None
 
 
-def _ints(values: Iterable[int]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
+def _pair(values: Iterable[int]) -> tuple[int, int]:
+    first, second = (int(value) for value in values)
+    return first, second
+
+
+def _pads(values: Iterable[int]) -> tuple[int, int, int, int]:
+    top, left, bottom, right = (int(value) for value in values)
+    return top, left, bottom, right
 
 
 def _is_constant(expr: relax.Expr) -> bool:

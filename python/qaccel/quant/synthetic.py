@@ -27,7 +27,7 @@ def synthetic_inputs(
     for spec in specs:
         shape = spec.shape[1:]
         values = [_sample(rng, k, shape) for k in range(samples * (spec.shape[0] if spec.shape else 1))]
-        array = lo + (hi - lo) * np.stack(values).reshape(-1, *shape)
+        array: np.ndarray = lo + (hi - lo) * np.stack(values).reshape(-1, *shape)
         dtype = np.dtype(spec.dtype)
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)

@@ -51,6 +51,11 @@ def write_file(path: str | Path, write: Callable[[Path], object], what: str) -> 
     return path
 
 
+def write_text(path: str | Path, text: str, what: str) -> Path:
+    """Write a UTF-8 text file; errors as ``write_file``."""
+    return write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), what)
+
+
 def write_folder(path: str | Path, files: Mapping[str, bytes], what: str) -> Path:
     """Write ``files`` (relative path: contents) below ``path``, which is made if it is not there.
 

@@ -25,10 +25,23 @@ def layer_program(op: str, weight_bits: int, activation_bits: int, kernel: int) 
     map_bytes = SIZE * SIZE * CHANNELS * activation_bits // 8
     pixel = CHANNELS * activation_bits // 8
     constants = 2 * map_bytes
-    sram = {"sram_row_stride": SIZE * pixel, "sram_pixel_stride": pixel, "rows": SIZE, "pixels": SIZE, "pixel_bytes": pixel}
+    sram = {
+        "sram_row_stride": SIZE * pixel,
+        "sram_pixel_stride": pixel,
+        "rows": SIZE,
+        "pixels": SIZE,
+        "pixel_bytes": pixel,
+    }
     dram = {"dram_row_stride": SIZE * pixel, "dram_pixel_stride": pixel}
     window = {"in_h": SIZE, "in_w": SIZE, "kernel_h": kernel, "kernel_w": kernel, "out_h": SIZE, "out_w": SIZE}
-    window |= {"stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "pad_top": kernel // 2, "pad_left": kernel // 2}
+    window |= {
+        "stride_h": 1,
+        "stride_w": 1,
+        "dilation_h": 1,
+        "dilation_w": 1,
+        "pad_top": kernel // 2,
+        "pad_left": kernel // 2,
+    }
     views = {"in_row_stride": SIZE * pixel, "in_pixel_stride": pixel, "out_addr": map_bytes}
     views |= {"out_row_stride": SIZE * pixel, "out_pixel_stride": pixel}
     channels = {"in_channels": CHANNELS, "out_channels": CHANNELS} if op == "CONV" else {"channels": CHANNELS}

@@ -98,7 +98,9 @@ def execute(
     return results[0]
 
 
-def requantized(acc: np.ndarray, multiplier: Sequence[int], shift: Sequence[int], zero_point: int, lo: int, hi: int) -> np.ndarray:
+def requantized(
+    acc: np.ndarray, multiplier: Sequence[int], shift: Sequence[int], zero_point: int, lo: int, hi: int
+) -> np.ndarray:
     """Requantize int64 [..., channels] with exact Python integers, one multiplier and shift per channel."""
     flat = acc.reshape(-1, acc.shape[-1])
     out = [

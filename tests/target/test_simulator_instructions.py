@@ -293,7 +293,9 @@ def test_loadw_from_sram_serves_as_from_dram(bits: int) -> None:
     values = random_values(np.random.default_rng(bits), (7, 3), bits)
     rows = np.pad(values, ((0, 0), (0, 1))) if bits == 4 else values
     stream = encode_stream(rows.reshape(-1), bits)
-    fields = {k: 1 for k in ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "in_h", "in_w")}
+    fields = {
+        k: 1 for k in ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "in_h", "in_w")
+    }
     x = np.arange(7) - 3
     compute = [
         instruction(

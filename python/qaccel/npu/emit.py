@@ -187,9 +187,7 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
         builder.reserve_weights(layer.window.kernel_h * layer.window.kernel_w * row_bytes)
         for y, h, x, w in _spaces(builder):
             box = Box(y, h, x, w, n, count)
-            param_addr, param_load = builder.params(
-                (n, count), partial(_records, layer.params, n, count)
-            )
+            param_addr, param_load = builder.params((n, count), partial(_records, layer.params, n, count))
 
             def operands(
                 k: int, rows: int, box: Box = box, row_bytes: int = row_bytes

@@ -1,4 +1,4 @@
-"""Bias correction: what rounding shifts a channel's mean by goes back into its bias (Nagel et al., arXiv 1906.04721, section 4.2).
+"""Bias correction: what rounding shifts a channel's mean by goes back into its bias (arXiv 1906.04721, section 4.2).
 
 Layers are corrected in order, each on what the corrected integer layers before it deliver, against the means of the
 float model on the same samples. Nothing changes but int32 constants, so it costs nothing at run time.
@@ -15,10 +15,12 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ..numerics import accumulator_width, activation_limits
 from . import operators
 from .float_executor import execute
 from .interpret import BATCH, accumulate, run_quantized
 from .quantize import QuantizedModel
+from .weights import WIDE_ACCUMULATOR_BITS
 
 _INT32 = np.iinfo(np.int32)
 
@@ -26,7 +28,8 @@ _INT32 = np.iinfo(np.int32)
 def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> QuantizedModel:
     """The model with corrected biases, from up to 64 samples of ``data`` (arrays by input name, samples along axis 0).
 
-    A channel keeps its bias where the corrected one would leave int32.
+    A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, and where it has
+    no weights.
     """
     samples = {name: value[:BATCH] for name, value in data.items()}
     means: dict[str, np.ndarray] = {}
@@ -45,7 +48,12 @@ def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> Quantiz
         step = float(attrs.in_scale) * weight_scale.astype(np.float64)
         got = accumulate(attrs, integers, weight, bias).mean(axis=(0, 1, 2)) * step
         wanted = bias + np.rint((means[attrs.name] - got) / step)
-        fits = (wanted >= _INT32.min // 2) & (wanted <= _INT32.max // 2) & weight.reshape(len(weight), -1).any(axis=1)
+        flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
+        lo, hi = activation_limits(attrs.activation_bits)
+        reach = max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)
+        width = accumulator_width(attrs.weight_bits, attrs.activation_bits, WIDE_ACCUMULATOR_BITS)
+        room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * reach
+        fits = (np.abs(wanted) <= np.minimum(room, _INT32.max)) & flat.any(axis=1)
         corrected[attrs.name] = np.where(fits, wanted, bias).astype(np.int32)
         return [integers, weight, corrected[attrs.name], weight_scale]
 

@@ -125,6 +125,8 @@ def config_from_dict(values: dict[str, Any], origin: str) -> HwConfig:
 def _load_file(path: Path, mtime_ns: int) -> HwConfig:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QaccelError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise QaccelError(f"{path}: not a valid TOML file: {error}") from None
     return config_from_dict(values, str(path))

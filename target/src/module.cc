@@ -22,6 +22,7 @@ void CheckTensor(const std::string& symbol, const TensorSlot& slot, const DLTens
   for (int axis = 1; fits && axis < 4; ++axis) fits = tensor.shape[axis] == sizes[axis];
   fits = fits && tensor.dtype.code == kDLInt && tensor.dtype.bits == carrier && tensor.dtype.lanes == 1;
   if (!fits) Fail(symbol, ": tensor ", slot.name, " must be int", carrier, " [N, ", slot.h, ", ", slot.w, ", ", slot.c, "] on the CPU");
+  if (tensor.shape[0] == 0) return;  // strides of nothing mean nothing
   int64_t stride = 1;
   for (int axis = 3; axis >= 0; --axis) {
     if (tensor.strides != nullptr && tensor.shape[axis] > 1 && tensor.strides[axis] != stride) {

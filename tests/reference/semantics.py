@@ -147,9 +147,14 @@ def read_view(machine, ins: Instruction, prefix: str, rows: int, pixels: int, ch
 
 def in_place(ins: Instruction, prefix: str) -> bool:
     """Whether the output may overwrite the operand: ELTWISE, the same view and width."""
-    if ins.op != "ELTWISE" or (prefix == "b" and ins["b_scalar"]):
+    if ins.op != "ELTWISE":
         return False
-    return all(ins[f"{prefix}_{name}"] == ins[f"out_{name}"] for name in ("addr", "row_stride", "pixel_stride", "bits"))
+    channels = 1 if prefix == "b" and ins["b_scalar"] else ins["channels"]
+    if bytes_for(channels, ins["out_bits"]) != bytes_for(ins["channels"], ins["out_bits"]):
+        return False
+    same_rows = ins["h"] == 1 or ins[f"{prefix}_row_stride"] == ins["out_row_stride"]
+    same_pixels = ins["w"] == 1 or ins[f"{prefix}_pixel_stride"] == ins["out_pixel_stride"]
+    return same_rows and same_pixels and all(ins[f"{prefix}_{name}"] == ins[f"out_{name}"] for name in ("addr", "bits"))
 
 
 def write_output(machine, ins: Instruction, values: np.ndarray) -> None:

@@ -26,6 +26,7 @@ from .access import Access, accesses
 from .artefact import Artefact
 from .bounds import Accumulators, Constants
 from .hazards import FIRST, INITIAL, NEVER, Order, Shadow, TokenError, window_of
+from .layers import channel_bytes
 from .legal import first_fault
 
 Intent = Iterable[tuple[int, Iterable[int]]]
@@ -166,7 +167,8 @@ def _place(access: Access) -> str:
 def _in_place(ins: Instruction, access: Access) -> bool:
     """Whether the operand may be overwritten by the output: an element-wise operand of the same view and width."""
     prefix = {"input": "in", "second operand": "b"}.get(access.what)
-    if ins.op != "ELTWISE" or prefix is None or (prefix == "b" and ins["b_scalar"]):
+    if ins.op != "ELTWISE" or prefix is None or access.run_bytes != channel_bytes(ins["channels"], ins["out_bits"]):
         return False
-    names = ("addr", "row_stride", "pixel_stride", "bits")
+    # The stride between rows, or pixels, that are only one means nothing.
+    names = ("addr", "bits", *(("row_stride",) if ins["h"] > 1 else ()), *(("pixel_stride",) if ins["w"] > 1 else ()))
     return all(ins[f"{prefix}_{name}"] == ins[f"out_{name}"] for name in names)

@@ -27,7 +27,7 @@ def dram_image(
 
 
 def run_artefact(
-    artefact: Artefact, inputs: list[np.ndarray], mode: str = "functional"
+    artefact: Artefact, inputs: list[np.ndarray], mode: str = "functional", trace: bool = False
 ) -> tuple[list[np.ndarray], dict]:
     """Outputs [H, W, C] int64 and the simulator's counters."""
     dram, defined, read_only = dram_image(artefact, inputs)
@@ -40,6 +40,7 @@ def run_artefact(
         read_only=read_only,
         program_addr=artefact.program_addr,
         layers=artefact.layers,
+        trace=trace,
     )
     outputs = []
     for slot in artefact.outputs:

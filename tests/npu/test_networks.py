@@ -8,8 +8,10 @@ import pytest
 
 from networks import data
 from npu.harness import run_artefact
+from qaccel import cost
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.hw import config_names, load_config
+from qaccel.isa import decode
 from qaccel.npu.codegen import CompiledSubgraph, compile_subgraph
 from qaccel.npu.partition import partition, subgraph_functions
 from qaccel.quant import operators
@@ -61,3 +63,22 @@ def test_operators_of_the_partition_are_all_on_the_accelerator(network_path: Pat
     calls = [b.value for block in q.mod["main"].body.blocks for b in block.bindings if operators.is_quantized(b.value)]
     wanted = [operators.read(c).name for c in calls if c.op.name not in ("qaccel.quantize", "qaccel.dequantize")]
     assert sorted(layer.name for layer in network.layers) == sorted(wanted)
+
+
+@pytest.mark.parametrize("config", config_names())
+def test_no_instruction_is_quicker_than_its_units(network_path: Path, config: str) -> None:
+    network = compiled(quantized(network_path, LayerBits(8, 8)), config)
+    artefact = network.artefact
+    zeros = [np.zeros(slot.shape, np.int64) for slot in artefact.inputs]
+    _, counters = run_artefact(artefact, zeros, "cycle", trace=True)
+    beats = 0
+    for ins, start, end in zip(
+        decode(artefact.program), counters["trace"]["start"], counters["trace"]["end"], strict=True
+    ):
+        if ins.engine == "COMPUTE":
+            assert end - start == cost.duration(ins, artefact.hw)
+        else:
+            assert end - start >= cost.dma_cycles(ins, artefact.hw)
+            beats += cost.dram_beats(ins, artefact.hw)
+    beats += -(-len(artefact.program) // artefact.hw.dram_bytes_per_cycle)
+    assert counters["cycles"] >= beats

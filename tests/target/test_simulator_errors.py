@@ -391,5 +391,5 @@ def test_bad_options() -> None:
         case.run("fast")
     with pytest.raises(QaccelError, match=r"range 0\.\.9999 is outside DRAM"):
         replace(case, initialised=((0, 9999),)).run("functional")
-    with pytest.raises(QaccelError, match="must be a contiguous uint8 vector"):
+    with pytest.raises(QaccelError, match="must be a contiguous, writeable uint8 vector"):
         simulate(HW, b"", np.zeros(4, np.int8))

@@ -16,8 +16,8 @@ Machine::Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes)
       weights("the weight buffer", weight_data.get(), config.weight_buffer_bytes, {Engine::Loadw}, {Engine::Compute}) {}
 
 void Machine::Restart() {
-  sram.Undefine(0, sram.size());
-  weights.Undefine(0, weights.size());
+  sram.Clear();
+  weights.Clear();
   accumulators.open = false;
   // Accesses need not be forgotten while numbers last: they count as older than everything that follows.
   for (const uint32_t first : first_ordinals) {

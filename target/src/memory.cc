@@ -37,8 +37,13 @@ void Memory::Protect(int64_t begin, int64_t end) {
   if (begin < end) read_only_.emplace_back(begin, end);
 }
 
-void Memory::Undefine(int64_t begin, int64_t end) {
-  std::memset(defined_.get() + begin, 0, static_cast<size_t>(end - begin));
+void Memory::Clear() {
+  constexpr int64_t kLarge = int64_t{1} << 26;  // beyond, new pages are cheaper than touching all of the old ones
+  if (size_ > kLarge) {
+    defined_ = Zeroed<uint8_t>(size_);
+  } else {
+    std::memset(defined_.get(), 0, static_cast<size_t>(size_));
+  }
   peak_ = 0;
   ++version_;
 }
@@ -46,7 +51,7 @@ void Memory::Undefine(int64_t begin, int64_t end) {
 void Memory::ForgetAccesses() {
   for (Marks* all : {written_, read_}) {
     for (Marks* marks = all; marks != all + kEngines; ++marks) {
-      if (marks->ordinals) std::memset(marks->ordinals.get(), 0, static_cast<size_t>(size_) * sizeof(uint32_t));
+      if (marks->ordinals) marks->ordinals = Zeroed<uint32_t>(size_);
       marks->last = 0;
     }
   }

@@ -47,8 +47,8 @@ class Memory {
   // Before a program: bytes that hold data, and bytes that no instruction may write. Throws Fault if outside.
   void Define(int64_t begin, int64_t end);
   void Protect(int64_t begin, int64_t end);
-  // Bytes that hold nothing again. What accessed them before is forgotten with `ForgetAccesses` only.
-  void Undefine(int64_t begin, int64_t end);
+  // Nothing is defined any more. Who accessed what is forgotten with `ForgetAccesses` only.
+  void Clear();
   void ForgetAccesses();
   // The first byte of [begin, end) that holds nothing, or `end`.
   int64_t FirstUndefined(int64_t begin, int64_t end) const;

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from ..errors import QaccelError
 from ..hw import HwConfig
+from .extents import align
 from .layers import Subgraph
-from .tile import Tiling, align, plan_layer
+from .tile import Tiling, plan_layer
 
 DRAM_ALIGN_BYTES = 64
 

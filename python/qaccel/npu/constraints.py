@@ -12,6 +12,7 @@ from tvm import relax
 from ..hw import HwConfig
 from ..isa import isa
 from ..quant import operators
+from .extents import valid_taps
 from .layers import (
     AnyLayer,
     ChannelParams,
@@ -23,7 +24,7 @@ from .layers import (
     PoolLayer,
     Window,
 )
-from .tile import smallest_working_bytes, valid_taps
+from .tile import smallest_working_bytes
 
 Verdict = tuple[bool, str]
 OK: Verdict = (True, "")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..hw import HwConfig
 from .allocate import Allocation
+from .extents import spans, valid_taps
 from .layers import (
     AnyLayer,
     ChannelParams,
@@ -25,7 +26,6 @@ from .layers import (
     channel_bytes,
 )
 from .schedule import Box, Program, ProgramBuilder, View
-from .tile import spans, valid_taps
 
 
 def emit_program(graph: Subgraph, allocation: Allocation, hw: HwConfig) -> Program:

@@ -15,7 +15,7 @@ import numpy as np
 from ..hw import HwConfig
 from ..isa import Instruction, isa, replace
 from .access import Access, accesses
-from .tile import ALIGN_BYTES
+from .extents import ALIGN_BYTES
 
 
 class _Shadow:

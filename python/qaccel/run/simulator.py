@@ -54,8 +54,9 @@ def simulate(
     """Run a program on a DRAM image, uint8 [bytes], changed in place.
 
     ``mode`` is "functional" or "cycle"; ``initialised`` and ``read_only`` are (begin, end) byte ranges of DRAM. Gives the
-    counters: ``instructions``, ``macs``, ``dram_bytes``, ``peak_sram_bytes``, ``layers``; in cycle mode also ``cycles``, the layers'
-    ``cycles`` and ``stalls`` and, if asked, ``trace``. Raises QaccelError with the machine's error, which names instruction and layer.
+    counters: ``instructions``, ``macs``, ``dram_bytes``, ``peak_sram_bytes``, ``layers``; in cycle mode also ``cycles``,
+    the layers' ``cycles`` and ``stalls`` and, if asked, ``trace``. Raises QaccelError with the machine's error, which names
+    instruction and layer.
     """
     options = {
         "mode": mode,
@@ -66,7 +67,9 @@ def simulate(
         "trace": int(trace),
     }
     if dram.dtype != np.uint8 or dram.ndim != 1 or not (dram.flags.c_contiguous and dram.flags.writeable):
-        raise QaccelError(f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous, writeable uint8 vector")
+        raise QaccelError(
+            f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous, writeable uint8 vector"
+        )
     try:
         text = _function("qaccel.simulate")(
             json.dumps(hw.to_dict()), program, tvm_ffi.from_dlpack(dram), json.dumps(options)

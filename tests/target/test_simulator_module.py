@@ -131,7 +131,10 @@ def identity() -> tvm.IRModule:
         (lambda x, y: (x[0], y), "tensor x must be int8"),
         (lambda x, y: (x[:, :1], y), "tensor x must be int8"),
         (lambda x, y: (x, y[:1]), "tensor y has a batch of 1, the one before 2"),
-        (lambda x, y: (x, y[:, ::-1][:, ::-1].transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)), "tensor y must be contiguous"),
+        (
+            lambda x, y: (x, y[:, ::-1][:, ::-1].transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)),
+            "tensor y must be contiguous",
+        ),
         (lambda x, y: (np.full_like(x, 8), y), "input x holds 8, outside 4 bits"),
     ],
 )
@@ -188,7 +191,10 @@ DATA = negation(8).to_bytes()
 DAMAGED = {
     "nothing": (b"", "not a qaccel artefact; compile the model again"),
     "other file": (b"\x7fELF" + bytes(100), "not a qaccel artefact"),
-    "container version": (DATA[:4] + struct.pack("<I", 9) + DATA[8:], "container version 9, this qaccel reads 1; compile again"),
+    "container version": (
+        DATA[:4] + struct.pack("<I", 9) + DATA[8:],
+        "container version 9, this qaccel reads 1; compile again",
+    ),
     "cut off": (DATA[:-1], "checksum mismatch, the file is damaged; compile the model again"),
     "flipped": (DATA[:100] + bytes([DATA[100] ^ 1]) + DATA[101:], "checksum mismatch"),
     "ISA version": (

@@ -21,7 +21,9 @@ FIRST = 72
 def timed(instructions: list[Instruction], dram: np.ndarray | None = None, hw: HwConfig = HW) -> dict:
     if dram is None:
         dram = np.zeros(4096, np.uint8)
-    return simulate(hw, encode(instructions), dram, mode="cycle", initialised=[(0, dram.size)], program_addr=1 << 20, trace=True)
+    return simulate(
+        hw, encode(instructions), dram, mode="cycle", initialised=[(0, dram.size)], program_addr=1 << 20, trace=True
+    )
 
 
 def raw(size: int, dram_addr: int = 0, **fields: int) -> Instruction:
@@ -62,7 +64,14 @@ def test_pixels_apart_are_runs_of_their_own() -> None:
 
 
 def test_rows_that_touch_are_one_run() -> None:
-    fields = {"rows": 4, "pixels": 2, "pixel_bytes": 2, "dram_pixel_stride": 2, "sram_pixel_stride": 2, "sram_row_stride": 4}
+    fields = {
+        "rows": 4,
+        "pixels": 2,
+        "pixel_bytes": 2,
+        "dram_pixel_stride": 2,
+        "sram_pixel_stride": 2,
+        "sram_row_stride": 4,
+    }
     assert times(timed([instruction("LOAD", dram_row_stride=4, **fields)])) == [(FIRST, FIRST + 16 + 2 + 64)]
     assert times(timed([instruction("LOAD", dram_row_stride=8, **fields)])) == [(FIRST, FIRST + 16 + 4 + 64)]
 
@@ -91,7 +100,7 @@ def test_decoding_can_take_longer_than_the_fetch() -> None:
     load = instruction("LOADW", stream_bytes=len(stream), weight_count=1024, weight_bits=4)
     for lanes, latency, cycles in ((16, 0, 65), (8, 0, 128), (8, 64, 129)):
         result = timed([load], dram, replace(HW, decoder_lanes=lanes, dram_latency_cycles=latency))
-        (start, end), = times(result)
+        ((start, end),) = times(result)
         assert end - start == 16 + cycles
     from_sram = instruction("LOADW", source="sram", wait0=1, stream_bytes=len(stream), weight_count=1024, weight_bits=4)
     (_, (start, end)) = times(timed([raw(len(stream), signal0=1), from_sram], dram, replace(HW, decoder_lanes=64)))
@@ -118,8 +127,19 @@ def test_instruction_fetch_waits_for_a_full_buffer() -> None:
 
 
 def conv(out_w: int, in_channels: int, out_channels: int, kernel: int = 1, **fields: int) -> Instruction:
-    views = {"in_pixel_stride": in_channels, "out_pixel_stride": out_channels, "out_addr": 0x20000, "param_addr": 0x40000}
-    size = {"in_h": kernel, "in_w": out_w + kernel - 1, "out_h": 1, "out_w": out_w, "in_row_stride": (out_w + kernel - 1) * in_channels}
+    views = {
+        "in_pixel_stride": in_channels,
+        "out_pixel_stride": out_channels,
+        "out_addr": 0x20000,
+        "param_addr": 0x40000,
+    }
+    size = {
+        "in_h": kernel,
+        "in_w": out_w + kernel - 1,
+        "out_h": 1,
+        "out_w": out_w,
+        "in_row_stride": (out_w + kernel - 1) * in_channels,
+    }
     window = {"kernel_h": kernel, "kernel_w": kernel, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
     numbers = {**whole_range(8), "in_channels": in_channels, "out_channels": out_channels, "finish": 1}
     return instruction("CONV", **{"wait0": 1, "wait1": 2, **views, **size, **window, **numbers, **fields})
@@ -175,7 +195,9 @@ def test_pixelwise_instructions() -> None:
 def intervals_are_disjoint(result: dict) -> bool:
     for engine in range(4):
         mine = sorted(
-            (s, e) for s, e, k in zip(*(result["trace"][x] for x in ("start", "end", "engine")), strict=True) if k == engine
+            (s, e)
+            for s, e, k in zip(*(result["trace"][x] for x in ("start", "end", "engine")), strict=True)
+            if k == engine
         )
         if any(a[1] > b[0] for a, b in zip(mine, mine[1:], strict=False)):
             return False
@@ -212,7 +234,17 @@ def test_what_holds_for_every_program(seed: int) -> None:
 def test_where_the_time_went() -> None:
     """Layer 0: wait for the first instruction, then for LOAD; layer 1: compute; then STORE."""
     copy = instruction(
-        "COPY", layer=1, wait0=1, signal0=2, in_addr=0, out_addr=64, h=1, w=1, channels=32, multiplier=1, **whole_range(8)
+        "COPY",
+        layer=1,
+        wait0=1,
+        signal0=2,
+        in_addr=0,
+        out_addr=64,
+        h=1,
+        w=1,
+        channels=32,
+        multiplier=1,
+        **whole_range(8),
     )
     store = instruction("STORE", layer=2, wait0=2, sram_addr=64, rows=1, pixels=1, pixel_bytes=32)
     result = timed([raw(64, signal0=1), copy, store])

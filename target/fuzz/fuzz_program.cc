@@ -2,8 +2,8 @@
 //
 //     fuzz_program CORPUS_DIR SEED COUNT
 //
-// CORPUS_DIR holds good artefacts. Each round changes one of them: bits, bytes, fields, instructions, lengths, its description;
-// mostly with the checksum made right again, so that the damage gets past it. Build with sanitizers.
+// CORPUS_DIR holds good artefacts. Each round changes one of them: bits, bytes, fields, instructions, lengths, its
+// description; mostly with the checksum made right again, so that the damage gets past it. Build with sanitizers.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -35,12 +35,14 @@ void PutWord(std::string& bytes, size_t at, uint32_t value) {
 
 uint32_t GetWord(const std::string& bytes, size_t at) {
   uint32_t value = 0;
-  for (int i = 0; i < 4; ++i) value |= static_cast<uint32_t>(static_cast<uint8_t>(bytes[at + static_cast<size_t>(i)])) << 8 * i;
+  for (int i = 0; i < 4; ++i)
+    value |= static_cast<uint32_t>(static_cast<uint8_t>(bytes[at + static_cast<size_t>(i)])) << 8 * i;
   return value;
 }
 
 void Seal(std::string& bytes) {
-  PutWord(bytes, kCrcAt, Crc32(0, reinterpret_cast<const uint8_t*>(bytes.data()) + kHeaderBytes, bytes.size() - kHeaderBytes));
+  PutWord(bytes, kCrcAt,
+          Crc32(0, reinterpret_cast<const uint8_t*>(bytes.data()) + kHeaderBytes, bytes.size() - kHeaderBytes));
 }
 
 // Overwrites up to 32 bits from a bit on with a value that is often extreme.
@@ -89,7 +91,9 @@ std::string Mutate(Random& random, std::string bytes) {
       case 1: ChangeDigit(random, bytes, kHeaderBytes, text_end); break;
       case 2: bytes[kHeaderBytes + Below(random, text_end - kHeaderBytes)] = static_cast<char>(random()); break;
       case 3:
-      case 4: if (bytes.size() > program_end) SetBits(random, bytes, program_end, bytes.size()); break;
+      case 4:
+        if (bytes.size() > program_end) SetBits(random, bytes, program_end, bytes.size());
+        break;
       default: SetBits(random, bytes, text_end, program_end);
     }
   }
@@ -163,8 +167,9 @@ int Main(const char* folder, uint64_t seed, size_t count) {
     const bool agree = functional.failed == cycles.failed && (functional.failed || functional.text == cycles.text);
     const bool one_line = functional.text.find('\n') == std::string::npos || !functional.failed;
     if ((!agree && !too_long) || !one_line) {
-      std::fprintf(stderr, "seed %llu round %zu: functional '%s', cycle '%s'\n", static_cast<unsigned long long>(seed), i,
-                   functional.failed ? functional.text.c_str() : "runs", cycles.failed ? cycles.text.c_str() : "runs");
+      std::fprintf(stderr, "seed %llu round %zu: functional '%s', cycle '%s'\n", static_cast<unsigned long long>(seed),
+                   i, functional.failed ? functional.text.c_str() : "runs",
+                   cycles.failed ? cycles.text.c_str() : "runs");
       return 1;
     }
     if (functional.failed) {
@@ -177,7 +182,8 @@ int Main(const char* folder, uint64_t seed, size_t count) {
   std::vector<std::pair<size_t, std::string>> sorted;
   for (const auto& [kind, times] : kinds) sorted.emplace_back(times, kind);
   std::sort(sorted.rbegin(), sorted.rend());
-  for (size_t i = 0; i < std::min<size_t>(sorted.size(), 40); ++i) std::printf("%8zu %s\n", sorted[i].first, sorted[i].second.c_str());
+  for (size_t i = 0; i < std::min<size_t>(sorted.size(), 40); ++i)
+    std::printf("%8zu %s\n", sorted[i].first, sorted[i].second.c_str());
   return 0;
 }
 

@@ -13,7 +13,7 @@ namespace qaccel {
 struct AccumulatorShape {
   isa::Opcode opcode;
   int64_t out_h, out_w, channels, weight_bits, in_bits, out_bits;  // weight_bits 0: no weights
-  int64_t kind;  // of pooling
+  int64_t kind;                                                    // of pooling
 
   int64_t count() const { return out_h * out_w * channels; }
   // Width of each accumulator.
@@ -26,7 +26,9 @@ struct Accumulators {
   std::vector<int64_t> values;  // [out_h * out_w, channels]
 };
 
-// The rules of open accumulators. Throws Fault where one is broken. The caller has checked that what it finishes fits the SRAM.
-void CheckAccumulate(const Accumulators& accumulators, const AccumulatorShape& shape, bool accumulate, bool finish, const Config& hw);
+// The rules of open accumulators. Throws Fault where one is broken. The caller has checked that what it finishes fits
+// the SRAM.
+void CheckAccumulate(const Accumulators& accumulators, const AccumulatorShape& shape, bool accumulate, bool finish,
+                     const Config& hw);
 
 }  // namespace qaccel

@@ -33,7 +33,8 @@ std::vector<TensorSlot> ParseSlots(const Json& meta, const char* key, int64_t dr
     int64_t* sizes[] = {&slot.h, &slot.w, &slot.c};
     for (size_t i = 0; i < 3; ++i) {
       *sizes[i] = shape[i].integer;
-      if (shape[i].kind != Json::Kind::kInteger || *sizes[i] < 1 || *sizes[i] > kSizeMax) Fail(slot.name, " has a bad shape");
+      if (shape[i].kind != Json::Kind::kInteger || *sizes[i] < 1 || *sizes[i] > kSizeMax)
+        Fail(slot.name, " has a bad shape");
     }
     if (slot.DramEnd() > dram_bytes) Fail(slot.name, " is outside DRAM");
     slots.push_back(slot);
@@ -74,7 +75,8 @@ Artefact ParseArtefact(std::string_view bytes) {
     Fail("accelerator subgraph: not a qaccel artefact; compile the model again");
   }
   if (Word32(bytes, kVersionAt) != kContainerVersion) {
-    Fail("accelerator subgraph: container version ", Word32(bytes, kVersionAt), ", this qaccel reads ", kContainerVersion, "; compile again");
+    Fail("accelerator subgraph: container version ", Word32(bytes, kVersionAt), ", this qaccel reads ",
+         kContainerVersion, "; compile again");
   }
   const uint64_t text_bytes = Word32(bytes, kTextBytesAt);
   const std::string_view body = bytes.substr(kHeaderBytes);
@@ -89,9 +91,11 @@ Artefact ParseArtefact(std::string_view bytes) {
     version = meta.IntegerAt("isa_version", 0, INT32_MAX);
     if (version == isa::kVersion) return ParseBody(meta, body.substr(text_bytes));
   } catch (const Fault& fault) {
-    Fail("accelerator subgraph", symbol.empty() ? "" : " ", symbol, ": its description is damaged: ", fault.what(), "; compile the model again");
+    Fail("accelerator subgraph", symbol.empty() ? "" : " ", symbol, ": its description is damaged: ", fault.what(),
+         "; compile the model again");
   }
-  Fail("accelerator subgraph ", symbol, ": built for ISA version ", version, ", this qaccel runs ", isa::kVersion, "; compile again");
+  Fail("accelerator subgraph ", symbol, ": built for ISA version ", version, ", this qaccel runs ", isa::kVersion,
+       "; compile again");
 }
 
 }  // namespace qaccel

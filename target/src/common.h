@@ -46,7 +46,8 @@ constexpr int kEngines = isa::kEngineCount;
 using Clock = std::array<uint32_t, kEngines>;
 
 // Hot loops are compiled for several x86 levels and chosen at load time. Sanitizers cannot instrument the resolvers.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define QACCEL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define QACCEL_CLONES

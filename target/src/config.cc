@@ -14,7 +14,9 @@ Config ParseConfig(const Json& values) {
   // What the address fields reach, what the numerics need.
   constexpr int64_t kAddressable = int64_t{1} << 24;
   constexpr int64_t kSimulated = int64_t{1} << 26;  // what the simulator is ready to allocate for
-  auto entry = [&](const char* name, int64_t low = 1, int64_t high = kMost) { return values.IntegerAt(name, low, high); };
+  auto entry = [&](const char* name, int64_t low = 1, int64_t high = kMost) {
+    return values.IntegerAt(name, low, high);
+  };
   Config config{};
   config.rows = entry("rows", 2);
   config.cols = entry("cols", 2);

@@ -1,4 +1,5 @@
-// CONV: blocks of output pixels are gathered into rows of the flattened reduction and multiplied with the packed weights.
+// CONV: blocks of output pixels are gathered into rows of the flattened reduction and multiplied with the packed
+// weights.
 #include <algorithm>
 
 #include "elements.h"
@@ -21,12 +22,14 @@ void GatherPixel(const uint8_t* memory, const isa::Conv& ins, int64_t y, int64_t
     std::fill_n(out, ins.kernel_h * row_size, int16_t{0});
   }
   for (int64_t ky = rows.begin; ky < rows.end; ++ky) {
-    const uint8_t* row = memory + ins.in_addr + (y * ins.stride_h + ky * ins.dilation_h - ins.pad_top) * ins.in_row_stride;
+    const uint8_t* row =
+        memory + ins.in_addr + (y * ins.stride_h + ky * ins.dilation_h - ins.pad_top) * ins.in_row_stride;
     int16_t* target = out + ky * row_size;
     for (int64_t kx = pixels.begin; kx < pixels.end; ++kx) {
       const int64_t taps = joined ? pixels.end - kx : 1;
       const int64_t pixel = x * ins.stride_w + kx * ins.dilation_w - ins.pad_left;
-      Unpack(row + pixel * ins.in_pixel_stride, taps * ins.in_channels, ins.in_bits, ins.in_zero_point, target + kx * ins.in_channels);
+      Unpack(row + pixel * ins.in_pixel_stride, taps * ins.in_channels, ins.in_bits, ins.in_zero_point,
+             target + kx * ins.in_channels);
       kx += taps - 1;
     }
   }
@@ -45,8 +48,8 @@ void PackOnce(Machine& machine, const isa::Conv& ins, int64_t depth) {
     return;
   }
   packed.addr = -1;
-  PackWeights(machine.weights.data() + ins.weight_addr, ChannelBytes(ins.out_channels, ins.weight_bits), depth, ins.out_channels,
-              ins.weight_bits, packed);
+  PackWeights(machine.weights.data() + ins.weight_addr, ChannelBytes(ins.out_channels, ins.weight_bits), depth,
+              ins.out_channels, ins.weight_bits, packed);
   packed.addr = ins.weight_addr;
   packed.version = machine.weights.version();
 }
@@ -59,7 +62,8 @@ void Execute(Machine& machine, const isa::Conv& ins) {
   CheckPositive("out_channels", ins.out_channels);
   const int64_t depth = ins.kernel_h * ins.kernel_w * ins.in_channels;
   const OutputRange range = OutputRangeOf(ins);
-  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.out_channels, ins.weight_bits, ins.in_bits, ins.out_bits, 0};
+  const AccumulatorShape shape{ins.kOpcode,     ins.out_h,   ins.out_w,    ins.out_channels,
+                               ins.weight_bits, ins.in_bits, ins.out_bits, 0};
   CheckAccumulate(machine.accumulators, shape, ins.accumulate, ins.finish, machine.hw);
   machine.weights.Read(Flat(ins.weight_addr, depth * ChannelBytes(ins.out_channels, ins.weight_bits)), machine.actor);
   ReadFootprint(machine, ins, ins.in_channels);
@@ -76,17 +80,20 @@ void Execute(Machine& machine, const isa::Conv& ins) {
   if (keep && !ins.accumulate) machine.accumulators.values.assign(static_cast<size_t>(shape.count()), 0);
   const int64_t pixels = ins.out_h * ins.out_w, padded = machine.packed.padded_depth(), bits = shape.Bits(machine.hw);
   // A block's gathered rows should stay in the second-level cache; the kernels like multiples of 12.
-  const int64_t block = std::max<int64_t>(1, std::min({int64_t{32}, 65536 / (12 * padded), 262144 / (12 * ins.out_channels)})) * 12;
+  const int64_t block =
+      std::max<int64_t>(1, std::min({int64_t{32}, 65536 / (12 * padded), 262144 / (12 * ins.out_channels)})) * 12;
   machine.rows.assign(static_cast<size_t>(std::min(block, pixels) * padded), 0);
   machine.more_rows.resize(static_cast<size_t>(std::min(block, pixels) * ins.out_channels));
   for (int64_t first = 0; first < pixels; first += block) {
     const int64_t count = std::min(block, pixels - first);
     for (int64_t p = 0; p < count; ++p) {
-      GatherPixel(machine.sram.data(), ins, (first + p) / ins.out_w, (first + p) % ins.out_w, machine.rows.data() + p * padded);
+      GatherPixel(machine.sram.data(), ins, (first + p) / ins.out_w, (first + p) % ins.out_w,
+                  machine.rows.data() + p * padded);
     }
     if (!keep) machine.sums.assign(static_cast<size_t>(count * ins.out_channels), 0);
     int64_t* acc = keep ? machine.accumulators.values.data() + first * ins.out_channels : machine.sums.data();
-    MatrixProduct(machine.rows.data(), count, LargestDifference(ins.in_bits, ins.in_zero_point), machine.packed, machine.products, acc);
+    MatrixProduct(machine.rows.data(), count, LargestDifference(ins.in_bits, ins.in_zero_point), machine.packed,
+                  machine.products, acc);
     CheckAccumulators(acc, count * ins.out_channels, bits);
     if (!ins.finish) continue;
     Requantize(scales, range, bits, count, acc, machine.more_rows.data());

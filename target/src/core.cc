@@ -60,14 +60,13 @@ int Core::Start(int engine, int64_t now) {
 
 bool Core::Complete(int engine, int64_t now) {
   std::vector<int64_t>& owed = owed_[engine];
-  owed.erase(std::remove_if(owed.begin(), owed.end(),
-                            [&](int64_t number) {
-                              if (static_cast<int64_t>(tokens_[number].size()) >= isa::kSemaphoreMaximum) return false;
-                              tokens_[number].push_back({clocks_[engine], now});
-                              producer_[number] = engine;
-                              return true;
-                            }),
-             owed.end());
+  const auto given = [&](int64_t number) {
+    if (static_cast<int64_t>(tokens_[number].size()) >= isa::kSemaphoreMaximum) return false;
+    tokens_[number].push_back({clocks_[engine], now});
+    producer_[number] = engine;
+    return true;
+  };
+  owed.erase(std::remove_if(owed.begin(), owed.end(), given), owed.end());
   if (!owed.empty()) return false;
   running_[engine] = -1;
   ++completed_;
@@ -87,7 +86,8 @@ void Core::Report(int index, const Fault& fault) const {
 std::string Core::Waiting(int engine) const {
   const char* name = isa::name(static_cast<isa::Engine>(engine));
   if (running_[engine] >= 0) {
-    return Text(name, ": ", program_.Where(running_[engine]), " cannot signal semaphore ", owed_[engine].front(), ", which is full");
+    return Text(name, ": ", program_.Where(running_[engine]), " cannot signal semaphore ", owed_[engine].front(),
+                ", which is full");
   }
   if (queued_[engine] == started_[engine]) return Text(name, ": nothing queued");
   std::string text = Text(name, ": ", program_.Where(Head(engine)), " waits for");

@@ -13,10 +13,10 @@ namespace qaccel {
 
 // What a finished run leaves. Times are empty in functional mode.
 struct Trace {
-  std::vector<int64_t> start, end;          // cycles, by instruction
-  std::vector<int64_t> token_ready;         // by instruction: when the last token that it waited for was given
-  std::vector<int> token_from;              // by instruction: engine that gave this token, -1 without one
-  std::vector<bool> decode_bound;           // by instruction: LOADW that took longer to decode than to fetch
+  std::vector<int64_t> start, end;   // cycles, by instruction
+  std::vector<int64_t> token_ready;  // by instruction: when the last token that it waited for was given
+  std::vector<int> token_from;       // by instruction: engine that gave this token, -1 without one
+  std::vector<bool> decode_bound;    // by instruction: LOADW that took longer to decode than to fetch
   int64_t peak_sram_bytes = 0;
 };
 
@@ -36,7 +36,8 @@ class Core {
   // The engines. Running() is the instruction that an engine executes, or -1.
   int Running(int engine) const { return running_[engine]; }
   bool CanStart(int engine) const;
-  // Takes the tokens and executes the head of the queue. Returns its index. Throws Fault, complete, where it is an error.
+  // Takes the tokens and executes the head of the queue. Returns its index. Throws Fault, complete, where it is an
+  // error.
   int Start(int engine, int64_t now);
   // Gives the tokens of the running instruction, as far as they find room. True if the engine is idle afterwards.
   bool Complete(int engine, int64_t now);
@@ -69,7 +70,8 @@ class Core {
   int producer_[isa::kSemaphoreCount + 1] = {};
 };
 
-// Runs a program to its end. Throws Fault, complete with "machine error: instruction ...", on every error of the manual.
+// Runs a program to its end. Throws Fault, complete with "machine error: instruction ...", on every error of the
+// manual.
 Trace RunFunctional(const Program& program, Machine& machine);
 Trace RunCycles(const Program& program, Machine& machine, int64_t program_addr);
 

@@ -15,7 +15,8 @@ std::array<std::array<uint32_t, 256>, 8> MakeTables() {
     tables[0][byte] = crc;
   }
   for (size_t k = 1; k < tables.size(); ++k) {
-    for (size_t byte = 0; byte < 256; ++byte) tables[k][byte] = tables[k - 1][byte] >> 8 ^ tables[0][tables[k - 1][byte] & 255];
+    for (size_t byte = 0; byte < 256; ++byte)
+      tables[k][byte] = tables[k - 1][byte] >> 8 ^ tables[0][tables[k - 1][byte] & 255];
   }
   return tables;
 }

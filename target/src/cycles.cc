@@ -1,5 +1,5 @@
-// Cycle mode: the events of the manual in order of time. Within a cycle, completions come first, then dispatch and starts until
-// nothing changes, then the DRAM channel picks a burst.
+// Cycle mode: the events of the manual in order of time. Within a cycle, completions come first, then dispatch and
+// starts until nothing changes, then the DRAM channel picks a burst.
 #include <algorithm>
 #include <limits>
 
@@ -50,7 +50,8 @@ class Clockwork {
     }
   }
   bool FetchRequests() const {
-    return fetched_ < arrival_.size() && static_cast<int64_t>(fetched_) - core_.dispatched() < hw_.instruction_buffer_entries;
+    return fetched_ < arrival_.size() &&
+           static_cast<int64_t>(fetched_) - core_.dispatched() < hw_.instruction_buffer_entries;
   }
 
   // One round of completions, dispatch and starts at now_. True if anything changed.
@@ -75,7 +76,9 @@ class Clockwork {
     return changed;
   }
 
-  int64_t DispatchTime() const { return core_.CanDispatch() ? std::max(arrival_[core_.dispatched()], dispatch_free_) : kNever; }
+  int64_t DispatchTime() const {
+    return core_.CanDispatch() ? std::max(arrival_[core_.dispatched()], dispatch_free_) : kNever;
+  }
 
   void Begin(int engine, int index) {
     Duration duration;
@@ -121,7 +124,8 @@ class Clockwork {
       }
       const int engine = requester - 1, index = core_.Running(engine);
       request_[requester] = kNever;
-      core_.trace().decode_bound[index] = engine == static_cast<int>(isa::Engine::Loadw) && units_end_[engine] > arrived;
+      core_.trace().decode_bound[index] =
+          engine == static_cast<int>(isa::Engine::Loadw) && units_end_[engine] > arrived;
       End(engine, index, std::max(arrived, units_end_[engine]));
       return;
     }

@@ -13,8 +13,8 @@ constexpr int kBlock = RowCache::kAlign;
 
 // acc[c] += sum over taps of a[tap][c] * w[tap][c]. Sum holds the sum of all taps.
 template <typename Sum>
-inline __attribute__((always_inline)) void AddTapsAs(const int16_t* const* a, const int16_t* const* w, int64_t taps, int64_t channels,
-                                                     int64_t* acc) {
+inline __attribute__((always_inline)) void AddTapsAs(const int16_t* const* a, const int16_t* const* w, int64_t taps,
+                                                     int64_t channels, int64_t* acc) {
   for (int64_t c = 0; c < channels; c += kBlock) {
     Sum sums[kBlock] = {};
     for (int64_t tap = 0; tap < taps; ++tap) {
@@ -28,11 +28,13 @@ inline __attribute__((always_inline)) void AddTapsAs(const int16_t* const* a, co
 }
 
 // At most 8 bits both: 255 * 255 taps of 255 * 128 fit 32 bits.
-QACCEL_CLONES void AddTapsNarrow(const int16_t* const* a, const int16_t* const* w, int64_t taps, int64_t channels, int64_t* acc) {
+QACCEL_CLONES void AddTapsNarrow(const int16_t* const* a, const int16_t* const* w, int64_t taps, int64_t channels,
+                                 int64_t* acc) {
   AddTapsAs<int32_t>(a, w, taps, channels, acc);
 }
 
-QACCEL_CLONES void AddTapsWide(const int16_t* const* a, const int16_t* const* w, int64_t taps, int64_t channels, int64_t* acc) {
+QACCEL_CLONES void AddTapsWide(const int16_t* const* a, const int16_t* const* w, int64_t taps, int64_t channels,
+                               int64_t* acc) {
   AddTapsAs<int64_t>(a, w, taps, channels, acc);
 }
 
@@ -41,7 +43,8 @@ void UnpackWeights(const Machine& machine, const isa::Depthwise& ins, int64_t pa
   const int64_t taps = ins.kernel_h * ins.kernel_w, row_bytes = ChannelBytes(ins.channels, ins.weight_bits);
   out.assign(static_cast<size_t>(taps * padded), 0);
   for (int64_t tap = 0; tap < taps; ++tap) {
-    Unpack(machine.weights.data() + ins.weight_addr + tap * row_bytes, ins.channels, ins.weight_bits, 0, out.data() + tap * padded);
+    Unpack(machine.weights.data() + ins.weight_addr + tap * row_bytes, ins.channels, ins.weight_bits, 0,
+           out.data() + tap * padded);
   }
 }
 
@@ -52,9 +55,11 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
   CheckPositive("channels", ins.channels);
   CheckLineBuffer(machine.hw, ins, machine.hw.ArrayColumns(ins.weight_bits));
   const OutputRange range = OutputRangeOf(ins);
-  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.channels, ins.weight_bits, ins.in_bits, ins.out_bits, 0};
+  const AccumulatorShape shape{ins.kOpcode,     ins.out_h,   ins.out_w,    ins.channels,
+                               ins.weight_bits, ins.in_bits, ins.out_bits, 0};
   CheckAccumulate(machine.accumulators, shape, ins.accumulate, ins.finish, machine.hw);
-  machine.weights.Read(Flat(ins.weight_addr, ins.kernel_h * ins.kernel_w * ChannelBytes(ins.channels, ins.weight_bits)), machine.actor);
+  machine.weights.Read(Flat(ins.weight_addr, ins.kernel_h * ins.kernel_w * ChannelBytes(ins.channels, ins.weight_bits)),
+                       machine.actor);
   ReadFootprint(machine, ins, ins.channels);
   const View output = OutputView(ins, ins.channels);
   ChannelScales scales;
@@ -87,8 +92,9 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
           tap_weights.push_back(weights.data() + (ky * ins.kernel_w + kx) * padded);
         }
       }
-      (bits == 32 ? AddTapsNarrow : AddTapsWide)(tap_values.data(), tap_weights.data(), static_cast<int64_t>(tap_values.size()),
-                                                 ins.channels, acc + x * ins.channels);
+      (bits == 32 ? AddTapsNarrow : AddTapsWide)(tap_values.data(), tap_weights.data(),
+                                                 static_cast<int64_t>(tap_values.size()), ins.channels,
+                                                 acc + x * ins.channels);
     }
     CheckAccumulators(acc, row_size, bits);
     if (!ins.finish) continue;

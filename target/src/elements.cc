@@ -24,7 +24,8 @@ QACCEL_CLONES void Pack8(const int16_t* values, int64_t count, uint8_t* bytes) {
 }
 
 QACCEL_CLONES void Pack4(const int16_t* values, int64_t pairs, uint8_t* bytes) {
-  for (int64_t i = 0; i < pairs; ++i) bytes[i] = static_cast<uint8_t>((values[2 * i] & 15) | (values[2 * i + 1] & 15) << 4);
+  for (int64_t i = 0; i < pairs; ++i)
+    bytes[i] = static_cast<uint8_t>((values[2 * i] & 15) | (values[2 * i + 1] & 15) << 4);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 
 namespace qaccel {
 
-// count values of `bits` bits at `bytes`, less `zero_point`. The differences fit 16 bits: a zero point is 0 for 16-bit values.
+// count values of `bits` bits at `bytes`, less `zero_point`. The differences fit 16 bits: a zero point is 0 for 16-bit
+// values.
 void Unpack(const uint8_t* bytes, int64_t count, int64_t bits, int64_t zero_point, int16_t* values);
 
 // The inverse with zero point 0: low nibble first, a last odd nibble zero.

@@ -15,7 +15,8 @@ struct Combine {
 
 // t of the manual: below 2^62, since operands have 16 bits and multipliers 31.
 template <typename Function>
-inline __attribute__((always_inline)) void Each(const int16_t* a, const int16_t* b, int64_t count, int64_t* t, Function function) {
+inline __attribute__((always_inline)) void Each(const int16_t* a, const int16_t* b, int64_t count, int64_t* t,
+                                                Function function) {
   for (int64_t i = 0; i < count; ++i) t[i] = function(int64_t{a[i]}, int64_t{b[i]});
 }
 
@@ -25,13 +26,16 @@ QACCEL_CLONES void CombineAll(const Combine& how, const int16_t* a, const int16_
     case isa::EltwiseKind::Add: return Each(a, b, count, t, [=](int64_t x, int64_t y) { return x * ma + y * mb; });
     case isa::EltwiseKind::Sub: return Each(a, b, count, t, [=](int64_t x, int64_t y) { return x * ma - y * mb; });
     case isa::EltwiseKind::Mul: return Each(a, b, count, t, [=](int64_t x, int64_t y) { return x * y * ma; });
-    case isa::EltwiseKind::Min: return Each(a, b, count, t, [=](int64_t x, int64_t y) { return std::min(x * ma, y * mb); });
-    case isa::EltwiseKind::Max: return Each(a, b, count, t, [=](int64_t x, int64_t y) { return std::max(x * ma, y * mb); });
+    case isa::EltwiseKind::Min:
+      return Each(a, b, count, t, [=](int64_t x, int64_t y) { return std::min(x * ma, y * mb); });
+    case isa::EltwiseKind::Max:
+      return Each(a, b, count, t, [=](int64_t x, int64_t y) { return std::max(x * ma, y * mb); });
   }
 }
 
 // Reads the operands and claims the output, which may overwrite operands of its own view and width but no others.
-void ReadOperandsClaimOutput(Machine& machine, const isa::Eltwise& ins, const View& a, const View& b, const View& output) {
+void ReadOperandsClaimOutput(Machine& machine, const isa::Eltwise& ins, const View& a, const View& b,
+                             const View& output) {
   const bool a_in_place = ins.in_bits == ins.out_bits && SameView(a, output);
   const bool b_in_place = ins.b_bits == ins.out_bits && SameView(b, output);
   if (!a_in_place) machine.sram.Read(a, machine.actor);
@@ -49,7 +53,8 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
   CheckZeroPoint("in_zero_point", ins.in_bits, ins.in_zero_point);
   CheckZeroPoint("b_zero_point", ins.b_bits, ins.b_zero_point);
   const OutputRange range = OutputRangeOf(ins);
-  if (ins.kind == isa::EltwiseKind::Mul && ins.b_multiplier != 0) Fail("b_multiplier is ", ins.b_multiplier, ", must be 0 for mul");
+  if (ins.kind == isa::EltwiseKind::Mul && ins.b_multiplier != 0)
+    Fail("b_multiplier is ", ins.b_multiplier, ", must be 0 for mul");
   const int64_t b_channels = ins.b_scalar ? 1 : ins.channels;
   const View a{InputTile(ins)}, output{OutputTile(ins)};
   const View b{ins.b_addr, ins.h, ins.b_row_stride, ins.w, ins.b_pixel_stride, ChannelBytes(b_channels, ins.b_bits)};
@@ -71,7 +76,8 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
       for (int64_t begin = 0; begin < values; begin += kPartValues) {
         const int64_t count = std::min(kPartValues, values - begin);
         Unpack(sram + a.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, ins.in_zero_point, a_values);
-        if (!ins.b_scalar) Unpack(sram + b.Pixel(row, pixel) + begin * ins.b_bits / 8, count, ins.b_bits, ins.b_zero_point, b_values);
+        if (!ins.b_scalar)
+          Unpack(sram + b.Pixel(row, pixel) + begin * ins.b_bits / 8, count, ins.b_bits, ins.b_zero_point, b_values);
         CombineAll(how, a_values, b_values, count, sums);
         RoundAll(sums, count, ins.shift, range, a_values);
         Pack(a_values, count, ins.out_bits, sram + output.Pixel(row, pixel) + begin * ins.out_bits / 8);

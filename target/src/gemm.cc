@@ -17,10 +17,13 @@ namespace {
 
 constexpr int kColumns = 16;  // of a panel
 
-// out[rows, 16] = a[rows, 2 * pairs] * w[pairs, 16, 2] for one panel; a's rows begin `stride` apart, out's `out_stride`.
-using Kernel = void (*)(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs, int32_t* out, int64_t out_stride);
+// out[rows, 16] = a[rows, 2 * pairs] * w[pairs, 16, 2] for one panel; a's rows begin `stride` apart, out's
+// `out_stride`.
+using Kernel = void (*)(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs, int32_t* out,
+                        int64_t out_stride);
 
-void KernelPlain(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs, int32_t* out, int64_t out_stride) {
+void KernelPlain(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs, int32_t* out,
+                 int64_t out_stride) {
   for (int64_t row = 0; row < rows; ++row) {
     int32_t sums[kColumns] = {};
     for (int64_t k = 0; k < pairs; ++k) {
@@ -42,8 +45,8 @@ inline int32_t Pair(const int16_t* a) {
 }
 
 template <int kRows>
-__attribute__((target("avx2"))) inline void BlockAvx2(const int16_t* a, int64_t stride, const int16_t* w, int64_t pairs, int32_t* out,
-                                                      int64_t out_stride) {
+__attribute__((target("avx2"))) inline void BlockAvx2(const int16_t* a, int64_t stride, const int16_t* w, int64_t pairs,
+                                                      int32_t* out, int64_t out_stride) {
   __m256i sums[kRows][2];
   for (auto& row : sums) row[0] = row[1] = _mm256_setzero_si256();
   for (int64_t k = 0; k < pairs; ++k) {
@@ -62,16 +65,17 @@ __attribute__((target("avx2"))) inline void BlockAvx2(const int16_t* a, int64_t 
   }
 }
 
-__attribute__((target("avx2"))) void KernelAvx2(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w, int64_t pairs,
-                                                int32_t* out, int64_t out_stride) {
+__attribute__((target("avx2"))) void KernelAvx2(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w,
+                                                int64_t pairs, int32_t* out, int64_t out_stride) {
   int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) BlockAvx2<4>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+  for (; row + 4 <= rows; row += 4)
+    BlockAvx2<4>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
   for (; row < rows; ++row) BlockAvx2<1>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
 }
 
 template <int kRows>
-__attribute__((target("avx512f,avx512bw"))) inline void BlockAvx512(const int16_t* a, int64_t stride, const int16_t* w, int64_t pairs,
-                                                                    int32_t* out, int64_t out_stride) {
+__attribute__((target("avx512f,avx512bw"))) inline void BlockAvx512(const int16_t* a, int64_t stride, const int16_t* w,
+                                                                    int64_t pairs, int32_t* out, int64_t out_stride) {
   __m512i sums[kRows];
   for (auto& row : sums) row = _mm512_setzero_si512();
   for (int64_t k = 0; k < pairs; ++k) {
@@ -84,11 +88,14 @@ __attribute__((target("avx512f,avx512bw"))) inline void BlockAvx512(const int16_
   for (int row = 0; row < kRows; ++row) _mm512_storeu_si512(out + row * out_stride, sums[row]);
 }
 
-__attribute__((target("avx512f,avx512bw"))) void KernelAvx512(const int16_t* a, int64_t stride, int64_t rows, const int16_t* w,
-                                                              int64_t pairs, int32_t* out, int64_t out_stride) {
+__attribute__((target("avx512f,avx512bw"))) void KernelAvx512(const int16_t* a, int64_t stride, int64_t rows,
+                                                              const int16_t* w, int64_t pairs, int32_t* out,
+                                                              int64_t out_stride) {
   int64_t row = 0;
-  for (; row + 12 <= rows; row += 12) BlockAvx512<12>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
-  for (; row + 4 <= rows; row += 4) BlockAvx512<4>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+  for (; row + 12 <= rows; row += 12)
+    BlockAvx512<12>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
+  for (; row + 4 <= rows; row += 4)
+    BlockAvx512<4>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
   for (; row < rows; ++row) BlockAvx512<1>(a + row * stride, stride, w, pairs, out + row * out_stride, out_stride);
 }
 #endif
@@ -115,13 +122,15 @@ QACCEL_CLONES void Accumulate(const int32_t* products, int64_t count, int64_t fa
 
 }  // namespace
 
-void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t columns, int64_t bits, PackedWeights& packed) {
+void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t columns, int64_t bits,
+                 PackedWeights& packed) {
   packed.depth = depth;
   packed.columns = columns;
   packed.bits = bits;
   const int64_t width = packed.panels() * kColumns, panel_size = packed.pairs() * kColumns * 2;
   const int planes = bits == 16 ? 2 : 1;
-  for (int plane = 0; plane < planes; ++plane) packed.planes[plane].resize(static_cast<size_t>(packed.panels() * panel_size));
+  for (int plane = 0; plane < planes; ++plane)
+    packed.planes[plane].resize(static_cast<size_t>(packed.panels() * panel_size));
   // Two rows at a time, padded with zeros to whole panels.
   std::vector<int16_t> row(static_cast<size_t>(2 * width)), part(static_cast<size_t>(2 * width));
   for (int64_t pair = 0; pair < packed.pairs(); ++pair) {
@@ -146,8 +155,8 @@ void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t 
   }
 }
 
-void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w, std::vector<int32_t>& products,
-                   int64_t* acc) {
+void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w,
+                   std::vector<int32_t>& products, int64_t* acc) {
   static const Kernel kernel = PickKernel();
   const int64_t depth = w.padded_depth(), panel_size = depth * kColumns;
   products.resize(static_cast<size_t>(pixels * kColumns));

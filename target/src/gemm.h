@@ -6,8 +6,8 @@
 
 namespace qaccel {
 
-// Weights as the kernels read them: 16-bit integers in panels of 16 columns, pairs of the reduction side by side. 16-bit weights
-// are split in two planes, w = 256 * high + low, so that a few hundred products always fit a 32-bit sum.
+// Weights as the kernels read them: 16-bit integers in panels of 16 columns, pairs of the reduction side by side.
+// 16-bit weights are split in two planes, w = 256 * high + low, so that a few hundred products always fit a 32-bit sum.
 struct PackedWeights {
   std::vector<int16_t> planes[2];  // [panel][pair][16][2]; the second only for 16-bit weights (low bytes)
   int64_t depth = 0, columns = 0, bits = 0;
@@ -21,9 +21,11 @@ struct PackedWeights {
 };
 
 // Fills `packed` from rows of `row_bytes` bytes, one for each k.
-void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t columns, int64_t bits, PackedWeights& packed);
+void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t columns, int64_t bits,
+                 PackedWeights& packed);
 
 // acc[pixels, columns] += a[pixels, padded_depth] * w, with |a| <= largest. `products` is scratch.
-void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w, std::vector<int32_t>& products, int64_t* acc);
+void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w,
+                   std::vector<int32_t>& products, int64_t* acc);
 
 }  // namespace qaccel

@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <new>
+#include <stdexcept>
 
 namespace qaccel {
 
@@ -16,6 +17,8 @@ auto Guarded(Body body) -> decltype(body()) {
   } catch (const tvm::ffi::Error&) {
     throw;
   } catch (const std::bad_alloc&) {
+    TVM_FFI_THROW(RuntimeError) << "the simulator ran out of memory";
+  } catch (const std::length_error&) {
     TVM_FFI_THROW(RuntimeError) << "the simulator ran out of memory";
   } catch (const std::exception& error) {
     TVM_FFI_THROW(RuntimeError) << error.what();

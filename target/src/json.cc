@@ -25,7 +25,8 @@ class Parser {
   [[noreturn]] void Damaged() const { Fail("JSON: damaged at byte ", at_); }
 
   void Space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r'))
+      ++at_;
   }
 
   bool Take(char expected) {
@@ -96,7 +97,8 @@ class Parser {
     unsigned code = 0;
     for (int i = 0; i < 4; ++i, ++at_) {
       const char c = at_ < text_.size() ? text_[at_] : ' ';
-      const size_t digit = std::string_view("0123456789abcdef").find(c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c);
+      const size_t digit =
+          std::string_view("0123456789abcdef").find(c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c);
       if (digit == std::string_view::npos) Damaged();
       code = code << 4 | static_cast<unsigned>(digit);
     }
@@ -127,7 +129,8 @@ class Parser {
       const char escape = text_[at_++];
       if (escape == 'u') {
         unsigned code = Hex4();
-        if (code >= 0xD800 && code < 0xDC00 && Word("\\u")) code = 0x10000 + ((code - 0xD800) << 10) + ((Hex4() - 0xDC00) & 0x3FF);
+        if (code >= 0xD800 && code < 0xDC00 && Word("\\u"))
+          code = 0x10000 + ((code - 0xD800) << 10) + ((Hex4() - 0xDC00) & 0x3FF);
         AppendUtf8(code, out);
         continue;
       }

@@ -15,7 +15,8 @@ std::vector<uint8_t> PaddingPixel(const isa::Load& ins) {
   std::vector<uint8_t> pixel(static_cast<size_t>(ins.pixel_bytes));
   if (ins.pad_bits == 16) {
     const bool padded = ins.pad_top + ins.pad_bottom + ins.pad_left + ins.pad_right > 0;
-    if (padded && ins.pixel_bytes % 2) Fail("pixel_bytes is ", ins.pixel_bytes, ", must be even to be padded with 16-bit values");
+    if (padded && ins.pixel_bytes % 2)
+      Fail("pixel_bytes is ", ins.pixel_bytes, ", must be even to be padded with 16-bit values");
     for (size_t i = 0; i + 1 < pixel.size(); i += 2) {
       pixel[i] = static_cast<uint8_t>(ins.pad_value);
       pixel[i + 1] = static_cast<uint8_t>(ins.pad_value >> 8);
@@ -34,8 +35,9 @@ void Execute(Machine& machine, const isa::Load& ins) {
   CheckPositive("pixels", ins.pixels);
   CheckPositive("pixel_bytes", ins.pixel_bytes);
   const View source{ins.dram_addr, ins.rows, ins.dram_row_stride, ins.pixels, ins.dram_pixel_stride, ins.pixel_bytes};
-  const View padded{ins.sram_addr, ins.pad_top + ins.rows + ins.pad_bottom, ins.sram_row_stride,
-                    ins.pad_left + ins.pixels + ins.pad_right, ins.sram_pixel_stride, ins.pixel_bytes};
+  const View padded{ins.sram_addr,         ins.pad_top + ins.rows + ins.pad_bottom,
+                    ins.sram_row_stride,   ins.pad_left + ins.pixels + ins.pad_right,
+                    ins.sram_pixel_stride, ins.pixel_bytes};
   const std::vector<uint8_t> padding = PaddingPixel(ins);
   machine.dram.Read(source, machine.actor);
   machine.sram.CheckInside(padded, "writes");
@@ -50,7 +52,11 @@ void Execute(Machine& machine, const isa::Load& ins) {
       if (pixel < padded.pixels) std::memcpy(sram + padded.Pixel(row, pixel), padding.data(), padding.size());
     }
   }
-  const View target{padded.Pixel(ins.pad_top, ins.pad_left), ins.rows, ins.sram_row_stride, ins.pixels, ins.sram_pixel_stride,
+  const View target{padded.Pixel(ins.pad_top, ins.pad_left),
+                    ins.rows,
+                    ins.sram_row_stride,
+                    ins.pixels,
+                    ins.sram_pixel_stride,
                     ins.pixel_bytes};
   CopyPixels(machine.dram.data(), source, sram, target);
 }

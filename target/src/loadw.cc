@@ -16,7 +16,8 @@ struct StreamHeader {
 // Fields in the order of the manual, bits from the low end of the little-endian header.
 StreamHeader ReadHeader(const uint8_t* stream) {
   constexpr unsigned kWidthAt = isa::kStreamCodecBits, kCountAt = kWidthAt + isa::kStreamWidthBits;
-  return {isa::unsigned_bits(stream, 0, isa::kStreamCodecBits), isa::unsigned_bits(stream, kWidthAt, isa::kStreamWidthBits),
+  return {isa::unsigned_bits(stream, 0, isa::kStreamCodecBits),
+          isa::unsigned_bits(stream, kWidthAt, isa::kStreamWidthBits),
           isa::unsigned_bits(stream, kCountAt, isa::kStreamCountBits),
           static_cast<uint32_t>(isa::unsigned_bits(stream, kCountAt + isa::kStreamCountBits, isa::kStreamCrcBits))};
 }
@@ -39,8 +40,10 @@ void CheckStream(const isa::Loadw& ins, const uint8_t* stream) {
 
 void DecodeRaw(const isa::Loadw& ins, const uint8_t* payload, int64_t payload_bytes, uint8_t* out) {
   const int64_t bytes = ChannelBytes(ins.weight_count, ins.weight_bits);
-  if (payload_bytes != bytes) Fail("raw stream has a payload of ", payload_bytes, " bytes, ", ins.weight_count, " weights need ", bytes);
-  if (ins.weight_bits == 4 && ins.weight_count % 2 && payload[bytes - 1] >> 4) Fail("raw stream: the last odd nibble is not zero");
+  if (payload_bytes != bytes)
+    Fail("raw stream has a payload of ", payload_bytes, " bytes, ", ins.weight_count, " weights need ", bytes);
+  if (ins.weight_bits == 4 && ins.weight_count % 2 && payload[bytes - 1] >> 4)
+    Fail("raw stream: the last odd nibble is not zero");
   std::memcpy(out, payload, static_cast<size_t>(bytes));
 }
 
@@ -54,7 +57,8 @@ void Execute(Machine& machine, const isa::Loadw& ins) {
   const uint8_t* stream = source.data() + ins.stream_addr;
   CheckStream(ins, stream);
   machine.weights.Write(Flat(ins.buffer_addr, ChannelBytes(ins.weight_count, ins.weight_bits)), machine.actor);
-  DecodeRaw(ins, stream + isa::kStreamHeaderBytes, ins.stream_bytes - isa::kStreamHeaderBytes, machine.weights.data() + ins.buffer_addr);
+  DecodeRaw(ins, stream + isa::kStreamHeaderBytes, ins.stream_bytes - isa::kStreamHeaderBytes,
+            machine.weights.data() + ins.buffer_addr);
 }
 
 }  // namespace qaccel

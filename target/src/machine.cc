@@ -32,7 +32,8 @@ void CopyPixels(const uint8_t* from, const View& source, uint8_t* to, const View
   const bool dense = source.Dense() && target.Dense();
   for (int64_t row = 0; row < source.rows; ++row) {
     if (dense) {
-      std::memcpy(to + target.Pixel(row, 0), from + source.Pixel(row, 0), static_cast<size_t>(source.pixels * source.bytes));
+      std::memcpy(to + target.Pixel(row, 0), from + source.Pixel(row, 0),
+                  static_cast<size_t>(source.pixels * source.bytes));
       continue;
     }
     for (int64_t pixel = 0; pixel < source.pixels; ++pixel) {

@@ -58,7 +58,8 @@ inline void CheckZeroPoint(const char* name, int64_t bits, int64_t value) {
 
 inline void CheckDistinct(const View& view, const char* what) {
   if (OverlapsItself(view)) {
-    Fail(what, ": its pixels overlap: ", view.bytes, " bytes, pixel stride ", view.pixel_stride, ", row stride ", view.row_stride);
+    Fail(what, ": its pixels overlap: ", view.bytes, " bytes, pixel stride ", view.pixel_stride, ", row stride ",
+         view.row_stride);
   }
 }
 

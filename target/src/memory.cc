@@ -21,19 +21,22 @@ QACCEL_CLONES bool AnyAbove(const uint32_t* values, int64_t count, uint32_t limi
 
 }  // namespace
 
-Memory::Memory(const char* name, uint8_t* data, int64_t size, std::vector<isa::Engine> writers, std::vector<isa::Engine> readers)
+Memory::Memory(const char* name, uint8_t* data, int64_t size, std::vector<isa::Engine> writers,
+               std::vector<isa::Engine> readers)
     : name_(name), data_(data), size_(size), defined_(Zeroed<uint8_t>(size)) {
   for (const isa::Engine engine : writers) written_[static_cast<int>(engine)].ordinals = Zeroed<uint32_t>(size);
   for (const isa::Engine engine : readers) read_[static_cast<int>(engine)].ordinals = Zeroed<uint32_t>(size);
 }
 
 void Memory::Define(int64_t begin, int64_t end) {
-  if (begin < 0 || end < begin || end > size_) Fail("range ", begin, "..", end, " is outside ", name_, " of ", size_, " bytes");
+  if (begin < 0 || end < begin || end > size_)
+    Fail("range ", begin, "..", end, " is outside ", name_, " of ", size_, " bytes");
   std::memset(defined_.get() + begin, 1, static_cast<size_t>(end - begin));
 }
 
 void Memory::Protect(int64_t begin, int64_t end) {
-  if (begin < 0 || end < begin || end > size_) Fail("range ", begin, "..", end, " is outside ", name_, " of ", size_, " bytes");
+  if (begin < 0 || end < begin || end > size_)
+    Fail("range ", begin, "..", end, " is outside ", name_, " of ", size_, " bytes");
   if (begin < end) read_only_.emplace_back(begin, end);
 }
 
@@ -80,13 +83,14 @@ void Memory::Mark(Marks& marks, int64_t begin, int64_t bytes, uint32_t ordinal) 
   marks.last = std::max(marks.last, ordinal);
 }
 
-void Memory::CheckOrdered(const Marks& marks, int engine, int64_t begin, int64_t bytes, const Actor& actor, const char* now,
-                          const char* earlier) const {
+void Memory::CheckOrdered(const Marks& marks, int engine, int64_t begin, int64_t bytes, const Actor& actor,
+                          const char* now, const char* earlier) const {
   const uint32_t known = actor.clock[engine];
   if (marks.last <= known || !AnyAbove(marks.ordinals.get() + begin, bytes, known)) return;
   int64_t at = begin;
   while (marks.ordinals[at] <= known) ++at;
-  Fault race(Text("race: ", now, " byte ", at, " of ", name_, ", unordered with the instruction that ", earlier, " it"));
+  Fault race(
+      Text("race: ", now, " byte ", at, " of ", name_, ", unordered with the instruction that ", earlier, " it"));
   race.other_engine = engine;
   race.other_ordinal = marks.ordinals[at];
   throw race;
@@ -101,7 +105,8 @@ void Memory::Read(const View& view, const Actor& actor) {
     if (hole < begin + bytes) Fail("reads byte ", hole, " of ", name_, ", which nothing has written");
     if (Protected(begin, bytes)) return;  // never written, so there is nothing to race with
     for (int engine = 0; engine < kEngines; ++engine) {
-      if (engine != self && written_[engine].ordinals) CheckOrdered(written_[engine], engine, begin, bytes, actor, "reads", "writes");
+      if (engine != self && written_[engine].ordinals)
+        CheckOrdered(written_[engine], engine, begin, bytes, actor, "reads", "writes");
     }
     Mark(read_[self], begin, bytes, actor.ordinal);
   });
@@ -115,7 +120,8 @@ void Memory::Write(const View& view, const Actor& actor) {
   ForEachRun(view, [&](int64_t begin, int64_t bytes) {
     for (const auto& [first, last] : read_only_) {
       if (begin < last && first < begin + bytes) {
-        Fail("writes byte ", std::max(begin, first), " of ", name_, ", which is read-only (", first, "..", last - 1, ")");
+        Fail("writes byte ", std::max(begin, first), " of ", name_, ", which is read-only (", first, "..", last - 1,
+             ")");
       }
     }
     for (int engine = 0; engine < kEngines; ++engine) {

@@ -36,12 +36,13 @@ struct Actor {
 class Memory {
  public:
   // `data` holds `size` bytes and outlives this.
-  Memory(const char* name, uint8_t* data, int64_t size, std::vector<isa::Engine> writers, std::vector<isa::Engine> readers);
+  Memory(const char* name, uint8_t* data, int64_t size, std::vector<isa::Engine> writers,
+         std::vector<isa::Engine> readers);
 
   const uint8_t* data() const { return data_; }
   uint8_t* data() { return data_; }
   int64_t size() const { return size_; }
-  int64_t peak() const { return peak_; }        // highest byte touched + 1
+  int64_t peak() const { return peak_; }         // highest byte touched + 1
   uint64_t version() const { return version_; }  // changes with every write
 
   // Before a program: bytes that hold data, and bytes that no instruction may write. Throws Fault if outside.

@@ -18,10 +18,13 @@ namespace ffi = tvm::ffi;
 void CheckTensor(const std::string& symbol, const TensorSlot& slot, const DLTensor& tensor) {
   const int carrier = slot.bits == 16 ? 16 : 8;
   const int64_t sizes[] = {0, slot.h, slot.w, slot.c};
-  bool fits = tensor.ndim == 4 && tensor.shape != nullptr && tensor.shape[0] >= 0 && tensor.device.device_type == kDLCPU;
+  bool fits =
+      tensor.ndim == 4 && tensor.shape != nullptr && tensor.shape[0] >= 0 && tensor.device.device_type == kDLCPU;
   for (int axis = 1; fits && axis < 4; ++axis) fits = tensor.shape[axis] == sizes[axis];
   fits = fits && tensor.dtype.code == kDLInt && tensor.dtype.bits == carrier && tensor.dtype.lanes == 1;
-  if (!fits) Fail(symbol, ": tensor ", slot.name, " must be int", carrier, " [N, ", slot.h, ", ", slot.w, ", ", slot.c, "] on the CPU");
+  if (!fits)
+    Fail(symbol, ": tensor ", slot.name, " must be int", carrier, " [N, ", slot.h, ", ", slot.w, ", ", slot.c,
+         "] on the CPU");
   if (tensor.shape[0] == 0) return;  // strides of nothing mean nothing
   int64_t stride = 1;
   for (int axis = 3; axis >= 0; --axis) {
@@ -41,17 +44,20 @@ class QaccelModule : public ffi::ModuleObj {
   int GetPropertyMask() const final { return ffi::Module::kBinarySerializable | ffi::Module::kRunnable; }
   ffi::Bytes SaveToBytes() const final { return ffi::Bytes(bytes_); }
 
-  // The subgraph's symbol and "run_cycle_mode": (inputs..., outputs...), the latter returning the report. "profile": (with_trace
-  // = false) the report on inputs of zeros, since cycles do not depend on values. "get_artefact": the bytes.
+  // The subgraph's symbol and "run_cycle_mode": (inputs..., outputs...), the latter returning the report. "profile":
+  // (with_trace = false) the report on inputs of zeros, since cycles do not depend on values. "get_artefact": the
+  // bytes.
   ffi::Optional<ffi::Function> GetFunction(const ffi::String& name) final {
     // The function keeps the module alive.
     const ffi::ObjectPtr<QaccelModule> self = ffi::details::ObjectUnsafe::ObjectPtrFromUnowned<QaccelModule>(this);
     if (name == artefact_.symbol) {
-      return ffi::Function::FromPacked([self](ffi::PackedArgs args, ffi::Any*) { Guarded([&] { return self->Call(args, false); }); });
+      return ffi::Function::FromPacked(
+          [self](ffi::PackedArgs args, ffi::Any*) { Guarded([&] { return self->Call(args, false); }); });
     }
     if (name == "run_cycle_mode") {
-      return ffi::Function::FromPacked(
-          [self](ffi::PackedArgs args, ffi::Any* result) { *result = ffi::String(Guarded([&] { return self->Call(args, true); })); });
+      return ffi::Function::FromPacked([self](ffi::PackedArgs args, ffi::Any* result) {
+        *result = ffi::String(Guarded([&] { return self->Call(args, true); }));
+      });
     }
     if (name == "profile") {
       return ffi::Function::FromPacked([self](ffi::PackedArgs args, ffi::Any* result) {
@@ -69,19 +75,22 @@ class QaccelModule : public ffi::ModuleObj {
   std::string Call(ffi::PackedArgs args, bool cycle_mode) {
     const size_t input_count = artefact_.inputs.size(), count = input_count + artefact_.outputs.size();
     if (static_cast<size_t>(args.size()) != count) {
-      Fail(artefact_.symbol, ": called with ", args.size(), " tensors, takes ", input_count, " inputs and ", count - input_count, " outputs");
+      Fail(artefact_.symbol, ": called with ", args.size(), " tensors, takes ", input_count, " inputs and ",
+           count - input_count, " outputs");
     }
     std::vector<const uint8_t*> inputs;
     std::vector<uint8_t*> outputs;
     int64_t samples = 0;
     for (size_t i = 0; i < count; ++i) {
       const TensorSlot& slot = i < input_count ? artefact_.inputs[i] : artefact_.outputs[i - input_count];
-      const auto tensor = args[static_cast<int>(i)].try_cast<DLTensor*>();  // the VM passes Tensor objects, RPC DLTensors
+      const auto tensor =
+          args[static_cast<int>(i)].try_cast<DLTensor*>();  // the VM passes Tensor objects, RPC DLTensors
       if (!tensor || *tensor == nullptr) Fail(artefact_.symbol, ": argument ", i, " (", slot.name, ") is not a tensor");
       CheckTensor(artefact_.symbol, slot, **tensor);
       if (i == 0) samples = (*tensor)->shape[0];
       if ((*tensor)->shape[0] != samples) {
-        Fail(artefact_.symbol, ": tensor ", slot.name, " has a batch of ", (*tensor)->shape[0], ", the one before ", samples);
+        Fail(artefact_.symbol, ": tensor ", slot.name, " has a batch of ", (*tensor)->shape[0], ", the one before ",
+             samples);
       }
       uint8_t* data = static_cast<uint8_t*>((*tensor)->data) + (*tensor)->byte_offset;
       if (i < input_count) {
@@ -96,7 +105,8 @@ class QaccelModule : public ffi::ModuleObj {
   std::string Profile(bool with_trace) {
     std::vector<std::vector<uint8_t>> zeros;
     std::vector<const uint8_t*> inputs;
-    for (const TensorSlot& slot : artefact_.inputs) zeros.emplace_back(static_cast<size_t>(Subgraph::CarrierBytes(slot)));
+    for (const TensorSlot& slot : artefact_.inputs)
+      zeros.emplace_back(static_cast<size_t>(Subgraph::CarrierBytes(slot)));
     for (const std::vector<uint8_t>& zero : zeros) inputs.push_back(zero.data());
     return subgraph_.Run(inputs, {}, 1, true, with_trace);
   }

@@ -46,7 +46,8 @@ void Execute(Machine& machine, const isa::Pool& ins) {
   CheckLineBuffer(machine.hw, ins, machine.hw.cols);
   const bool sum = ins.kind == isa::PoolKind::Sum;
   const OutputRange range = OutputRangeOf(ins);
-  const AccumulatorShape shape{ins.kOpcode, ins.out_h, ins.out_w, ins.channels, 0, ins.in_bits, ins.out_bits, static_cast<int64_t>(ins.kind)};
+  const AccumulatorShape shape{ins.kOpcode, ins.out_h,   ins.out_w,    ins.channels,
+                               0,           ins.in_bits, ins.out_bits, static_cast<int64_t>(ins.kind)};
   CheckAccumulate(machine.accumulators, shape, ins.accumulate, ins.finish, machine.hw);
   ReadFootprint(machine, ins, ins.channels);
   const View output = OutputView(ins, ins.channels);

@@ -23,7 +23,8 @@ class SemaphoreUse {
   }
 
  private:
-  static void Claim(int64_t number, isa::Engine engine, int (&owners)[isa::kSemaphoreCount + 1], const char* verb, const char* role) {
+  static void Claim(int64_t number, isa::Engine engine, int (&owners)[isa::kSemaphoreCount + 1], const char* verb,
+                    const char* role) {
     if (number == 0) return;
     int& owner = owners[number];
     if (owner == 0) owner = static_cast<int>(engine) + 1;

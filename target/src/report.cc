@@ -45,7 +45,8 @@ class Attribution {
     // No COMPUTE instruction is left.
     ForBusy(Engine::Store, now, cycles, [&](int64_t begin, int64_t end, int storing) {
       if (storing >= 0) return Add(begin, end, kStore);
-      ForBusy(Engine::Load, begin, end, [&](int64_t from, int64_t to, int loading) { Add(from, to, loading >= 0 ? kActivationLoad : kWait); });
+      ForBusy(Engine::Load, begin, end,
+              [&](int64_t from, int64_t to, int loading) { Add(from, to, loading >= 0 ? kActivationLoad : kWait); });
     });
     return std::move(segments_);
   }
@@ -58,10 +59,14 @@ class Attribution {
   // COMPUTE waits for a token of that engine.
   void Waiting(int64_t begin, int64_t end, int from) {
     if (from == static_cast<int>(Engine::Loadw)) {
-      ForBusy(Engine::Loadw, begin, end,
-              [&](int64_t b, int64_t e, int index) { Add(b, e, index >= 0 && trace_.decode_bound[index] ? kDecode : kWeightLoad); });
+      ForBusy(Engine::Loadw, begin, end, [&](int64_t b, int64_t e, int index) {
+        Add(b, e, index >= 0 && trace_.decode_bound[index] ? kDecode : kWeightLoad);
+      });
     } else {
-      Add(begin, end, from == static_cast<int>(Engine::Load) ? kActivationLoad : from == static_cast<int>(Engine::Store) ? kStore : kWait);
+      Add(begin, end,
+          from == static_cast<int>(Engine::Load)    ? kActivationLoad
+          : from == static_cast<int>(Engine::Store) ? kStore
+                                                    : kWait);
     }
   }
 
@@ -69,7 +74,8 @@ class Attribution {
   template <typename Visit>
   void ForBusy(Engine engine, int64_t begin, int64_t end, Visit visit) const {
     const std::vector<int>& all = program_.on_engine[static_cast<int>(engine)];
-    auto next = std::upper_bound(all.begin(), all.end(), begin, [&](int64_t time, int index) { return time < trace_.end[index]; });
+    auto next = std::upper_bound(all.begin(), all.end(), begin,
+                                 [&](int64_t time, int index) { return time < trace_.end[index]; });
     while (begin < end) {
       const int64_t start = next == all.end() ? end : std::min(end, trace_.start[*next]);
       if (begin < start) visit(begin, start, -1);
@@ -112,8 +118,9 @@ void AddCycles(const Program& program, const Trace& trace, std::map<int64_t, Lay
 }
 
 void WriteDramBytes(std::ostringstream& out, const LayerTotals& totals) {
-  out << "\"macs\":" << totals.macs << ",\"instructions\":" << totals.instructions << ",\"dram_bytes\":{\"weights\":" << totals.weight_bytes
-      << ",\"activations_read\":" << totals.read_bytes << ",\"activations_written\":" << totals.written_bytes
+  out << "\"macs\":" << totals.macs << ",\"instructions\":" << totals.instructions
+      << ",\"dram_bytes\":{\"weights\":" << totals.weight_bytes << ",\"activations_read\":" << totals.read_bytes
+      << ",\"activations_written\":" << totals.written_bytes
       << ",\"program\":" << totals.instructions * isa::kInstructionBytes << "}";
 }
 
@@ -153,7 +160,8 @@ std::string ReportJson(const Program& program, const Trace& trace, bool cycle_mo
     separator = ",";
     if (cycle_mode) {
       out << "\"cycles\":" << totals.cycles << ",\"stalls\":{";
-      for (int stall = 0; stall < kStalls; ++stall) out << (stall ? ",\"" : "\"") << kStallNames[stall] << "\":" << totals.stalls[stall];
+      for (int stall = 0; stall < kStalls; ++stall)
+        out << (stall ? ",\"" : "\"") << kStallNames[stall] << "\":" << totals.stalls[stall];
       out << "},";
     }
     WriteDramBytes(out, totals);
@@ -166,7 +174,8 @@ std::string ReportJson(const Program& program, const Trace& trace, bool cycle_mo
     out << ",";
     WriteArray(out, "end", program.size(), [&](size_t i) { return trace.end[i]; });
     out << ",";
-    WriteArray(out, "engine", program.size(), [&](size_t i) { return static_cast<int>(program.engine(static_cast<int>(i))); });
+    WriteArray(out, "engine", program.size(),
+               [&](size_t i) { return static_cast<int>(program.engine(static_cast<int>(i))); });
     out << ",";
     WriteArray(out, "layer", program.size(), [&](size_t i) { return program.common(static_cast<int>(i)).layer; });
     out << "}";

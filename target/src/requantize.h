@@ -22,9 +22,9 @@ OutputRange OutputRangeOf(const Ins& ins) {
 
 // Bias and scale of each channel, repeated so that several pixels are handled at once.
 struct ChannelScales {
-  std::vector<int64_t> bias;
-  std::vector<int32_t> multiplier;
-  std::vector<int64_t> shift;
+  std::vector<int64_t> bias, multiplier, shift;
+  std::vector<int64_t> half;  // 2^(shift - 1), 0 for shift 0; only if narrow
+  bool narrow = false;        // whether every shift is at most 62
   int64_t channels = 0;
   int64_t pixels = 0;  // repetitions
 
@@ -37,12 +37,13 @@ struct ChannelScales {
   void Repeat();
 };
 
-// clamp(zero_point + rhe((acc + bias) * M * 2^-s), lo, hi) for `pixels` pixels of accumulators [pixels, channels], which are
-// overwritten, into `out` [pixels, channels]. Throws Fault if acc + bias leaves `accumulator_bits` bits.
-void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels, int64_t* acc, int16_t* out);
+// clamp(zero_point + rhe((acc + bias) * M * 2^-s), lo, hi) for `pixels` pixels of accumulators [pixels, channels],
+// which are overwritten, into `out` [pixels, channels]. Throws Fault if acc + bias leaves `accumulator_bits` bits.
+void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
+                int64_t* acc, int16_t* out);
 
-// clamp(zero_point + rhe(t * 2^-shift), lo, hi) for |t| < 2^62.
-void RoundAll(const int64_t* t, int64_t count, int64_t shift, const OutputRange& range, int16_t* out);
+// clamp(zero_point + rhe(t * 2^-shift), lo, hi) for |t| < 2^62; t is overwritten.
+void RoundAll(int64_t* t, int64_t count, int64_t shift, const OutputRange& range, int16_t* out);
 
 // Throws Fault naming the first of the accumulators that does not fit `bits` bits.
 void CheckAccumulators(const int64_t* acc, int64_t count, int64_t bits);

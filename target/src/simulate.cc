@@ -13,7 +13,8 @@ template <typename Visit>
 void ForRanges(const Json& options, const char* name, Visit visit) {
   if (!options.Find(name)) return;
   for (const Json& range : options.ArrayAt(name)) {
-    if (range.array.size() != 2 || range.array[0].kind != Json::Kind::kInteger || range.array[1].kind != Json::Kind::kInteger) {
+    if (range.array.size() != 2 || range.array[0].kind != Json::Kind::kInteger ||
+        range.array[1].kind != Json::Kind::kInteger) {
       Fail(name, " must be a list of [start, end]");
     }
     visit(range.array[0].integer, range.array[1].integer);
@@ -27,7 +28,8 @@ std::string Simulate(std::string_view hw_json, std::string_view program_bytes, u
   const Json options = Json::Parse(options_json);
   const std::string mode = options.Find("mode") ? options.StringAt("mode") : "functional";
   if (mode != "functional" && mode != "cycle") Fail("mode is '", mode, "', must be 'functional' or 'cycle'");
-  const int64_t program_addr = options.Find("program_addr") ? options.IntegerAt("program_addr", 0, kDramBytesMax - 1) : 0;
+  const int64_t program_addr =
+      options.Find("program_addr") ? options.IntegerAt("program_addr", 0, kDramBytesMax - 1) : 0;
   const bool with_trace = options.Find("trace") && options.At("trace").integer != 0;
   std::vector<std::string> layers;
   if (options.Find("layers")) {

@@ -41,7 +41,8 @@ void Subgraph::WriteInput(const TensorSlot& slot, const uint8_t* values) {
 
 void Subgraph::ReadOutput(const TensorSlot& slot, uint8_t* values) const {
   const int64_t hole = machine_->dram.FirstUndefined(slot.dram_addr, slot.DramEnd());
-  if (hole < slot.DramEnd()) Fail("machine error: ", artefact_.symbol, ": nothing has written byte ", hole, " of DRAM, of output ", slot.name);
+  if (hole < slot.DramEnd())
+    Fail("machine error: ", artefact_.symbol, ": nothing has written byte ", hole, " of DRAM, of output ", slot.name);
   std::vector<int16_t> pixel(static_cast<size_t>(slot.c));
   const int64_t carrier_bits = slot.bits == 16 ? 16 : 8;
   for (int64_t i = 0; i < slot.h * slot.w; ++i) {
@@ -50,8 +51,8 @@ void Subgraph::ReadOutput(const TensorSlot& slot, uint8_t* values) const {
   }
 }
 
-std::string Subgraph::Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples,
-                          bool cycle_mode, bool with_trace) {
+std::string Subgraph::Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs,
+                          int64_t samples, bool cycle_mode, bool with_trace) {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::string report;
   try {
@@ -60,7 +61,8 @@ std::string Subgraph::Run(const std::vector<const uint8_t*>& inputs, const std::
       for (size_t i = 0; i < inputs.size(); ++i) {
         WriteInput(artefact_.inputs[i], inputs[i] + sample * CarrierBytes(artefact_.inputs[i]));
       }
-      const Trace trace = cycle_mode ? RunCycles(*program_, *machine_, artefact_.program_addr) : RunFunctional(*program_, *machine_);
+      const Trace trace =
+          cycle_mode ? RunCycles(*program_, *machine_, artefact_.program_addr) : RunFunctional(*program_, *machine_);
       for (size_t i = 0; i < outputs.size(); ++i) {
         ReadOutput(artefact_.outputs[i], outputs[i] + sample * CarrierBytes(artefact_.outputs[i]));
       }

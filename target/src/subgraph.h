@@ -18,10 +18,11 @@ class Subgraph {
 
   const Artefact& artefact() const { return artefact_; }
 
-  // `samples` samples one after the other. Tensor i of sample n begins at inputs[i] + n * CarrierBytes(slot): NHWC, int8 for 4 and
-  // 8-bit values, int16 for 16. Returns the report of the last sample. Throws Fault where the program or a value is wrong.
-  std::string Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples, bool cycle_mode,
-                  bool with_trace = false);
+  // `samples` samples one after the other. Tensor i of sample n begins at inputs[i] + n * CarrierBytes(slot): NHWC,
+  // int8 for 4 and 8-bit values, int16 for 16. Returns the report of the last sample. Throws Fault where the program or
+  // a value is wrong.
+  std::string Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples,
+                  bool cycle_mode, bool with_trace = false);
 
   // Bytes of one sample outside of the machine.
   static int64_t CarrierBytes(const TensorSlot& slot) { return slot.h * slot.w * slot.c * (slot.bits == 16 ? 2 : 1); }

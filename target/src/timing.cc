@@ -43,8 +43,10 @@ Wide Units(const Config& hw, const isa::Conv& ins) {
   const Wide fill = CeilDivWide(CeilDivWide(Wide{rows} * columns * ins.weight_bits, 8), hw.weight_read_bytes_per_cycle);
   Wide blocks = Wide{pixels / block} * std::max<Wide>(block, fill);
   if (pixels % block) blocks += std::max<Wide>(pixels % block, fill);
-  const Wide read_bytes = groups * pixels * ChannelBytes(depth, ins.in_bits) + (ins.finish ? isa::kParamsBytes * ins.out_channels : 0);
-  return std::max({groups * slices * blocks, CeilDivWide(read_bytes, hw.sram_read_bytes_per_cycle), Finishing(hw, ins, ins.out_channels)});
+  const Wide read_bytes =
+      groups * pixels * ChannelBytes(depth, ins.in_bits) + (ins.finish ? isa::kParamsBytes * ins.out_channels : 0);
+  return std::max({groups * slices * blocks, CeilDivWide(read_bytes, hw.sram_read_bytes_per_cycle),
+                   Finishing(hw, ins, ins.out_channels)});
 }
 
 template <typename Ins>
@@ -56,13 +58,15 @@ Wide FootprintBytes(const Ins& ins) {
 // `columns`: channels that the array handles at once.
 template <typename Ins>
 Wide WindowTaps(const Config& hw, const Ins& ins, int64_t columns) {
-  return CeilDivWide(ins.channels, columns) * CeilDivWide(ins.out_h * ins.out_w, hw.ArrayRows(ins.in_bits)) * ins.kernel_h * ins.kernel_w;
+  return CeilDivWide(ins.channels, columns) * CeilDivWide(ins.out_h * ins.out_w, hw.ArrayRows(ins.in_bits)) *
+         ins.kernel_h * ins.kernel_w;
 }
 
 Wide Units(const Config& hw, const isa::Depthwise& ins) {
   const Wide weight_bytes = Wide{ins.kernel_h * ins.kernel_w} * ChannelBytes(ins.channels, ins.weight_bits);
   const Wide read_bytes = FootprintBytes(ins) + (ins.finish ? isa::kParamsBytes * ins.channels : 0);
-  return std::max({WindowTaps(hw, ins, hw.ArrayColumns(ins.weight_bits)), CeilDivWide(weight_bytes, hw.weight_read_bytes_per_cycle),
+  return std::max({WindowTaps(hw, ins, hw.ArrayColumns(ins.weight_bits)),
+                   CeilDivWide(weight_bytes, hw.weight_read_bytes_per_cycle),
                    CeilDivWide(read_bytes, hw.sram_read_bytes_per_cycle), Finishing(hw, ins, ins.channels)});
 }
 
@@ -73,16 +77,19 @@ Wide Units(const Config& hw, const isa::Pool& ins) {
 
 Wide Units(const Config& hw, const isa::Eltwise& ins) {
   const int64_t pixels = ins.h * ins.w;
-  const int64_t pixel_bytes = ChannelBytes(ins.channels, ins.in_bits) + ChannelBytes(ins.b_scalar ? 1 : ins.channels, ins.b_bits);
-  return std::max({CeilDivWide(Wide{pixels} * pixel_bytes, hw.sram_read_bytes_per_cycle), SramWrite(hw, pixels, ins.channels, ins.out_bits),
-                   Requantizer(hw, pixels, ins.channels)});
+  const int64_t pixel_bytes =
+      ChannelBytes(ins.channels, ins.in_bits) + ChannelBytes(ins.b_scalar ? 1 : ins.channels, ins.b_bits);
+  return std::max({CeilDivWide(Wide{pixels} * pixel_bytes, hw.sram_read_bytes_per_cycle),
+                   SramWrite(hw, pixels, ins.channels, ins.out_bits), Requantizer(hw, pixels, ins.channels)});
 }
 
 Wide Units(const Config& hw, const isa::Table& ins) {
   const int64_t pixels = ins.h * ins.w;
-  const Wide read_bytes = Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits) + TableBytes(ins.in_bits, ins.out_bits);
+  const Wide read_bytes =
+      Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits) + TableBytes(ins.in_bits, ins.out_bits);
   return std::max({CeilDivWide(Wide{pixels} * ins.channels, hw.table_lookups_per_cycle),
-                   CeilDivWide(read_bytes, hw.sram_read_bytes_per_cycle), SramWrite(hw, pixels, ins.channels, ins.out_bits)});
+                   CeilDivWide(read_bytes, hw.sram_read_bytes_per_cycle),
+                   SramWrite(hw, pixels, ins.channels, ins.out_bits)});
 }
 
 Wide Units(const Config& hw, const isa::Copy& ins) {
@@ -153,7 +160,9 @@ Work WorkIn(const isa::Store& ins) { return {0, 0, 0, ins.rows * ins.pixels * in
 Work WorkIn(const isa::Conv& ins) {
   return {ins.out_h * ins.out_w * ins.out_channels * ins.kernel_h * ins.kernel_w * ins.in_channels, 0, 0, 0};
 }
-Work WorkIn(const isa::Depthwise& ins) { return {ins.out_h * ins.out_w * ins.channels * ins.kernel_h * ins.kernel_w, 0, 0, 0}; }
+Work WorkIn(const isa::Depthwise& ins) {
+  return {ins.out_h * ins.out_w * ins.channels * ins.kernel_h * ins.kernel_w, 0, 0, 0};
+}
 
 }  // namespace
 

@@ -17,14 +17,15 @@ inline int64_t TableBytes(int64_t in_bits, int64_t out_bits) {
 
 struct Duration {
   int64_t start_up = 0;
-  int64_t units = 0;      // cycles after the start-up of everything but DRAM
+  int64_t units = 0;       // cycles after the start-up of everything but DRAM
   bool transfers = false;  // whether DRAM is used too: the view that follows, beginning after the start-up
   View dram{};
   bool decodes = false;  // LOADW: `units` includes decoding, of so many cycles
   int64_t decode = 0;
 };
 
-// For an instruction that has been executed, so whose sizes are known to be legal. Throws Fault if it takes more than 2^60 cycles.
+// For an instruction that has been executed, so whose sizes are known to be legal. Throws Fault if it takes more than
+// 2^60 cycles.
 Duration DurationOf(const Config& hw, const isa::Instruction& instruction);
 
 // What the instruction does, for the report.

@@ -4,7 +4,8 @@ namespace qaccel {
 
 bool OverlapsItself(const View& view) {
   int64_t counts[2] = {view.pixels, view.rows}, strides[2] = {view.pixel_stride, view.row_stride};
-  // The smaller stride steps from pixel to pixel, the larger one over all of these: nothing overlaps, and so it is mostly.
+  // The smaller stride steps from pixel to pixel, the larger one over all of these: nothing overlaps, and so it is
+  // mostly.
   const int first = counts[0] == 1 || (counts[1] > 1 && strides[1] < strides[0]) ? 1 : 0;
   if (counts[first] > 1 && strides[first] < view.bytes) return true;
   const int64_t extent = (counts[first] - 1) * strides[first] + view.bytes;
@@ -26,7 +27,8 @@ std::vector<std::pair<int64_t, int64_t>> InterleavedRuns(const View& view) {
   std::fill(covered.begin(), covered.begin() + view.bytes, uint8_t{1});
   // One stride after the other: a byte is covered if one of the `count` bytes at multiples of the stride below it is.
   std::vector<int64_t> nearest(static_cast<size_t>(span));
-  for (const auto& [count, stride] : {std::pair{view.pixels, view.pixel_stride}, std::pair{view.rows, view.row_stride}}) {
+  for (const auto& [count, stride] :
+       {std::pair{view.pixels, view.pixel_stride}, std::pair{view.rows, view.row_stride}}) {
     if (count == 1 || stride == 0) continue;
     for (int64_t x = 0; x < span; ++x) {
       nearest[x] = covered[x] ? x : x >= stride ? nearest[x - stride] : -1;

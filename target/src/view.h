@@ -53,7 +53,8 @@ void ForEachRun(const View& view, Visit visit) {
       inner.count = 1;
     }
   }
-  if (inner.count > 1 && outer.count > 1 && outer.stride < (inner.count - 1) * inner.stride + run && inner.count * outer.count > 4096) {
+  if (inner.count > 1 && outer.count > 1 && outer.stride < (inner.count - 1) * inner.stride + run &&
+      inner.count * outer.count > 4096) {
     for (const auto& [begin, end] : InterleavedRuns(view)) visit(begin, end - begin);
     return;
   }

@@ -13,7 +13,8 @@ void ClaimOutput(Machine& machine, const View& view) {
   machine.sram.Write(view, machine.actor);
 }
 
-void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bits, int64_t first, int64_t count, const int16_t* values) {
+void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bits, int64_t first, int64_t count,
+                 const int16_t* values) {
   const bool joined = view.pixel_stride * 8 == channels * bits;  // no gap and no half byte between pixels
   int64_t row = first / view.pixels, pixel = first % view.pixels;
   while (count > 0) {

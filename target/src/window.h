@@ -11,14 +11,16 @@
 
 namespace qaccel {
 
-// Rows and pixels that the outputs of a windowed instruction read, from row 0 and pixel 0 on (padding is never negative).
+// Rows and pixels that the outputs of a windowed instruction read, from row 0 and pixel 0 on (padding is never
+// negative).
 struct Footprint {
   int64_t rows = 0, pixels = 0;  // both 0 if no tap can exist
 };
 template <typename Window>
 Footprint FootprintOf(const Window& w) {
   const int64_t rows = std::min(w.in_h, (w.out_h - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1 - w.pad_top);
-  const int64_t pixels = std::min(w.in_w, (w.out_w - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1 - w.pad_left);
+  const int64_t pixels =
+      std::min(w.in_w, (w.out_w - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1 - w.pad_left);
   return rows <= 0 || pixels <= 0 ? Footprint{} : Footprint{rows, pixels};
 }
 
@@ -52,7 +54,8 @@ template <typename Window>
 void ReadFootprint(Machine& machine, const Window& w, int64_t channels) {
   const Footprint footprint = FootprintOf(w);
   if (footprint.rows == 0) return;
-  const View view{w.in_addr, footprint.rows, w.in_row_stride, footprint.pixels, w.in_pixel_stride, ChannelBytes(channels, w.in_bits)};
+  const View view{w.in_addr,        footprint.rows,    w.in_row_stride,
+                  footprint.pixels, w.in_pixel_stride, ChannelBytes(channels, w.in_bits)};
   machine.sram.Read(view, machine.actor);
 }
 
@@ -64,7 +67,8 @@ void CheckLineBuffer(const Config& hw, const Window& w, int64_t columns) {
   const int64_t pixels = std::min(w.in_w, (w.out_w - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1);
   const int64_t bytes = lines * pixels * ChannelBytes(std::min(w.channels, columns), w.in_bits);
   if (bytes > hw.line_buffer_bytes) {
-    Fail("needs ", bytes, " bytes of line buffer (", lines, " lines of ", pixels, " pixels), the machine has ", hw.line_buffer_bytes);
+    Fail("needs ", bytes, " bytes of line buffer (", lines, " lines of ", pixels, " pixels), the machine has ",
+         hw.line_buffer_bytes);
   }
 }
 
@@ -74,25 +78,35 @@ void CheckOutput(const Machine& machine, const View& view);
 void ClaimOutput(Machine& machine, const View& view);
 
 // Writes `count` pixels [count, channels] of an output view from pixel `first` on, counted row by row.
-void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bits, int64_t first, int64_t count, const int16_t* values);
+void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bits, int64_t first, int64_t count,
+                 const int16_t* values);
 
 template <typename Window>
 View OutputView(const Window& w, int64_t channels) {
   return {w.out_addr, w.out_h, w.out_row_stride, w.out_w, w.out_pixel_stride, ChannelBytes(channels, w.out_bits)};
 }
 
-// Input rows as 16-bit differences to the zero point, [pixels, padded channels] each, unpacked when first asked for. Rows must
-// be asked for within a window that moves down.
+// Input rows as 16-bit differences to the zero point, [pixels, padded channels] each, unpacked when first asked for.
+// Rows must be asked for within a window that moves down.
 class RowCache {
  public:
   static constexpr int64_t kAlign = 16;  // channels are padded with zeros to a multiple of this
 
   template <typename Window>
   RowCache(const uint8_t* memory, const Window& w, std::vector<int16_t>& storage)
-      : memory_(memory), storage_(storage), in_addr_(w.in_addr), row_stride_(w.in_row_stride), pixel_stride_(w.in_pixel_stride),
-        bits_(w.in_bits), zero_point_(w.in_zero_point), channels_(w.channels), pixels_(FootprintOf(w).pixels),
+      : memory_(memory),
+        storage_(storage),
+        in_addr_(w.in_addr),
+        row_stride_(w.in_row_stride),
+        pixel_stride_(w.in_pixel_stride),
+        bits_(w.in_bits),
+        zero_point_(w.in_zero_point),
+        channels_(w.channels),
+        pixels_(FootprintOf(w).pixels),
         padded_(CeilDiv(w.channels, kAlign) * kAlign),
-        held_(static_cast<size_t>(std::max<int64_t>(1, std::min(FootprintOf(w).rows, (w.kernel_h - 1) * w.dilation_h + 1))), -1) {
+        held_(static_cast<size_t>(
+                  std::max<int64_t>(1, std::min(FootprintOf(w).rows, (w.kernel_h - 1) * w.dilation_h + 1))),
+              -1) {
     storage_.assign(static_cast<size_t>(padded_ * pixels_) * held_.size(), 0);
   }
 
@@ -108,7 +122,8 @@ class RowCache {
     if (whole) {
       Unpack(source, pixels_ * channels_, bits_, zero_point_, values);
     } else {
-      for (int64_t x = 0; x < pixels_; ++x) Unpack(source + x * pixel_stride_, channels_, bits_, zero_point_, values + x * padded_);
+      for (int64_t x = 0; x < pixels_; ++x)
+        Unpack(source + x * pixel_stride_, channels_, bits_, zero_point_, values + x * padded_);
     }
     return values;
   }

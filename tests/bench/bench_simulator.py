@@ -5,18 +5,20 @@ import time
 
 import numpy as np
 import pytest
+import tvm_ffi
 
 from qaccel.hw import load_config
-from qaccel.isa import encode, instruction
+from qaccel.isa import encode, instruction, isa
+from qaccel.npu.artefact import Artefact, TensorSlot
 from qaccel.npu.compress import encode_stream
-from qaccel.run.simulator import simulate
+from qaccel.run.simulator import create_module
 
 SIZE, CHANNELS = 56, 64
 REPEATS = 9
 
 
-def layer_program(op: str, weight_bits: int, activation_bits: int, kernel: int) -> tuple[bytes, np.ndarray, int, int]:
-    """Load, compute, store one 64 -> 64 layer at 56 x 56 on a machine that holds it: program, DRAM, bytes of data, MACs."""
+def layer_artefact(op: str, weight_bits: int, activation_bits: int, kernel: int) -> tuple[Artefact, int]:
+    """One 64 -> 64 layer at 56 x 56 on a machine that holds it: load, compute, store; and its MACs."""
     rng = np.random.default_rng(0)
     reduction = kernel * kernel * (CHANNELS if op == "CONV" else 1)
     half = 1 << (weight_bits - 1)
@@ -60,18 +62,35 @@ def layer_program(op: str, weight_bits: int, activation_bits: int, kernel: int) 
         ),
         instruction("STORE", dram_addr=map_bytes, sram_addr=map_bytes, wait0=4, **dram, **sram),
     ]  # fmt: skip
-    data = rng.integers(0, 256, constants, dtype=np.uint8)
-    image = np.concatenate([data, np.frombuffer(records + stream, np.uint8)])
-    return encode(program), image, constants, reduction * CHANNELS * SIZE * SIZE
+    shape = (SIZE, SIZE, CHANNELS)
+    artefact = Artefact(
+        symbol="layer",
+        isa_version=isa().version,
+        hw=load_config("qaccel-1024"),  # holds the layer at 16 bits too
+        layers=("layer",),
+        program_addr=constants + (1 << 20),
+        program=encode(program),
+        constants_addr=constants,
+        constants=records + stream,
+        dram_bytes=constants + (1 << 21),
+        inputs=(TensorSlot("x", 0, shape, activation_bits),),
+        outputs=(TensorSlot("y", map_bytes, shape, activation_bits),),
+    )
+    return artefact, reduction * CHANNELS * SIZE * SIZE
 
 
 def macs_per_second(op: str, weight_bits: int, activation_bits: int, kernel: int) -> float:
-    program, dram, data_bytes, macs = layer_program(op, weight_bits, activation_bits, kernel)
-    hw = load_config("qaccel-1024")  # holds the layer at 16 bits too
+    """Of the module that a compiled model carries, tensors in and out included."""
+    artefact, macs = layer_artefact(op, weight_bits, activation_bits, kernel)
+    module = create_module(artefact.to_bytes())
+    half = 1 << (activation_bits - 1)
+    dtype = np.int16 if activation_bits == 16 else np.int8
+    x = np.random.default_rng(1).integers(-half, half, (1, SIZE, SIZE, CHANNELS)).astype(dtype)
+    tensors = [tvm_ffi.from_dlpack(array) for array in (x, np.zeros_like(x))]
     seconds = []
     for _ in range(REPEATS):
         begin = time.perf_counter()
-        simulate(hw, program, dram, initialised=[(0, dram.size)], read_only=[(data_bytes, dram.size)])
+        module["layer"](*tensors)
         seconds.append(time.perf_counter() - begin)
     return macs / min(seconds)
 

@@ -88,7 +88,14 @@ def config_names() -> list[str]:
 
 
 # What the instruction set can address, and what the numerics need; everything else must just be positive.
-_LIMITS = {"sram_bytes": (1024, 1 << 24), "weight_buffer_bytes": (256, 1 << 24), "accumulator_bits": (48, 63)}
+WIDE_ACCUMULATOR_BITS = 48  # what the numerics ask of 16-bit layers: no config has less, so no plan may need more
+_LIMITS = {
+    "sram_bytes": (1024, 1 << 24),
+    "weight_buffer_bytes": (256, 1 << 24),
+    "line_buffer_bytes": (1, 1 << 26),
+    "accumulator_entries": (1, 1 << 26),
+    "accumulator_bits": (WIDE_ACCUMULATOR_BITS, 63),
+}
 
 
 def config_from_dict(values: dict[str, Any], origin: str) -> HwConfig:

@@ -13,6 +13,7 @@ from ..hw import HwConfig
 from ..isa import Instruction, instruction
 from .allocate import Allocation, LayerBlocks
 from .compress import encode_stream
+from .extents import align
 from .layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
 from .tile import Tiling
 
@@ -272,7 +273,7 @@ class ProgramBuilder:
         if fresh:
             self.stream_bytes[self.step] += stream_bytes
         begin = self._ring_end if self._ring_end + size_bytes <= self.hw.weight_buffer_bytes else 0
-        end = begin + -(-size_bytes // 16) * 16
+        end = begin + align(size_bytes)
         self._ring = [entry for entry in self._ring if entry[2] <= begin or end <= entry[1]]
         index = self.emit(
             "LOADW",

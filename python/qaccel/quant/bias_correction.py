@@ -15,12 +15,12 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ..hw import WIDE_ACCUMULATOR_BITS
 from ..numerics import accumulator_width, activation_limits
 from . import operators
 from .float_executor import execute
 from .interpret import BATCH, accumulate, run_quantized
 from .quantize import QuantizedModel
-from .weights import WIDE_ACCUMULATOR_BITS
 
 _INT32 = np.iinfo(np.int32)
 

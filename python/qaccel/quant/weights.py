@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..hw import WIDE_ACCUMULATOR_BITS
 from ..numerics import MULTIPLIER_BITS, accumulator_width, activation_limits
 from .operators import Quantization
 
-WIDE_ACCUMULATOR_BITS = 48
 INT32_MAX = (1 << 31) - 1
 SMALLEST_SCALE = 2.0**-100  # keeps every product and quotient of scales a normal float32
 DEAD_CHANNEL_STEP = 2.0**-12  # of an output step: how finely a channel without weights states its constant

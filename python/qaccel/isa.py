@@ -84,6 +84,11 @@ def limits(field: Field) -> tuple[int, int]:
     return 0, (1 << field.bits) - 1
 
 
+def field_maximum(op: str, name: str) -> int:
+    """The largest value of an instruction's field."""
+    return limits(_fields(op)[name])[1]
+
+
 def _checked(op: str, field: Field, value: Any) -> Value:
     """The value as ``Instruction`` holds it. Raises QaccelError naming op, field, value and limit."""
     choices = _choices(field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tvm import relax, s_tir, te, tirx
 from ..numerics import activation_limits
 from ..quant import operators
 from ..quant.interpret import tap_counts
+from ..quant.pieces import positions, unflattened
 from .arithmetic import carried, centred, clamped, rescale, rounded
 
 Expr = Any  # a TIR expression
@@ -232,6 +234,43 @@ def _table(attrs: operators.TableAttrs, call: relax.Call, inputs: list[te.Tensor
     return te.compute(operators.static_shape(call.args[0]), value, "output"), [entries]
 
 
+def _move(attrs: operators.MoveAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+    """Every value by tables that say its source and its place there; fills are a last source."""
+    _, height, width, channels = attrs.shape
+    source = np.zeros((height * width, channels), np.int32)
+    place = np.zeros_like(source)
+    for piece in unflattened(attrs.pieces):
+        run = np.arange(piece.channels)
+        pixel, channel = positions(piece, source=False)
+        from_pixel, from_channel = positions(piece, source=True)
+        at = pixel[..., None], channel[..., None] + run
+        source[at] = min(piece.source, len(inputs))
+        if piece.source < len(inputs):
+            place[at] = from_pixel[..., None] * int(inputs[piece.source].shape[3]) + from_channel[..., None] + run
+        else:
+            place[at] = attrs.fills[piece.source - len(inputs)]
+    sources, places = (
+        _constant(source.reshape(attrs.shape[1:]), "source"),
+        _constant(place.reshape(attrs.shape[1:]), "place"),
+    )
+
+    def value(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+        where = places[0](y, x, c)
+        result = where.astype("int32")
+        for k, ((multiplier, shift), zero_point) in enumerate(
+            zip(attrs.multipliers(), attrs.in_zero_points, strict=True)
+        ):
+            nhwc = tuple(int(dim) for dim in inputs[k].shape)
+            # Read inside the tensor even where another source is taken.
+            held = tirx.Select(sources[0](y, x, c) == k, where, tirx.const(0, "int32"))
+            q = centred(inputs[k](b, *_reindexed((held,), (math.prod(nhwc[1:]),), nhwc[1:])), zero_point, "int64")
+            moved = clamped(rounded(q * _int64(multiplier), _int64(shift)), attrs).astype("int32")
+            result = tirx.Select(sources[0](y, x, c) == k, moved, result)
+        return carried(result, attrs.out_bits)
+
+    return te.compute(attrs.shape, value, "output"), [sources, places]
+
+
 def _int64(value: int) -> Expr:
     return tirx.const(value, "int64")
 
@@ -244,6 +283,7 @@ _STAGES: dict[type, Callable[..., Stage]] = {
     operators.EltwiseAttrs: _eltwise,
     operators.RequantizeAttrs: _requantize,
     operators.TableAttrs: _table,
+    operators.MoveAttrs: _move,
 }
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from tvm import relax
 
 from ..hw import HwConfig
-from ..isa import isa
+from ..isa import field_maximum
 from ..quant import operators
+from ..quant.pieces import unflattened
 from .extents import valid_taps
 from .layers import (
     AnyLayer,
@@ -21,9 +22,11 @@ from .layers import (
     CopyLayer,
     DepthwiseLayer,
     FeatureMap,
+    MoveLayer,
     PoolLayer,
     Window,
 )
+from .strided import whole_bytes
 from .tile import smallest_working_bytes
 
 Verdict = tuple[bool, str]
@@ -31,6 +34,7 @@ OK: Verdict = (True, "")
 _Shape = Sequence[int]
 _ON_ACCELERATOR = (
     operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.TableAttrs,
+    operators.MoveAttrs,
 )  # fmt: skip
 
 
@@ -69,14 +73,9 @@ class Case:
     hw: HwConfig
 
 
-def _field_limit(op: str, name: str) -> int:
-    field = next(f for f in isa().formats[op].fields if f.name == name)
-    return (1 << field.bits) - 1
-
-
 def feature_map_sizes(case: Case) -> Verdict:
     """Tensors have four dimensions, each of height, width and channels from 1 to 65,535."""
-    limit = _field_limit("CONV", "in_h")
+    limit = field_maximum("CONV", "in_h")
     for shape in [*case.in_shapes, case.out_shape]:
         if len(shape) != 4:
             return False, f"tensor of {len(shape)} dimensions, must have 4"
@@ -89,7 +88,7 @@ def kernel_size(case: Case) -> Verdict:
     """Kernels, strides and dilations are 1 to 255 in each direction."""
     if case.kernel is None:
         return OK
-    limit = _field_limit("CONV", "kernel_h")
+    limit = field_maximum("CONV", "kernel_h")
     for what, values in (("kernel", case.kernel), ("stride", case.attrs.strides), ("dilation", case.attrs.dilation)):
         if not all(1 <= value <= limit for value in values):
             return False, f"{what} of {list(values)}, each must be 1 to {limit}"
@@ -125,23 +124,35 @@ def pooling_taps(case: Case) -> Verdict:
 
 
 def broadcast(case: Case) -> Verdict:
-    """Element-wise operands have the output's shape, or the second is one pixel or one value (Sub: not the first)."""
+    """Element-wise operands have the output's shape; one of them may have a single row, pixel or channel (Sub: the second)."""
     if not isinstance(case.attrs, operators.EltwiseAttrs):
         return OK
     target = tuple(case.out_shape[1:])
     full = [tuple(shape[1:]) == target for shape in case.in_shapes]
-    small = [tuple(shape[1:3]) == (1, 1) and shape[3] in (1, target[2]) for shape in case.in_shapes]
-    if not ((full[0] and (full[1] or small[1])) or (full[1] and small[0] and case.attrs.kind != "sub")):
+    small = [all(size in (1, whole) for size, whole in zip(shape[1:], target, strict=True)) for shape in case.in_shapes]
+    if not ((full[0] and small[1]) or (full[1] and small[0] and case.attrs.kind != "sub")):
         shapes = [list(shape[1:]) for shape in case.in_shapes]
-        return False, f"operands of {shapes}: one must be whole, the other whole, one pixel or one value"
+        return False, f"operands of {shapes}: one must be whole, the other whole or of size 1 where it repeats"
+    return OK
+
+
+def whole_bytes_move(case: Case) -> Verdict:
+    """What moves begins and ends on whole bytes: 4-bit channels move in pairs, or with the whole pixel."""
+    if not isinstance(case.attrs, operators.MoveAttrs):
+        return OK
+    maps = _feature_maps(case)
+    for piece in unflattened(case.attrs.pieces):
+        source = maps[piece.source] if piece.source < len(maps) - 1 else maps[-1]
+        if not whole_bytes(piece, source, maps[-1]):
+            return False, "its 4-bit values move by odd numbers of channels; 8-bit activations move by themselves"
     return OK
 
 
 def fits(case: Case) -> Verdict:
     """Some tiling of the layer fits the config's SRAM, weight buffer, line buffer and accumulators."""
-    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.out_bits]
-    shapes = [*case.in_shapes, case.out_shape]
-    maps = tuple(FeatureMap("", s[1], s[2], s[3], width, 0) for s, width in zip(shapes, bits, strict=True))
+    maps = _feature_maps(case)
+    if isinstance(case.attrs, operators.MoveAttrs):  # the fills lie before the output
+        maps = (*maps[:-1], *(replace(maps[-1], h=1, w=1) for _ in case.attrs.fills), maps[-1])
     layer, hw = _skeleton(case, maps), case.hw
     needed = smallest_working_bytes(layer, maps, hw)
     if needed is None:
@@ -152,11 +163,20 @@ def fits(case: Case) -> Verdict:
     return OK
 
 
+def _feature_maps(case: Case) -> tuple[FeatureMap, ...]:
+    """Activations in, activation out."""
+    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.out_bits]
+    shapes = [*case.in_shapes, case.out_shape]
+    return tuple(FeatureMap("", s[1], s[2], s[3], width, 0) for s, width in zip(shapes, bits, strict=True))
+
+
 def _skeleton(case: Case, maps: tuple[FeatureMap, ...]) -> AnyLayer:
     """A layer of the operation's sizes, without its numbers."""
     output = len(maps) - 1
     common = ("", "", tuple(range(output)), output, 0, 0)
     attrs, kernel = case.attrs, case.kernel
+    if isinstance(attrs, operators.MoveAttrs):
+        return MoveLayer(*common, tuple(unflattened(attrs.pieces)), ())
     if kernel is None:
         return CopyLayer(*common, 0, 0)
     top, left, bottom, right = attrs.padding
@@ -185,5 +205,6 @@ RULES: tuple[Callable[[Case], Verdict], ...] = (
     padding_size,
     pooling_taps,
     broadcast,
+    whole_bytes_move,
     fits,
 )

@@ -19,12 +19,14 @@ from .layers import (
     CopyLayer,
     DepthwiseLayer,
     EltwiseLayer,
+    MoveLayer,
     PoolLayer,
     Subgraph,
     TableLayer,
     Window,
     channel_bytes,
 )
+from .moves import emit_move
 from .schedule import Box, Program, ProgramBuilder, View
 
 
@@ -323,4 +325,5 @@ _EMITTERS: dict[type, Callable] = {
     EltwiseLayer: _emit_pointwise,
     CopyLayer: _emit_pointwise,
     TableLayer: _emit_pointwise,
+    MoveLayer: emit_move,
 }

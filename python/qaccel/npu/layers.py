@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..quant.pieces import Piece
+
 
 @dataclass(frozen=True)
 class FeatureMap:
@@ -152,7 +154,15 @@ class TableLayer(Layer):
     table: bytes
 
 
-AnyLayer = ConvLayer | DepthwiseLayer | PoolLayer | EltwiseLayer | CopyLayer | TableLayer
+@dataclass(frozen=True)
+class MoveLayer(Layer):
+    """``pieces`` of the inputs put elsewhere; ``scales`` is (multiplier, shift) of each input."""
+
+    pieces: tuple[Piece, ...]
+    scales: tuple[tuple[int, int], ...]
+
+
+AnyLayer = ConvLayer | DepthwiseLayer | PoolLayer | EltwiseLayer | CopyLayer | TableLayer | MoveLayer
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .. import numerics
 from ..errors import QaccelError
 from ..hw import HwConfig
 from ..quant import operators
+from ..quant.pieces import unflattened
 from .compress import pack, pack_pixels
 from .layers import (
     AnyLayer,
@@ -27,6 +28,7 @@ from .layers import (
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
+    MoveLayer,
     PoolLayer,
     Subgraph,
     TableLayer,
@@ -238,10 +240,30 @@ def _lower_table(
     return TableLayer(attrs.name, attrs.op, sources[:1], target, *limits, table)
 
 
+def _lower_move(
+    call: relax.Call,
+    attrs: operators.MoveAttrs,
+    maps: list[FeatureMap],
+    sources: tuple[int, ...],
+    target: int,
+    hw: HwConfig,
+) -> AnyLayer:
+    del call, hw
+    y = maps[target]
+    scales = _scales(attrs.name, attrs.multipliers)
+    for fill in attrs.fills:  # one pixel of the constant, repeated
+        pixel = np.full((1, 1, 1, y.c), fill, operators.carrier(y.bits))
+        maps.append(FeatureMap(f"{attrs.name}.fill", 1, 1, y.c, y.bits, y.zero_point, pack_pixels(pixel, y.bits)))
+        scales.append(numerics.multiplier_and_shift(1.0))
+        sources = (*sources, len(maps) - 1)
+    return MoveLayer(*_common(attrs, sources, target), tuple(unflattened(attrs.pieces)), tuple(scales))
+
+
 _LOWERERS: dict[type, Callable[..., AnyLayer]] = {
     operators.ConvAttrs: _lower_conv,
     operators.PoolAttrs: _lower_pool,
     operators.EltwiseAttrs: _lower_eltwise,
     operators.RequantizeAttrs: _lower_copy,
     operators.TableAttrs: _lower_table,
+    operators.MoveAttrs: _lower_move,
 }

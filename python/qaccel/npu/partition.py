@@ -94,6 +94,12 @@ def partition(
         (f"{CODEGEN}.{name}", is_op(f"qaccel.{name}")(*(wildcard() for _ in range(count))), {}, accepted)
         for name, count in _OPERANDS.items()
     ]
+    # A pattern has a fixed number of operands: one for each number of sources that the module's moves have.
+    moves = {len(call.args) for call in _dialect_calls(mod["main"]) if call.op.name == "qaccel.move"}
+    patterns += [
+        (f"{CODEGEN}.move", is_op("qaccel.move")(*(wildcard() for _ in range(count))), {}, accepted)
+        for count in sorted(moves)
+    ]
     mod = relax.transform.FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(mod)
     mod = relax.transform.MergeCompositeFunctions()(mod)
     mod, symbols = _tidy(mod, hw)

@@ -15,7 +15,8 @@ from .allocate import Allocation, LayerBlocks
 from .compress import encode_stream
 from .extents import align
 from .layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
-from .tile import Tiling
+from .strided import Strided
+from .tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,71 @@ class ProgramBuilder:
             found[0], part.pixels * pixel, pixel, part.rows, part.pixels, pad_top, pad_left, frozenset({found[1]})
         )
 
+    def strided_input(self, which: int, part: Strided) -> View:
+        """A strided part of an input; unless it is resident or already in a slot, it is loaded, repeated runs once."""
+        source = self.layer.inputs[which]
+        if source in self.allocation.sram_addr:
+            addr, writers = self.allocation.sram_addr[source] + part.begin, frozenset(self._writers[source])
+            return View(addr, part.row_stride, part.pixel_stride, part.rows, part.pixels, 0, 0, writers)
+        rows = part.rows if part.row_stride else 1
+        pixels = part.pixels if part.pixel_stride else 1
+        row_bytes = pixels * part.run_bytes
+        slots = self._inputs[which]
+        found = slots.find(part)
+        if found is None:
+            addr = slots.next_addr
+            index = self.emit(
+                "LOAD",
+                frozenset(self._stores.get(source, ())),
+                dram_addr=self._dram_addr(source) + part.begin,
+                dram_row_stride=part.row_stride,
+                dram_pixel_stride=part.pixel_stride,
+                sram_addr=addr,
+                sram_row_stride=row_bytes,
+                sram_pixel_stride=part.run_bytes,
+                rows=rows,
+                pixels=pixels,
+                pixel_bytes=part.run_bytes,
+            )
+            slots.put(part, index)
+            found = addr, index
+        strides = row_bytes if part.row_stride else 0, part.run_bytes if part.pixel_stride else 0
+        return View(found[0], *strides, part.rows, part.pixels, 0, 0, frozenset({found[1]}))
+
+    def strided_output(self, part: Strided) -> View:
+        """Where a strided part of the output goes; follow with ``finish_strided``."""
+        if self.layer.output in self.allocation.sram_addr:
+            addr = self.allocation.sram_addr[self.layer.output] + part.begin
+            return View(addr, part.row_stride, part.pixel_stride, part.rows, part.pixels, 0, 0, frozenset())
+        row_bytes = part.pixels * part.run_bytes
+        return View(self._outputs.next_addr, row_bytes, part.run_bytes, part.rows, part.pixels, 0, 0, frozenset())
+
+    def finish_strided(self, part: Strided, view: View, index: int) -> None:
+        """Note that instruction ``index`` wrote the part, and store it if it is wanted in DRAM."""
+        output = self.layer.output
+        if output in self.allocation.sram_addr:
+            self._writers.setdefault(output, set()).add(index)
+        else:
+            self._outputs.put(part, index)
+        if output in self.allocation.dram_addr:
+            self._store(output, part, view, index)
+
+    def _store(self, output: int, part: Strided, view: View, index: int) -> None:
+        store = self.emit(
+            "STORE",
+            frozenset({index}),
+            dram_addr=self.allocation.dram_addr[output] + part.begin,
+            dram_row_stride=part.row_stride,
+            dram_pixel_stride=part.pixel_stride,
+            sram_addr=view.addr,
+            sram_row_stride=view.row_stride,
+            sram_pixel_stride=view.pixel_stride,
+            rows=part.rows,
+            pixels=part.pixels,
+            pixel_bytes=part.run_bytes,
+        )
+        self._stores.setdefault(output, set()).add(store)
+
     def _dram_addr(self, source: int) -> int:
         data = self.graph.maps[source].data
         if data is not None:
@@ -221,23 +287,10 @@ class ProgramBuilder:
         if output not in self.allocation.dram_addr:
             return
         row = target.w * target.pixel_bytes
-        store = self.emit(
-            "STORE",
-            frozenset({index}),
-            dram_addr=self.allocation.dram_addr[output]
-            + box.y * row
-            + box.x * target.pixel_bytes
-            + channel_bytes(box.c, target.bits),
-            dram_row_stride=row,
-            dram_pixel_stride=target.pixel_bytes,
-            sram_addr=view.addr,
-            sram_row_stride=view.row_stride,
-            sram_pixel_stride=view.pixel_stride,
-            rows=box.rows,
-            pixels=box.pixels,
-            pixel_bytes=channel_bytes(box.channels, target.bits),
-        )
-        self._stores.setdefault(output, set()).add(store)
+        begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
+        run_bytes = channel_bytes(box.channels, target.bits)
+        part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
+        self._store(output, part, view, index)
 
     def params(self, key: object, make: Callable[[], bytes]) -> tuple[int, int]:
         """SRAM address of parameter records, loaded unless a slot holds them, and the loading instruction."""

@@ -7,71 +7,15 @@ traffic that the loop order causes. Reduction is split only where nothing fits o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 
 from .. import cost
 from ..hw import HwConfig
 from ..isa import isa
-from .extents import align, halvings, input_pixels, input_rows, spans, window_of
-from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, TableLayer, channel_bytes
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Output tile, reduction chunk and loop order of a layer, with the SRAM blocks that it needs beside resident maps.
-
-    ``in_slot_bytes[i]`` is 0 where input i is resident. Each kind of block has ``*_slots`` copies (two: double buffering).
-    ``weights_outer``: output channels outside, space inside (weights are fetched once), else the other way round.
-    """
-
-    tile_h: int
-    tile_w: int
-    tile_oc: int
-    tile_ic: int
-    tile_kh: int
-    weights_outer: bool
-    in_slot_bytes: tuple[int, ...]
-    in_slots: int
-    out_slot_bytes: int
-    out_slots: int
-    param_slot_bytes: int
-    param_slots: int
-    table_bytes: int
-    cycles: int
-
-    @property
-    def working_bytes(self) -> int:
-        return (
-            sum(align(b) * self.in_slots for b in self.in_slot_bytes)
-            + align(self.out_slot_bytes) * self.out_slots
-            + align(self.param_slot_bytes) * self.param_slots
-            + align(self.table_bytes)
-        )
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """What a candidate does: instructions and bytes per engine, for the estimate."""
-
-    compute_cycles: int
-    loads: int
-    load_bytes: int
-    weight_loads: int
-    weight_bytes: int
-    stores: int
-    store_bytes: int
-    first_bytes: int
-    last_bytes: int
-
-    def estimate(self, hw: HwConfig) -> int:
-        """Perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
-        start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
-        load = self.loads * (start.load + hw.dram_latency_cycles) + self.load_bytes // bus
-        loadw = self.weight_loads * (start.loadw + hw.dram_latency_cycles) + self.weight_bytes // bus
-        store = self.stores * (start.store + hw.dram_latency_cycles) + self.store_bytes // bus
-        dram = (self.load_bytes + self.weight_bytes + self.store_bytes) // bus
-        return max(self.compute_cycles, load, loadw, store, dram) + (self.first_bytes + self.last_bytes) // bus
+from .extents import halvings, input_pixels, input_rows, spans, window_of
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
+from .strided import move_candidates
+from .tiling import Counts, Tiling
 
 
 def plan_layer(
@@ -102,6 +46,8 @@ def _candidates(
 ) -> Iterator[list[Tiling]]:
     if isinstance(layer, ConvLayer):
         return _conv_candidates(layer, maps, hw, resident)
+    if isinstance(layer, MoveLayer):
+        return move_candidates(layer, maps, hw, resident)
     return _pixelwise_candidates(layer, maps, hw, resident)
 
 
@@ -183,7 +129,7 @@ def _conv_tiling(
         hw, layer.weight_bits, x.bits, y.bits, tile_kh, window.kernel_w, tile_ic, tile_h, tile_w, tile_oc, chunks == 1
     )
     output_resident = layer.output in resident
-    counts = _Counts(
+    counts = Counts(
         compute_cycles=work * spaces * oc_tiles * chunks * parts,
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
         load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
@@ -291,7 +237,7 @@ def _pixelwise_tiling(
     output_resident = layer.output in resident
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
-    counts = _Counts(
+    counts = Counts(
         compute_cycles=_pixelwise_cycles(layer, maps, hw, shape) * tiles * chunks,
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
         load_bytes=tiles * chunks * in_bytes + oc_tiles * param_bytes + table_bytes,

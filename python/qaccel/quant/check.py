@@ -12,8 +12,11 @@ from ..errors import QaccelError
 from ..numerics import activation_limits
 from . import operators
 from .operators import Quantization
+from .pieces import positions, unflattened
 
-_CLAMPED = (operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs)
+_CLAMPED = (
+    operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.MoveAttrs,
+)  # fmt: skip
 
 
 def check_quantized(mod: tvm.IRModule) -> None:
@@ -60,6 +63,8 @@ def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Va
         _check_border(call, attrs)
     if isinstance(attrs, operators.ConvAttrs):
         _check_conv(call, attrs)
+    if isinstance(attrs, operators.MoveAttrs):
+        _check_move(call, attrs)
     if isinstance(attrs, operators.PoolAttrs) and attrs.kind not in operators.POOL_KINDS:
         raise QaccelError(f"{attrs.name}: unknown kind of pooling {attrs.kind!r}")
     if isinstance(attrs, operators.EltwiseAttrs) and attrs.kind not in operators.ELTWISE_KINDS:
@@ -102,6 +107,34 @@ def _check_conv(call: relax.Call, attrs: operators.ConvAttrs) -> None:
         raise QaccelError(f"{attrs.name}: bias {bias.dtype} {list(bias.shape)}; int32 [{len(weight)}] is needed")
     if scale.dtype != np.float32 or scale.shape != weight.shape[:1] or not (np.isfinite(scale) & (scale > 0)).all():
         raise QaccelError(f"{attrs.name}: weight scales must be {len(weight)} positive float32 values")
+
+
+def _check_move(call: relax.Call, attrs: operators.MoveAttrs) -> None:
+    """Every value of the output is written by exactly one piece, from inside of its source."""
+    sizes = [operators.static_shape(arg) for arg in call.args]
+    if len(sizes) != len(attrs.in_bits):
+        raise QaccelError(f"{attrs.name}: {len(sizes)} operands, attributes of {len(attrs.in_bits)}")
+    _, height, width, channels = attrs.shape
+    written = np.zeros((height * width, channels), np.uint8)
+    lo, hi = activation_limits(attrs.out_bits)
+    if any(not lo <= fill <= hi for fill in attrs.fills):
+        raise QaccelError(f"{attrs.name}: a fill is outside {attrs.out_bits} bits")
+    for piece in unflattened(attrs.pieces):
+        limits = [(height * width, channels, False)]
+        if piece.source < len(sizes):
+            _, h, w, c = sizes[piece.source]
+            limits.append((h * w, c, True))
+        elif piece.source >= len(sizes) + len(attrs.fills):
+            raise QaccelError(f"{attrs.name}: a piece reads operand {piece.source} of {len(sizes)}")
+        for pixels, depth, source in limits:
+            pixel, channel = positions(piece, source)
+            inside = pixel.min() >= 0 and pixel.max() < pixels
+            if not (inside and channel.min() >= 0 and channel.max() + piece.channels <= depth):
+                raise QaccelError(f"{attrs.name}: a piece leaves its {'source' if source else 'output'}: {piece}")
+        pixel, channel = positions(piece, source=False)
+        written[pixel[..., None], channel[..., None] + np.arange(piece.channels)] += 1
+    if (written != 1).any():
+        raise QaccelError(f"{attrs.name}: {int((written != 1).sum())} values are not written exactly once")
 
 
 def _no_integers(call: relax.Call, meaning: dict[relax.Var, Quantization]) -> None:

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from tvm import relax
 
 from ..errors import QaccelError
 from ..numerics import activation_limits
 from . import operators
 from .calibrate import Ranges
+from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
 from .operators import Quantization
+from .pieces import MOST_PIECES, Piece, flattened, pieces_of
 from .weights import NotQuantizable, activation_quantization
-
-Shape = tuple[int, ...]
-NCHW_TO_NHWC = (0, 2, 3, 1)
-NHWC_TO_NCHW = (0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a source tensor lies as NHWC: transposed by ``axes``, then reshaped to ``nhwc``.
-
-    ``flat`` marks a plane [N, C, H, W] that the source has as [N, C * H * W]: element-wise operations pass it on and a
-    matrix product takes it as a convolution over the whole plane.
-    """
-
-    nhwc: Shape
-    axes: tuple[int, ...]
-    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,32 +27,6 @@ class Held:
     q: Quantization
     layout: Layout
     span: tuple[float, float]
-
-
-def layout_of(shape: Shape) -> Layout | None:
-    """Layout of [N, C, H, W], [N, C] or [N, S, C] tensors; None for other ranks."""
-    if len(shape) == 4:
-        return Layout(tuple(shape[axis] for axis in NCHW_TO_NHWC), NCHW_TO_NHWC)
-    if len(shape) == 2:
-        return Layout((shape[0], 1, 1, shape[1]), (0, 1))
-    if len(shape) == 3:
-        return Layout((shape[0], 1, shape[1], shape[2]), (0, 1, 2))
-    return None
-
-
-def reshaped(layout: Layout, shape: Shape) -> Layout | None:
-    """Layout after a reshape of the source tensor to ``shape`` that moves nothing, or None."""
-    n, h, w, c = layout.nhwc
-    if not shape or shape[0] != n:
-        return None
-    target = layout_of(shape)
-    if layout.flat:
-        return layout_of(shape) if shape == (n, c, h, w) else None
-    if target is not None and target.nhwc == layout.nhwc and (h * w == 1 or len(shape) == len(layout.axes)):
-        return target
-    if shape == (n, c * h * w) and len(layout.axes) == 4:
-        return replace(layout, flat=True)
-    return None
 
 
 class Emitter:
@@ -85,6 +45,7 @@ class Emitter:
         self.notes: list[str] = []
         self.in_float: dict[str, str] = {}
         self._copies: dict[tuple[relax.Var, int], Held] = {}
+        self._moves: dict[tuple[relax.Var, Layout], Held] = {}
         self._nodes = {node.output: node for node in nodes}
         self._names: dict[relax.Var, str] = {node.output: node.range_name for node in self._nodes.values()}
 
@@ -112,16 +73,20 @@ class Emitter:
             return self.held[var].layout
         if str(var.ty.dtype) != "float32":
             raise NotQuantizable(f"an operand is {var.ty.dtype}, not float32")
-        found = layout_of(operators.static_shape(var))
+        shape = operators.static_shape(var)
+        found = canonical(shape)
         if found is None:
-            raise NotQuantizable(f"an operand has rank {len(operators.static_shape(var))}; 2 to 4 can be quantized")
+            raise NotQuantizable(f"an operand has rank {len(shape)}; tensors of 2 dimensions and more can be quantized")
         return found
 
-    def integers(self, var: relax.Var, bits: int) -> Held:
-        """``var`` as integers of that many bits: as it is, by a requantizing copy, or quantized from float."""
+    def integers(self, var: relax.Var, bits: int, wanted: Layout | None = None) -> Held:
+        """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
         if var not in self.held:
-            self._quantize(var, max(bits, self.demands.get(var, bits)))
-        held = self.held[var]
+            self._quantize(var, max(bits, self.demands.get(var, bits)), wanted)
+        held = self._of_width(var, self.held[var], bits)
+        return held if wanted is None or held.layout == wanted else self._moved(var, held, wanted)
+
+    def _of_width(self, var: relax.Var, held: Held, bits: int) -> Held:
         if held.q.bits == bits:
             return held
         if (held.var, bits) not in self._copies:
@@ -134,31 +99,94 @@ class Emitter:
             self._copies[held.var, bits] = replace(held, var=copy, q=q)
         return replace(self._copies[held.var, bits], layout=held.layout)
 
-    def _quantize(self, var: relax.Var, bits: int) -> None:
-        layout = self.layout(var)
-        root, axes = self._moved_from(var, layout)
+    def _moved(self, var: relax.Var, held: Held, wanted: Layout) -> Held:
+        """The same integers in another order."""
+        key = held.var, wanted
+        if key not in self._moves:
+            shape = operators.static_shape(var)
+            codes = arranged(offsets(held.layout, shape), wanted)
+            name = f"{self._names.get(var, str(var.name))}.transposed"
+            moved = self.move(name, "Transpose", [held], codes, held.q, activation_limits(held.q.bits))
+            self._moves[key] = replace(held, var=self.builder.emit(moved), layout=wanted)
+        return self._moves[key]
+
+    def move(
+        self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: tuple[int, int],
+        fills: Sequence[int] = (),
+    ) -> relax.Call:  # fmt: skip
+        """A call of ``qaccel.move``.
+
+        ``codes`` int64 [N, H, W, C]: which value each output is, counted through all sources' values in NHWC order, or
+        -1 - k for ``fills[k]``. Raises NotQuantizable where it takes too many pieces or mixes samples.
+        """
+        sizes = [int(np.prod(held.layout.nhwc)) for held in sources]
+        bases = np.cumsum([0, *sizes])
+        batch = codes.shape[0]
+        if any(held.layout.nhwc[0] != batch for held in sources):
+            raise NotQuantizable("it moves values between samples of a batch")
+        source = np.searchsorted(bases[1:], codes, side="right")
+        source = np.where(codes < 0, len(sources) - 1 - codes, source)
+        sample = np.array([*(size // batch for size in sizes), *(0 for _ in fills)], np.int64)[source]
+        place = codes - np.array([*bases[:-1], *(-1 - k for k in range(len(fills)))], np.int64)[source]
+        first = place[:1]
+        if not np.array_equal(place, first + np.arange(batch).reshape(-1, 1, 1, 1) * sample):
+            raise NotQuantizable("it moves values between samples of a batch")
+        depth = np.array([*(held.layout.nhwc[3] for held in sources), *(1 for _ in fills)], np.int64)[source[0]]
+        if ((first < 0) | (first >= sample[:1]))[source[:1] < len(sources)].any():
+            raise NotQuantizable("it moves values between samples of a batch")
+        filled = source[0] >= len(sources)
+        channel = np.where(filled, np.arange(codes.shape[3]), first[0] % depth)
+        pieces = pieces_of(source[0], np.where(filled, 0, first[0] // depth), channel)
+        if pieces is None:
+            raise NotQuantizable(f"its values move in more than {MOST_PIECES} strided pieces")
+        return self.pieced(name, op, sources, pieces, codes.shape, q, clamp, fills)
+
+    def pieced(
+        self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
+        clamp: tuple[int, int], fills: Sequence[int] = (),
+    ) -> relax.Call:  # fmt: skip
+        """A call of ``qaccel.move`` from its pieces; ``shape`` NHWC."""
+        attrs = operators.MoveAttrs(
+            name, op, tuple(shape), tuple(h.q.bits for h in sources), tuple(h.q.scale for h in sources),
+            tuple(h.q.zero_point for h in sources), q.bits, q.scale, q.zero_point, *clamp, tuple(fills), flattened(pieces),
+        )  # fmt: skip
+        try:
+            attrs.multipliers()
+        except ValueError as error:
+            raise NotQuantizable(f"requantization {error}") from None
+        return operators.move([held.var for held in sources], attrs)
+
+    def _quantize(self, var: relax.Var, bits: int, wanted: Layout | None) -> None:
+        plan = wanted or self.layout(var)
+        root, at_root = self._root(var, plan)
         name = self._names.get(root, str(root.name))
         span = self.span_of(name)
         q = activation_quantization(*span, bits)
-        attrs = operators.QuantizeAttrs(name, q.scale, q.zero_point, bits, axes, layout.nhwc)
-        self.hold(var, operators.quantize(self.real(root), attrs), q, layout, span)
+        source, shape = self.real(root), operators.static_shape(root)
+        axes = order_of(at_root, shape)
+        if axes is None:
+            shape = _outer(at_root)
+            axes = order_of(at_root, shape)
+            assert axes is not None  # the view is its own
+            source = self.builder.emit(relax.op.reshape(source, shape))
+        attrs = operators.QuantizeAttrs(name, q.scale, q.zero_point, bits, axes, plan.nhwc)
+        self.hold(var, operators.quantize(source, attrs), q, plan, span)
 
-    def _moved_from(self, var: relax.Var, layout: Layout) -> tuple[relax.Var, tuple[int, ...]]:
-        """A tensor that ``var`` is only a Transpose or Reshape of, and the axes that lead from it to NHWC."""
-        axes = layout.axes
-        shape = operators.static_shape(var)
+    def _root(self, var: relax.Var, found: Layout) -> tuple[relax.Var, Layout]:
+        """The float tensor that ``var`` is only a Transpose or Reshape of, and what the layout ``found`` is there."""
         while var not in self.floats and var not in self.held and var in self._nodes:
             node = self._nodes[var]
-            source = operators.static_shape(node.inputs[0]) if node.inputs else ()
             if node.kind == "transpose":
                 turn = permutation(node.call)
-                axes = tuple(turn[axis] for axis in axes)
-            elif node.kind == "reshape" and _in_order(shape, axes) and source[:1] == shape[:1]:
-                axes = tuple(range(len(source)))
-            else:
+                back = tuple(turn.index(axis) for axis in range(len(turn)))
+                above = transposed(found, operators.static_shape(var), back)
+                if above is None or node.inputs[0] in self.held:
+                    break
+                found = above
+            elif node.kind != "reshape" or node.inputs[0] in self.held:
                 break
-            var, shape = node.inputs[0], source
-        return var, axes
+            var = node.inputs[0]
+        return var, found
 
     def real(self, var: relax.Var) -> relax.Expr:
         """``var`` in float32, dequantized or moved if that is how it is to be had."""
@@ -167,39 +195,28 @@ class Emitter:
         if var in self.same:
             return self.real(self.same[var])
         node = self._nodes.get(var)
-        turned = node is not None and node.kind == "transpose" and node.inputs[0] in self.held
-        if var in self.held and not self.held[var].layout.flat:
-            self.floats[var] = self._dequantize(self.held[var], tuple(range(len(var.ty.shape.values))), var)
-        elif node is not None and turned and not self.held[node.inputs[0]].layout.flat:
-            self.floats[var] = self._dequantize(self.held[node.inputs[0]], permutation(node.call), node.inputs[0])
+        if var in self.held:
+            self.floats[var] = self._dequantize(self.held[var], var)
         elif node is not None and node.kind in ("reshape", "transpose"):
-            self.in_float[node.name] = "it moves values in a way that integers in NHWC order cannot follow"
             self.copy(node)
-        elif var in self.held:
-            self.floats[var] = self._plane(var)
         else:
             raise QaccelError(f"internal: {var} was not computed")
         return self.floats[var]
 
-    def _plane(self, var: relax.Var) -> relax.Expr:
-        """A flat tensor in float: dequantized as its plane, then reshaped."""
-        held = self.held[var]
-        n, h, w, c = held.layout.nhwc
+    def _dequantize(self, held: Held, var: relax.Var) -> relax.Expr:
+        """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""
+        shape = operators.static_shape(var)
+        view, order = shape, order_of(held.layout, shape)
+        if order is None:
+            view = _outer(held.layout)
+            order = order_of(held.layout, view)
+            assert order is not None  # the view is its own
         attrs = operators.DequantizeAttrs(
-            str(var.name), held.q.scale, held.q.zero_point, held.q.bits, NHWC_TO_NCHW, (n, h, w, c)
-        )
-        plane = self.builder.emit(operators.dequantize(held.var, attrs))
-        return self.builder.emit(relax.op.reshape(plane, (n, c * h * w)))
-
-    def _dequantize(self, held: Held, turn: tuple[int, ...], var: relax.Var) -> relax.Var:
-        """``held`` in its source layout, then transposed by ``turn``."""
-        axes = held.layout.axes
-        shape = held.layout.nhwc if len(axes) == 4 else tuple(operators.static_shape(var)[axis] for axis in axes)
-        back = tuple(axes.index(axis) for axis in turn)
-        attrs = operators.DequantizeAttrs(
-            self._names.get(var, str(var.name)), held.q.scale, held.q.zero_point, held.q.bits, back, shape
-        )
-        return self.builder.emit(operators.dequantize(held.var, attrs))
+            self._names.get(var, str(var.name)), held.q.scale, held.q.zero_point, held.q.bits,
+            tuple(order.index(axis) for axis in range(len(order))), tuple(view[axis] for axis in order),
+        )  # fmt: skip
+        value = self.builder.emit(operators.dequantize(held.var, attrs))
+        return value if view == shape else self.builder.emit(relax.op.reshape(value, shape))
 
     def copy(self, node: Node) -> None:
         """The node in float, its bindings as they were, and those of the clamps that it had taken in."""
@@ -230,7 +247,6 @@ def permutation(call: relax.Call) -> tuple[int, ...]:
     return tuple(range(rank))[::-1] if axes is None else tuple(int(axis) % rank for axis in axes)
 
 
-def _in_order(shape: Shape, axes: tuple[int, ...]) -> bool:
-    """Whether transposing by ``axes`` moves nothing: the axes of more than one element keep their order."""
-    longer = [axis for axis in axes if shape[axis] > 1]
-    return longer == sorted(longer)
+def _outer(held: Layout) -> tuple[int, ...]:
+    """The view with the batch in front, where it is 1 as well."""
+    return held.view if held.nhwc[0] != 1 else (1, *held.view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..numerics import activation_limits
 from . import numpy_kernels as kernels
 from . import operators
 from .float_rules import RULES
+from .pieces import positions, unflattened
 from .rescale import rescale, rounded
 
 Observer = Callable[[str, np.ndarray], None]
@@ -55,7 +57,9 @@ def run_quantized(
 
 def _all_batched(function: relax.Function) -> bool:
     """Whether several samples can run in one pass: float operators in between are of kinds that keep axis 0 apart."""
-    apart = {"relax.nn.relu", "relax.clip", "relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d"}
+    apart = {
+        "relax.nn.relu", "relax.clip", "relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.reshape",
+    }  # fmt: skip
     for block in function.body.blocks:
         for binding in block.bindings:
             value = binding.value
@@ -147,7 +151,8 @@ def _quantize(attrs: operators.QuantizeAttrs, x: np.ndarray) -> np.ndarray:
 
 def _dequantize(attrs: operators.DequantizeAttrs, q: np.ndarray) -> np.ndarray:
     real = (q.astype(np.int32) - attrs.zero_point).astype(np.float32) * np.float32(attrs.scale)
-    return real.reshape(_batched(len(q), attrs.shape)).transpose(attrs.axes)
+    outer = attrs.shape[0] * q.size // math.prod(attrs.shape)  # the batch at hand, and what may be merged with it
+    return real.reshape(outer, *attrs.shape[1:]).transpose(attrs.axes)
 
 
 def _batched(batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -213,6 +218,26 @@ def _eltwise(attrs: operators.EltwiseAttrs, a: np.ndarray, b: np.ndarray) -> np.
     return _finished(rounded(combine(first * ma, second * mb), shift), attrs)
 
 
+def _move(attrs: operators.MoveAttrs, *sources: np.ndarray) -> np.ndarray:
+    batch = len(sources[0])
+    made = [
+        _finished(rescale(q.astype(np.int64) - zero_point, *scale), attrs).reshape(batch, -1, q.shape[-1])
+        for q, zero_point, scale in zip(sources, attrs.in_zero_points, attrs.multipliers(), strict=True)
+    ]
+    shape = _batched(batch, attrs.shape)
+    result = np.zeros((batch, shape[1] * shape[2], shape[3]), operators.carrier(attrs.out_bits))
+    for piece in unflattened(attrs.pieces):
+        pixel, channel = positions(piece, source=False)
+        run = channel[..., None] + np.arange(piece.channels)
+        if piece.source >= len(made):
+            result[:, pixel[..., None], run] = attrs.fills[piece.source - len(made)]
+            continue
+        from_pixel, from_channel = positions(piece, source=True)
+        values = made[piece.source][:, from_pixel[..., None], from_channel[..., None] + np.arange(piece.channels)]
+        result[:, pixel[..., None], run] = values
+    return result.reshape(shape)
+
+
 def _requantize(attrs: operators.RequantizeAttrs, q: np.ndarray) -> np.ndarray:
     return _finished(rescale(q.astype(np.int64) - attrs.in_zero_point, *attrs.multiplier()), attrs)
 
@@ -228,7 +253,11 @@ def _table(attrs: operators.TableAttrs, q: np.ndarray, table: np.ndarray) -> np.
 
 def _finished(
     values: np.ndarray,
-    attrs: operators.ConvAttrs | operators.PoolAttrs | operators.EltwiseAttrs | operators.RequantizeAttrs,
+    attrs: operators.ConvAttrs
+    | operators.PoolAttrs
+    | operators.EltwiseAttrs
+    | operators.RequantizeAttrs
+    | operators.MoveAttrs,
 ) -> np.ndarray:
     clamped = np.clip(values + attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi)
     return clamped.astype(operators.carrier(attrs.out_bits))
@@ -242,4 +271,5 @@ _OPERATIONS: dict[type, Callable[..., np.ndarray]] = {
     operators.EltwiseAttrs: _eltwise,
     operators.RequantizeAttrs: _requantize,
     operators.TableAttrs: _table,
+    operators.MoveAttrs: _move,
 }

@@ -14,28 +14,52 @@ from ..frontend.import_onnx import node_name
 _KINDS = {
     ("relax.nn.conv2d",): "conv",
     ("relax.nn.conv2d", "relax.add"): "conv",
+    ("relax.nn.conv2d_transpose",): "conv_transpose",
+    ("relax.nn.conv2d_transpose", "relax.add"): "conv_transpose",
     ("relax.matmul",): "gemm",
     ("relax.matmul", "relax.add"): "gemm",
     ("relax.add",): "eltwise",
+    ("relax.subtract",): "eltwise",
+    ("relax.multiply",): "eltwise",
+    ("relax.minimum",): "eltwise",
+    ("relax.maximum",): "eltwise",
     ("relax.nn.relu",): "clamp",
     ("relax.clip",): "clamp",
     ("relax.nn.max_pool2d",): "max_pool",
     ("relax.nn.avg_pool2d",): "avg_pool",
+    ("relax.mean",): "mean",
     ("relax.reshape",): "reshape",
     ("relax.permute_dims",): "transpose",
+    ("relax.strided_slice",): "move",
+    ("relax.nn.pad",): "move",
+    ("relax.concat",): "move",
+    ("relax.take",): "move",
+    ("relax.tile",): "move",
+    ("relax.repeat",): "move",
+    ("relax.flip",): "move",
+    ("relax.broadcast_to",): "move",
+    ("relax.expand_dims",): "reshape",
+    ("relax.squeeze",): "reshape",
+    ("relax.flatten",): "reshape",
+    ("relax.image.resize2d",): "resize",
+    ("relax.nn.relu", "relax.minimum", "relax.multiply", "relax.add"): "prelu",
+    ("relax.minimum", "relax.multiply", "relax.nn.relu", "relax.add"): "prelu",
 }
 _OP_OF_KIND = {
-    "conv": "Conv", "gemm": "Gemm", "eltwise": "Add", "clamp": "Clip", "max_pool": "MaxPool", "avg_pool": "AveragePool",
-    "reshape": "Reshape", "transpose": "Transpose",
+    "conv": "Conv", "conv_transpose": "ConvTranspose", "gemm": "Gemm", "clamp": "Clip", "max_pool": "MaxPool",
+    "avg_pool": "AveragePool", "mean": "ReduceMean", "reshape": "Reshape", "transpose": "Transpose", "resize": "Resize",
+    "prelu": "PRelu",
 }  # fmt: skip
-_CARRIES_CLAMPS = ("conv", "gemm", "eltwise", "max_pool", "avg_pool", "clamp")
+_BIASED = ("conv", "conv_transpose", "gemm")
+CARRIES_CLAMPS = ("conv", "conv_transpose", "gemm", "eltwise", "max_pool", "avg_pool", "mean", "clamp")
 
 
 @dataclass(frozen=True)
 class Node:
     """One source node: its Relax bindings in order, the variables it reads, the variable it defines.
 
-    ``clamps`` are the Relu and Clip nodes that it has taken in; ``output`` is then the last one's variable.
+    ``clamps`` are the Relu and Clip nodes that it has taken in; ``output`` is then the last one's variable. ``inner`` are the
+    nodes before the last one of a look-up table that stands for several.
     """
 
     name: str
@@ -45,6 +69,12 @@ class Node:
     inputs: tuple[relax.Var, ...]
     output: relax.Var
     clamps: tuple[Node, ...] = ()
+    inner: tuple[Node, ...] = ()
+
+    @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """The source nodes that this one stands for, itself among them."""
+        return (*self.inner, self, *self.clamps)
 
     @property
     def call(self) -> relax.Call:
@@ -77,7 +107,7 @@ def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
     position: dict[relax.Var, int] = {}
     for node in nodes:
         before = position.get(node.inputs[0]) if node.kind == "clamp" and node.inputs else None
-        if before is not None and uses[node.inputs[0]] == 1 and result[before].kind in _CARRIES_CLAMPS:
+        if before is not None and uses[node.inputs[0]] == 1 and result[before].kind in CARRIES_CLAMPS:
             host = result[before]
             result[before] = replace(host, clamps=(*host.clamps, node), output=node.output)
             position[node.output] = before
@@ -121,7 +151,7 @@ def _node(group: list[relax.VarBinding], op_types: Mapping[str, str], uses: Mapp
         b.value.op.name if isinstance(b.value, relax.Call) and isinstance(b.value.op, ir.Op) else "" for b in group
     )
     kind = _KINDS.get(operators, "other")
-    if len(group) == 2 and kind != "other":
+    if len(group) == 2 and kind in _BIASED:
         second = group[1].value.args
         joined = group[0].var.same_as(second[0]) and isinstance(second[1], ir.GenericConst) and uses[group[0].var] == 1
         kind = kind if joined else "other"

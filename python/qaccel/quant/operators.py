@@ -9,7 +9,7 @@ exactly a float32. Importing this module registers the operators.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -132,7 +132,7 @@ class PoolAttrs:
 class EltwiseAttrs:
     """``qaccel.eltwise(a, b)``: ``kind`` add, sub, mul, min or max.
 
-    The result has the shape of ``a``; ``b`` may be one pixel [1, 1, 1, C] or one value [1, 1, 1, 1] repeated over it.
+    The result has the shape of ``a``; ``b`` is repeated along each of its dimensions that is 1.
     """
 
     operator: ClassVar[str] = "qaccel.eltwise"
@@ -202,9 +202,39 @@ class TableAttrs:
     out_zero_point: int
 
 
-Attrs = QuantizeAttrs | DequantizeAttrs | ConvAttrs | PoolAttrs | EltwiseAttrs | RequantizeAttrs | TableAttrs
+@dataclass(frozen=True)
+class MoveAttrs:
+    """``qaccel.move(q0, q1, ...)``: values put elsewhere, each source rescaled to the output: NHWC ``shape``.
+
+    ``pieces`` are those of ``pieces.Piece`` one after the other; a piece whose source is number of operands + k repeats
+    the constant ``fills[k]``, in output integers, and its steps in the source are 0.
+    """
+
+    operator: ClassVar[str] = "qaccel.move"
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    in_bits: tuple[int, ...]
+    in_scales: tuple[float, ...]
+    in_zero_points: tuple[int, ...]
+    out_bits: int
+    out_scale: float
+    out_zero_point: int
+    clamp_lo: int
+    clamp_hi: int
+    fills: tuple[int, ...]
+    pieces: tuple[int, ...]
+
+    def multipliers(self) -> list[tuple[int, int]]:
+        """(M, s) of every operand's scale over the output's, in float32."""
+        return [multiplier_and_shift(float(np.float32(s) / np.float32(self.out_scale))) for s in self.in_scales]
+
+
+Attrs = (
+    QuantizeAttrs | DequantizeAttrs | ConvAttrs | PoolAttrs | EltwiseAttrs | RequantizeAttrs | TableAttrs | MoveAttrs
+)
 _CLASSES: tuple[type[Any], ...] = (
-    QuantizeAttrs, DequantizeAttrs, ConvAttrs, PoolAttrs, EltwiseAttrs, RequantizeAttrs, TableAttrs,
+    QuantizeAttrs, DequantizeAttrs, ConvAttrs, PoolAttrs, EltwiseAttrs, RequantizeAttrs, TableAttrs, MoveAttrs,
 )  # fmt: skip
 _BY_OPERATOR = {cls.operator: cls for cls in _CLASSES}
 
@@ -236,7 +266,7 @@ def read(call: relax.Call) -> Attrs:
         value = attrs[field.name]
         kind = str(field.type)
         if kind.startswith("tuple"):
-            values[field.name] = tuple(int(item) for item in value)
+            values[field.name] = tuple((float if "float" in kind else int)(item) for item in value)
         else:
             values[field.name] = {"str": str, "int": int, "float": float, "bool": bool}[kind](value)
     return cls(**values)
@@ -251,6 +281,9 @@ def inputs_of(attrs: Attrs) -> tuple[Quantization, ...]:
     if isinstance(attrs, EltwiseAttrs):
         first = Quantization(attrs.a_bits, attrs.a_scale, attrs.a_zero_point)
         return (first, Quantization(attrs.b_bits, attrs.b_scale, attrs.b_zero_point))
+    if isinstance(attrs, MoveAttrs):
+        each = zip(attrs.in_bits, attrs.in_scales, attrs.in_zero_points, strict=True)
+        return tuple(Quantization(*fields) for fields in each)
     bits = attrs.activation_bits if isinstance(attrs, ConvAttrs | PoolAttrs) else attrs.in_bits
     return (Quantization(bits, attrs.in_scale, attrs.in_zero_point),)
 
@@ -272,7 +305,7 @@ def call(attrs: Attrs, *args: relax.Expr) -> relax.Call:
 
 
 def _plain(value: Any) -> Any:
-    return [int(item) for item in value] if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def quantize(x: relax.Expr, attrs: QuantizeAttrs) -> relax.Call:
@@ -316,6 +349,11 @@ def table(q: relax.Expr, values: np.ndarray, attrs: TableAttrs) -> relax.Call:
     return call(attrs, q, relax.const(np.ascontiguousarray(values.astype(dtype))))
 
 
+def move(sources: Sequence[relax.Expr], attrs: MoveAttrs) -> relax.Call:
+    """Call of ``qaccel.move``."""
+    return call(attrs, *sources)
+
+
 def constant(expr: relax.Expr) -> np.ndarray:
     """The array of a constant operand. Raises QaccelError if it is none."""
     if not isinstance(expr, ir.GenericConst):
@@ -353,6 +391,8 @@ def _infer(call: relax.Call, _builder: object) -> relax.TensorType:
         return relax.TensorType(attrs.shape, carrier(attrs.bits))
     if isinstance(attrs, DequantizeAttrs):
         return relax.TensorType([attrs.shape[axis] for axis in attrs.axes], "float32")
+    if isinstance(attrs, MoveAttrs):
+        return relax.TensorType(attrs.shape, carrier(attrs.out_bits))
     n, h, w, c = static_shape(call.args[0])
     if isinstance(attrs, ConvAttrs):
         o, kh, kw, _ = static_shape(call.args[1])

@@ -16,15 +16,17 @@ from tvm import relax
 
 from ..errors import QaccelError
 from ..frontend.import_onnx import ImportedModel
-from . import operators
+from . import operators, rules, rules_eltwise, rules_move
 from .calibrate import Ranges
 from .check import check_quantized
-from .emitter import Emitter, layout_of, reshaped
+from .emitter import Emitter
 from .interpret import run_quantized
 from .match import Node, fuse_clamps, nodes_of, use_counts, variables
-from .rules import RULES, WEIGHTED, NodeBits, reshape
+from .rules import WEIGHTED, NodeBits, Rule, rename
+from .tables import fuse_tables
 from .weights import NotQuantizable
 
+RULES: dict[str, Rule] = {**rules.RULES, **rules_eltwise.RULES, **rules_move.RULES}
 FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
 
 
@@ -51,8 +53,9 @@ class QuantizedModel:
 
     `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
-    Clip nodes that became the clamp of the node that is the key. `unquantized`: (node, operator, reason) of what stays
-    in float. `notes`: what a user may want to know, one line each, beginning with the node.
+    Clip nodes that became the clamp of the node that is the key; `inner`: nodes before it that its table stands for.
+    `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
+    beginning with the node.
     """
 
     mod: tvm.IRModule
@@ -61,6 +64,7 @@ class QuantizedModel:
     notes: tuple[str, ...]
     unquantized: tuple[tuple[str, str, str], ...]
     fused: Mapping[str, tuple[str, ...]]
+    inner: Mapping[str, tuple[str, ...]]
 
     def run(
         self, inputs: Mapping[str, np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None
@@ -85,7 +89,8 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
     """
     source = model.mod["main"]
     op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
-    nodes = fuse_clamps(nodes_of(source, op_types), use_counts(source))
+    uses = use_counts(source)
+    nodes = fuse_clamps(fuse_tables(nodes_of(source, op_types), uses), uses)
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
     builder = relax.BlockBuilder()
@@ -103,7 +108,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
     mod["main"] = builder.get()["main"]
     mod = relax.transform.DeadCodeElimination(["main"])(mod)
     check_quantized(mod)
-    ops = {each.name: each.op for node in nodes for each in (node, *node.clamps)}
+    ops = {each.name: each.op for node in nodes for each in node.all_nodes}
     quantized = {node.name: node for node in nodes if node.output in emitter.held and node.name not in emitter.in_float}
     return QuantizedModel(
         mod=mod,
@@ -112,6 +117,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
         notes=tuple(emitter.notes),
         unquantized=tuple((name, ops[name], reason) for name, reason in emitter.in_float.items()),
         fused={n: tuple(clamp.name for clamp in x.clamps) for n, x in quantized.items() if x.clamps},
+        inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
     )
 
 
@@ -144,19 +150,16 @@ def _bits_of(node: Node, bits: BitsOf, asked: int, read_in_float: bool) -> NodeB
         given = DEFAULT_BITS if node.kind in WEIGHTED else LayerBits(out, out)
     if read_in_float or not asked:
         out = max(out, given.activation_bits)
-    if node.kind == "max_pool" and not node.clamps:
+    if node.kind in ("max_pool", "move", "resize") and not node.clamps and len(set(node.inputs)) == 1:
         out = given.activation_bits
     return NodeBits(given.weight_bits, given.activation_bits, out)
 
 
 def _renames(node: Node) -> bool:
-    """Whether the node is a reshape whose output is the same integers in the same order."""
+    """Whether the node's output is the same integers as its input."""
     if not isinstance(node.bindings[-1].value, relax.Call):
         return isinstance(node.bindings[-1].value, relax.Var)
-    if node.kind != "reshape":
-        return False
-    layout = layout_of(operators.static_shape(node.inputs[0]))
-    return layout is not None and reshaped(layout, operators.static_shape(node.output)) is not None
+    return node.kind in ("reshape", "transpose")
 
 
 def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
@@ -167,9 +170,9 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
         emitter.same[node.output] = value
         if value in emitter.held:
             emitter.held[node.output] = emitter.held[value]
-    elif node.kind == "reshape":
-        reshape(node, emitter)
-    elif node.kind != "transpose":
+    elif node.kind in ("reshape", "transpose"):
+        rename(node, emitter)
+    else:
         reason = "this operator has no integer form yet"
         if widths is not None:
             try:
@@ -178,7 +181,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
             except NotQuantizable as error:
                 reason = str(error)
         if isinstance(value, relax.Call):
-            for each in (node, *node.clamps):
+            for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
         emitter.copy(node)
 
@@ -186,7 +189,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
 def _check_names(bits: BitsOf, nodes: list[Node]) -> None:
     if isinstance(bits, LayerBits):
         return
-    known = {each.name for node in nodes for each in (node, *node.clamps)}
+    known = {each.name for node in nodes for each in node.all_nodes}
     for name in bits:
         if name not in known:
             raise QaccelError(f"bits are given for '{name}', but the model has no such node")

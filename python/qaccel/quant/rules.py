@@ -12,12 +12,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import ir, relax
 
+from ..isa import field_maximum
 from ..numerics import activation_limits
 from . import operators
-from .emitter import Emitter, Held, Layout, layout_of, reshaped
+from .emitter import Emitter, Held, permutation
+from .layout import Layout, arranged, canonical, channels_last, layout, transposed
 from .match import Node
 from .operators import Quantization
-from .weights import NotQuantizable, activation_quantization, quantize_real, quantize_weights
+from .tables import make_table
+from .weights import (
+    NotQuantizable,
+    QuantizedWeights,
+    activation_quantization,
+    quantize_real,
+    quantize_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Output:
         return self.q.bits, self.q.scale, self.q.zero_point, self.clamp_lo, self.clamp_hi
 
 
+LARGEST_KERNEL = field_maximum("CONV", "kernel_h")  # rows or pixels
 Rule = Callable[[Node, NodeBits, Emitter], None]
 
 
@@ -76,28 +86,51 @@ def _scalar(expr: relax.Expr) -> float:
 
 def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     call, attrs = node.call, node.call.attrs
-    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW") or not _is_constant(call.args[1]):
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW") or not is_constant(call.args[1]):
         raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
-    window = Window(_pair(attrs.strides), _pads(attrs.padding), _pair(attrs.dilation), int(attrs.groups))
-    bias = _bias(node, (len(weight), 1, 1))
-    _weighted(node, bits, emitter, weight, bias, window)
+    result, wanted = plane_layouts(node)
+    window = Window(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
+    bias = bias_of(node, (len(weight), 1, 1))
+    source = emitter.integers(node.inputs[0], bits.activation, wanted)
+    _weighted(node, bits, emitter, source, weight, bias, window, result)
 
 
 def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """[..., K] times a constant [K, M]; a flattened plane is taken as it lies, by a kernel of the plane's size."""
     data, matrix = node.call.args
-    if not (isinstance(data, relax.Var) and _is_constant(matrix)) or len(operators.static_shape(matrix)) != 2:
+    if not (isinstance(data, relax.Var) and is_constant(matrix)) or len(operators.static_shape(matrix)) != 2:
         raise NotQuantizable("only the product of an activation and a constant matrix can be quantized")
-    if len(operators.static_shape(data)) not in (2, 3):
-        raise NotQuantizable("its activation must have the shape [N, K] or [N, S, K]")
-    layout = emitter.layout(data)
-    _, h, w, c = layout.nhwc
     values = operators.constant(matrix)
-    if layout.flat:
-        weight = values.reshape(c, h, w, -1).transpose(3, 1, 2, 0)
+    shape, result = operators.static_shape(data), channels_last(operators.static_shape(node.output))
+    wanted = channels_last(shape)
+    if wanted is None or result is None:
+        raise NotQuantizable(f"its activation has the shape {list(shape)}; two dimensions and more can be quantized")
+    plane = _flat_plane(emitter.layout(data), shape) if len(shape) == 2 else None
+    if plane is not None:
+        source = emitter.integers(data, bits.activation)
+        _, h, w, c = source.layout.nhwc
+        weight = values[plane].reshape(h, w, c, -1).transpose(3, 0, 1, 2)
     else:
-        weight = values.T.reshape(-1, 1, 1, c)
-    _weighted(node, bits, emitter, weight, _bias(node, (len(weight),)), Window())
+        source = emitter.integers(data, bits.activation, _in_place(emitter.layout(data), wanted))
+        weight = values.T.reshape(-1, 1, 1, values.shape[0])
+        result = replace(result, nhwc=(*source.layout.nhwc[:3], len(weight)))
+    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), Window(), result)
+
+
+def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which of the K features each value of a sample's plane is, in NHWC order; None if the samples are not planes of K."""
+    n, h, w, c = held.nhwc
+    if n != shape[0] or h * w * c != shape[1] or h * w == 1 or max(h, w) > LARGEST_KERNEL:
+        return None
+    order = arranged(np.arange(n * shape[1]).reshape(shape), held).reshape(n, -1)
+    return order[0] if np.array_equal(order, order[0] + np.arange(n)[:, None] * shape[1]) else None
+
+
+def _in_place(held: Layout, wanted: Layout) -> Layout:
+    """``held`` where it has the order and the channels of ``wanted``, however it counts rows and pixels."""
+    same = (held.view, held.axes) == (wanted.view, wanted.axes)
+    return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
 
 
 @dataclass(frozen=True)
@@ -111,27 +144,35 @@ class Window:
 
 
 def _weighted(
-    node: Node, bits: NodeBits, emitter: Emitter, weight: np.ndarray, bias: np.ndarray, window: Window
-) -> None:
+    node: Node, bits: NodeBits, emitter: Emitter, source: Held, weight: np.ndarray, bias: np.ndarray, window: Window,
+    result: Layout,
+) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
-    layout = _result_layout(node)
-    source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    made = quantize_weights(weight, bias, bits.weight, source.q, out.q.scale)
-    of_all = f"of {len(bias)} channels"
-    if made.raised:
-        emitter.notes.append(f"{node.name}: {len(made.raised)} {of_all} took a larger weight scale for their bias")
-    if made.dead:
-        emitter.notes.append(f"{node.name}: {len(made.dead)} {of_all} have no weights left and are constant")
+    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
         node.name, node.op, window.strides, window.padding, window.dilation, window.groups, bits.weight,
         source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
     )  # fmt: skip
     call = operators.conv2d(source.var, made.weight, made.bias, made.scale, attrs)
-    emitter.hold(node.output, call, out.q, layout, out.span)
+    emitter.hold(node.output, call, out.q, result, out.span)
 
 
-def _bias(node: Node, shape: tuple[int, ...]) -> np.ndarray:
+def integer_weights(
+    node: Node, bits: NodeBits, emitter: Emitter, source: Quantization, out: Quantization, weight: np.ndarray,
+    bias: np.ndarray,
+) -> QuantizedWeights:  # fmt: skip
+    """Weights and bias of a layer as integers; what had to give way is noted."""
+    made = quantize_weights(weight, bias, bits.weight, source, out.scale)
+    of_all = f"of {len(bias)} channels"
+    if made.raised:
+        emitter.notes.append(f"{node.name}: {len(made.raised)} {of_all} took a larger weight scale for their bias")
+    if made.dead:
+        emitter.notes.append(f"{node.name}: {len(made.dead)} {of_all} have no weights left and are constant")
+    return made
+
+
+def bias_of(node: Node, shape: tuple[int, ...]) -> np.ndarray:
     """The bias [OC] that the node's second binding adds, broadcast along ``shape``; zeros without one."""
     channels = shape[0]
     if len(node.bindings) == 1:
@@ -154,26 +195,26 @@ def _avg_pool(node: Node, bits: NodeBits, emitter: Emitter) -> None:
 def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     """A maximum keeps the scale of its input, unless it took in a clamp."""
     attrs = node.call.attrs
-    kernel, strides, dilation = _pair(attrs.pool_size), _pair(attrs.strides), _pair(attrs.dilation)
-    padding = _pads(attrs.padding)
+    kernel, strides, dilation = pair(attrs.pool_size), pair(attrs.strides), pair(attrs.dilation)
+    padding = pads(attrs.padding)
     if str(attrs.layout) != "NCHW" or bool(attrs.ceil_mode):
         raise NotQuantizable("it is not in NCHW layout, or its ceil_mode adds windows that count fewer values")
     shape, result = operators.static_shape(node.inputs[0]), operators.static_shape(node.bindings[-1].var)
     for axis in (0, 1):
         if _empty_window(shape[2 + axis], result[2 + axis], kernel[axis], strides[axis], dilation[axis], padding[axis]):
             raise NotQuantizable("one of its windows lies wholly in the padding")
-    layout = _result_layout(node)
-    source = emitter.integers(node.inputs[0], bits.activation)
+    result_layout, wanted = plane_layouts(node)
+    source = emitter.integers(node.inputs[0], bits.activation, wanted)
     keeps = kind == "max" and not node.clamps
     out = output(node, bits.out, emitter, source.q if keeps else None)
     made = operators.PoolAttrs(
         node.name, node.op, kind, kernel, strides, padding, dilation, kind == "avg" and bool(attrs.count_include_pad),
         source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
     )  # fmt: skip
-    _expressible(lambda: made.multiplier(1))
-    _expressible(lambda: made.multiplier(kernel[0] * kernel[1] if kind == "avg" else 1))
+    expressible(lambda: made.multiplier(1))
+    expressible(lambda: made.multiplier(kernel[0] * kernel[1] if kind == "avg" else 1))
     span = source.span if keeps else out.span
-    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, layout, span)
+    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, result_layout, span)
 
 
 def _empty_window(size: int, outputs: int, kernel: int, stride: int, dilation: int, pad: int) -> bool:
@@ -181,34 +222,63 @@ def _empty_window(size: int, outputs: int, kernel: int, stride: int, dilation: i
     return not bool(((taps >= 0) & (taps < size)).any(axis=1).all())
 
 
-def _eltwise(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """Two activations of one shape."""
-    if len(node.inputs) != 2:
-        raise NotQuantizable("an operand is constant; only the sum of two activations can be quantized")
-    if operators.static_shape(node.inputs[0]) != operators.static_shape(node.inputs[1]):
-        raise NotQuantizable("its operands have different shapes")
-    layouts = [emitter.layout(var) for var in node.inputs]
-    if layouts[0] != layouts[1]:
-        raise NotQuantizable("its operands lie differently in memory: one of them is a flattened plane")
-    a, b = (emitter.integers(var, bits.activation) for var in node.inputs)
-    out = output(node, bits.out, emitter)
-    attrs = operators.EltwiseAttrs(
-        node.name, node.op, "add", a.q.bits, a.q.scale, a.q.zero_point, b.q.bits, b.q.scale, b.q.zero_point, *out.fields
-    )
-    _expressible(attrs.multipliers)
-    emitter.hold(node.output, operators.eltwise(a.var, b.var, attrs), out.q, layouts[0], out.span)
-
-
 def _clamp(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """A Relu or Clip that no layer could take in: a requantizing copy that clamps."""
-    layout = emitter.layout(node.inputs[0])
-    source: Held = emitter.integers(node.inputs[0], bits.activation)
+    source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
     attrs = operators.RequantizeAttrs(
         node.name, node.op, source.q.bits, source.q.scale, source.q.zero_point, *out.fields
     )
-    _expressible(attrs.multiplier)
-    emitter.hold(node.output, operators.requantize(source.var, attrs), out.q, layout, out.span)
+    expressible(attrs.multiplier)
+    emitter.hold(node.output, operators.requantize(source.var, attrs), out.q, source.layout, out.span)
+
+
+def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """Any function of one value."""
+    source = emitter.integers(node.inputs[0], bits.activation)
+    out = output(node, bits.out, emitter)
+    made = make_table(node, source.q, out.q)
+    if source.q.bits == 16:
+        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
+    attrs = operators.TableAttrs(
+        node.name,
+        node.op,
+        source.q.bits,
+        source.q.scale,
+        source.q.zero_point,
+        out.q.bits,
+        out.q.scale,
+        out.q.zero_point,
+    )
+    emitter.hold(node.output, operators.table(source.var, made.values, attrs), out.q, source.layout, out.span)
+
+
+def _mean(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """A mean over any axes but the first: a pool over the whole plane, the reduced axes being its rows and pixels."""
+    shape = operators.static_shape(node.inputs[0])
+    given = node.call.attrs.axis
+    axes = sorted({int(axis) % len(shape) for axis in given} if given is not None else range(len(shape)))
+    if not axes or axes[0] == 0:
+        raise NotQuantizable("it is a mean over the samples of a batch")
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    result = canonical(operators.static_shape(node.output))
+    if result is None:
+        raise NotQuantizable(f"its result has the shape {list(operators.static_shape(node.output))}")
+    count = int(np.prod([shape[axis] for axis in axes]))
+    first = max((k for k in range(1, LARGEST_KERNEL + 1) if count % k == 0 and k * k <= count), default=1)
+    rest = count // first
+    nhwc = (shape[0], first, rest, int(np.prod([shape[axis] for axis in kept[1:]])))
+    wanted = layout(shape, [kept[0], *axes, *kept[1:]], nhwc)
+    source = emitter.integers(node.inputs[0], bits.activation, _in_place(emitter.layout(node.inputs[0]), wanted))
+    _, first, rest, _ = source.layout.nhwc
+    out = output(node, bits.out, emitter)
+    made = operators.PoolAttrs(
+        node.name, node.op, "avg", (first, rest), (first, rest), (0, 0, 0, 0), (1, 1), False,
+        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+    )  # fmt: skip
+    expressible(lambda: made.multiplier(first * rest))
+    order = layout(tuple(shape[axis] for axis in kept), range(len(kept)), (shape[0], 1, 1, nhwc[3]))
+    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, order, out.span)
 
 
 RULES: dict[str, Rule] = {
@@ -216,28 +286,36 @@ RULES: dict[str, Rule] = {
     "gemm": _gemm,
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
-    "eltwise": _eltwise,
     "clamp": _clamp,
+    "table": _table,
+    "mean": _mean,
 }
-WEIGHTED = ("conv", "gemm")
+WEIGHTED = ("conv", "conv_transpose", "gemm")
 
 
-def reshape(node: Node, emitter: Emitter) -> None:
-    """A reshape that moves nothing is another name for the same integers; any other one is left until it is read."""
+def rename(node: Node, emitter: Emitter) -> None:
+    """A reshape or transpose of integers is another name for the same ones; of a float it is left until it is read."""
     held = emitter.held.get(node.inputs[0])
-    layout = reshaped(held.layout, operators.static_shape(node.output)) if held is not None else None
-    if held is not None and layout is not None:
-        emitter.held[node.output] = replace(held, layout=layout)
+    if held is None:
+        return
+    if node.kind == "reshape":
+        emitter.held[node.output] = held
+        return
+    turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))
+    if turned is not None:
+        emitter.held[node.output] = replace(held, layout=turned)
 
 
-def _result_layout(node: Node) -> Layout:
-    layout = layout_of(operators.static_shape(node.output))
-    if layout is None:
-        raise NotQuantizable(f"its output has rank {len(operators.static_shape(node.output))}")
-    return layout
+def plane_layouts(node: Node) -> tuple[Layout, Layout]:
+    """NHWC layouts of the node's output and first input, both [N, C, H, W]."""
+    result = canonical(operators.static_shape(node.output))
+    source = canonical(operators.static_shape(node.inputs[0]))
+    if result is None or source is None:
+        raise NotQuantizable(f"its output has the shape {list(operators.static_shape(node.output))}")
+    return result, source
 
 
-def _expressible(make: Callable[[], object]) -> None:
+def expressible(make: Callable[[], object]) -> None:
     """Raises NotQuantizable where a ratio of scales is too large for a multiplier."""
     try:
         make()
@@ -245,15 +323,18 @@ def _expressible(make: Callable[[], object]) -> None:
         raise NotQuantizable(f"requantization {error}") from None
 
 
-def _pair(values: Iterable[int]) -> tuple[int, int]:
+def pair(values: Iterable[int]) -> tuple[int, int]:
+    """An attribute of two integers."""
     first, second = (int(value) for value in values)
     return first, second
 
 
-def _pads(values: Iterable[int]) -> tuple[int, int, int, int]:
+def pads(values: Iterable[int]) -> tuple[int, int, int, int]:
+    """An attribute of four integers: top, left, bottom, right."""
     top, left, bottom, right = (int(value) for value in values)
     return top, left, bottom, right
 
 
-def _is_constant(expr: relax.Expr) -> bool:
+def is_constant(expr: relax.Expr) -> bool:
+    """Whether an operand is a constant."""
     return isinstance(expr, ir.GenericConst)

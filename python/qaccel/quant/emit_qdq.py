@@ -18,12 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import QaccelError
 from . import operators
-from .operators import ConvAttrs, DequantizeAttrs, Quantization, QuantizeAttrs
+from .operators import ConvAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
 from .quantize import QuantizedModel
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
 NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
 _IR_VERSION_OF_21 = 10
+_RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 
 
@@ -112,6 +113,9 @@ class _Graph:
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
         self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
         self.integers: dict[tuple[str, Quantization], str] = {}
+        self.meaning: dict[tuple[str, int], Quantization] = {}
+        self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
+        self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in _RENAMING}
         self.outputs = {value.name for value in source.graph.output}
         self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
         self.taken |= {value.name for value in (*source.graph.input, *source.graph.initializer)}
@@ -121,12 +125,26 @@ class _Graph:
         """Takes in one call of the quantized module."""
         if isinstance(attrs, QuantizeAttrs):
             tensor = self.output_of.get(attrs.name, attrs.name)
-            self.entering.setdefault(tensor, Quantization(attrs.bits, attrs.scale, attrs.zero_point))
-        elif not isinstance(attrs, DequantizeAttrs) and attrs.name in self.output_of:
-            self.operations[attrs.name] = attrs, constants
-            made = operators.output_of(attrs)
-            assert made is not None
-            self.made[self.output_of[(attrs.name, *self.fused.get(attrs.name, ()))[-1]]] = made
+            q = Quantization(attrs.bits, attrs.scale, attrs.zero_point)
+            self.entering.setdefault(tensor, q)
+            self._means(tensor, q)
+            return
+        made = operators.output_of(attrs)
+        if made is None:
+            return
+        node, _, part = attrs.name.rpartition(".")
+        if attrs.name in self.output_of:
+            last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
+            self.operations.setdefault(attrs.name, (attrs, constants))
+            self.made[self.output_of[last]] = made
+            self._means(self.output_of[last], made)
+        elif part.startswith("phase") and isinstance(attrs, ConvAttrs):
+            self.operations.setdefault(node, (attrs, constants))  # what its node reads is what its phases read
+        elif part == f"to{made.bits}" and isinstance(attrs, RequantizeAttrs):
+            self._means(self.output_of.get(node, node), made)
+
+    def _means(self, tensor: str, q: Quantization) -> None:
+        self.meaning.setdefault((tensor, q.bits), q)
 
     def build(self) -> onnx.ModelProto:
         """The finished model; initializers that nothing reads any more are left out."""
@@ -145,17 +163,18 @@ class _Graph:
     def _add(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        operation = self.operations.get(node.name)
-        read = operators.inputs_of(operation[0]) if operation else ()
+        operation = self.operations.get(node.name) or self._table_around(node)
+        bits = operators.inputs_of(operation[0])[0].bits if operation else 0
         for position, tensor in enumerate(node.input):
-            if position < len(read):
-                copy.input[position] = self._dequantized(self._as(tensor, read[position]), read[position])
+            q = self._meaning_of(tensor, bits) if operation else None
+            if q is not None:
+                copy.input[position] = self._dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
                 copy.input[position] = self._real(tensor)
         tensor = node.output[0]
         if tensor in self.made and tensor in self.outputs:
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
-        if operation and isinstance(operation[0], ConvAttrs):
+        if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
             self._weighted(copy, operation[0], *operation[1])
         else:
             self.nodes.append(copy)
@@ -164,6 +183,16 @@ class _Graph:
             self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
             if tensor in self.outputs:
                 self._dequantized(self.integers[tensor, made], made, tensor)
+
+    def _table_around(self, node: onnx.NodeProto) -> tuple[operators.Attrs, tuple[np.ndarray, ...]] | None:
+        """The table that a node is a part of."""
+        return self.operations.get(self.part_of.get(node.name, ""))
+
+    def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
+        """What a tensor's integers of that many bits mean; a reshaped or transposed one has those of its source."""
+        while (tensor, bits) not in self.meaning and tensor in self.renamed:
+            tensor = self.renamed[tensor]
+        return self.meaning.get((tensor, bits))
 
     def _as(self, tensor: str, q: Quantization) -> str:
         """The integers of a tensor under one quantization: as they were made, or quantized from what they stand for."""

@@ -47,7 +47,12 @@ class Emitter:
         self._copies: dict[tuple[relax.Var, int], Held] = {}
         self._moves: dict[tuple[relax.Var, Layout], Held] = {}
         self._nodes = {node.output: node for node in nodes}
-        self._names: dict[relax.Var, str] = {node.output: node.range_name for node in self._nodes.values()}
+        self._names: dict[relax.Var, str] = {}
+        for node in self._nodes.values():
+            value = node.bindings[-1].value
+            # The outputs of one node share its range.
+            of_tuple = isinstance(value, relax.TupleGetItem) and self._names.get(value.tuple_value)
+            self._names[node.output] = of_tuple or node.range_name
 
     def name_input(self, var: relax.Var, name: str, value: relax.Expr) -> None:
         """A graph input: its calibrated name and its variable in the new function."""

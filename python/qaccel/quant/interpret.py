@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import tvm
 from tvm import ir, relax
 
 from ..errors import QaccelError
+from ..frontend.import_onnx import node_name
 from ..numerics import activation_limits
 from . import numpy_kernels as kernels
 from . import operators
+from .float_plan import TvmNode
 from .float_rules import RULES
 from .pieces import positions, unflattened
 from .rescale import rescale, rounded
@@ -104,7 +107,7 @@ def _run(
             if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
                 observe(attrs.name, values[binding.var])
         elif isinstance(call, relax.Call):
-            values[binding.var] = _float(call)(*(value_of(a) for a in call.args if not isinstance(a, relax.ShapeExpr)))
+            values[binding.var] = _float(binding, mod, value_of)
         else:
             values[binding.var] = value_of(call)
         for var in last.get(k, ()):
@@ -130,13 +133,26 @@ def _last_reads(bindings: list[relax.Binding]) -> dict[int, list[relax.Var]]:
     return dead
 
 
-def _float(call: relax.Call) -> Callable[..., np.ndarray]:
-    name = call.op.name if isinstance(call.op, ir.Op) else str(call.op)
-    rule = RULES.get(name)
+def _float(binding: relax.Binding, mod: tvm.IRModule, value_of: Callable[[relax.Expr], Any]) -> Any:
+    """The value of a float operator: by its NumPy rule, or the operator compiled by TVM."""
+    call = binding.value
+    rule = RULES.get(call.op.name) if isinstance(call.op, ir.Op) else None
     kernel = rule(call) if rule is not None else None
     if kernel is None:
-        raise QaccelError(f"{name}: no NumPy rule for this float operator; run the compiled module instead")
-    return kernel
+        compiled = _compiled(binding, mod)
+        return compiled(*(value_of(var) for var in compiled.operands))
+    return kernel(*(value_of(arg) for arg in call.args if isinstance(arg.ty, relax.TensorType | relax.TupleType)))
+
+
+@lru_cache(maxsize=256)
+def _compiled(binding: relax.Binding, mod: tvm.IRModule) -> TvmNode:
+    """One operator without a NumPy rule, its tuple of results taken apart."""
+    group, results = [binding], (binding.var,)
+    if isinstance(binding.value.ty, relax.TupleType):
+        parts = [relax.Var(f"part{k}", field) for k, field in enumerate(binding.value.ty.fields)]
+        group += [relax.VarBinding(part, relax.TupleGetItem(binding.var, k)) for k, part in enumerate(parts)]
+        results = tuple(parts)
+    return TvmNode(node_name(binding.value), group, results, mod)
 
 
 def _quantize(attrs: operators.QuantizeAttrs, x: np.ndarray) -> np.ndarray:

@@ -117,8 +117,10 @@ def phases(size: int, outputs: int, kernel: int, stride: int, dilation: int, pad
         # The window reaches from the tap farthest back to the one farthest ahead, and over the input at its own position.
         first, last = min([*at, 0]), max([*at, 0])
         last += max(0, size - count - last)
+        after = count - 1 + last - (size - 1)
+        first = min(first, last - after)  # padding is smaller than the window
         taps = tuple(at.get(place, -1) for place in range(first, last + 1))
-        found.append(Phase(taps, -first, count - 1 + last - (size - 1), count))
+        found.append(Phase(taps, -first, after, count))
     return found
 
 

@@ -124,8 +124,8 @@ def test_constants_keep_their_type() -> None:
     assert {i.value.numpy().dtype for i in indices} == {np.dtype(np.int64)}
 
 
-def test_operators_left_to_tvm() -> None:
-    """HardSwish (several calls), Split (a tuple), ConvTranspose and Resize equal ONNX Runtime and carry their names."""
+def test_operators_of_several_calls_and_nodes() -> None:
+    """HardSwish (several calls), Split (Slices), ConvTranspose and Resize (Gathers) equal ONNX Runtime and carry their names."""
     proto = model(
         [
             node("HardSwish", ["x"], ["h"], name="swish"),
@@ -139,7 +139,7 @@ def test_operators_left_to_tvm() -> None:
         outputs=("y", "h"),
     )
     imported = import_onnx(proto)
-    assert set(dict(calls(imported))) == {"swish", "split", "up", "resize", "cat"}
+    assert set(dict(calls(imported))) == {"swish", "split:0", "split:1", "up", "resize_axis2", "resize", "cat"}
     x = weights(3, 4, 5, 6)
     pieces = [ort_run(proto, {"x": x[k : k + 1]}) for k in range(3)]
     expected = {k: np.concatenate([p[k] for p in pieces]) for k in ("y", "h")}

@@ -156,7 +156,7 @@ SHAPED = {
         {},
         False,
     ),
-    "split": ([node("Split", ["x"], ["a", "b", "c"], axis=1), node("Sub", ["a", "c"], ["y"])], {}, False),
+    "split": ([node("Split", ["x"], ["a", "b", "c"], axis=1), node("Sub", ["a", "c"], ["y"])], {}, True),
     "two dense layers": (
         [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "w"], ["g"]), node("MatMul", ["g", "v"], ["y"])],
         {
@@ -206,7 +206,8 @@ def test_observe_sees_every_node_and_input() -> None:
         "x": [x],
         "conv": [expected["c"]],
         "swish": [expected["h"]],
-        "split": [expected["a"], expected["b"]],
+        "split:0": [expected["a"]],
+        "split:1": [expected["b"]],
         "add": [expected["y"]],
     }
     assert list(seen) == list(pairs)

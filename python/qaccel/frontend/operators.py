@@ -45,6 +45,11 @@ class Node:
         """Static shape of the first output."""
         return self.graph.shape(self.proto.output[0])
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type of the first operand."""
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.graph.types[self.proto.input[0]][1]))
+
     def value(self, position: int) -> np.ndarray | None:
         """A constant operand, or None where it is absent or computed."""
         return self.values[position] if position < len(self.values) else None
@@ -108,7 +113,7 @@ def _matmul(node: Node) -> relax.Expr | None:
 def _clip(node: Node) -> relax.Expr | None:
     """Clip -> clip with constant bounds; a missing bound is the type's largest finite value."""
     attrs = attrs_of(node.proto)
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(node.graph.types[node.proto.input[0]][1]))
+    dtype = node.dtype
     limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     bounds = []
     for position, name, limit in ((1, "min", limits.min), (2, "max", limits.max)):

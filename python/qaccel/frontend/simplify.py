@@ -13,6 +13,7 @@ from onnx import helper
 from qaccel.frontend.affine import fold_affine
 from qaccel.frontend.fold import fold
 from qaccel.frontend.graph import Graph, attrs_of, fresh_name, pruned, remade, substitute
+from qaccel.frontend.spatial import spatial
 
 # Element-wise operators of one operand (with attributes or constant operands only) that commute with any Transpose.
 UNARY = {
@@ -24,7 +25,7 @@ RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 def simplify(graph: Graph) -> Graph:
     """All passes, until nothing changes. Takes a folded graph and gives a folded graph."""
-    graph = explicit_pads(graph)
+    graph = fold(pruned(spatial(explicit_pads(graph))))
     passes: tuple[Callable[[Graph], Graph], ...] = (fold_affine, merge_pad, transposes, reshapes)
     for _ in range(100):  # every pass removes nodes or moves a Transpose down, so this ends far sooner
         before = graph.nodes

@@ -16,9 +16,11 @@ from tvm.ir import SourceName, Span
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from qaccel.errors import QaccelError
+from qaccel.frontend import movement, operators
 from qaccel.frontend.graph import Graph
-from qaccel.frontend.operators import CONVERTERS, Node, const
+from qaccel.frontend.operators import Node, const
 
+CONVERTERS = {**operators.CONVERTERS, **movement.CONVERTERS}
 # TVM's importer fills the further outputs of these with zeros.
 FIRST_OUTPUT_ONLY = {"LayerNormalization", "Dropout", "BatchNormalization"}
 

@@ -171,7 +171,14 @@ def _operands(value: relax.Expr) -> list[relax.Expr]:
 
 def _arguments(value: relax.Expr) -> tuple[relax.Expr, ...]:
     """The operands that a NumPy rule takes: tensors and tuples, not shapes and scalars, which it read from the call."""
-    return tuple(a for a in _operands(value) if isinstance(a.ty, (relax.TensorType, relax.TupleType)))
+    return tuple(a for a in _operands(value) if holds_tensors(a))
+
+
+def holds_tensors(expr: relax.Expr) -> bool:
+    """Whether an operand is a tensor or a tuple of them: no shape, no scalar, no tuple of bounds."""
+    if isinstance(expr.ty, relax.TupleType):
+        return all(isinstance(field, relax.TensorType) for field in expr.ty.fields)
+    return isinstance(expr.ty, relax.TensorType)
 
 
 def _is_batched(value: relax.Expr, batched: Mapping[relax.Var, bool]) -> bool:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import erf
 from tvm import relax
 
 from qaccel.quant import numpy_kernels as kernels
+from qaccel.quant.float_moves import RULES as MOVES
+from qaccel.quant.float_moves import moves_apart
 
 Kernel = Callable[..., np.ndarray]
 Shape = tuple[int, ...]
@@ -140,6 +143,7 @@ BINARY: dict[str, Kernel] = {
     "relax.divide": _divide,
     "relax.maximum": np.maximum,
     "relax.minimum": np.minimum,
+    "relax.power": np.power,
 }
 UNARY: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.nn.relu": _plain(lambda x: np.maximum(x, x.dtype.type(0))),
@@ -150,10 +154,20 @@ UNARY: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.sqrt": _plain(np.sqrt),
     "relax.negative": _plain(np.negative),
     "relax.abs": _plain(np.abs),
+    "relax.erf": _plain(lambda x: erf(x).astype(x.dtype, copy=False)),
+    "relax.log": _plain(np.log),
+    "relax.floor": _plain(np.floor),
+    "relax.ceil": _plain(np.ceil),
+    "relax.round": _plain(np.rint),
+    "relax.sin": _plain(np.sin),
+    "relax.cos": _plain(np.cos),
+    "relax.sign": _plain(np.sign),
+    "relax.rsqrt": _plain(lambda x: 1 / np.sqrt(x)),
     "relax.nn.leakyrelu": _leakyrelu,
     "relax.nn.silu": _plain(lambda x: x * _sigmoid(x)),
 }
 RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
+    **MOVES,
     **UNARY,
     **{name: _plain(function) for name, function in BINARY.items()},
     "relax.nn.conv2d": _conv2d,
@@ -172,6 +186,8 @@ def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) ->
     """Whether the rule `name` holds when axis 0 of the operands marked in `batched` grows by a common factor."""
     shapes = [static_shape(arg) for arg in call.args]
     rank = len(shapes[0])
+    if name in MOVES:
+        return bool(batched[0]) and bool(moves_apart(name, call))
     if name in UNARY or name.startswith("relax.nn.") and name.endswith(("conv2d", "pool2d")):
         return rank > 0
     if name in BINARY:

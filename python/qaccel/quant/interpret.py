@@ -16,7 +16,7 @@ from ..frontend.import_onnx import node_name
 from ..numerics import activation_limits
 from . import numpy_kernels as kernels
 from . import operators
-from .float_plan import TvmNode
+from .float_plan import TvmNode, holds_tensors
 from .float_rules import RULES
 from .pieces import positions, unflattened
 from .rescale import rescale, rounded
@@ -141,7 +141,7 @@ def _float(binding: relax.Binding, mod: tvm.IRModule, value_of: Callable[[relax.
     if kernel is None:
         compiled = _compiled(binding, mod)
         return compiled(*(value_of(var) for var in compiled.operands))
-    return kernel(*(value_of(arg) for arg in call.args if isinstance(arg.ty, relax.TensorType | relax.TupleType)))
+    return kernel(*(value_of(arg) for arg in call.args if holds_tensors(arg)))
 
 
 @lru_cache(maxsize=256)

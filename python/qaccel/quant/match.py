@@ -34,6 +34,7 @@ _KINDS = {
     ("relax.nn.pad",): "move",
     ("relax.concat",): "move",
     ("relax.take",): "move",
+    ("relax.take", "relax.reshape"): "move",
     ("relax.tile",): "move",
     ("relax.repeat",): "move",
     ("relax.flip",): "move",
@@ -42,8 +43,7 @@ _KINDS = {
     ("relax.squeeze",): "reshape",
     ("relax.flatten",): "reshape",
     ("relax.image.resize2d",): "resize",
-    ("relax.nn.relu", "relax.minimum", "relax.multiply", "relax.add"): "prelu",
-    ("relax.minimum", "relax.multiply", "relax.nn.relu", "relax.add"): "prelu",
+    ("relax.nn.prelu",): "prelu",
 }
 _OP_OF_KIND = {
     "conv": "Conv", "conv_transpose": "ConvTranspose", "gemm": "Gemm", "clamp": "Clip", "max_pool": "MaxPool",

@@ -142,18 +142,13 @@ def _negated(node: Node, emitter: Emitter, a: Held) -> Held:
 def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """max(x, 0) + slope * min(x, 0) with a slope per channel: both halves exact, one rounding each for product and sum."""
     shape = operators.static_shape(node.output)
-    slopes = [
-        operators.constant(arg)
-        for binding in node.bindings
-        if binding.value.op.name == "relax.multiply"
-        for arg in binding.value.args
-        if isinstance(arg, ir.GenericConst)
-    ]
-    if len(set(node.inputs)) != 1 or len(slopes) != 1 or operators.static_shape(node.inputs[0]) != shape:
+    slope_of, axis = node.call.args[1], int(node.call.attrs.axis) % len(shape)
+    if not isinstance(slope_of, ir.GenericConst):
         raise NotQuantizable("its slopes are computed at run time")
+    slopes = operators.constant(slope_of).reshape([-1 if k == axis else 1 for k in range(len(shape))])
     x = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    vector = _reduced(arranged(np.broadcast_to(slopes[0], shape), x.layout))[:1]
+    vector = _reduced(arranged(np.broadcast_to(slopes, shape), x.layout))[:1]
     slope = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
     hi = activation_limits(x.q.bits)[1]
     wide = Quantization(CONSTANT_BITS, x.q.scale, 0)

@@ -12,6 +12,7 @@ from tvm import ir, relax
 from ..numerics import activation_limits
 from . import operators
 from .emitter import Emitter, Held
+from .float_plan import holds_tensors
 from .float_rules import RULES as FLOAT_RULES
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node
@@ -71,7 +72,7 @@ def _run(node: Node, values: Mapping[relax.Var, np.ndarray]) -> np.ndarray:
         kernel = rule(call) if rule is not None else None
         if kernel is None:
             raise NotQuantizable(f"{call.op.name} of this form has no rule that says where values go")
-        operands = [value_of(arg) for arg in call.args if isinstance(arg.ty, relax.TensorType | relax.TupleType)]
+        operands = [value_of(arg) for arg in call.args if holds_tensors(arg)]
         known[binding.var] = np.asarray(kernel(*operands))
     return known[node.bindings[-1].var]
 

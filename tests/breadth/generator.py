@@ -60,17 +60,31 @@ def conv(net: Network, x: str) -> str | None:
     out = c if style == "depthwise" else c * 2 if style == "multiplier" else groups * int(rng.integers(1, 9))
     strides, dilations = net.ints(1, 3, 2), net.ints(1, 3, 2)
     pads = [int(rng.integers(0, k)) for k in kernel * 2]
-    size = [(n + pads[i] + pads[i + 2] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i, n in enumerate((h, w))]
+    size = [
+        (n + pads[i] + pads[i + 2] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i, n in enumerate((h, w))
+    ]
     if min(size) < 1:
         return None
     inputs = [x, net.const(weight(rng, out, c // groups, *kernel))]
     if rng.random() < 0.7:
         inputs.append(net.const(rng.normal(0, 0.3, out)))
     result = net.add(
-        "Conv", inputs, (1, out, *size), group=groups, kernel_shape=kernel, strides=strides, dilations=dilations, pads=pads
+        "Conv",
+        inputs,
+        (1, out, *size),
+        group=groups,
+        kernel_shape=kernel,
+        strides=strides,
+        dilations=dilations,
+        pads=pads,
     )
     if rng.random() < 0.4:
-        names = [rng.uniform(0.5, 1.5, out), rng.normal(0, 0.3, out), rng.normal(0, 0.3, out), rng.uniform(0.5, 1.5, out)]
+        names = [
+            rng.uniform(0.5, 1.5, out),
+            rng.normal(0, 0.3, out),
+            rng.normal(0, 0.3, out),
+            rng.uniform(0.5, 1.5, out),
+        ]
         result = net.add("BatchNormalization", [result, *(net.const(v) for v in names)], net.shapes[result])
     return activation(net, result) if rng.random() < 0.5 else result
 
@@ -170,7 +184,11 @@ def binary(net: Network, x: str) -> str:
 def concat(net: Network, x: str) -> str | None:
     axis = int(net.rng.integers(1, 4))
     shape = net.shapes[x]
-    fitting = [n for n in net.live if all(a == b for k, (a, b) in enumerate(zip(net.shapes[n], shape, strict=True)) if k != axis)]
+    fitting = [
+        n
+        for n in net.live
+        if all(a == b for k, (a, b) in enumerate(zip(net.shapes[n], shape, strict=True)) if k != axis)
+    ]
     others = [str(v) for v in net.rng.choice(fitting, min(len(fitting), int(net.rng.integers(1, 3))), replace=False)]
     size = shape[axis] + sum(net.shapes[n][axis] for n in others)
     return net.add("Concat", [x, *others], tuple(size if k == axis else s for k, s in enumerate(shape)), axis=axis)
@@ -245,7 +263,10 @@ def dense(net: Network, x: str) -> str | None:
     if rng.random() < 0.5:
         flat = net.add("Flatten", [x], (1, c * h * w))
         product = net.add(
-            "Gemm", [flat, net.const(weight(rng, out, c * h * w)), net.const(rng.normal(0, 0.3, out))], (1, out), transB=1
+            "Gemm",
+            [flat, net.const(weight(rng, out, c * h * w)), net.const(rng.normal(0, 0.3, out))],
+            (1, out),
+            transB=1,
         )
         return net.add("Reshape", [product, net.const([1, out, 1, 1], np.int64)], (1, out, 1, 1))
     last = net.add("Transpose", [x], (1, h, w, c), perm=[0, 2, 3, 1])
@@ -263,7 +284,9 @@ def one_dimensional(net: Network, x: str) -> str | None:
         "Conv", [line, net.const(weight(rng, out, c, kernel))], (1, out, h * w - kernel + 1), kernel_shape=[kernel]
     )
     result = net.add("Relu", [result], net.shapes[result])
-    return net.add("Reshape", [result, net.const([1, out, 1, h * w - kernel + 1], np.int64)], (1, out, 1, h * w - kernel + 1))
+    return net.add(
+        "Reshape", [result, net.const([1, out, 1, h * w - kernel + 1], np.int64)], (1, out, 1, h * w - kernel + 1)
+    )
 
 
 STEPS: list[tuple[Callable[[Network, str], str | None], int]] = [

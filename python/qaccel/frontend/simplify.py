@@ -11,9 +11,10 @@ import onnx
 from onnx import helper
 
 from qaccel.frontend.affine import fold_affine
+from qaccel.frontend.expand import expand
 from qaccel.frontend.fold import fold
 from qaccel.frontend.graph import Graph, attrs_of, fresh_name, pruned, remade, substitute
-from qaccel.frontend.spatial import spatial
+from qaccel.frontend.one_dimensional import to_two_dimensions
 
 # Element-wise operators of one operand (with attributes or constant operands only) that commute with any Transpose.
 UNARY = {
@@ -25,12 +26,21 @@ RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 def simplify(graph: Graph) -> Graph:
     """All passes, until nothing changes. Takes a folded graph and gives a folded graph."""
-    graph = fold(pruned(spatial(explicit_pads(graph))))
-    passes: tuple[Callable[[Graph], Graph], ...] = (fold_affine, merge_pad, transposes, reshapes)
-    for _ in range(100):  # every pass removes nodes or moves a Transpose down, so this ends far sooner
+    graph = _repeated(fold(explicit_pads(graph)), (expand,))
+    graph = _repeated(graph, (fold_affine, merge_pad, transposes, reshapes))
+    flat = to_two_dimensions(graph)
+    if flat.nodes == graph.nodes:
+        return graph
+    return _repeated(fold(flat), (transposes, reshapes))
+
+
+def _repeated(graph: Graph, passes: tuple[Callable[[Graph], Graph], ...]) -> Graph:
+    """The passes one after the other until none changes anything."""
+    for _ in range(100):  # every pass removes nodes or moves one down, so this ends far sooner
         before = graph.nodes
         for each in passes:
-            graph = fold(pruned(each(graph)))
+            changed = pruned(each(graph))
+            graph = fold(changed) if changed.nodes != graph.nodes else graph
         if graph.nodes == before:
             return graph
     return graph
@@ -89,8 +99,6 @@ def _with_pads(node: onnx.NodeProto, graph: Graph) -> tuple[onnx.NodeProto, list
             small, large = total // 2, total - total // 2
             upper = mode == "SAME_UPPER"
             pads[axis], pads[axis + rank] = (small, large) if upper else (large, small)
-    elif node.op_type == "ConvTranspose" and "output_shape" in attrs:
-        return node, None
     new: dict[str, Any] = {"pads": pads}
     own: list[int] | None = None
     if attrs.get("ceil_mode") and mode == "NOTSET":
@@ -184,6 +192,13 @@ def _merged(node: onnx.NodeProto, pad: onnx.NodeProto, graph: Graph) -> onnx.Nod
             return None
     elif value != 0:
         return None
+    else:
+        # Padding of a whole kernel and more is no padding that hardware has; it stays a Pad.
+        dilations = attrs.get("dilations", [1] * len(before))
+        spans = [(k - 1) * d + 1 for k, d in zip(graph.shape(node.input[1])[2:], dilations, strict=True)]
+        merged = [a + b for a, b in zip(own, before + after, strict=True)]
+        if any(amount >= span for amount, span in zip(merged, spans * 2, strict=True)):
+            return None
     return remade(node, [pad.input[0], *node.input[1:]], pads=[a + b for a, b in zip(own, before + after, strict=True)],
                   **extra)  # fmt: skip
 

@@ -55,9 +55,11 @@ def spatial(graph: Graph) -> Graph:
     for node in graph.nodes:
         rewrite = _REWRITES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         kept = len(rewriter.nodes)
+        rewriter.names.discard(node.name)  # what takes the node's place may take its name
         if rewrite is None or not rewrite(node, rewriter):
             del rewriter.nodes[kept:]
             rewriter.nodes.append(node)
+        rewriter.names.add(node.name)
     return replace(graph, nodes=tuple(rewriter.nodes), consts=rewriter.consts)
 
 
@@ -175,19 +177,25 @@ def _pad(node: onnx.NodeProto, rewriter: Rewriter) -> bool:
         last = place == len(changed) - 1
         name = node.name if last else f"{node.name}_axis{axes[k]}"
         source = rewriter.node("Gather", [source, indices], name, node.output[0] if last else "", axis=axes[k])
-    return bool(changed)
+    if not changed:
+        rewriter.node("Identity", [source], node.name, node.output[0])
+    return True
 
 
 def _resize(node: onnx.NodeProto, rewriter: Rewriter) -> bool:
     """Nearest resizing as Gather with the indices that ONNX defines."""
     graph, attrs = rewriter.graph, attrs_of(node)
     mode = attrs.get("mode", "nearest")
+    shape, target = graph.shape(node.input[0]), graph.shape(node.output[0])
+    how = attrs.get("coordinate_transformation_mode", "half_pixel")
+    if shape == target and how != "tf_crop_and_resize":
+        rewriter.node("Identity", [node.input[0]], node.name, node.output[0])
+        return True
     if (mode.decode() if isinstance(mode, bytes) else mode) != "nearest":
         return False
-    shape, target = graph.shape(node.input[0]), graph.shape(node.output[0])
     scales = _scales(node, graph)
     legacy = node.op_type == "Upsample" or graph.opset < 11
-    how = "asymmetric" if legacy else attrs.get("coordinate_transformation_mode", "half_pixel")
+    how = "asymmetric" if legacy else how
     rounding = "floor" if legacy else attrs.get("nearest_mode", "round_prefer_floor")
     if how == "tf_crop_and_resize":
         return False
@@ -200,7 +208,9 @@ def _resize(node: onnx.NodeProto, rewriter: Rewriter) -> bool:
         last = place == len(changed) - 1
         name = node.name if last else f"{node.name}_axis{axis}"
         source = rewriter.node("Gather", [source, indices], name, node.output[0] if last else "", axis=axis)
-    return bool(changed)
+    if not changed:
+        rewriter.node("Identity", [source], node.name, node.output[0])
+    return True
 
 
 def _scales(node: onnx.NodeProto, graph: Graph) -> list[float] | None:

@@ -12,7 +12,7 @@ from tvm import relax
 from ..hw import HwConfig
 from ..isa import field_maximum
 from ..quant import operators
-from ..quant.pieces import unflattened
+from ..quant.pieces import unflattened, whole_bytes
 from .extents import valid_taps
 from .layers import (
     AnyLayer,
@@ -26,7 +26,6 @@ from .layers import (
     PoolLayer,
     Window,
 )
-from .strided import whole_bytes
 from .tile import smallest_working_bytes
 
 Verdict = tuple[bool, str]
@@ -143,7 +142,7 @@ def whole_bytes_move(case: Case) -> Verdict:
     maps = _feature_maps(case)
     for piece in unflattened(case.attrs.pieces):
         source = maps[piece.source] if piece.source < len(maps) - 1 else maps[-1]
-        if not whole_bytes(piece, source, maps[-1]):
+        if not whole_bytes(piece, source.bits, maps[-1].bits, maps[-1].c):
             return False, "its 4-bit values move by odd numbers of channels; 8-bit activations move by themselves"
     return OK
 

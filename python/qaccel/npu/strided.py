@@ -82,19 +82,6 @@ def _strided(
     )  # fmt: skip
 
 
-def whole_bytes(piece: Piece, source: FeatureMap, output: FeatureMap) -> bool:
-    """Whether every run of channels begins on a byte on both sides, and fills the bytes that it writes."""
-    sides = (
-        (source.bits, (piece.in_channel, piece.in_row_channels, piece.in_step_channels)),
-        (output.bits, (piece.out_channel, piece.out_row_channels, piece.out_step_channels)),
-    )
-    if any(value * bits % 8 for bits, values in sides for value in values):
-        return False
-    full = piece.channels * output.bits % 8 == 0
-    last = piece.out_row_channels == piece.out_step_channels == 0
-    return full or (last and piece.out_channel + piece.channels == output.c)
-
-
 def move_candidates(
     layer: MoveLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
 ) -> Iterator[list[Tiling]]:

@@ -15,7 +15,7 @@ from .calibrate import Ranges
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
 from .operators import Quantization
-from .pieces import MOST_PIECES, Piece, flattened, pieces_of
+from .pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from .weights import NotQuantizable, activation_quantization
 
 
@@ -45,7 +45,7 @@ class Emitter:
         self.notes: list[str] = []
         self.in_float: dict[str, str] = {}
         self._copies: dict[tuple[relax.Var, int], Held] = {}
-        self._moves: dict[tuple[relax.Var, Layout], Held] = {}
+        self._moves: dict[tuple[relax.Var, Layout, Layout], Held] = {}
         self._nodes = {node.output: node for node in nodes}
         self._names: dict[relax.Var, str] = {}
         for node in self._nodes.values():
@@ -106,7 +106,7 @@ class Emitter:
 
     def _moved(self, var: relax.Var, held: Held, wanted: Layout) -> Held:
         """The same integers in another order."""
-        key = held.var, wanted
+        key = held.var, held.layout, wanted
         if key not in self._moves:
             shape = operators.static_shape(var)
             codes = arranged(offsets(held.layout, shape), wanted)
@@ -150,7 +150,12 @@ class Emitter:
         self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
         clamp: tuple[int, int], fills: Sequence[int] = (),
     ) -> relax.Call:  # fmt: skip
-        """A call of ``qaccel.move`` from its pieces; ``shape`` NHWC."""
+        """A call of ``qaccel.move`` from its pieces; ``shape`` NHWC. 4-bit values that share bytes move as 8-bit ones."""
+        bits = {held.q.bits for held in sources}
+        if min(bits | {q.bits}) == 4 and not all(
+            whole_bytes(p, min(bits), q.bits, shape[3]) for p in pieces
+        ):  # fmt: skip
+            return self._pieced_wide(name, op, sources, pieces, shape, q, clamp, fills)
         attrs = operators.MoveAttrs(
             name, op, tuple(shape), tuple(h.q.bits for h in sources), tuple(h.q.scale for h in sources),
             tuple(h.q.zero_point for h in sources), q.bits, q.scale, q.zero_point, *clamp, tuple(fills), flattened(pieces),
@@ -160,6 +165,35 @@ class Emitter:
         except ValueError as error:
             raise NotQuantizable(f"requantization {error}") from None
         return operators.move([held.var for held in sources], attrs)
+
+    def _pieced_wide(
+        self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
+        clamp: tuple[int, int], fills: Sequence[int],
+    ) -> relax.Call:  # fmt: skip
+        """As ``pieced``, between copies that hold the same integers in 8 bits."""
+        wide = []
+        for k, held in enumerate(sources):
+            same = replace(held.q, bits=max(held.q.bits, 8))
+            if same != held.q:
+                copy = self._as(f"{name}.wide{k}", held.var, held.q, same, activation_limits(held.q.bits))
+                held = replace(held, var=copy, q=same)
+            wide.append(held)
+        if q.bits > 4:
+            return self.pieced(name, op, wide, pieces, shape, q, clamp, fills)
+        result = replace(q, bits=8)
+        moved = self.builder.emit(self.pieced(f"{name}.moved", op, wide, pieces, shape, result, clamp, fills))
+        attrs = operators.RequantizeAttrs(
+            name, op, result.bits, result.scale, result.zero_point, q.bits, q.scale, q.zero_point, *clamp
+        )
+        return operators.requantize(moved, attrs)
+
+    def _as(
+        self, name: str, var: relax.Var, q: Quantization, wanted: Quantization, clamp: tuple[int, int]
+    ) -> relax.Var:
+        attrs = operators.RequantizeAttrs(
+            name, "Requantize", q.bits, q.scale, q.zero_point, wanted.bits, wanted.scale, wanted.zero_point, *clamp
+        )
+        return self.builder.emit(operators.requantize(var, attrs))
 
     def _quantize(self, var: relax.Var, bits: int, wanted: Layout | None) -> None:
         plan = wanted or self.layout(var)

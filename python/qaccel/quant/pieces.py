@@ -62,6 +62,18 @@ def positions(piece: Piece, source: bool) -> tuple[np.ndarray, np.ndarray]:
     return pixel, piece.out_channel + r * piece.out_row_channels + p * piece.out_step_channels
 
 
+def whole_bytes(piece: Piece, in_bits: int, out_bits: int, out_channels: int) -> bool:
+    """Whether every run of channels begins on a byte on both sides, and fills the bytes that it writes."""
+    sides = (
+        (in_bits, (piece.in_channel, piece.in_row_channels, piece.in_step_channels)),
+        (out_bits, (piece.out_channel, piece.out_row_channels, piece.out_step_channels)),
+    )
+    if any(value * bits % 8 for bits, values in sides for value in values):
+        return False
+    last = piece.out_row_channels == piece.out_step_channels == 0
+    return piece.channels * out_bits % 8 == 0 or (last and piece.out_channel + piece.channels == out_channels)
+
+
 def pieces_of(
     source: np.ndarray, pixel: np.ndarray, channel: np.ndarray, most: int = MOST_PIECES
 ) -> list[Piece] | None:

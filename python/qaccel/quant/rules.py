@@ -19,7 +19,7 @@ from .emitter import Emitter, Held, permutation
 from .layout import Layout, arranged, canonical, channels_last, layout, transposed
 from .match import Node
 from .operators import Quantization
-from .tables import make_table
+from .tables import grid_span, make_table
 from .weights import (
     NotQuantizable,
     QuantizedWeights,
@@ -237,7 +237,13 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """Any function of one value."""
     source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    made = make_table(node, source.q, out.q)
+    if source.q.bits == bits.out == 16:
+        # The entries on either side of the range are interpolated to, so they must be in the output's range as well.
+        span = grid_span(node, source.q, source.span)
+        out = output(
+            node, bits.out, emitter, activation_quantization(min(*span, out.span[0]), max(*span, out.span[1]), 16)
+        )
+    made = make_table(node, source.q, out.q, source.span)
     if source.q.bits == 16:
         emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
     attrs = operators.TableAttrs(

@@ -53,10 +53,24 @@ class Table:
     off_by: float
 
 
-def make_table(node: Node, source: Quantization, out: Quantization) -> Table:
+def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tuple[float, float]:
+    """Least and greatest value of a 16-bit table's entries that inputs within ``span`` are interpolated from."""
+    unit = 1 << isa().interpolation_bits
+    first, last = (
+        int(edge(bound / source.scale / unit)) for edge, bound in zip((np.floor, np.ceil), span, strict=True)
+    )
+    with np.errstate(all="ignore"):
+        values = evaluate(node, np.arange(first, last + 1) * unit * source.scale)
+    if not np.isfinite(values).all():
+        raise NotQuantizable("its function is not finite within its input's range")
+    return float(values.min()), float(values.max())
+
+
+def make_table(node: Node, source: Quantization, out: Quantization, span: tuple[float, float]) -> Table:
     """The table of a node's function. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
 
-    Raises NotQuantizable where the function is not finite, or where interpolation strays by more than WORST_STEP.
+    ``span``: the inputs' range in real values, where it counts how far interpolation is off. Raises NotQuantizable where the
+    function is not finite, or where interpolation strays by more than WORST_STEP.
     """
     lo, hi = activation_limits(out.bits)
     if source.bits != 16:
@@ -69,7 +83,9 @@ def make_table(node: Node, source: Quantization, out: Quantization) -> Table:
     entries = np.clip(np.rint(exact[::unit]), lo, hi).astype(np.int64)
     low, part = (inputs[:-1] + (1 << 15)) >> bits, (inputs[:-1] + (1 << 15)) & (unit - 1)
     made = np.rint((entries[low] * (unit - part) + entries[low + 1] * part) / unit)
-    off_by = float(np.abs(made - exact[:-1]).max())
+    real = inputs[:-1] * source.scale
+    counted = (real >= span[0]) & (real <= span[1])
+    off_by = float(np.abs(made - exact[:-1])[counted].max(initial=0.0))
     if off_by > max(WORST_STEP * (hi - lo), 1.0):
         raise NotQuantizable(
             f"a table of 16-bit inputs interpolates between {len(entries)} entries and would be off by {off_by:.0f} of "

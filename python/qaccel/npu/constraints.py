@@ -54,7 +54,9 @@ def check_op(
         return False, "quantize and dequantize run on the CPU"
     if isinstance(attrs, operators.PoolAttrs):
         kernel = attrs.kernel
-    for rule in RULES:
+    for rule, kinds in RULES:
+        if not isinstance(attrs, kinds):
+            continue
         verdict = rule(Case(attrs, tuple(in_shapes), out_shape, kernel, hw))
         if not verdict[0]:
             return verdict
@@ -85,8 +87,7 @@ def feature_map_sizes(case: Case) -> Verdict:
 
 def kernel_size(case: Case) -> Verdict:
     """Kernels, strides and dilations are 1 to 255 in each direction."""
-    if case.kernel is None:
-        return OK
+    assert case.kernel is not None
     limit = field_maximum("CONV", "kernel_h")
     for what, values in (("kernel", case.kernel), ("stride", case.attrs.strides), ("dilation", case.attrs.dilation)):
         if not all(1 <= value <= limit for value in values):
@@ -96,8 +97,7 @@ def kernel_size(case: Case) -> Verdict:
 
 def padding_size(case: Case) -> Verdict:
     """Padding on each side is smaller than the (dilated) kernel, so that every window touches the input."""
-    if case.kernel is None:
-        return OK
+    assert case.kernel is not None
     for axis in (0, 1):
         extent = (case.kernel[axis] - 1) * case.attrs.dilation[axis] + 1
         pads = case.attrs.padding[axis], case.attrs.padding[axis + 2]
@@ -108,8 +108,7 @@ def padding_size(case: Case) -> Verdict:
 
 def pooling_taps(case: Case) -> Verdict:
     """Every pooling window has a tap inside the input (a dilated one may step over it)."""
-    if not isinstance(case.attrs, operators.PoolAttrs) or case.kernel is None:
-        return OK
+    assert case.kernel is not None
     for axis in (0, 1):
         size, outputs = case.in_shapes[0][1 + axis], case.out_shape[1 + axis]
         fixed = case.attrs.strides[axis], case.kernel[axis], case.attrs.dilation[axis], case.attrs.padding[axis], size
@@ -124,8 +123,6 @@ def pooling_taps(case: Case) -> Verdict:
 
 def broadcast(case: Case) -> Verdict:
     """Element-wise operands have the output's shape; one of them may have a single row, pixel or channel (Sub: the second)."""
-    if not isinstance(case.attrs, operators.EltwiseAttrs):
-        return OK
     target = tuple(case.out_shape[1:])
     full = [tuple(shape[1:]) == target for shape in case.in_shapes]
     small = [all(size in (1, whole) for size, whole in zip(shape[1:], target, strict=True)) for shape in case.in_shapes]
@@ -137,8 +134,6 @@ def broadcast(case: Case) -> Verdict:
 
 def whole_bytes_move(case: Case) -> Verdict:
     """What moves begins and ends on whole bytes: 4-bit channels move in pairs, or with the whole pixel."""
-    if not isinstance(case.attrs, operators.MoveAttrs):
-        return OK
     maps = _feature_maps(case)
     for piece in unflattened(case.attrs.pieces):
         source = maps[piece.source] if piece.source < len(maps) - 1 else maps[-1]
@@ -198,12 +193,13 @@ def _skeleton(case: Case, maps: tuple[FeatureMap, ...]) -> AnyLayer:
     return ConvLayer(*common, window, attrs.weight_bits, (part,), params, empty, 0)
 
 
-RULES: tuple[Callable[[Case], Verdict], ...] = (
-    feature_map_sizes,
-    kernel_size,
-    padding_size,
-    pooling_taps,
-    broadcast,
-    whole_bytes_move,
-    fits,
+_WINDOWED = (operators.ConvAttrs, operators.PoolAttrs)
+RULES: tuple[tuple[Callable[[Case], Verdict], tuple[type, ...]], ...] = (
+    (feature_map_sizes, _ON_ACCELERATOR),
+    (kernel_size, _WINDOWED),
+    (padding_size, _WINDOWED),
+    (pooling_taps, (operators.PoolAttrs,)),
+    (broadcast, (operators.EltwiseAttrs,)),
+    (whole_bytes_move, (operators.MoveAttrs,)),
+    (fits, _ON_ACCELERATOR),
 )

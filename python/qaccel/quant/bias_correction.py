@@ -20,8 +20,9 @@ from ..numerics import accumulator_width, activation_limits
 from . import operators
 from .float_executor import execute
 from .interpret import BATCH, accumulate, run_quantized
-from .quantize import QuantizedModel
+from .quantize import QuantizedModel, attributes
 
+PRODUCTS = ("Gemm", "MatMul")  # their channels are the last axis, those of a convolution axis 1
 _INT32 = np.iinfo(np.int32)
 
 
@@ -32,11 +33,13 @@ def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> Quantiz
     no weights.
     """
     samples = {name: value[:BATCH] for name, value in data.items()}
+    ops = {attrs.name: attrs.op for attrs in attributes(q.mod).values() if isinstance(attrs, operators.ConvAttrs)}
     means: dict[str, np.ndarray] = {}
 
     def note_mean(name: str, value: np.ndarray) -> None:
-        if value.ndim >= 2:  # channels are axis 1, in NCHW as in [N, C]
-            means[name] = value.mean(axis=tuple(axis for axis in range(value.ndim) if axis != 1), dtype=np.float64)
+        if name in q.plan and value.ndim >= 2:
+            channels = value.ndim - 1 if ops.get(name) in PRODUCTS else 1
+            means[name] = value.mean(axis=tuple(k for k in range(value.ndim) if k != channels), dtype=np.float64)
 
     execute(q.model, samples, note_mean)
     corrected: dict[str, np.ndarray] = {}

@@ -120,10 +120,57 @@ def _leakyrelu(call: relax.Call) -> Kernel:
     return lambda x: np.where(x >= 0, x, x * x.dtype.type(alpha))
 
 
-def _mean(call: relax.Call) -> Kernel:
-    axes = None if call.attrs.axis is None else ints(call.attrs.axis)
-    keep = bool(call.attrs.keepdims)
-    return lambda x: x.mean(axis=axes, keepdims=keep, dtype=x.dtype)
+def _reduction(function: Callable[..., np.ndarray], typed: bool = False) -> Callable[[relax.Call], Kernel]:
+    """A reduction over the call's axes; `typed` ones accumulate and return in the operand's type."""
+
+    def rule(call: relax.Call) -> Kernel:
+        axes = None if call.attrs.axis is None else ints(call.attrs.axis)
+        keep = bool(call.attrs.keepdims)
+        if typed:
+            return lambda x: np.asarray(function(x, axis=axes, keepdims=keep, dtype=x.dtype))
+        return lambda x: np.asarray(function(x, axis=axes, keepdims=keep))
+
+    return rule
+
+
+def _arg(function: Callable[..., np.ndarray]) -> Callable[[relax.Call], Kernel]:
+    def rule(call: relax.Call) -> Kernel:
+        axis, keep, dtype = call.attrs.axis, bool(call.attrs.keepdims), str(call.ty.dtype)
+        where = None if axis is None else int(axis)
+        return lambda x: np.asarray(function(x, axis=where, keepdims=keep)).astype(dtype)
+
+    return rule
+
+
+def _log_softmax(call: relax.Call) -> Kernel:
+    axis = int(call.attrs.axis)
+
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        shifted = x - x.max(axis=axis, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+    return log_softmax
+
+
+def _astype(call: relax.Call) -> Kernel | None:
+    dtype = str(call.attrs.dtype)
+    known = dtype in ("bool", "float16") or dtype.removeprefix("u").startswith(("int", "float32", "float64"))
+    return (lambda x: x.astype(dtype)) if known else None
+
+
+def _layer_norm(call: relax.Call) -> Kernel:
+    axes, epsilon = ints(call.attrs.axes), float(call.attrs.epsilon)
+    center, scale = bool(call.attrs.center), bool(call.attrs.scale)
+
+    def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(axis=axes, keepdims=True, dtype=x.dtype)
+        deviation = np.sqrt((centred * centred).mean(axis=axes, keepdims=True, dtype=x.dtype) + x.dtype.type(epsilon))
+        shape = [size if k in {a % x.ndim for a in axes} else 1 for k, size in enumerate(x.shape)]
+        result = centred / deviation
+        result = result * gamma.reshape(shape) if scale else result
+        return result + beta.reshape(shape) if center else result
+
+    return layer_norm
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -145,6 +192,19 @@ BINARY: dict[str, Kernel] = {
     "relax.minimum": np.minimum,
     "relax.power": np.power,
 }
+# Of a type of their own, so not for tables; broadcast as the others do.
+COMPARISONS: dict[str, Kernel] = {
+    "relax.greater": np.greater,
+    "relax.greater_equal": np.greater_equal,
+    "relax.less": np.less,
+    "relax.less_equal": np.less_equal,
+    "relax.equal": np.equal,
+    "relax.not_equal": np.not_equal,
+    "relax.logical_and": np.logical_and,
+    "relax.logical_or": np.logical_or,
+    "relax.logical_xor": np.logical_xor,
+    "relax.where": np.where,
+}
 UNARY: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.nn.relu": _plain(lambda x: np.maximum(x, x.dtype.type(0))),
     "relax.clip": _clip,
@@ -162,6 +222,16 @@ UNARY: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.sin": _plain(np.sin),
     "relax.cos": _plain(np.cos),
     "relax.sign": _plain(np.sign),
+    "relax.tan": _plain(np.tan),
+    "relax.sinh": _plain(np.sinh),
+    "relax.cosh": _plain(np.cosh),
+    "relax.asin": _plain(np.arcsin),
+    "relax.acos": _plain(np.arccos),
+    "relax.atan": _plain(np.arctan),
+    "relax.asinh": _plain(np.arcsinh),
+    "relax.acosh": _plain(np.arccosh),
+    "relax.atanh": _plain(np.arctanh),
+    "relax.square": _plain(np.square),
     "relax.rsqrt": _plain(lambda x: 1 / np.sqrt(x)),
     "relax.nn.leakyrelu": _leakyrelu,
     "relax.nn.silu": _plain(lambda x: x * _sigmoid(x)),
@@ -169,7 +239,7 @@ UNARY: dict[str, Callable[[relax.Call], Kernel | None]] = {
 RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     **MOVES,
     **UNARY,
-    **{name: _plain(function) for name, function in BINARY.items()},
+    **{name: _plain(function) for name, function in {**BINARY, **COMPARISONS}.items()},
     "relax.nn.conv2d": _conv2d,
     "relax.nn.max_pool2d": _max_pool2d,
     "relax.nn.avg_pool2d": _avg_pool2d,
@@ -178,7 +248,17 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.permute_dims": _permute_dims,
     "relax.nn.softmax": _softmax,
     "relax.concat": _concat,
-    "relax.mean": _mean,
+    "relax.mean": _reduction(np.mean, typed=True),
+    "relax.sum": _reduction(np.sum, typed=True),
+    "relax.prod": _reduction(np.prod, typed=True),
+    "relax.max": _reduction(np.max),
+    "relax.min": _reduction(np.min),
+    "relax.argmax": _arg(np.argmax),
+    "relax.argmin": _arg(np.argmin),
+    "relax.nn.log_softmax": _log_softmax,
+    "relax.nn.layer_norm": _layer_norm,
+    "relax.astype": _astype,
+    "relax.logical_not": _plain(np.logical_not),
 }
 
 
@@ -190,7 +270,7 @@ def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) ->
         return bool(batched[0]) and bool(moves_apart(name, call))
     if name in UNARY or name.startswith("relax.nn.") and name.endswith(("conv2d", "pool2d")):
         return rank > 0
-    if name in BINARY:
+    if name in BINARY or name in COMPARISONS:
         out = static_shape(call)
         grown = [s for s, b in zip(shapes, batched, strict=True) if b]
         fixed = [s for s, b in zip(shapes, batched, strict=True) if not b]
@@ -203,12 +283,16 @@ def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) ->
         return rank > 0 and len(out) > 0 and math.prod(shapes[0]) > 0
     if name == "relax.permute_dims":
         return call.attrs.axes is not None and int(call.attrs.axes[0]) == 0
-    if name == "relax.nn.softmax":
-        return int(call.attrs.axis) % rank != 0
+    if name in ("relax.nn.softmax", "relax.nn.log_softmax", "relax.argmax", "relax.argmin"):
+        return call.attrs.axis is not None and int(call.attrs.axis) % rank != 0
+    if name in ("relax.astype", "relax.logical_not"):
+        return rank > 0
+    if name == "relax.nn.layer_norm":
+        return list(batched[1:]) == [False, False] and 0 not in [a % rank for a in ints(call.attrs.axes)]
     if name == "relax.concat":
         fields = [static_shape(field) for field in call.args[0].fields] if isinstance(call.args[0], relax.Tuple) else []
         return bool(fields) and int(call.attrs.axis) % len(fields[0]) != 0
-    if name == "relax.mean":
+    if name in ("relax.mean", "relax.sum", "relax.prod", "relax.max", "relax.min"):
         return call.attrs.axis is not None and 0 not in [a % rank for a in ints(call.attrs.axis)]
     return False
 

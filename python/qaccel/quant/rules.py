@@ -238,12 +238,13 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
     if source.q.bits == bits.out == 16:
-        # The entries on either side of the range are interpolated to, so they must be in the output's range as well.
-        span = grid_span(node, source.q, source.span)
-        out = output(
-            node, bits.out, emitter, activation_quantization(min(*span, out.span[0]), max(*span, out.span[1]), 16)
-        )
-    made = make_table(node, source.q, out.q, source.span)
+        # The entries on either side of the range are interpolated from, so they should be in the output's range as well.
+        lo, hi = out.span
+        low, high = grid_span(node, source.q, source.span)
+        width = hi - lo
+        span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
+        out = output(node, bits.out, emitter, activation_quantization(*span, 16))
+    made = make_table(node, source.q, out.q, source.span, out.span)
     if source.q.bits == 16:
         emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
     attrs = operators.TableAttrs(

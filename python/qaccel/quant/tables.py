@@ -20,7 +20,7 @@ from .match import CARRIES_CLAMPS, Node
 from .operators import Quantization
 from .weights import NotQuantizable
 
-WORST_STEP = 2.0**-8  # of the output's range: how far an interpolated table may be off anywhere
+WORST_STEP = 2.0**-6  # of the output's range: how far an interpolated table may be off at a bend
 _FARTHEST = 64  # how many tensors back a function may begin
 
 
@@ -66,11 +66,13 @@ def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tu
     return float(values.min()), float(values.max())
 
 
-def make_table(node: Node, source: Quantization, out: Quantization, span: tuple[float, float]) -> Table:
+def make_table(
+    node: Node, source: Quantization, out: Quantization, span: tuple[float, float], out_span: tuple[float, float]
+) -> Table:
     """The table of a node's function. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
 
-    ``span``: the inputs' range in real values, where it counts how far interpolation is off. Raises NotQuantizable where the
-    function is not finite, or where interpolation strays by more than WORST_STEP.
+    ``span`` and ``out_span``: ranges in real values within which it counts how far interpolation is off. Raises
+    NotQuantizable where the function is not finite, or where interpolation strays by more than WORST_STEP.
     """
     lo, hi = activation_limits(out.bits)
     if source.bits != 16:
@@ -84,7 +86,8 @@ def make_table(node: Node, source: Quantization, out: Quantization, span: tuple[
     low, part = (inputs[:-1] + (1 << 15)) >> bits, (inputs[:-1] + (1 << 15)) & (unit - 1)
     made = np.rint((entries[low] * (unit - part) + entries[low + 1] * part) / unit)
     real = inputs[:-1] * source.scale
-    counted = (real >= span[0]) & (real <= span[1])
+    wanted = [bound / out.scale + out.zero_point for bound in out_span]
+    counted = (real >= span[0]) & (real <= span[1]) & (exact[:-1] >= wanted[0] - 1) & (exact[:-1] <= wanted[1] + 1)
     off_by = float(np.abs(made - exact[:-1])[counted].max(initial=0.0))
     if off_by > max(WORST_STEP * (hi - lo), 1.0):
         raise NotQuantizable(

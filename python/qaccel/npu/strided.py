@@ -120,6 +120,7 @@ def _tiling(
     output_resident = layer.output in resident
     counts = Counts(
         compute_cycles=cycles,
+        computes=parts,
         loads=loads,
         load_bytes=load_bytes,
         weight_loads=0,

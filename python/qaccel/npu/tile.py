@@ -131,6 +131,7 @@ def _conv_tiling(
     output_resident = layer.output in resident
     counts = Counts(
         compute_cycles=work * spaces * oc_tiles * chunks * parts,
+        computes=spaces * oc_tiles * chunks * parts,
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
         load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
         weight_loads=parts * weight_set * again,
@@ -239,6 +240,7 @@ def _pixelwise_tiling(
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
     counts = Counts(
         compute_cycles=_pixelwise_cycles(layer, maps, hw, shape) * tiles * chunks,
+        computes=tiles * chunks,
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
         load_bytes=tiles * chunks * in_bytes + oc_tiles * param_bytes + table_bytes,
         weight_loads=oc_tiles * chunks if depthwise else 0,

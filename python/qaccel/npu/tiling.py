@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..hw import HwConfig
+from ..isa import isa
 from .extents import align
 
 
@@ -48,6 +49,7 @@ class Counts:
     """What a candidate does: instructions and bytes per engine, for the estimate."""
 
     compute_cycles: int
+    computes: int
     loads: int
     load_bytes: int
     weight_loads: int
@@ -63,5 +65,8 @@ class Counts:
         load = self.loads * (start.load + hw.dram_latency_cycles) + self.load_bytes // bus
         loadw = self.weight_loads * (start.loadw + hw.dram_latency_cycles) + self.weight_bytes // bus
         store = self.stores * (start.store + hw.dram_latency_cycles) + self.store_bytes // bus
-        dram = (self.load_bytes + self.weight_bytes + self.store_bytes) // bus
+        # Instructions are fetched through the same channel, which is what makes many small tiles dear.
+        instructions = self.computes + self.loads + self.weight_loads + self.stores
+        program_bytes = instructions * isa().instruction_bytes
+        dram = (self.load_bytes + self.weight_bytes + self.store_bytes + program_bytes) // bus
         return max(self.compute_cycles, load, loadw, store, dram) + (self.first_bytes + self.last_bytes) // bus

@@ -103,10 +103,11 @@ def _steps(node: Node, integers: np.ndarray, source: Quantization, out: Quantiza
     with np.errstate(all="ignore"):
         value = evaluate(node, real)
         steps = value / out.scale + out.zero_point
-    if np.isnan(steps).any():
-        raise NotQuantizable(
-            f"its function is not a number at {real[np.isnan(steps)][0]:.4g}, within its input's range"
-        )
+    known = ~np.isnan(steps)
+    if not known.any():
+        raise NotQuantizable("its function is not a number anywhere in its input's range")
+    # Where it is none (a root below zero), the nearest number stands for it: rounding alone takes an input there.
+    steps = np.interp(real, real[known], np.nan_to_num(steps[known], posinf=2.0**40, neginf=-(2.0**40)))
     return np.nan_to_num(steps, posinf=2.0**40, neginf=-(2.0**40))
 
 

@@ -16,12 +16,13 @@ from tvm import relax
 
 from ..errors import QaccelError
 from ..frontend.import_onnx import ImportedModel
-from . import operators, rules, rules_eltwise, rules_move
+from . import normalization, operators, rules, rules_eltwise, rules_move
 from .calibrate import Ranges
 from .check import check_quantized
 from .emitter import Emitter
 from .interpret import run_quantized
 from .match import Node, fuse_clamps, nodes_of, use_counts, variables
+from .normalization import keep_normalizations
 from .rules import WEIGHTED, NodeBits, Rule, rename
 from .tables import fuse_tables
 from .weights import NotQuantizable
@@ -90,7 +91,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
     source = model.mod["main"]
     op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
     uses = use_counts(source)
-    nodes = fuse_clamps(fuse_tables(nodes_of(source, op_types), uses), uses)
+    nodes = fuse_clamps(fuse_tables(keep_normalizations(nodes_of(source, op_types)), uses), uses)
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
     builder = relax.BlockBuilder()
@@ -173,7 +174,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     elif node.kind in ("reshape", "transpose"):
         rename(node, emitter)
     else:
-        reason = "this operator has no integer form yet"
+        reason = normalization.REASON if node.kind == normalization.KIND else "this operator has no integer form yet"
         if widths is not None:
             try:
                 RULES[node.kind](node, widths, emitter)

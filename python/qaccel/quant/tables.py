@@ -17,6 +17,7 @@ from ..numerics import activation_limits
 from . import operators
 from .float_rules import BINARY, RULES, UNARY
 from .match import CARRIES_CLAMPS, Node
+from .normalization import KIND
 from .operators import Quantization
 from .weights import NotQuantizable
 
@@ -138,7 +139,7 @@ def _is_tensor(expr: relax.Expr) -> bool:
 
 def _pointwise(node: Node) -> bool:
     """Whether every binding of the node works element by element on tensors of one shape and single constants."""
-    if not node.inputs or not isinstance(node.output.ty, relax.TensorType):
+    if not node.inputs or node.kind == KIND or not isinstance(node.output.ty, relax.TensorType):
         return False
     shape = operators.static_shape(node.output)
     for binding in node.bindings:

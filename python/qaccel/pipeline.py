@@ -17,6 +17,7 @@ from .hw import HwConfig, load_config
 from .npu.codegen import CompiledSubgraph, compile_subgraph
 from .npu.partition import Partitioned, float_macs, partition, subgraph_functions
 from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, GUESSED_INPUT_RANGE, Bits, BitWidths, CompileOptions
+from .quant import cache
 from .quant.bias_correction import correct_biases
 from .quant.calibrate import Ranges, calibrate
 from .quant.dataset import check_inputs, load_calibration_data
@@ -155,7 +156,15 @@ def measure_ranges(
 ) -> tuple[Ranges, tuple[str, ...]]:
     """Ranges of all tensors, from the user's data or from synthetic inputs, and what to tell the user about them."""
     if data is not None:
-        return calibrate(model, dict(data), options.calibration, progress=show), ()
+        key = cache.key_of(model, data, options.calibration)
+        known = cache.load(key)
+        if known is not None:
+            return known, (
+                f"calibration: ranges of the same model and samples are known from before ({cache.folder()})",
+            )
+        ranges = calibrate(model, dict(data), options.calibration, progress=show)
+        cache.store(key, ranges)
+        return ranges, ()
     if options.preprocess is not None:
         raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     input_range = options.input_range or GUESSED_INPUT_RANGE

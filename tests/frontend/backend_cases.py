@@ -67,10 +67,7 @@ SHAPE_OPERANDS = {
 
 def _frozen(model: onnx.ModelProto, data: Any) -> onnx.ModelProto:
     names = {
-        node.input[k]
-        for node in model.graph.node
-        for k in SHAPE_OPERANDS.get(node.op_type, [])
-        if k < len(node.input)
+        node.input[k] for node in model.graph.node for k in SHAPE_OPERANDS.get(node.op_type, []) if k < len(node.input)
     }
     inputs = list(model.graph.input)
     if not any(i.name in names for i in inputs) or all(i.name in names for i in inputs):
@@ -78,8 +75,8 @@ def _frozen(model: onnx.ModelProto, data: Any) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for k in reversed(range(len(inputs))):
-        if inputs[k].name in names and isinstance(data[0][0][k], np.ndarray):
-            copy.graph.initializer.append(numpy_helper.from_array(data[0][0][k], inputs[k].name))
+        if inputs[k].name in names and isinstance(data[0][0][k], (np.ndarray, np.generic)):
+            copy.graph.initializer.append(numpy_helper.from_array(np.asarray(data[0][0][k]), inputs[k].name))
             del copy.graph.input[k]
     return copy
 

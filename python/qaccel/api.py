@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from .options import (
     CompileOptions,
     TargetOptions,
     checked_input_range,
+    checked_io_dtype,
     checked_plan,
     parse_bits,
     parse_target,
@@ -149,13 +150,15 @@ def compile(
     input_range: tuple[float, float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
+    io_dtype: str = "float32",
     report: str | Path | None = None,
     progress: bool = False,
 ) -> Module:
     """Compile an ONNX model, or what `quantize` gave, for the accelerator ``hw`` (default: qaccel-256) and the host.
 
     ``target`` names the host ("llvm -mcpu=native") or both ("qaccel -config=qaccel-64, llvm"); ``report`` is a folder for
-    report.json, layers.csv, timeline.json and report.html. The other arguments are those of `quantize`; they must be
+    report.json, layers.csv, timeline.json and report.html; ``io_dtype`` "int8" or "uint8" gives the module integer
+    inputs and outputs. The other arguments are those of `quantize`; they must be
     absent if that was called before. Raises QaccelError with one line for what a user can mend.
     """
     if report is not None:
@@ -169,6 +172,7 @@ def compile(
     options = _options(
         TargetOptions(config, parsed.host), calibration_data, bits, calibration, input_range, input_shapes, preprocess
     )
+    options = replace(options, io_dtype=checked_io_dtype(io_dtype))
     if isinstance(model, QuantizedNetwork):
         if any(each is not None for each in (calibration_data, bits, input_range, input_shapes, preprocess)):
             raise QaccelError("the model is quantized already; give bits and data to qaccel.quantize")

@@ -16,6 +16,7 @@ from .errors import QaccelError
 from .hw import DEFAULT_CONFIG, HwConfig
 
 WIDTHS = (4, 8, 16)
+IO_DTYPES = ("float32", "int8", "uint8")
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")
 # Without data, weights need none and 16-bit activations forgive loose ranges.
 GUESSED_INPUT_RANGE = (-1.0, 1.0)
@@ -67,7 +68,8 @@ class CompileOptions:
     """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
-    takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without.
+    takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
+    module's inputs and outputs.
     """
 
     target: TargetOptions = TargetOptions()
@@ -77,6 +79,7 @@ class CompileOptions:
     calibration: str = "minmax"
     input_range: tuple[float, float] | None = None
     bits: Bits | None = None
+    io_dtype: str = "float32"
     synthetic_samples: int = field(default=16, repr=False)
 
 
@@ -108,6 +111,13 @@ def parse_target(text: str) -> TargetOptions:
         else:
             host = {name: _host_value(name, value, text) for name, value in flags.items()}
     return TargetOptions(config, tuple(host.items()))
+
+
+def checked_io_dtype(text: str) -> str:
+    """The same type. Raises QaccelError unless it is one of IO_DTYPES."""
+    if text not in IO_DTYPES:
+        raise QaccelError(f"--io-dtype {text} is unknown; choose one of {', '.join(IO_DTYPES)}")
+    return text
 
 
 def _flag(word: str, kind: str, text: str) -> tuple[str, str]:

@@ -21,14 +21,16 @@ from .quant import cache
 from .quant.bias_correction import correct_biases
 from .quant.calibrate import Ranges, calibrate
 from .quant.dataset import check_inputs, load_calibration_data
+from .quant.io_dtype import with_integer_ends
 from .quant.quantize import LayerBits, QuantizedModel, quantize
 from .quant.synthetic import synthetic_inputs, widened
 from .run import link
-from .run.metadata import boundary, make_metadata
+from .run.metadata import IntegerEnds, boundary, make_metadata
 from .run.program import profile
 from .run.report import Profile, make_report, timeline
 from .stages import Stages
 
+FLOAT = "float32"
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
 
 
@@ -101,7 +103,11 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     assert options.target.config is not None
     hw, model = load_config(options.target.config), quantized.model.model
     with stages("partition"):
-        partitioned = partition(quantized.model.mod, hw, quantized.model.unquantized, float_macs(model.mod))
+        source, ends = quantized.model.mod, None
+        if options.io_dtype != FLOAT:
+            source, *meanings = with_integer_ends(source, options.io_dtype, model.inputs, model.outputs)
+            ends = IntegerEnds(options.io_dtype, *meanings)
+        partitioned = partition(source, hw, quantized.model.unquantized, float_macs(model.mod))
         check_config(partitioned, hw)
     with stages("codegen"):
         functions = subgraph_functions(partitioned.mod)
@@ -117,7 +123,7 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
         return make_report(name, hw, pairs, partitioned.rejections, boundary(quantized.model.mod), stages.seconds)
 
     with stages("link"):
-        metadata = make_metadata(name, str(options.target), model, quantized.model, report())
+        metadata = make_metadata(name, str(options.target), model, quantized.model, report(), ends)
         mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
         executable = link.build(mod, link.host_target(options.target), metadata)
     return Compiled(
@@ -137,6 +143,7 @@ def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
     """The CPU alone: import and link."""
     for flag, value in (
+        ("--io-dtype", options.io_dtype if options.io_dtype != FLOAT else None),
         ("--calibration-data", options.calibration_data), ("--bits", options.bits), ("--input-range", options.input_range),
     ):  # fmt: skip
         if value is not None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from ..errors import QaccelError
 from ..options import (
     CALIBRATION_METHODS,
+    IO_DTYPES,
     CompileOptions,
+    checked_io_dtype,
     parse_bits,
     parse_input_range,
     parse_input_shapes,
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
     )
     parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
+    parser.add_argument(
+        "--io-dtype",
+        metavar="TYPE",
+        default="float32",
+        help=f"of inputs and outputs: {', '.join(IO_DTYPES)} (default: float32)",
+    )
     data = parser.add_argument_group("quantization")
     data.add_argument(
         "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
@@ -98,6 +106,7 @@ def options_of(arguments: argparse.Namespace) -> CompileOptions:
         calibration=arguments.calibration,
         input_range=parse_input_range(arguments.input_range) if arguments.input_range is not None else None,
         bits=parse_bits(arguments.bits) if arguments.bits is not None else None,
+        io_dtype=checked_io_dtype(arguments.io_dtype),
     )
 
 

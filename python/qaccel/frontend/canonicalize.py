@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import external_data_helper, helper, numpy_helper
+from onnx import external_data_helper, helper, inliner, numpy_helper
 
 from qaccel.errors import QaccelError
+from qaccel.frontend import contrib
 from qaccel.frontend.fold import fold
 from qaccel.frontend.graph import Graph, TensorType, fresh_name
 from qaccel.frontend.simplify import simplify
@@ -30,8 +31,12 @@ def canonical_graph(
     Raises QaccelError for everything that is wrong with the file or that cannot be compiled.
     """
     proto = checked(load(model))
-    with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
-        return simplify(fold(graph_of(proto, dict(input_shapes or {}))))
+    try:
+        with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
+            return simplify(fold(graph_of(proto, dict(input_shapes or {}))))
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as err:
+        reason = _one_line(err) or type(err).__name__
+        raise QaccelError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -106,7 +111,10 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     if not all(isinstance(text, str) for text in _names(proto)):
         raise QaccelError("the model is damaged: it holds names that are not UTF-8")
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+        try:
+            proto = inliner.inline_local_functions(proto)
+        except (RuntimeError, ValueError) as err:
+            raise QaccelError(f"the model's local functions cannot be inlined: {_one_line(err)}") from err
     if not proto.graph.name:
         proto.graph.name = "model"
     if not proto.graph.node or not proto.graph.output:
@@ -118,17 +126,17 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
             f"the model uses opset {opset}; supported are {OLDEST_OPSET} to {newest}: export it again at opset 13 to 21"
         )
     for node in proto.graph.node:
-        if node.domain not in DOMAINS:
+        if node.domain not in DOMAINS and not contrib.is_known(node):
             name = node.name or next(iter(node.output), "")
             raise QaccelError(
                 f"node '{name}': operator {node.op_type} of domain '{node.domain}' is not supported; "
                 f"export the model with standard ONNX operators only"
             )
+    _fill_resize_operands(proto, opset)
     # Exporters leave out shapes of inputs and outputs; the checker wants them, inference here does without.
-    del proto.graph.value_info[:]
     unshaped = [
         i.type.tensor_type
-        for i in (*proto.graph.input, *proto.graph.output)
+        for i in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
         if i.type.HasField("tensor_type") and not i.type.tensor_type.HasField("shape")
     ]
     for tensor in unshaped:
@@ -140,6 +148,17 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in unshaped:
         tensor.ClearField("shape")
     return proto
+
+
+def _fill_resize_operands(proto: onnx.ModelProto, opset: int) -> None:
+    """Before opset 13 Resize has no optional operands, yet exporters leave `roi` and `scales` out; empty ones say the same."""
+    for node in proto.graph.node:
+        if node.op_type == "Resize" and 11 <= opset < 13 and "" in node.input[1:3]:
+            name = fresh_name(f"{node.output[0]}_none", {t.name for t in proto.graph.initializer})
+            proto.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), name))
+            for position in (1, 2):
+                if not node.input[position]:
+                    node.input[position] = name
 
 
 def _names(proto: onnx.ModelProto) -> Iterator[object]:
@@ -167,7 +186,11 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
     inputs = [i for i in proto.graph.input if i.name not in consts]
     if not inputs:
         raise QaccelError("the model has no inputs; there is nothing to compile")
+    # A file that reshapes to sizes of 0 means a size of 0; elsewhere exporters write 0 for "not known".
+    empty = any(n.op_type == "Reshape" and a.name == "allowzero" and a.i for n in proto.graph.node for a in n.attribute)
     types = _input_types(inputs, input_shapes)
+    if empty:
+        types |= {i.name: _exact_type(i) for i in inputs if _is_static(i) and i.name not in input_shapes}
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
     return Graph(
         nodes=_named(proto.graph.node, types),
@@ -178,7 +201,24 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
         opsets=tuple(sorted(opsets.items())),
         ir_version=proto.ir_version,
         name=proto.graph.name,
+        declared=_declared(proto) if all(_is_static(i) for i in inputs) else {},
     )
+
+
+def _is_static(info: onnx.ValueInfoProto) -> bool:
+    tensor = info.type.tensor_type
+    return tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+
+
+def _exact_type(info: onnx.ValueInfoProto) -> TensorType:
+    tensor = info.type.tensor_type
+    return tuple(d.dim_value for d in tensor.shape.dim), tensor.elem_type
+
+
+def _declared(proto: onnx.ModelProto) -> dict[str, TensorType]:
+    """Static types that the model states for its outputs and intermediate tensors."""
+    infos = [i for i in (*proto.graph.value_info, *proto.graph.output) if _is_static(i)]
+    return {i.name: _exact_type(i) for i in infos}
 
 
 def _input_types(inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorType]:

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from qaccel.errors import QaccelError
+from qaccel.frontend import contrib
 from qaccel.frontend.graph import Graph, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
 
 # A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
@@ -26,6 +27,18 @@ SHAPE_OPERAND_ELEMENTS = 4096
 NEVER_FOLDED = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
     "QuantizeLinear", "DequantizeLinear",
+}  # fmt: skip
+# Sized by operands that are rarely computed; where they are, the model's own word on the result's shape is taken. What
+# is sized by the data itself (NonZero, Compress, Unique) has no static shape, whatever one test input gave.
+SIZED_BY_OPERANDS = {
+    "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Tile", "Expand", "Pad", "Resize", "Upsample", "TopK", "OneHot",
+    "Range", "ConstantOfShape", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+    "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
+}  # fmt: skip
+# Functions of ONNX that its inference knows nothing of; their output has the type of their first operand.
+KEEPS_TYPE = {
+    "GroupNormalization", "MeanVarianceNormalization", "LpNormalization", "Shrink", "RMSNormalization",
+    "RotaryEmbedding",
 }  # fmt: skip
 
 
@@ -48,6 +61,15 @@ def fold(graph: Graph) -> Graph:
         if node.op_type == "If" and node.input[0] in consts:
             pending.extend(reversed(_branch(node, bool(consts[node.input[0]].reshape(-1)[0]), taken)))
             continue
+        if contrib.is_known(node):
+            ranks = {
+                i: len((const_type(consts[i]) if i in consts else types[i])[0])
+                for i in node.input
+                if i in {**consts, **types}
+            }
+            pending.extend(reversed(contrib.spelled_out(node, ranks, graph.opset)))
+            continue
+        _refuse_control_flow(node)
         source = _passed_through(node, types, consts)
         if source is not None:
             alias[node.output[0]] = source
@@ -66,6 +88,19 @@ def fold(graph: Graph) -> Graph:
             alias[out] = fresh_name(f"{out}_value", consts)
             consts[alias[out]] = consts.pop(out)
     return pruned(substitute(replace(graph, nodes=tuple(nodes), consts=consts, types=types), alias))
+
+
+def _refuse_control_flow(node: onnx.NodeProto) -> None:
+    """Loops, and branches whose condition is not constant, cannot be compiled to a static program."""
+    what = {
+        "If": "chooses between two graphs by a value known only when the model runs",
+        "Loop": "repeats a graph",
+        "Scan": "repeats a graph",
+    }.get(node.op_type)
+    if what is not None and node.domain in ("", "ai.onnx"):
+        raise QaccelError(
+            f"node '{node.name}': {node.op_type} {what}; only static graphs compile: export the model without control flow"
+        )
 
 
 def _branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[onnx.NodeProto]:
@@ -104,7 +139,8 @@ def _passed_through(
         return node.input[0]
     if node.op_type == "Dropout":
         training = len(node.input) > 2 and node.input[2] and bool(np.any(consts.get(node.input[2], True)))
-        if training:
+        ratio = consts.get(node.input[1], 0.5) if len(node.input) > 1 and node.input[1] else 0.5
+        if training and np.any(ratio != 0):
             raise QaccelError(
                 f"node '{node.name}': Dropout in training mode cannot be compiled; export the model for inference"
             )
@@ -222,6 +258,17 @@ def _infer(
             shape = tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
         if shape is None and position > 0 and _unused_extra(node):
             continue
+        if shape is None and node.op_type in KEEPS_TYPE and node.input[0] in types:
+            found[out] = types[node.input[0]]
+            continue
+        if shape is None and out in graph.declared and node.op_type in SIZED_BY_OPERANDS:
+            found[out] = graph.declared[out]
+            continue
+        if kind is not None and (kind.HasField("sequence_type") or kind.HasField("optional_type")):
+            raise QaccelError(
+                f"node '{node.name}': output '{out}' of {node.op_type} is a sequence or an optional; only tensors compile: "
+                "export the model without them"
+            )
         if shape is None:
             raise QaccelError(
                 f"node '{node.name}': the shape of output '{out}' of {node.op_type} (opset {graph.opset}, domain "

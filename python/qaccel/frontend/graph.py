@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ TensorType = tuple[tuple[int, ...], int]  # static shape, onnx.TensorProto data 
 
 @dataclass(frozen=True)
 class Graph:
-    """`types` covers inputs and node outputs; `consts` are the former initializers and everything folded."""
+    """`types` covers inputs and node outputs; `consts` are the former initializers and everything folded.
+
+    `declared` are the static types that the file itself states for tensors whose types do not follow from its inputs'.
+    """
 
     nodes: tuple[onnx.NodeProto, ...]
     consts: Mapping[str, np.ndarray]
@@ -30,6 +33,7 @@ class Graph:
     opsets: tuple[tuple[str, int], ...]
     ir_version: int
     name: str
+    declared: Mapping[str, TensorType] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:

@@ -6,66 +6,17 @@ A converter returns the expression of the node's output, or None where TVM's own
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import tvm
-from onnx import helper
 from tvm import relax
 
-from qaccel.frontend.graph import Graph, attrs_of
-
-
-@dataclass(frozen=True)
-class Node:
-    """One ONNX node under conversion: `args` are its operands as Relax, `values` those that are constant."""
-
-    proto: onnx.NodeProto
-    graph: Graph
-    builder: relax.BlockBuilder
-    args: tuple[relax.Expr | None, ...]
-    values: tuple[np.ndarray | None, ...]
-
-    def attr(self, name: str, default: object = None) -> object:
-        """An attribute, or its default."""
-        return attrs_of(self.proto).get(name, default)
-
-    def ints(self, name: str, default: list[int]) -> list[int]:
-        """An attribute that is a list of integers."""
-        return [int(v) for v in attrs_of(self.proto).get(name, default)]
-
-    def shape(self, position: int = 0) -> tuple[int, ...]:
-        """Static shape of an operand."""
-        return self.graph.shape(self.proto.input[position])
-
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        """Static shape of the first output."""
-        return self.graph.shape(self.proto.output[0])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Element type of the first operand."""
-        return np.dtype(helper.tensor_dtype_to_np_dtype(self.graph.types[self.proto.input[0]][1]))
-
-    def value(self, position: int) -> np.ndarray | None:
-        """A constant operand, or None where it is absent or computed."""
-        return self.values[position] if position < len(self.values) else None
-
-    def has(self, position: int) -> bool:
-        """Whether the operand is given."""
-        return position < len(self.args) and self.args[position] is not None
-
-    def emit(self, expr: relax.Expr) -> relax.Var:
-        """Binds an intermediate value of this node."""
-        return self.builder.emit(expr)
-
-
-def const(value: np.ndarray) -> relax.Expr:
-    """A Relax constant of the array's own type (`relax.const` would narrow 64 bits to 32)."""
-    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(value).reshape(value.shape)))
+from qaccel.frontend.graph import attrs_of
+from qaccel.frontend.node import Converter, Node, const
+from qaccel.frontend.operators_moves import MOVES
+from qaccel.frontend.operators_reduce import REDUCTIONS
+from qaccel.frontend.operators_unary import UNARY
 
 
 def _conv(node: Node) -> relax.Expr | None:
@@ -77,6 +28,30 @@ def _conv(node: Node) -> relax.Expr | None:
         node.args[0], const(weight),
         strides=node.ints("strides", [1, 1]), padding=node.ints("pads", [0, 0, 0, 0]),
         dilation=node.ints("dilations", [1, 1]), groups=int(attrs_of(node.proto).get("group", 1)),
+    )  # fmt: skip
+    if bias is None:
+        return conv
+    return relax.op.add(node.emit(conv), const(bias.reshape(1, -1, 1, 1)))
+
+
+def _conv_transpose(node: Node) -> relax.Expr | None:
+    """ConvTranspose -> conv2d_transpose(x, const IOHW) [+ const[1,OC,1,1]]; a dilated kernel is filled up with zeros."""
+    weight, bias = node.value(1), node.value(2)
+    attrs = node.attrs()
+    if len(node.shape()) != 4 or weight is None or node.has(2) and bias is None:
+        return None
+    if attrs.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in attrs:
+        return None
+    dilations = node.ints("dilations", [1, 1])
+    if dilations != [1, 1]:
+        spans = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
+        sparse = np.zeros((*weight.shape[:2], *spans), weight.dtype)
+        sparse[:, :, :: dilations[0], :: dilations[1]] = weight
+        weight = sparse
+    conv = relax.op.nn.conv2d_transpose(
+        node.args[0], const(weight),
+        strides=node.ints("strides", [1, 1]), padding=node.ints("pads", [0, 0, 0, 0]),
+        output_padding=node.ints("output_padding", [0, 0]), groups=int(attrs.get("group", 1)),
     )  # fmt: skip
     if bias is None:
         return conv
@@ -103,11 +78,10 @@ def _gemm(node: Node) -> relax.Expr | None:
 
 
 def _matmul(node: Node) -> relax.Expr | None:
-    """MatMul of data and a constant [K,N] -> matmul(x, const[K,N])."""
-    weight = node.value(1)
-    if weight is None or weight.ndim != 2 or len(node.shape()) < 2:
+    """MatMul of anything of rank 2 or more -> matmul(a, b); weights are const[K,N]."""
+    if min(len(node.shape()), len(node.shape(1))) < 2:
         return None
-    return relax.op.matmul(node.args[0], const(weight))
+    return relax.op.matmul(node.args[0], node.args[1])
 
 
 def _clip(node: Node) -> relax.Expr | None:
@@ -154,28 +128,10 @@ def _global_pool(op: Callable[..., relax.Expr]) -> Callable[[Node], relax.Expr |
     return convert
 
 
-def _reduce_mean(node: Node) -> relax.Expr | None:
-    """ReduceMean over height and width -> avg_pool2d over the whole plane [and a reshape without keepdims]."""
-    shape = node.shape()
-    given = node.value(1)
-    if (
-        node.has(1)
-        and given is None
-        or len(shape) != 4
-        or node.graph.types[node.proto.input[0]][1] != onnx.TensorProto.FLOAT
-    ):
-        return None
-    axes = given.reshape(-1).tolist() if given is not None else node.ints("axes", [])
-    if sorted(a % 4 for a in axes) != [2, 3]:
-        return None
-    pooled = relax.op.nn.avg_pool2d(node.args[0], pool_size=list(shape[2:]), strides=list(shape[2:]))
-    if node.attr("keepdims", 1):
-        return pooled
-    return relax.op.reshape(node.emit(pooled), node.out_shape)
-
-
 def _reshape(node: Node) -> relax.Expr | None:
     """Reshape, Flatten, Squeeze, Unsqueeze -> reshape to the static shape."""
+    if 0 in node.out_shape:  # Relax would take the 0 for "as before"; and there is only one tensor without elements
+        return const(np.zeros(node.out_shape, node.out_dtype))
     return relax.op.reshape(node.args[0], node.out_shape)
 
 
@@ -208,17 +164,19 @@ def _binary(op: Callable[..., relax.Expr], floats_only: bool = False) -> Callabl
     return convert
 
 
-CONVERTERS: dict[str, Callable[[Node], relax.Expr | None]] = {
+CONVERTERS: dict[str, Converter] = {
+    **UNARY,
+    **MOVES,
+    **REDUCTIONS,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
-    "Relu": lambda node: relax.op.nn.relu(node.args[0]),
     "Clip": _clip,
     "MaxPool": _pool(relax.op.nn.max_pool2d, average=False),
     "AveragePool": _pool(relax.op.nn.avg_pool2d, average=True),
     "GlobalAveragePool": _global_pool(relax.op.nn.avg_pool2d),
     "GlobalMaxPool": _global_pool(relax.op.nn.max_pool2d),
-    "ReduceMean": _reduce_mean,
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Squeeze": _reshape,
@@ -232,6 +190,4 @@ CONVERTERS: dict[str, Callable[[Node], relax.Expr | None]] = {
     "Div": _binary(relax.op.divide, floats_only=True),
     "Min": _binary(relax.op.minimum),
     "Max": _binary(relax.op.maximum),
-    "Sigmoid": lambda node: relax.op.sigmoid(node.args[0]),
-    "Tanh": lambda node: relax.op.tanh(node.args[0]),
 }

@@ -16,11 +16,10 @@ from tvm.ir import SourceName, Span
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from qaccel.errors import QaccelError
-from qaccel.frontend import movement, operators
 from qaccel.frontend.graph import Graph
-from qaccel.frontend.operators import Node, const
+from qaccel.frontend.node import Node, const
+from qaccel.frontend.operators import CONVERTERS
 
-CONVERTERS = {**operators.CONVERTERS, **movement.CONVERTERS}
 # TVM's importer fills the further outputs of these with zeros.
 FIRST_OUTPUT_ONLY = {"LayerNormalization", "Dropout", "BatchNormalization"}
 
@@ -35,6 +34,7 @@ def to_relax(graph: Graph) -> tvm.IRModule:
         params.append(relax.Var(_identifier(name, taken), relax.TensorType(shape, _dtype(dtype))))
     exprs: dict[str, relax.Expr] = {name: const(v) for name, v in graph.consts.items() if _plain(v)}
     exprs |= dict(zip(graph.inputs, params, strict=True))
+    needed = {name for node in graph.nodes for name in node.input} | set(graph.outputs)
     owner: list[tuple[str, list[relax.Var]]] = []
     with builder.function("main", params=params):
         with builder.dataflow():
@@ -42,7 +42,7 @@ def to_relax(graph: Graph) -> tvm.IRModule:
             failure: QaccelError | None = None
             try:
                 for proto in graph.nodes:
-                    owner.append((proto.name, _convert(proto, graph, builder, exprs, taken)))
+                    owner.append((proto.name, _convert(proto, graph, builder, exprs, taken, needed)))
                 results = [exprs[name] for name in graph.outputs]
             except QaccelError as err:
                 failure, results = err, params
@@ -61,8 +61,9 @@ def _convert(
     builder: relax.BlockBuilder,
     exprs: dict[str, relax.Expr],
     taken: set[str],
+    needed: set[str],
 ) -> list[relax.Var]:
-    """Emits one node; returns the variables of its outputs."""
+    """Emits one node; returns the variables of its outputs. `needed` are all tensors that something reads."""
     unreadable = [i for i in proto.input if i and i not in exprs]
     if unreadable:
         kind = graph.consts[unreadable[0]].dtype if unreadable[0] in graph.consts else "unknown"
@@ -91,7 +92,7 @@ def _convert(
         results = [builder.emit(relax.TupleGetItem(expr, k)) for k in range(len(expr.ty.fields))]
     else:
         results = [expr]
-    needed = {o for n in graph.nodes for o in n.input} | set(graph.outputs)
+    results[:1] = [_with_declared_shape(results[0], node)]
     correct = 1 if proto.op_type in FIRST_OUTPUT_ONLY else len(results)
     lost = [o for k, o in enumerate(proto.output) if k >= correct and o in needed]
     if lost:
@@ -102,6 +103,15 @@ def _convert(
     exprs.update({name: result for name, result in zip(proto.output, results, strict=False) if name})
     _check_type(node, results[0])
     return [r for r in [expr, *results] if isinstance(r, relax.Var)]
+
+
+def _with_declared_shape(result: relax.Expr, node: Node) -> relax.Expr:
+    """A result whose shape depends on data gets the one that the model states, checked when the program runs."""
+    shape = getattr(result.ty, "shape", None)
+    known = shape is not None and hasattr(shape, "values") and _static(shape)
+    if known or not isinstance(result, relax.Var) or not isinstance(result.ty, relax.TensorType):
+        return result
+    return node.builder.match_cast(result, relax.TensorType(node.out_shape, node.out_dtype))
 
 
 def _check_type(node: Node, result: relax.Expr) -> None:

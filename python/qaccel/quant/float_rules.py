@@ -251,6 +251,8 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.mean": _reduction(np.mean, typed=True),
     "relax.sum": _reduction(np.sum, typed=True),
     "relax.prod": _reduction(np.prod, typed=True),
+    "relax.variance": _reduction(np.var, typed=True),
+    "relax.std": _reduction(np.std, typed=True),
     "relax.max": _reduction(np.max),
     "relax.min": _reduction(np.min),
     "relax.argmax": _arg(np.argmax),
@@ -260,6 +262,9 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.astype": _astype,
     "relax.logical_not": _plain(np.logical_not),
 }
+
+
+REDUCTIONS = ("relax.mean", "relax.sum", "relax.prod", "relax.max", "relax.min", "relax.variance", "relax.std")
 
 
 def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) -> bool:
@@ -292,7 +297,7 @@ def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) ->
     if name == "relax.concat":
         fields = [static_shape(field) for field in call.args[0].fields] if isinstance(call.args[0], relax.Tuple) else []
         return bool(fields) and int(call.attrs.axis) % len(fields[0]) != 0
-    if name in ("relax.mean", "relax.sum", "relax.prod", "relax.max", "relax.min"):
+    if name in REDUCTIONS:
         return call.attrs.axis is not None and 0 not in [a % rank for a in ints(call.attrs.axis)]
     return False
 

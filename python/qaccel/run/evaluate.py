@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,14 @@ def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dic
     labels = arrays.pop(LABELS)
     if len(arrays) == len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
-    data = check_inputs(arrays, inputs, f"labelled data '{path}'")
+    # Real samples are welcome where the module takes integers: evaluate quantizes them.
+    real = tuple(
+        replace(spec, dtype=str(arrays[spec.name].dtype))
+        if spec.name in arrays and arrays[spec.name].dtype.kind == "f"
+        else spec
+        for spec in inputs
+    )
+    data = check_inputs(arrays, real, f"labelled data '{path}'")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise QaccelError(
             f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample"
@@ -59,7 +67,8 @@ def evaluate(
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Runs all samples; ``advance`` hears how many were done. Raises QaccelError if the output has no classes."""
-    scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, data, advance)
+    given = {entry["name"]: _as_integers(data[entry["name"]], entry) for entry in module.metadata["inputs"]}
+    scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, given, advance)
     _check_classes(scores, labels)
     predicted = scores.argmax(1)
     top5 = None
@@ -74,9 +83,18 @@ def evaluate(
     return Evaluation(len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean()))
 
 
+def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """Real samples as the integers that the module's input takes; integers and float inputs stay."""
+    if values.dtype.kind != "f" or np.dtype(entry["dtype"]).kind == "f" or "scale" not in entry:
+        return values
+    limits = np.iinfo(entry["dtype"])
+    steps = np.rint(values.astype(np.float32) / np.float32(entry["scale"])) + entry["zero_point"]
+    return np.clip(steps, limits.min, limits.max).astype(entry["dtype"])
+
+
 def _reference(path: str | Path, module: Runner) -> ImportedModel:
     model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs})
-    if model.inputs != module.inputs:
+    if [(s.name, s.shape) for s in model.inputs] != [(s.name, s.shape) for s in module.inputs]:
         raise QaccelError(
             f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}"
         )

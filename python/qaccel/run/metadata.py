@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -21,15 +22,33 @@ FORMAT = 1  # of the metadata and of how a module is called; raised when either 
 _LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
 
 
+@dataclass(frozen=True)
+class IntegerEnds:
+    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+
+    dtype: str
+    inputs: list[operators.Quantization]
+    outputs: list[operators.Quantization]
+
+
 def make_metadata(
-    name: str, target: str, model: ImportedModel, quantized: QuantizedModel | None, report: dict[str, Any] | None
+    name: str,
+    target: str,
+    model: ImportedModel,
+    quantized: QuantizedModel | None,
+    report: dict[str, Any] | None,
+    integers: IntegerEnds | None = None,
 ) -> dict[str, Any]:
     """The dictionary that `link.build` embeds. ``report`` and the quantization of tensors are absent for the CPU alone."""
-    ends = (
+    ends: tuple[list[operators.Quantization | None], list[operators.Quantization | None]] = (
         _ends(quantized.mod, False)
         if quantized is not None
         else ([None] * len(model.inputs), [None] * len(model.outputs))
     )
+    inputs, outputs = model.inputs, model.outputs
+    if integers is not None:
+        ends = (list(integers.inputs), list(integers.outputs))
+        inputs, outputs = (tuple(replace(s, dtype=integers.dtype) for s in specs) for specs in (inputs, outputs))
     return {
         "format": FORMAT,
         "qaccel": __version__,
@@ -37,8 +56,8 @@ def make_metadata(
         "isa_version": isa().version,
         "model": name,
         "target": target,
-        "inputs": [_tensor(spec, q) for spec, q in zip(model.inputs, ends[0], strict=True)],
-        "outputs": [_tensor(spec, q) for spec, q in zip(model.outputs, ends[1], strict=True)],
+        "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
+        "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
         "report": report,
     }
 

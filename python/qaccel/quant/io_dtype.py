@@ -1,0 +1,178 @@
+"""Inputs and outputs of a quantized module as the integers that the accelerator has, instead of float32.
+
+What quantize and dequantize said of a tensor is then the caller's: ``tvmc inspect`` shows scale and zero point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from ..errors import QaccelError
+from ..frontend.import_onnx import TensorSpec
+from . import operators
+from .operators import DequantizeAttrs, Quantization, QuantizeAttrs
+
+OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
+_BITS = 8
+
+
+def with_integer_ends(
+    mod: tvm.IRModule, dtype: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[tvm.IRModule, list[Quantization], list[Quantization]]:
+    """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean, in order.
+
+    Shapes and order of axes stay the model's. Raises QaccelError naming an input that is not quantized to 8 bits by
+    what reads it first, or an output that is not an 8-bit integer before it is dequantized.
+    """
+    function = mod["main"]
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    reads = _reads(bindings)
+    builder = relax.BlockBuilder()
+    values: dict[relax.Var, relax.Expr] = {}
+    params, meanings = [], []
+    for param, spec in zip(function.params, inputs, strict=True):
+        attrs = reads.get(param)
+        if attrs is None or attrs.bits != _BITS:
+            width = f"has {attrs.bits} bits" if attrs is not None else "is read in floating point"
+            raise QaccelError(
+                f"--io-dtype {dtype}: input '{spec.name}' {width} in this module; choose 8-bit activations for what "
+                "reads it, or --io-dtype float32"
+            )
+        params.append(relax.Var(param.name, relax.TensorType(operators.static_shape(param), dtype)))
+        meanings.append(Quantization(attrs.bits, attrs.scale, attrs.zero_point))
+    others = {var: fn for var, fn in mod.functions_items() if var.name_hint != "main"}
+    with builder.function("main", params):
+        with builder.dataflow():
+            integers = {
+                param: _shifted(builder, new, -OFFSET[dtype], "int8")
+                for param, new in zip(function.params, params, strict=True)
+            }
+            for param, q in zip(function.params, meanings, strict=True):
+                if _read_otherwise(param, q, bindings):
+                    values[param] = _real(builder, integers[param], q)
+            results = _results(function, bindings)
+            made = {binding.var: binding.value for binding in bindings}
+            for binding in bindings:
+                call = binding.value
+                if operators.is_quantized(call) and isinstance(operators.read(call), QuantizeAttrs):
+                    entry = operators.read(call)
+                    source = call.args[0]
+                    assert isinstance(entry, QuantizeAttrs)
+                    if source in integers and _means(entry) == meanings[list(integers).index(source)]:
+                        values[binding.var] = _laid_out(builder, integers[source], entry)
+                        continue
+                values[binding.var] = builder.emit(_renewed(call, values))
+            ends, out_meanings = [], []
+            for result, spec in zip(results, outputs, strict=True):
+                expr, q = _integers_of(builder, result, made, values, spec, dtype)
+                ends.append(_shifted(builder, expr, OFFSET[dtype], dtype))
+                out_meanings.append(q)
+            out = builder.emit_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
+        builder.emit_func_output(out)
+    result_mod = tvm.IRModule({**others, "main": builder.get()["main"]}, attrs=mod.attrs)
+    shift = OFFSET[dtype]
+    return (
+        relax.transform.DeadCodeElimination(["main"])(result_mod),
+        [replace(q, zero_point=q.zero_point + shift) for q in meanings],
+        [replace(q, zero_point=q.zero_point + shift) for q in out_meanings],
+    )
+
+
+def _reads(bindings: list[relax.Binding]) -> dict[relax.Var, QuantizeAttrs]:
+    """How each variable is quantized first."""
+    found: dict[relax.Var, QuantizeAttrs] = {}
+    for binding in bindings:
+        if operators.is_quantized(binding.value):
+            attrs = operators.read(binding.value)
+            if isinstance(attrs, QuantizeAttrs) and isinstance(binding.value.args[0], relax.Var):
+                found.setdefault(binding.value.args[0], attrs)
+    return found
+
+
+def _means(attrs: QuantizeAttrs | DequantizeAttrs | operators.Attrs) -> Quantization:
+    assert isinstance(attrs, QuantizeAttrs | DequantizeAttrs)
+    return Quantization(attrs.bits, attrs.scale, attrs.zero_point)
+
+
+def _read_otherwise(param: relax.Var, q: Quantization, bindings: list[relax.Binding]) -> bool:
+    """Whether anything but a quantize of this meaning reads an input."""
+    for binding in bindings:
+        call = binding.value
+        fields = list(call.args) if isinstance(call, relax.Call) else [call]
+        fields += [f for field in fields if isinstance(field, relax.Tuple) for f in field.fields]
+        if any(isinstance(f, relax.Var) and f.same_as(param) for f in fields):
+            quantizes = operators.is_quantized(call) and isinstance(operators.read(call), QuantizeAttrs)
+            if not quantizes or _means(operators.read(call)) != q:
+                return True
+    return False
+
+
+def _shifted(builder: relax.BlockBuilder, expr: relax.Expr, shift: int, dtype: str) -> relax.Expr:
+    if not shift:
+        return expr
+    wide = builder.emit(relax.op.astype(expr, "int32"))
+    moved = builder.emit(relax.op.add(wide, relax.const(np.asarray(shift, np.int32))))
+    return builder.emit(relax.op.astype(moved, dtype))
+
+
+def _real(builder: relax.BlockBuilder, expr: relax.Expr, q: Quantization) -> relax.Expr:
+    steps = builder.emit(relax.op.astype(expr, "float32"))
+    centred = builder.emit(relax.op.subtract(steps, relax.const(np.asarray(q.zero_point, np.float32))))
+    return builder.emit(relax.op.multiply(centred, relax.const(np.asarray(q.scale, np.float32))))
+
+
+def _laid_out(builder: relax.BlockBuilder, expr: relax.Expr, attrs: QuantizeAttrs) -> relax.Expr:
+    """The integers in the order that quantize would have given them."""
+    turned = expr
+    if attrs.axes != tuple(range(len(attrs.axes))):
+        turned = builder.emit(relax.op.permute_dims(expr, list(attrs.axes)))
+    return builder.emit(relax.op.reshape(turned, attrs.shape))
+
+
+def _results(function: relax.Function, bindings: list[relax.Binding]) -> list[relax.Expr]:
+    values = {binding.var: binding.value for binding in bindings}
+    result = function.body.body
+    while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Var | relax.Tuple):
+        result = values[result]
+    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
+
+
+def _renewed(expr: relax.Expr, values: dict[relax.Var, relax.Expr]) -> relax.Expr:
+    if isinstance(expr, relax.Var):
+        return values.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([_renewed(field, values) for field in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        return relax.TupleGetItem(_renewed(expr.tuple_value, values), expr.index)
+    if isinstance(expr, relax.Call):
+        return relax.Call(expr.op, [_renewed(arg, values) for arg in expr.args], expr.attrs, expr.ty_args, expr.span)
+    return expr
+
+
+def _integers_of(
+    builder: relax.BlockBuilder, result: relax.Expr, made: dict[relax.Var, relax.Expr],
+    values: dict[relax.Var, relax.Expr], spec: TensorSpec, dtype: str,
+) -> tuple[relax.Expr, Quantization]:  # fmt: skip
+    """The integers that an output is dequantized from, in the output's shape."""
+    expr = result
+    while isinstance(expr, relax.Var) and expr in made:
+        call = made[expr]
+        if operators.is_quantized(call) and isinstance(operators.read(call), DequantizeAttrs):
+            attrs = operators.read(call)
+            assert isinstance(attrs, DequantizeAttrs)
+            if attrs.bits != _BITS:
+                break
+            shaped = builder.emit(relax.op.reshape(_renewed(call.args[0], values), attrs.shape))
+            turned = builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
+            return builder.emit(relax.op.reshape(turned, spec.shape)), _means(attrs)
+        if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):
+            break
+        expr = call if isinstance(call, relax.Var) else call.args[0]
+    raise QaccelError(
+        f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as Softmax "
+        "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
+    )

@@ -14,7 +14,7 @@ from .errors import QaccelError
 
 if TYPE_CHECKING:
     from .api import Module, QuantizedNetwork, compile, load, quantize
-    from .npu.partition import partition_for_qaccel
+    from .relax_idioms import partition_for_qaccel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,7 +34,7 @@ _HOMES = {
     "QuantizedNetwork": "api",
     "compile": "api",
     "load": "api",
-    "partition_for_qaccel": "npu.partition",
+    "partition_for_qaccel": "relax_idioms",
     "quantize": "api",
 }
 

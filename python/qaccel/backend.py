@@ -32,9 +32,10 @@ def _codegen(functions: Any, options: Any, constant_names: Any) -> Any:
 
 
 def qaccel_pipeline(hw: Any = None) -> Any:
-    """``relax.get_pipeline("qaccel", hw=...)``: partition, compile and lower a module in the quantized dialect.
+    """``relax.get_pipeline("qaccel", hw=...)``: quantize (without data, W8A16), partition, compile and lower any module.
 
-    What the pipeline gives is ready for ``relax.build``'s code generator; float modules pass through to the CPU.
+    What the pipeline gives is ready for ``relax.build``'s code generator; modules that are quantized or partitioned
+    already are taken as they are.
     """
     import tvm
 
@@ -44,10 +45,11 @@ def qaccel_pipeline(hw: Any = None) -> Any:
 
     @tvm.transform.module_pass(opt_level=0, name="qaccel")
     def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        from .npu.partition import partition, subgraph_functions
+        from .npu.partition import subgraph_functions
+        from .relax_idioms import partition_for_qaccel
         from .run.link import lowered
 
         target = tvm.target.Target.current(allow_none=True) or tvm.target.Target({"kind": "llvm"})
-        return lowered(mod if subgraph_functions(mod) else partition(mod, config).mod, target)
+        return lowered(mod if subgraph_functions(mod) else partition_for_qaccel(mod, config), target)
 
     return run

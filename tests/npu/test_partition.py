@@ -16,7 +16,6 @@ from qaccel.npu.partition import (
     float_macs,
     hw_of,
     partition,
-    partition_for_qaccel,
     subgraph_functions,
 )
 from qaccel.quant import operators as ops
@@ -226,7 +225,6 @@ def test_nothing_to_partition():
     result = partition(mod, HW)
     assert result.subgraphs == ()
     assert_structural_equal(result.mod, mod)
-    assert_structural_equal(partition_for_qaccel(mod), mod)
 
 
 @pytest.mark.parametrize("name", ["chain", "interrupted", "several"])

@@ -131,7 +131,7 @@ def _global_pool(op: Callable[..., relax.Expr]) -> Callable[[Node], relax.Expr |
 def _reshape(node: Node) -> relax.Expr | None:
     """Reshape, Flatten, Squeeze, Unsqueeze -> reshape to the static shape."""
     if 0 in node.out_shape:  # Relax would take the 0 for "as before"; and there is only one tensor without elements
-        return const(np.zeros(node.out_shape, node.out_dtype))
+        return relax.op.zeros(node.out_shape, node.out_dtype)
     return relax.op.reshape(node.args[0], node.out_shape)
 
 

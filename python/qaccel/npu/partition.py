@@ -20,7 +20,7 @@ from tvm import relax
 from tvm.relax.dpl import is_op, wildcard
 
 from ..errors import QaccelError
-from ..hw import DEFAULT_CONFIG, HwConfig, load_config
+from ..hw import HwConfig
 from ..quant import operators
 from .compress import entropy_bits
 from .constraints import check_call
@@ -56,11 +56,6 @@ class Partitioned:
     mod: tvm.IRModule
     subgraphs: tuple[str, ...]
     rejections: tuple[Rejection, ...]
-
-
-def partition_for_qaccel(mod: tvm.IRModule, hw: str | HwConfig = DEFAULT_CONFIG) -> tvm.IRModule:
-    """TVM's idiom: a module with the accelerator's part of ``main`` in functions of their own. Errors as ``partition``."""
-    return partition(mod, load_config(hw)).mod
 
 
 def partition(

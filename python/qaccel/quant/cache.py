@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import tvm
 
 from ..frontend.import_onnx import ImportedModel
 from .calibrate import Ranges
@@ -35,7 +36,10 @@ def folder() -> Path:
 def key_of(model: ImportedModel, data: Mapping[str, np.ndarray], method: str) -> str:
     """Hash of everything that ranges depend on."""
     digest = hashlib.sha256(f"{FORMAT} {method}".encode())
-    digest.update(model.onnx_model.SerializeToString(deterministic=True))
+    if model.onnx_model.graph.node:
+        digest.update(model.onnx_model.SerializeToString(deterministic=True))
+    else:  # it came as Relax
+        digest.update(tvm.ir.save_json(model.mod).encode())
     for name in sorted(data):
         array = np.ascontiguousarray(data[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -1,0 +1,56 @@
+"""TVM's own idioms: a Relax module in, a partitioned module out, float modules quantized on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from .frontend.import_relax import import_relax
+from .hw import DEFAULT_CONFIG, HwConfig, load_config
+from .npu.partition import float_macs, partition
+from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, CompileOptions, checked_input_range, parse_bits
+from .pipeline import layer_bits, measure_ranges
+from .quant import operators
+from .quant.dataset import check_inputs
+from .quant.quantize import quantize
+
+
+def partition_for_qaccel(
+    mod: tvm.IRModule,
+    hw: str | HwConfig = DEFAULT_CONFIG,
+    *,
+    calibration_data: Mapping[str, np.ndarray] | None = None,
+    input_range: tuple[float, float] | None = None,
+    bits: Any = None,
+) -> tvm.IRModule:
+    """A module with the accelerator's part of ``main`` in functions of their own, ready for ``relax.ext.qaccel``.
+
+    A module in the quantized dialect is partitioned as it is. A float module is quantized first: with
+    ``calibration_data`` (arrays by parameter name, samples along axis 0) at 8 bits, else from synthetic inputs within
+    ``input_range`` at W8A16, or at ``bits`` as ``tvmc compile --bits`` takes them. The signature of ``main`` stays.
+    Raises QaccelError for a module without ``main``, and where shapes are symbolic.
+    """
+    config = load_config(hw)
+    if "main" not in {var.name_hint for var in mod.get_global_vars()} or _is_quantized(mod):
+        return partition(mod, config).mod
+    model = import_relax(mod)
+    data = check_inputs(calibration_data, model.inputs, "calibration data") if calibration_data is not None else None
+    options = CompileOptions(input_range=checked_input_range(input_range) if input_range is not None else None)
+    ranges, _ = measure_ranges(model, data, options, show=False)
+    default = DEFAULT_BITS if data is not None else BITS_WITHOUT_DATA
+    quantized = quantize(model, ranges, layer_bits(parse_bits(str(bits)) if bits is not None else default))
+    return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
+
+
+def _is_quantized(mod: tvm.IRModule) -> bool:
+    return any(
+        operators.is_quantized(binding.value)
+        for function in mod.functions.values()
+        if isinstance(function, relax.Function)
+        for block in function.body.blocks
+        for binding in block.bindings
+    )

@@ -16,6 +16,7 @@ from .errors import QaccelError
 from .hw import DEFAULT_CONFIG, HwConfig
 
 WIDTHS = (4, 8, 16)
+MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")
 # Without data, weights need none and 16-bit activations forgive loose ranges.
@@ -69,7 +70,7 @@ class CompileOptions:
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
     takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
-    module's inputs and outputs.
+    module's inputs and outputs. ``model_format`` None: by the file's suffix.
     """
 
     target: TargetOptions = TargetOptions()
@@ -80,6 +81,7 @@ class CompileOptions:
     input_range: tuple[float, float] | None = None
     bits: Bits | None = None
     io_dtype: str = "float32"
+    model_format: str | None = None
     synthetic_samples: int = field(default=16, repr=False)
 
 
@@ -111,6 +113,13 @@ def parse_target(text: str) -> TargetOptions:
         else:
             host = {name: _host_value(name, value, text) for name, value in flags.items()}
     return TargetOptions(config, tuple(host.items()))
+
+
+def checked_model_format(text: str | None) -> str | None:
+    """The same format. Raises QaccelError unless it is one of MODEL_FORMATS, or None."""
+    if text is not None and text not in MODEL_FORMATS:
+        raise QaccelError(f"--model-format {text} is unknown; choose one of {', '.join(MODEL_FORMATS)}")
+    return text
 
 
 def checked_io_dtype(text: str) -> str:

@@ -12,7 +12,8 @@ import onnx
 from tvm import relax
 
 from .errors import QaccelError
-from .frontend.import_onnx import ImportedModel, import_onnx
+from .frontend.import_model import import_model
+from .frontend.import_onnx import ImportedModel
 from .hw import HwConfig, load_config
 from .npu.codegen import CompiledSubgraph, compile_subgraph
 from .npu.partition import Partitioned, float_macs, partition, subgraph_functions
@@ -86,7 +87,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> Quantized:
     """The stages import, calibrate and quantize."""
     with stages("import"):
-        imported = import_onnx(model, options.input_shapes)
+        imported = import_model(model, options.input_shapes, options.model_format)
     with stages("calibrate", own_progress=True):
         data = _checked_data(imported, options) if options.calibration_data is not None else None
         ranges, notes = measure_ranges(imported, data, options, stages.show)
@@ -151,7 +152,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 f"{flag} is for quantization, and --target '{options.target}' compiles the float model; add qaccel"
             )
     with stages("import"):
-        imported = import_onnx(model, options.input_shapes)
+        imported = import_model(model, options.input_shapes, options.model_format)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         executable = link.build(imported.mod, link.host_target(options.target), metadata)

@@ -10,8 +10,10 @@ from ..errors import QaccelError
 from ..options import (
     CALIBRATION_METHODS,
     IO_DTYPES,
+    MODEL_FORMATS,
     CompileOptions,
     checked_io_dtype,
+    checked_model_format,
     parse_bits,
     parse_input_range,
     parse_input_shapes,
@@ -28,7 +30,7 @@ NOTES_SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("model", metavar="MODEL.onnx", type=Path)
+    parser.add_argument("model", metavar="MODEL", type=Path, help=".onnx, .pt2 (torch.export.save) or .tflite")
     parser.add_argument(
         "--target", required=True, help='"qaccel", "llvm", "qaccel -config=qaccel-1024, llvm -mcpu=native"'
     )
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
     )
     parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
+    parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
     parser.add_argument(
         "--io-dtype",
         metavar="TYPE",
@@ -107,6 +110,7 @@ def options_of(arguments: argparse.Namespace) -> CompileOptions:
         input_range=parse_input_range(arguments.input_range) if arguments.input_range is not None else None,
         bits=parse_bits(arguments.bits) if arguments.bits is not None else None,
         io_dtype=checked_io_dtype(arguments.io_dtype),
+        model_format=checked_model_format(arguments.model_format),
     )
 
 

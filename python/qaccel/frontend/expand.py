@@ -160,7 +160,23 @@ def _gemm(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     return True
 
 
+def _plane_reduction(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """A reduction of a plane (in either layout) that drops its axes keeps them, and a Reshape drops them."""
+    attrs, shape = attrs_of(node), graph.shape(node.input[0])
+    given = graph.consts.get(node.input[1]) if len(node.input) > 1 and node.input[1] else attrs.get("axes")
+    if given is None or attrs.get("keepdims", 1) or len(shape) != 4 or 0 in shape:
+        return False
+    if sorted(int(a) % 4 for a in np.reshape(given, -1)) not in ([1, 2], [2, 3]):
+        return False
+    middle = writer.tensor(f"{node.output[0]}_kept")
+    writer.keep(remade(node, outputs=[middle], keepdims=1))
+    writer.reshape(middle, graph.shape(node.output[0]), f"{node.name}:shape", node.output[0])
+    return True
+
+
 EXPANSIONS: dict[str, Expansion] = {
+    "ReduceMean": _plane_reduction,
+    "ReduceMax": _plane_reduction,
     "Min": _chain,
     "Max": _chain,
     "Sum": _chain,

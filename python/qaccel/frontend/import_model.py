@@ -1,0 +1,81 @@
+"""A model of any format: ONNX by our own import, PyTorch and TFLite through TVM's Relax frontends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx
+import tvm
+
+from ..errors import QaccelError
+from .import_onnx import ImportedModel, import_onnx
+from .import_relax import import_relax
+
+FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
+
+
+def import_model(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+) -> ImportedModel:
+    """The model in canonical Relax. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
+
+    Raises QaccelError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return import_onnx(model, input_shapes)
+    path = Path(model)
+    chosen = model_format or FORMATS.get(path.suffix.lower(), "onnx")
+    if chosen == "onnx":
+        return import_onnx(path, input_shapes)
+    if input_shapes:
+        raise QaccelError(
+            f"--input-shapes: the shapes of a {chosen} model are in its file; export it with the shapes you want"
+        )
+    if not path.is_file():
+        raise QaccelError(f"cannot read '{path}': there is no such file")
+    return _from_torch(path) if chosen == "torch" else _from_tflite(path)
+
+
+def _from_torch(path: Path) -> ImportedModel:
+    """A file that ``torch.export.save`` wrote."""
+    try:
+        import torch
+        from tvm.relax.frontend.torch import from_exported_program
+    except ImportError:
+        raise QaccelError(
+            f"'{path}': PyTorch models need the package torch; pip install torch, or export to ONNX"
+        ) from None
+    try:
+        program = torch.export.load(str(path))
+    except Exception as error:  # torch raises whatever its unpicklers meet
+        raise QaccelError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
+    return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True))
+
+
+def _from_tflite(path: Path) -> ImportedModel:
+    """A float TFLite flatbuffer."""
+    try:
+        import tflite
+        from tvm.relax.frontend.tflite import from_tflite
+    except ImportError:
+        raise QaccelError(
+            f"'{path}': TFLite models need the package tflite; pip install tflite, or convert to ONNX"
+        ) from None
+    try:
+        flat = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
+    except Exception as error:  # the flatbuffer reader checks nothing
+        raise QaccelError(f"'{path}' is not a TFLite model: {_one_line(error)}") from error
+    return _imported(path, lambda: from_tflite(flat))
+
+
+def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:
+    try:
+        mod = make()
+    except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
+        raise QaccelError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
+    return import_relax(mod)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -307,7 +307,6 @@ def test_internal_error_names_its_stage(folder, capfd, monkeypatch):
         ["compile", "model.onnx"],
         ["tune", "model.onnx"],
         ["run", "module.so"],
-        ["compile", "model.onnx", "--target=qaccel", "--io-dtype=int8"],
         ["compile", "model.onnx", "--target=qaccel", "--repo", "x"],
         ["run", "module.so", "--inputs", "i.npz", "--repeat", "many"],
     ],
@@ -317,6 +316,27 @@ def test_usage(capfd, arguments):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: tvmc" in capfd.readouterr().err
+
+
+def test_types_and_formats_that_are_unknown(folder, capfd):
+    fails(
+        capfd, folder, ["compile", "model.onnx", "--target=qaccel", "--io-dtype=int4", *OUTPUTS], "int4", "int8, uint8"
+    )
+    fails(
+        capfd,
+        folder,
+        ["compile", "model.onnx", "--target=qaccel", "--model-format=caffe", *OUTPUTS],
+        "caffe",
+        "onnx, torch",
+    )
+    fails(
+        capfd,
+        folder,
+        ["compile", "model.onnx", "--target=llvm", "--io-dtype=int8", "-o", "out.so"],
+        "--io-dtype",
+        "add qaccel",
+    )
+    fails(capfd, folder, ["compile", "model.onnx", "--target=qaccel", "--io-dtype=int8", *OUTPUTS], "input", "16 bits")
 
 
 def test_config_too_small_for_a_layer(folder, capfd):

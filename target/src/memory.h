@@ -64,23 +64,32 @@ class Memory {
   void CheckUnread(const View& view, const Actor& actor) const;
 
  private:
-  // Who touched each byte last, one array per engine; absent where an engine never does.
+  // Who touched each byte last, one per engine; absent where an engine never does. Blocks that one instruction touched as a
+  // whole hold its ordinal once, their bytes are filled in when something touches a part.
   struct Marks {
-    std::unique_ptr<uint32_t[], Free> ordinals;
-    uint32_t last = 0;  // highest ordinal in the array
+    std::unique_ptr<uint32_t[], Free> ordinals;  // by byte, of the blocks that are split
+    std::unique_ptr<uint32_t[], Free> highest;   // by block: no byte of it has a higher one
+    std::unique_ptr<uint8_t[], Free> split;      // by block
+    uint32_t last = 0;                           // highest of all
   };
 
-  void CheckOrdered(const Marks& marks, int engine, int64_t begin, int64_t bytes, const Actor& actor, const char* now,
+  void Allocate(Marks& marks) const;
+  bool MayBeAbove(const Marks& marks, int64_t begin, int64_t end, uint32_t limit) const;
+  int64_t FirstAbove(const Marks& marks, int64_t begin, int64_t end, uint32_t limit) const;
+  void CheckOrdered(const Marks& marks, int engine, const View& view, const Actor& actor, const char* now,
                     const char* earlier) const;
+  void SetDefined(int64_t begin, int64_t bytes);
   bool Protected(int64_t begin, int64_t bytes) const;
-  void Mark(Marks& marks, int64_t begin, int64_t bytes, uint32_t ordinal);
+  void Mark(Marks& marks, int64_t begin, int64_t bytes, uint32_t ordinal) const;
+  void MarkPart(Marks& marks, int64_t begin, int64_t end, uint32_t ordinal) const;
 
   const char* name_;
   uint8_t* data_;
   int64_t size_;
   int64_t peak_ = 0;
   uint64_t version_ = 1;
-  std::unique_ptr<uint8_t[], Free> defined_;
+  std::unique_ptr<uint8_t[], Free> defined_;        // by byte, of the blocks that are not
+  mutable std::unique_ptr<uint8_t[], Free> whole_;  // by block: all of its bytes are known to be defined
   std::vector<std::pair<int64_t, int64_t>> read_only_;
   Marks written_[kEngines], read_[kEngines];
 };

@@ -7,6 +7,7 @@ import pytest
 import tvm
 from tvm import relax
 
+import qaccel
 from qaccel import numerics
 from qaccel.cpu.legalize import LegalizeQuantized
 from qaccel.quant import operators as o
@@ -184,3 +185,15 @@ def test_calls_for_an_accelerator_are_left_alone():
     mod = quantize(imported, ranges).mod
     mod["main"] = mod["main"].with_attr("Codegen", "qaccel")
     tvm.ir.assert_structural_equal(LegalizeQuantized()(mod), mod)
+
+
+def test_a_border_of_many_dimensions():
+    """A shuffled plane leaves in six dimensions, as the pixel shuffle that made it has them."""
+    nodes = [
+        node("Conv", "conv", ["x", "w"]), node("DepthToSpace", "out", ["conv"], blocksize=2, mode="CRD"),
+    ]  # fmt: skip
+    weights = {"w": np.random.default_rng(0).normal(0, 0.5, (8, 3, 3, 3)).astype(np.float32)}
+    made = model(nodes, {"x": (1, 3, 8, 8)}, ["out"], weights)
+    data = {"x": np.random.default_rng(1).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)}
+    network = qaccel.quantize(made, data, bits=8)
+    np.testing.assert_array_equal(qaccel.compile(network).run(data)["out"], network.run(data)["out"])

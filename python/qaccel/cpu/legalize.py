@@ -293,7 +293,8 @@ def _scheduled(function: tirx.PrimFunc, attrs: operators.Attrs) -> tirx.PrimFunc
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
         loops = schedule.get_loops(block)
         spatial, reduced = loops[:4], loops[4:]
-        if len(spatial) < 4:
+        border = isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs)  # of any rank, without sums
+        if len(spatial) < 4 or border and reduced:
             schedule.parallel(spatial[0])
             continue
         if isinstance(attrs, operators.QuantizeAttrs) and attrs.axes == (0, 2, 3, 1):

@@ -123,7 +123,18 @@ def _pad(attrs: dict[str, Any], constants: tuple[np.ndarray | None, ...], perm: 
 
 
 def _resize(attrs: dict[str, Any], constants: tuple[np.ndarray | None, ...], perm: list[int]) -> Turned | None:
-    """Resize and Upsample: the operands roi, scales and sizes have one entry, or two, per axis."""
+    """Resize and Upsample: the operands roi, scales and sizes have one entry, or two, per axis.
+
+    Linear and cubic resizing has to end up on the last two axes, the only place where it can be computed.
+    """
+    plane = {len(perm) - 2, len(perm) - 1}
+    if attrs.get("mode", "nearest") not in ("nearest", b"nearest"):
+        scales = constants[-2] if len(constants) > 1 and constants[-1] is None else constants[-1] if constants else None
+        if scales is not None and scales.dtype.kind == "f" and scales.size == len(perm):
+            if not {perm[a] for a, scale in enumerate(scales.reshape(-1)) if scale != 1} <= plane:
+                return None
+        elif plane not in ({perm[-2], perm[-1]}, {perm[-3], perm[-2]}):
+            return None
     if "axes" in attrs:
         return Turned(constants, {"axes": [perm[a] for a in attrs["axes"]]}, perm)
     rank = len(perm)

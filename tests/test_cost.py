@@ -326,14 +326,21 @@ def test_load_raw_and_store() -> None:
 
 def test_loadw() -> None:
     loadw = instruction("LOADW", stream_bytes=1032, weight_count=1024)
-    assert cost.decode_cycles(loadw, HW) == 64
-    assert cost.dma_cycles(loadw, HW) == 16 + 64 + 129
-    assert cost.dma_cycles(replace(loadw, weight_count=2048, weight_bits=4), HW) == 16 + 64 + 129
-    assert cost.dma_cycles(replace(loadw, weight_count=4096), HW) == 16 + 256
+    assert cost.dma_cycles(loadw, HW, 64) == 16 + 64 + 129
+    assert cost.dma_cycles(loadw, HW, 256) == 16 + 256
     prefetched = replace(loadw, source="sram")
     assert cost.dram_beats(prefetched, HW) == 0
-    assert cost.dma_cycles(prefetched, HW) == 16 + 65
-    assert cost.dma_cycles(replace(prefetched, stream_bytes=520, weight_bits=4), HW) == 16 + 64
+    assert cost.dma_cycles(prefetched, HW, 64) == 16 + 65
+    assert cost.dma_cycles(replace(prefetched, stream_bytes=520), HW, 64) == 16 + 64
+
+
+def test_streams_take_what_was_measured() -> None:
+    estimate = cost.StreamEstimate(
+        bytes_per_stream=20.0, bytes_per_weight=0.5, cycles_per_stream=30.0, cycles_per_weight=1 / 16
+    )
+    assert (estimate.stream_bytes(1000), estimate.decode_cycles(1600)) == (520, 130)
+    raw = cost.raw_streams(4, HW)
+    assert (raw.stream_bytes(1000), raw.decode_cycles(1600)) == (505, 100)
 
 
 def test_start_up_is_the_engines_own() -> None:

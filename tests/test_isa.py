@@ -121,9 +121,9 @@ KNOWN = {
         2 + (3 << 8) + (1 << 24) + (1 << 45) + (0x12345678 << 54) + (0xABCDEF << 86) + (5 << 110)
     ),
     # opcode 3; source sram: bit 54; stream_addr from 55; stream_bytes from 87; buffer_addr from 119;
-    # weight_count from 143; weight_bits 16: code 2 from bit 167
-    "LOADW layer=0 source=sram stream_addr=0x80 stream_bytes=40 buffer_addr=0x10 weight_count=16 weight_bits=16": (
-        3 + (1 << 54) + (0x80 << 55) + (40 << 87) + (0x10 << 119) + (16 << 143) + (2 << 167)
+    # weight_count from 143; weight_bits 16: code 2 from bit 167; row_weights from bit 169
+    "LOADW layer=0 source=sram stream_addr=0x80 stream_bytes=40 buffer_addr=0x10 weight_count=16 weight_bits=16 row_weights=4": (
+        3 + (1 << 54) + (0x80 << 55) + (40 << 87) + (0x10 << 119) + (16 << 143) + (2 << 167) + (4 << 169)
     ),
     # opcode 9; h from bit 190, w from 206, channels from 222; multiplier from 238, shift from 269; in_bits 8: 1 from
     # 276; in_zero_point -128 from 278; out_bits 4: code 0 from 294; out_zero_point 7 from 296; clamp_lo -8 from 312;
@@ -331,7 +331,7 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("missing entry", lambda s: conv(s).pop("time"), "time is missing"),
     ("missing table", lambda s: s.pop("semaphores"), "semaphores is missing"),
     ("semaphores", lambda s: s["semaphores"].update(count=63), "63 semaphores, but wait0 has 5 bits"),
-    ("stream header", lambda s: s["stream"].update(header_bytes=7), "the stream header's fields take 64 bits"),
+    ("stream header", lambda s: s["stream"].update(header_bytes=7), "the stream header's fields take 40 bits"),
     ("stream width", lambda s: s["stream"].update(width_bits=1, codec_bits=7), "width_bits or codec_bits"),
     ("record", lambda s: s["params"].update(bytes=16), "the parameter record has 16 bytes, its fields take 96 bits"),
     ("record type", lambda s: s["params"]["layout"].append("x:float"), "'x:float' is not name:type"),

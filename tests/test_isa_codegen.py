@@ -200,4 +200,4 @@ def test_the_header_states_the_constants() -> None:
         "8",
     )
     assert (stated["kParamsReservedOffset"], stated["kParamsReservedBytes"]) == ("9", "3")
-    assert stated["kStreamHeaderBytes"] == "8" and stated["kTableInterpolationBits"] == "7"
+    assert stated["kStreamHeaderBytes"] == "5" and stated["kTableInterpolationBits"] == "7"

@@ -13,7 +13,7 @@ def register() -> None:
     """
     import tvm_ffi
 
-    from .run.simulator import load_library
+    from .native import load_library
 
     # The library registers `ffi.Module.load_from_bytes.qaccel` itself; it is small, and a worker has no other moment.
     load_library()

@@ -5,6 +5,8 @@ Functions with plain arguments serve the tiler, which has no instructions yet; t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .errors import QaccelError
 from .hw import HwConfig
 from .isa import Instruction, isa
@@ -270,17 +272,38 @@ def sram_side_cycles(ins: Instruction, hw: HwConfig) -> int:
     return _ceil(rows * pixels * ins["pixel_bytes"], hw.dram_bytes_per_cycle)
 
 
-def decode_cycles(ins: Instruction, hw: HwConfig) -> int:
-    """Cycles that the decoder is busy with a LOADW (codec raw)."""
-    return _ceil(ins["weight_count"], hw.decoder_lanes)
+@dataclass(frozen=True)
+class StreamEstimate:
+    """What weight streams of one layer take, by the number of their weights; ``compress.py`` measures it."""
+
+    bytes_per_stream: float
+    bytes_per_weight: float
+    cycles_per_stream: float
+    cycles_per_weight: float
+
+    def stream_bytes(self, weights: int) -> int:
+        """Header, tables and padding included."""
+        return round(self.bytes_per_stream + weights * self.bytes_per_weight)
+
+    def decode_cycles(self, weights: int) -> int:
+        """Cycles that the decoder is busy."""
+        return round(self.cycles_per_stream + weights * self.cycles_per_weight)
 
 
-def dma_cycles(ins: Instruction, hw: HwConfig) -> int:
-    """Cycles of a LOAD, LOAD_RAW, LOADW or STORE that has the DRAM channel to itself. Errors as ``dram_runs``."""
+def raw_streams(weight_bits: int, hw: HwConfig) -> StreamEstimate:
+    """Streams of codec raw."""
+    return StreamEstimate(isa().stream["header_bytes"], weight_bits / 8, 0, 1 / hw.decoder_lanes)
+
+
+def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:
+    """Cycles of a LOAD, LOAD_RAW, LOADW or STORE that has the DRAM channel to itself. Errors as ``dram_runs``.
+
+    ``decode_cycles``: of a LOADW's stream, as ``compress.decode_stream`` finds them.
+    """
     beats = dram_beats(ins, hw)
     parallel = [beats + hw.dram_latency_cycles if beats else 0, sram_side_cycles(ins, hw)]
     if ins.op == "LOADW":
-        parallel.append(decode_cycles(ins, hw))
+        parallel.append(decode_cycles)
     start_up: int = getattr(hw.start_up_cycles, ins.engine.lower())
     return start_up + max(parallel)
 

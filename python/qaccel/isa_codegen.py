@@ -39,7 +39,7 @@ def _constants(spec: Isa) -> list[str]:
         "kSemaphoreMaximum": ("tokens that one holds", spec.semaphore_maximum),
     }
     for name, value in spec.stream.items():
-        values[f"kStream{camel_case(name)}"] = ("of a weight stream's header", value)
+        values[f"kStream{camel_case(name)}"] = ("of weight streams", value)
     values["kParamsBytes"] = ("one output channel's parameter record", spec.params_bytes)
     for field in params_fields(spec):
         values[f"kParams{camel_case(field.name)}Offset"] = (f"bytes into the record: {field.type}", field.offset // 8)

@@ -142,8 +142,7 @@ def _stream_table(spec: Isa) -> str:
     texts = {
         "codec": "how the payload is coded; other codes than those of the enum are errors",
         "width": "width code of the weights",
-        "count": "number of weights",
-        "crc": "CRC-32 (IEEE 802.3, reflected) of the bits before it and the payload",
+        "crc": "CRC-32 (IEEE 802.3, reflected) of the byte before it and the payload",
     }
     for name, text in texts.items():
         rows.append((_bits(Field(name, offset, spec.stream[f"{name}_bits"], "", "")), name, text))

@@ -157,7 +157,7 @@ def _check_header_layouts(spec: Isa) -> None:
     for field in spec.common:
         if field.name.startswith(("wait", "signal")) and spec.semaphore_count != (1 << field.bits) - 1:
             raise QaccelError(f"isa.toml: {spec.semaphore_count} semaphores, but {field.name} has {field.bits} bits")
-    header_bits = sum(spec.stream[name] for name in ("codec_bits", "width_bits", "count_bits", "crc_bits"))
+    header_bits = sum(spec.stream[name] for name in ("codec_bits", "width_bits", "crc_bits"))
     if header_bits != 8 * spec.stream["header_bytes"]:
         raise QaccelError(f"isa.toml: the stream header's fields take {header_bits} bits, not header_bytes")
     if len(spec.widths) > 1 << spec.stream["width_bits"] or len(spec.enums["codec"]) > 1 << spec.stream["codec_bits"]:

@@ -18,7 +18,11 @@ constexpr int kRequesters = kEngines + 1;  // instruction fetch first, then the 
 class Clockwork {
  public:
   Clockwork(const Program& program, Machine& machine, int64_t program_addr)
-      : core_(program, machine), hw_(machine.hw), program_addr_(program_addr), arrival_(program.size(), kNever) {
+      : core_(program, machine),
+        machine_(machine),
+        hw_(machine.hw),
+        program_addr_(program_addr),
+        arrival_(program.size(), kNever) {
     Trace& trace = core_.trace();
     trace.start.assign(program.size(), 0);
     trace.end.assign(program.size(), 0);
@@ -83,7 +87,7 @@ class Clockwork {
   void Begin(int engine, int index) {
     Duration duration;
     try {
-      duration = DurationOf(hw_, core_.program().instructions[index]);
+      duration = DurationOf(hw_, core_.program().instructions[index], machine_.decode_cycles);
     } catch (const Fault& fault) {
       Fail("machine error: ", core_.program().Where(index), ": ", fault.what());
     }
@@ -152,6 +156,7 @@ class Clockwork {
   }
 
   Core core_;
+  const Machine& machine_;
   const Config& hw_;
   int64_t program_addr_;
   int64_t now_ = 0;

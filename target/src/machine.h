@@ -24,6 +24,7 @@ struct Machine {
   Memory dram, sram, weights;
   Accumulators accumulators;
   Actor actor;  // the instruction that executes
+  int64_t decode_cycles = 0;  // that the decoder is busy with the LOADW that was executed last
   // Numbers that engines' instructions begin after: accesses of a program before are older than everything.
   Clock first_ordinals{};
 

@@ -125,11 +125,11 @@ Duration Of(const Config& hw, const isa::LoadRaw& ins) {
   return duration;
 }
 
-Duration Of(const Config& hw, const isa::Loadw& ins) {
+Duration Of(const Config& hw, const isa::Loadw& ins, int64_t decode_cycles) {
   Duration duration;
   duration.start_up = hw.start_up_loadw;
   duration.decodes = true;
-  duration.decode = CeilDiv(ins.weight_count, hw.decoder_lanes);
+  duration.decode = decode_cycles;
   duration.units = duration.decode;
   if (ins.source == isa::StreamSource::Dram) {
     duration.transfers = true;
@@ -166,8 +166,16 @@ Work WorkIn(const isa::Depthwise& ins) {
 
 }  // namespace
 
-Duration DurationOf(const Config& hw, const isa::Instruction& instruction) {
-  return std::visit([&](const auto& ins) { return Of(hw, ins); }, instruction);
+Duration DurationOf(const Config& hw, const isa::Instruction& instruction, int64_t decode_cycles) {
+  return std::visit(
+      [&](const auto& ins) -> Duration {
+        if constexpr (std::is_same_v<std::decay_t<decltype(ins)>, isa::Loadw>) {
+          return Of(hw, ins, decode_cycles);
+        } else {
+          return Of(hw, ins);
+        }
+      },
+      instruction);
 }
 
 Work WorkOf(const isa::Instruction& instruction) {

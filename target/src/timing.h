@@ -24,9 +24,9 @@ struct Duration {
   int64_t decode = 0;
 };
 
-// For an instruction that has been executed, so whose sizes are known to be legal. Throws Fault if it takes more than
-// 2^60 cycles.
-Duration DurationOf(const Config& hw, const isa::Instruction& instruction);
+// For an instruction that has been executed, so whose sizes are known to be legal; `decode_cycles` of a LOADW as the
+// machine found them. Throws Fault if it takes more than 2^60 cycles.
+Duration DurationOf(const Config& hw, const isa::Instruction& instruction, int64_t decode_cycles);
 
 // What the instruction does, for the report.
 struct Work {

@@ -10,9 +10,10 @@ from npu.faults import STATIC, WRONG_RESULT, Case, base_case
 from qaccel.errors import QaccelError
 from qaccel.hw import load_config
 from qaccel.isa import Instruction, decode, isa
+from qaccel.native import library_path
 from qaccel.npu.artefact import Artefact
 from qaccel.npu.check import DramMap, check_instructions, check_program
-from qaccel.run.simulator import library_path, simulate
+from qaccel.run.simulator import simulate
 from reference.interpreter import run
 from reference.memory import MachineError
 from reference.programs import random_program

@@ -13,10 +13,11 @@ import numpy as np
 from qaccel.hw import HwConfig, load_config
 from qaccel.isa import Instruction, encode, instruction
 from qaccel.isa import replace as with_fields
-from qaccel.npu.compress import encode_stream
+from qaccel.npu.compress import WeightTile, encode_stream
 from qaccel.npu.legal import first_fault
 from qaccel.npu.semaphores import insert_semaphores, semaphore_id
 from qaccel.numerics import activation_limits
+from reference.streams import raw_stream
 
 WIDTHS = (4, 8, 16)
 PAIRS = [(w, a) for w in WIDTHS for a in WIDTHS]
@@ -188,10 +189,12 @@ class Grower:
             values = self.rng.choice([lo, lo // 2, 0, -lo // 2], (reduction, columns))
         elif self.chance(0.2):
             values = self.rng.choice([lo, hi], (reduction, columns))
-        stream = encode_stream(values.reshape(-1), bits)
+        stream = encode_stream(WeightTile(values, columns, bits), self.hw)
+        if self.chance(0.2):
+            stream = raw_stream(values, bits)
         size = -(-values.size * bits // 8)
         buffer_addr = self.integer(0, self.hw.weight_buffer_bytes - size)
-        fields = {"buffer_addr": buffer_addr, "weight_count": values.size, "weight_bits": bits}
+        fields = {"buffer_addr": buffer_addr, "weight_count": values.size, "weight_bits": bits, "row_weights": columns}
         fields["stream_bytes"] = len(stream)
         if self.chance(0.3):
             addr = self.load_constant(stream, keep).addr

@@ -1,11 +1,11 @@
 """What each instruction does, from the ISA manual's words, in exact integers; NumPy only loops over the pixels."""
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from qaccel.isa import Instruction
+from reference import streams
 from reference.memory import Fault, block, bytes_for, from_bytes, run_of, to_bytes
 
 SAFE = 1 << 62  # products below it are computed in 64 bits, others in Python's integers
@@ -114,25 +114,16 @@ def store(machine, ins: Instruction) -> None:
 
 
 def loadw(machine, ins: Instruction) -> None:
-    at_least_one(ins, "weight_count")
+    at_least_one(ins, "weight_count", "row_weights")
     memory = {"dram": machine.dram, "sram": machine.sram}[ins["source"]]
-    if ins["stream_bytes"] < 8:
-        raise Fault("the stream is shorter than its header")
     stream = memory.read(run_of(ins["stream_addr"], ins["stream_bytes"])).tobytes()
-    codec, width_code = stream[0] % 64, stream[0] // 64
-    if codec != 0 or width_code == 3:
-        raise Fault(f"stream with codec {codec}, width code {width_code}")
-    if zlib.crc32(stream[:4] + stream[8:]) != int.from_bytes(stream[4:8], "little"):
-        raise Fault("the stream's checksum is wrong")
-    bits, count = (4, 8, 16)[width_code], int.from_bytes(stream[1:4], "little")
-    if (bits, count) != (ins["weight_bits"], ins["weight_count"]):
-        raise Fault(f"the stream has {count} weights of {bits} bits")
-    payload = stream[8:]
-    if len(payload) != bytes_for(count, bits):
-        raise Fault(f"the stream's payload has {len(payload)} bytes")
-    if bits == 4 and count % 2 and payload[-1] > 15:
-        raise Fault("the stream's last nibble is not zero")
-    machine.weights.write(run_of(ins["buffer_addr"], len(payload)), np.frombuffer(payload, np.uint8))
+    count, bits = ins["weight_count"], ins["weight_bits"]
+    try:
+        weights = streams.decode(stream, count, ins["row_weights"], bits, machine.hw.decoder_lanes)
+    except streams.StreamFault as fault:
+        raise Fault(f"the stream {fault}") from None
+    data = np.frombuffer(streams.packed(weights, bits), np.uint8)
+    machine.weights.write(run_of(ins["buffer_addr"], data.size), data)
 
 
 # Views in SRAM

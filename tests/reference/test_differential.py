@@ -9,8 +9,9 @@ import pytest
 
 from qaccel.errors import QaccelError
 from qaccel.isa import decode, isa
+from qaccel.native import library_path
 from qaccel.npu.check import DramMap, check_instructions
-from qaccel.run.simulator import library_path, simulate
+from qaccel.run.simulator import simulate
 from reference.interpreter import run
 from reference.memory import MachineError
 from reference.programs import PAIRS, RandomProgram, random_program

@@ -7,10 +7,10 @@ import numpy as np
 
 from qaccel.hw import HwConfig, load_config
 from qaccel.isa import Instruction, encode, instruction
-from qaccel.npu.compress import encode_stream
 from qaccel.numerics import activation_limits, requantize
 from qaccel.run.simulator import simulate
 from reference.programs import chained
+from reference.streams import raw_stream
 
 HW = load_config("qaccel-256")
 WIDTHS = (4, 8, 16)
@@ -71,8 +71,8 @@ def program(
         loads.append(instruction("LOAD_RAW", dram_addr=len(image), sram_addr=addr, bytes=len(data)))
         image += data
     for addr, (values, bits) in weights.items():
-        stream = encode_stream(np.asarray(values).reshape(-1), bits)
-        fields = {"weight_count": np.asarray(values).size, "weight_bits": bits, "buffer_addr": addr}
+        stream, count = raw_stream(values, bits), np.asarray(values).size
+        fields = {"weight_count": count, "weight_bits": bits, "buffer_addr": addr, "row_weights": count}
         loads.append(instruction("LOADW", stream_addr=len(image), stream_bytes=len(stream), **fields))
         image += stream
     strides = {"rows": 1, "pixels": 1, "pixel_bytes": store[1]}

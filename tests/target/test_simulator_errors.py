@@ -11,8 +11,8 @@ import pytest
 from qaccel.errors import QaccelError
 from qaccel.isa import Instruction, encode, instruction
 from qaccel.isa import replace as with_fields
-from qaccel.npu.compress import encode_stream
 from qaccel.run.simulator import simulate
+from reference.streams import raw_stream, sealed
 from target.machine import HW, records, whole_range
 
 DATA = 1024  # DRAM: writable 0..1023, then constants
@@ -54,7 +54,7 @@ class Case:
 
 def good() -> Case:
     """x int8 [1, 4, 4] at 0, CONV 4 -> 4 to 0x100, DEPTHWISE to 0x200, COPY to 0x300, stored. Parameters at 0x400."""
-    stream = encode_stream(np.arange(-8, 8), 8)
+    stream = raw_stream(np.arange(-8, 8), 8)
     params = records([1, 2, 3, 4], [1 << 30] * 4, [31] * 4)
     dram = np.zeros(DATA + 128, np.uint8)
     dram[:16] = np.arange(16)
@@ -69,7 +69,7 @@ def good() -> Case:
             sram_pixel_stride=4, signal0=1,
         ),
         instruction("LOAD_RAW", dram_addr=DATA, sram_addr=0x400, bytes=48, signal0=2),
-        instruction("LOADW", stream_addr=DATA + 48, stream_bytes=len(stream), weight_count=16, signal0=3),
+        instruction("LOADW", stream_addr=DATA + 48, stream_bytes=len(stream), weight_count=16, row_weights=4, signal0=3),
         instruction(
             "CONV", wait0=1, wait1=2, wait2=3, **WINDOW, **size, **common, in_channels=4, out_channels=4, out_addr=0x100,
             param_addr=0x400, finish=1,
@@ -118,12 +118,6 @@ def program_bytes(edit: Callable[[bytearray], object]) -> Callable[[Case], Case]
     return changed
 
 
-def sealed(header: bytes, payload: bytes) -> bytes:
-    import zlib
-
-    return header + struct.pack("<I", zlib.crc32(header + payload)) + payload
-
-
 def stream(data: bytes, **values) -> Callable[[Case], Case]:
     """The weight stream replaced, with a right checksum."""
 
@@ -140,7 +134,7 @@ def big_sums(case: Case) -> Case:
     dram = case.dram.copy()
     dram[:16] = 0x80
     dram[DATA : DATA + 4] = np.frombuffer(struct.pack("<i", (1 << 31) - 1), np.uint8)
-    dram[DATA + 48 : DATA + 48 + 24] = np.frombuffer(encode_stream(np.full(16, -128), 8), np.uint8)
+    dram[DATA + 48 : DATA + 48 + 21] = np.frombuffer(raw_stream(np.full(16, -128), 8), np.uint8)
     return replace(case, dram=dram)
 
 
@@ -333,22 +327,23 @@ FAULTS: dict[str, tuple[Callable[[Case], Case], str]] = {
     ),
     "damaged header": (lambda c: c.byte(DATA + 48 + 1, 15), "stream is damaged"),
     "unknown codec": (
-        stream(sealed(struct.pack("<I", 5 | 1 << 6 | 16 << 8), bytes(16))),
+        stream(sealed(5, 8, bytes(16))),
         "stream has the unknown codec 5",
     ),
-    "reserved width code": (stream(sealed(struct.pack("<I", 3 << 6 | 16 << 8), bytes(16))), "reserved width code 3"),
+    "reserved width code": (stream(sealed(0, 32, bytes(16))), "reserved width code 3"),
     "width differs": (lambda c: c.change(2, weight_bits=16), "stream has 8-bit weights, the instruction says 16"),
-    "count differs": (lambda c: c.change(2, weight_count=15), "stream has 16 weights, the instruction says 15"),
+    "count differs": (lambda c: c.change(2, weight_count=15), "payload of 16 bytes, 15 weights need 15"),
+    "rows of nothing": (lambda c: c.change(2, row_weights=0), "row_weights is 0"),
     "payload too long": (
-        stream(sealed(struct.pack("<I", 1 << 6 | 16 << 8), bytes(17))),
+        stream(sealed(0, 8, bytes(17))),
         "payload of 17 bytes, 16 weights need 16",
     ),
-    "payload too short": (stream(sealed(struct.pack("<I", 1 << 6 | 16 << 8), bytes(15))), "payload of 15 bytes"),
+    "payload too short": (stream(sealed(0, 8, bytes(15))), "payload of 15 bytes"),
     "odd nibble": (
-        stream(sealed(struct.pack("<I", 3 << 8), bytes([0, 0x10])), weight_bits=4, weight_count=3),
+        stream(sealed(0, 4, bytes([0, 0x10])), weight_bits=4, weight_count=3),
         "the last odd nibble is not zero",
     ),
-    "shorter than a header": (lambda c: c.change(2, stream_bytes=7), "stream_bytes is 7, less than a header"),
+    "shorter than a header": (lambda c: c.change(2, stream_bytes=4), "stream_bytes is 4, less than a header"),
 }
 
 

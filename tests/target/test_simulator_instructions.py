@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from qaccel.isa import encode, instruction
-from qaccel.npu.compress import encode_stream
 from qaccel.numerics import activation_limits
 from qaccel.run.simulator import simulate
 from reference.programs import chained
+from reference.streams import raw_stream
 from target.machine import (
     HW,
     WIDTHS,
@@ -292,14 +292,15 @@ def test_load_pads_and_store_leaves_gaps(pad_bits: int, pad_value: int) -> None:
 def test_loadw_from_sram_serves_as_from_dram(bits: int) -> None:
     values = random_values(np.random.default_rng(bits), (7, 3), bits)
     rows = np.pad(values, ((0, 0), (0, 1))) if bits == 4 else values
-    stream = encode_stream(rows.reshape(-1), bits)
+    stream = raw_stream(rows, bits)
     fields = {
         k: 1 for k in ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "in_h", "in_w")
     }
     x = np.arange(7) - 3
     compute = [
         instruction(
-            "LOADW", source="sram", stream_addr=0x5000, stream_bytes=len(stream), weight_count=rows.size, weight_bits=bits
+            "LOADW", source="sram", stream_addr=0x5000, stream_bytes=len(stream), weight_count=rows.size,
+            weight_bits=bits, row_weights=rows.shape[1],
         ),
         instruction(
             "CONV", **fields, out_h=1, out_w=1, in_channels=7, out_channels=3, weight_bits=bits, out_addr=OUT,

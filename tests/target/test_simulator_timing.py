@@ -8,9 +8,9 @@ import pytest
 from qaccel import cost
 from qaccel.hw import HwConfig
 from qaccel.isa import Instruction, encode, instruction
-from qaccel.npu.compress import encode_stream
 from qaccel.run.simulator import simulate
 from reference.programs import random_program
+from reference.streams import raw_stream
 from target.machine import HW, whole_range
 
 # qaccel-256: 8 bytes a beat, bursts of 8 beats, 64 cycles of latency, start-ups 16, 16, 24, 16. An instruction is one burst of 8
@@ -84,27 +84,31 @@ def test_padding_takes_the_sram_port() -> None:
 
 def test_dram_is_shared_burst_by_burst() -> None:
     """LOAD of 4 bursts from 88 on; LOADW of 9 beats asks at 96, after the first of them, and gets every other burst."""
-    stream = encode_stream(np.arange(64) - 32, 8)
+    stream = raw_stream(np.arange(64) - 32, 8)
     dram = np.zeros(4096, np.uint8)
-    dram[2048 : 2048 + 72] = np.frombuffer(stream, np.uint8)
-    result = timed([raw(256), instruction("LOADW", stream_addr=2048, stream_bytes=72, weight_count=64)], dram)
+    dram[2048 : 2048 + 69] = np.frombuffer(stream, np.uint8)
+    result = timed(
+        [raw(256), instruction("LOADW", stream_addr=2048, stream_bytes=69, weight_count=64, row_weights=64)], dram
+    )
     # LOAD 88..96, LOADW 96..104, LOAD 104..112, LOADW 112..113, LOAD 113..121, 121..129
     assert times(result) == [(72, 129 + 64), (80, 113 + 64)]
 
 
 def test_decoding_can_take_longer_than_the_fetch() -> None:
-    """1024 weights of 4 bits at 16 a cycle: 64 cycles; with no latency their 520 bytes take 65, at twice the lanes half of it."""
-    stream = encode_stream(np.zeros(1024, np.int64), 4)
+    """1024 weights of 4 bits at 16 a cycle: 64 cycles; with no latency their 517 bytes take 65, at twice the lanes half of it."""
+    stream = raw_stream(np.zeros(1024, np.int64), 4)
     dram = np.zeros(4096, np.uint8)
     dram[: len(stream)] = np.frombuffer(stream, np.uint8)
-    load = instruction("LOADW", stream_bytes=len(stream), weight_count=1024, weight_bits=4)
+    load = instruction("LOADW", stream_bytes=len(stream), weight_count=1024, weight_bits=4, row_weights=16)
     for lanes, latency, cycles in ((16, 0, 65), (8, 0, 128), (8, 64, 129)):
         result = timed([load], dram, replace(HW, decoder_lanes=lanes, dram_latency_cycles=latency))
         ((start, end),) = times(result)
         assert end - start == 16 + cycles
-    from_sram = instruction("LOADW", source="sram", wait0=1, stream_bytes=len(stream), weight_count=1024, weight_bits=4)
+    from_sram = instruction(
+        "LOADW", source="sram", wait0=1, stream_bytes=len(stream), weight_count=1024, weight_bits=4, row_weights=16
+    )
     (_, (start, end)) = times(timed([raw(len(stream), signal0=1), from_sram], dram, replace(HW, decoder_lanes=64)))
-    assert end - start == 16 + 33  # 520 bytes at 16 a cycle
+    assert end - start == 16 + 33  # 517 bytes at 16 a cycle
 
 
 def test_the_dispatcher_waits_for_a_full_queue() -> None:
@@ -164,14 +168,16 @@ def conv(out_w: int, in_channels: int, out_channels: int, kernel: int = 1, **fie
 )
 def test_conv_takes_the_largest_of_its_units(ins: Instruction, cycles: int) -> None:
     weights = ins["kernel_h"] * ins["kernel_w"] * ins["in_channels"] * ins["out_channels"]
-    stream = encode_stream(np.zeros(weights, np.int64), 8)
+    stream = raw_stream(np.zeros(weights, np.int64), 8)
     params = bytes(12 * ins["out_channels"])
     data = np.zeros(1 << 17, np.uint8)
     data[1 << 16 : (1 << 16) + len(stream)] = np.frombuffer(stream, np.uint8)
     program = [
         raw(1 << 14),
         raw(len(params), sram_addr=0x40000, signal0=1),
-        instruction("LOADW", stream_addr=1 << 16, stream_bytes=len(stream), weight_count=weights, signal0=2),
+        instruction(
+            "LOADW", stream_addr=1 << 16, stream_bytes=len(stream), weight_count=weights, row_weights=1, signal0=2
+        ),
         ins,
     ]
     if not ins["finish"]:

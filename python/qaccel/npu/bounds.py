@@ -13,7 +13,7 @@ from ..hw import HwConfig
 from ..isa import Instruction, isa
 from ..numerics import MULTIPLIER_BITS, accumulator_width, activation_limits
 from .access import Access, accesses, out_channels, weight_rows
-from .compress import decode_stream, pack
+from .compress import decode_stream
 from .hazards import window_of
 from .layers import channel_bytes
 
@@ -47,12 +47,10 @@ class Constants:
             window_of(self.known["sram"], target)[...] = window_of(self.known["dram"], source)
         elif ins.op == "LOADW":
             begin, end = touched[0].hull()
-            weights, bits = decode_stream(self._bytes(ins["source"], begin, end, "the weight stream"))
-            if (weights.size, bits) != (ins["weight_count"], ins["weight_bits"]):
-                wanted = f"{ins['weight_count']} of {ins['weight_bits']} bits"
-                raise QaccelError(f"the weight stream has {weights.size} weights of {bits} bits, not {wanted}")
+            stream = self._bytes(ins["source"], begin, end, "the weight stream")
+            decoded = decode_stream(stream, ins["weight_count"], ins["row_weights"], ins["weight_bits"], hw)
             begin, end = touched[1].hull()
-            self.data["weights"][begin:end] = np.frombuffer(pack(weights, bits), np.uint8)
+            self.data["weights"][begin:end] = np.frombuffer(decoded.packed, np.uint8)
             self._sums.clear()
 
     def _bytes(self, memory: str, begin: int, end: int, what: str) -> bytes:

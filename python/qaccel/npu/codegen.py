@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import relax
@@ -10,7 +10,7 @@ from tvm import relax
 from ..hw import HwConfig
 from .allocate import allocate
 from .artefact import Artefact
-from .compress import entropy_bits
+from .compress import entropy_bits, estimate_streams
 from .emit import emit_program
 from .encode import build_artefact
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
@@ -21,7 +21,8 @@ from .lower import lower
 class LayerFacts:
     """What the report says of a layer beside what the machine counts; index = layer number in the program.
 
-    ``quantized_bytes``: its integer weights at their width; ``entropy_bits``: their order-0 entropy times their number.
+    ``quantized_bytes``: its integer weights at their width; ``codecs``: how many of its streams each codec made;
+    ``entropy_bits``: order-0 entropy of the weights times their number.
     """
 
     name: str
@@ -32,6 +33,7 @@ class LayerFacts:
     weight_count: int
     quantized_bytes: int
     stream_bytes: int
+    codecs: dict[str, int]
     entropy_bits: float
 
 
@@ -50,14 +52,26 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> Com
 
 def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
     """The same from layer operations."""
+    graph = _with_estimates(graph, hw)
     allocation = allocate(graph, hw)
     program = emit_program(graph, allocation, hw)
     artefact = build_artefact(graph, allocation, program, hw)
-    facts = (_facts(graph, layer, size) for layer, size in zip(graph.layers, program.stream_bytes, strict=True))
-    return CompiledSubgraph(artefact, tuple(facts))
+    streams = zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
+    return CompiledSubgraph(artefact, tuple(_facts(graph, *each) for each in streams))
 
 
-def _facts(graph: Subgraph, layer: AnyLayer, stream_bytes: int) -> LayerFacts:
+def _with_estimates(graph: Subgraph, hw: HwConfig) -> Subgraph:
+    """The subgraph with what each layer's weights take in DRAM, so that tiles are planned for compressed weights."""
+    weighted = [layer for layer in graph.layers if isinstance(layer, ConvLayer | DepthwiseLayer)]
+    estimates = iter(estimate_streams([(layer.matrix, layer.weight_bits) for layer in weighted], hw))
+    layers = tuple(
+        replace(layer, streams=next(estimates)) if isinstance(layer, ConvLayer | DepthwiseLayer) else layer
+        for layer in graph.layers
+    )
+    return replace(graph, layers=layers)
+
+
+def _facts(graph: Subgraph, layer: AnyLayer, stream_bytes: int, codecs: dict[str, int]) -> LayerFacts:
     weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
     weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0
@@ -70,5 +84,6 @@ def _facts(graph: Subgraph, layer: AnyLayer, stream_bytes: int) -> LayerFacts:
         weight_count=int(weights.size),
         quantized_bytes=channel_bytes(int(weights.size), bits) if weighted else 0,
         stream_bytes=stream_bytes,
+        codecs=codecs,
         entropy_bits=entropy_bits(weights),
     )

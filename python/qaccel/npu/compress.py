@@ -1,13 +1,18 @@
-"""Weights to streams and back (ISA manual, "weight streams"). The only codec so far is ``raw``."""
+"""Weights to streams and back (ISA manual, "Weight streams"); the codecs themselves are C++."""
 
 from __future__ import annotations
 
-import zlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import tvm_ffi
 
-from ..errors import QaccelError
+from ..cost import StreamEstimate, raw_streams
+from ..hw import HwConfig
 from ..isa import isa
+from ..native import machine_error, native_function
 
 
 def pack(values: np.ndarray, bits: int) -> bytes:
@@ -35,33 +40,89 @@ def pack_pixels(values: np.ndarray, bits: int) -> bytes:
     return pack(values.reshape(-1), bits)
 
 
-def encode_stream(weights: np.ndarray, bits: int) -> bytes:
-    """Stream of signed weights [n] (header and payload), raw codec."""
-    spec = isa()
-    head = bytes([spec.enums["codec"].index("raw") | spec.widths.index(bits) << spec.stream["codec_bits"]])
-    head += int(weights.size).to_bytes(3, "little")
-    payload = pack(weights.reshape(-1), bits)
-    return head + zlib.crc32(head + payload).to_bytes(4, "little") + payload
+@dataclass(frozen=True)
+class WeightTile:
+    """Weights as they lie in the weight buffer: signed integers [count] in rows of ``row_weights``, at ``bits`` bits."""
+
+    weights: np.ndarray
+    row_weights: int
+    bits: int
 
 
-def decode_stream(stream: bytes) -> tuple[np.ndarray, int]:
-    """``(weights int32 [n], bits)`` of a stream. Raises QaccelError if it is damaged."""
+def encode_streams(tiles: Sequence[WeightTile], hw: HwConfig) -> list[bytes]:
+    """The smallest stream of each tile that ``hw`` decodes (header and payload), on all cores."""
+    if not tiles:
+        return []
+    weights = np.concatenate([tile.weights.reshape(-1).astype(np.int32) for tile in tiles])
+    shapes = np.array([(tile.weights.size, tile.row_weights, tile.bits) for tile in tiles], np.int64).reshape(-1)
+    arrays = tvm_ffi.from_dlpack(weights), tvm_ffi.from_dlpack(shapes)
+    encode = native_function("qaccel.encode_streams")
+    streams = encode(*arrays, hw.decoder_lanes, hw.decoder_table_bytes, os.cpu_count() or 1)
+    return [bytes(stream) for stream in streams]
+
+
+def encode_stream(tile: WeightTile, hw: HwConfig) -> bytes:
+    """``encode_streams`` of one tile."""
+    return encode_streams([tile], hw)[0]
+
+
+@dataclass(frozen=True)
+class DecodedStream:
+    """What a decoder makes of a stream: ``packed`` weights for the weight buffer, in ``decode_cycles``."""
+
+    packed: bytes
+    codec: str
+    decode_cycles: int
+
+
+def decode_stream(stream: bytes, count: int, row_weights: int, bits: int, hw: HwConfig) -> DecodedStream:
+    """Decode a stream for a LOADW with these fields. Raises QaccelError if it is damaged or does not fit them."""
+    decode = native_function("qaccel.decode_stream")
+    try:
+        packed, codec, cycles = decode(stream, count, row_weights, bits, hw.decoder_lanes, hw.decoder_table_bytes)
+    except RuntimeError as error:
+        raise machine_error(error) from None
+    return DecodedStream(bytes(packed), isa().enums["codec"][int(codec)], int(cycles))
+
+
+# Streams of about this many weights tell what a layer's take: as many as half of a weight buffer holds.
+_SAMPLE_WEIGHTS = 32768
+
+
+def estimate_streams(matrices: Sequence[tuple[np.ndarray, int]], hw: HwConfig) -> list[StreamEstimate]:
+    """What streams of each layer take, from its weights [reduction, channels] and their bits: a straight line through
+    the sizes of two tiles of it, one four times the other."""
+    tiles: list[WeightTile] = []
+    for matrix, bits in matrices:
+        rows = min(matrix.shape[0], max(4, _SAMPLE_WEIGHTS // matrix.shape[1]))
+        for part in (matrix[: max(1, rows // 4)], matrix[:rows]):
+            tiles.append(WeightTile(part, matrix.shape[1], bits))
+    measured = []
+    for tile, stream in zip(tiles, encode_streams(tiles, hw), strict=True):
+        decoded = decode_stream(stream, tile.weights.size, tile.row_weights, tile.bits, hw)
+        measured.append((tile.weights.size, len(stream), decoded.decode_cycles))
+    return [
+        _line(*pair, bits, hw)
+        for pair, (_, bits) in zip(zip(measured[::2], measured[1::2], strict=True), matrices, strict=True)
+    ]
+
+
+def _line(small: tuple[int, int, int], large: tuple[int, int, int], bits: int, hw: HwConfig) -> StreamEstimate:
+    """Through two measured (weights, bytes, cycles)."""
+    more = large[0] - small[0]
+    if more == 0:  # a single row
+        return raw_streams(bits, hw)
+    bytes_per_weight, cycles_per_weight = (large[1] - small[1]) / more, (large[2] - small[2]) / more
+    return StreamEstimate(
+        max(small[1] - bytes_per_weight * small[0], isa().stream["header_bytes"]), bytes_per_weight,
+        max(small[2] - cycles_per_weight * small[0], 0), cycles_per_weight,
+    )  # fmt: skip
+
+
+def codec_of(stream: bytes) -> str:
+    """Name of the codec that a stream's header states."""
     spec = isa()
-    header_bytes = spec.stream["header_bytes"]
-    if len(stream) < header_bytes:
-        raise QaccelError(f"weight stream of {len(stream)} bytes is shorter than its header of {header_bytes}")
-    if zlib.crc32(stream[:4] + stream[header_bytes:]) != int.from_bytes(stream[4:header_bytes], "little"):
-        raise QaccelError("weight stream is damaged: its checksum does not match")
-    codec, width = stream[0] & ((1 << spec.stream["codec_bits"]) - 1), stream[0] >> spec.stream["codec_bits"]
-    count = int.from_bytes(stream[1:4], "little")
-    if codec >= len(spec.enums["codec"]) or width >= len(spec.widths):
-        raise QaccelError(f"weight stream has unknown codec {codec} or width code {width}")
-    bits = spec.widths[width]
-    if len(stream) - header_bytes != -(-count * bits // 8):
-        raise QaccelError(
-            f"weight stream of {count} {bits}-bit weights has a payload of {len(stream) - header_bytes} bytes"
-        )
-    return unpack(stream[header_bytes:], count, bits), bits
+    return spec.enums["codec"][stream[0] & ((1 << spec.stream["codec_bits"]) - 1)]
 
 
 def entropy_bits(weights: np.ndarray) -> float:

@@ -61,12 +61,9 @@ def _records(params: ChannelParams, begin: int, count: int) -> bytes:
     )
 
 
-def _tile_weights(weight: np.ndarray, weight_bits: int) -> np.ndarray:
-    """[reduction..., channels] to buffer order: every row of channels starts on a byte."""
-    rows = weight.reshape(-1, weight.shape[-1])
-    if weight_bits == 4 and rows.shape[1] % 2:
-        rows = np.concatenate([rows, np.zeros((rows.shape[0], 1), rows.dtype)], axis=1)
-    return rows.reshape(-1)
+def _matrix(weight: np.ndarray) -> np.ndarray:
+    """[reduction..., channels] as rows of channels, which is how the weight buffer has them."""
+    return weight.reshape(-1, weight.shape[-1])
 
 
 def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, int]:
@@ -135,14 +132,11 @@ def _conv_tile(
     def weights_of(chunk: tuple[int, int, int, int]) -> tuple[int, int]:
         k, rows, c, count = chunk
         n = box.c - part.out_begin
-        row_bytes = channel_bytes(box.channels, layer.weight_bits)
-        reduction = rows * layer.window.kernel_w * count
         return builder.weights(
             (number, k, c, n),
-            layer.weight_bits,
-            reduction * (row_bytes * 8 // layer.weight_bits),
-            reduction * row_bytes,
-            lambda: _tile_weights(part.weight[k : k + rows, :, c : c + count, n : n + box.channels], layer.weight_bits),
+            rows * layer.window.kernel_w * count,
+            box.channels,
+            lambda: _matrix(part.weight[k : k + rows, :, c : c + count, n : n + box.channels]),
         )
 
     needed = [chunk for chunk in chunks if _touches_input(builder, layer, box, chunk[0], chunk[1])]
@@ -191,18 +185,12 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
             box = Box(y, h, x, w, n, count)
             param_addr, param_load = builder.params((n, count), partial(_records, layer.params, n, count))
 
-            def operands(
-                k: int, rows: int, box: Box = box, row_bytes: int = row_bytes
-            ) -> tuple[dict[str, int | str], int]:
-                reduction = rows * layer.window.kernel_w
+            def operands(k: int, rows: int, box: Box = box) -> tuple[dict[str, int | str], int]:
                 weight_addr, decode = builder.weights(
                     (k, box.c),
-                    layer.weight_bits,
-                    reduction * (row_bytes * 8 // layer.weight_bits),
-                    reduction * row_bytes,
-                    lambda: _tile_weights(
-                        layer.weights[k : k + rows, :, box.c : box.c + box.channels], layer.weight_bits
-                    ),
+                    rows * layer.window.kernel_w,
+                    box.channels,
+                    lambda: _matrix(layer.weights[k : k + rows, :, box.c : box.c + box.channels]),
                 )
                 return {"weight_addr": weight_addr, "weight_bits": layer.weight_bits}, decode
 

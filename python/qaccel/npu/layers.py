@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..cost import StreamEstimate
 from ..quant.pieces import Piece
 
 
@@ -97,7 +98,10 @@ class ChannelParams:
 
 @dataclass(frozen=True)
 class ConvLayer(Layer):
-    """Dense or grouped convolution, matrix products too; ``weights`` OHWI as the model has them, ``macs`` of one sample."""
+    """Dense or grouped convolution, matrix products too; ``weights`` OHWI as the model has them, ``macs`` of one sample.
+
+    ``streams``: what the weights take in DRAM; None before it is measured, and then as if they were raw.
+    """
 
     window: Window
     weight_bits: int
@@ -105,17 +109,30 @@ class ConvLayer(Layer):
     params: ChannelParams
     weights: np.ndarray
     macs: int
+    streams: StreamEstimate | None = None
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Weights as rows of channels, [reduction, out_channels]: of the largest part, which tiles are planned for."""
+        part = max(self.parts, key=lambda p: p.weight.size)
+        return part.weight.reshape(-1, part.out_channels)
 
 
 @dataclass(frozen=True)
 class DepthwiseLayer(Layer):
-    """``weights`` int32 [kernel_h, kernel_w, channels]."""
+    """``weights`` int32 [kernel_h, kernel_w, channels]. ``streams`` as in ConvLayer."""
 
     window: Window
     weight_bits: int
     params: ChannelParams
     weights: np.ndarray
     macs: int
+    streams: StreamEstimate | None = None
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Weights as rows of channels, [taps, channels]."""
+        return self.weights.reshape(-1, self.weights.shape[-1])
 
 
 @dataclass(frozen=True)

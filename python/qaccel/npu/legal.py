@@ -19,6 +19,7 @@ _SIZES = (
         "bytes",
         "stream_bytes",
         "weight_count",
+        "row_weights",
         "in_h",
         "in_w",
         "out_h",

@@ -6,13 +6,16 @@ instructions goes the intent: whose data each one means to read, which ``check.p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from ..hw import HwConfig
 from ..isa import Instruction, instruction
 from .allocate import Allocation, LayerBlocks
-from .compress import encode_stream
+from .compress import WeightTile, codec_of, encode_stream
 from .extents import align
 from .layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
 from .strided import Strided
@@ -23,7 +26,7 @@ from .tiling import Tiling
 class Program:
     """``constants`` lie in DRAM from ``constants_addr`` on. ``intent``: (reader, instructions whose data it reads).
 
-    ``stream_bytes`` by layer: what its weight streams take, each once.
+    By layer: ``stream_bytes``, what its weight streams take, each once; ``codecs``, how many of them each codec made.
     """
 
     instructions: tuple[Instruction, ...]
@@ -31,6 +34,7 @@ class Program:
     constants: bytes
     constants_addr: int
     stream_bytes: tuple[int, ...]
+    codecs: tuple[dict[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class ProgramBuilder:
         self._ring: list[tuple[object, int, int, int]] = []  # key, begin, end, instruction
         self._ring_end = 0
         self.stream_bytes = [0] * len(graph.layers)
+        self.codecs: list[Counter[str]] = [Counter() for _ in graph.layers]
         self.begin_layer(0)
 
     def begin_layer(self, step: int) -> None:
@@ -313,18 +318,21 @@ class ProgramBuilder:
         if self._ring_end + total_bytes > self.hw.weight_buffer_bytes >= total_bytes:
             self._ring_end = 0
 
-    def weights(
-        self, key: object, weight_bits: int, count: int, size_bytes: int, make: Callable[[], object]
-    ) -> tuple[int, int]:
-        """Weight buffer address of a tile, decoded there unless it still is, and the decoding instruction."""
+    def weights(self, key: object, rows: int, channels: int, make: Callable[[], np.ndarray]) -> tuple[int, int]:
+        """Weight buffer address of a tile, decoded there unless it still is, and the decoding instruction.
+
+        The tile has ``rows`` rows of ``channels`` weights, each row on a byte; ``make`` gives them, [rows, channels].
+        """
+        weight_bits = self.layer.weight_bits  # type: ignore[union-attr]
+        row_bytes = channel_bytes(channels, weight_bits)
+        row_weights, size_bytes = row_bytes * 8 // weight_bits, rows * row_bytes
         full_key = (self.step, key)
         for held, begin, _, index in self._ring:
             if held == full_key:
                 return begin, index
-        fresh = ("stream", full_key) not in self._constant_addr
-        dram_addr, stream_bytes = self.constant(("stream", full_key), lambda: encode_stream(make(), weight_bits))  # type: ignore[arg-type]
-        if fresh:
-            self.stream_bytes[self.step] += stream_bytes
+        dram_addr, stream_bytes = self.constant(
+            ("stream", full_key), lambda: self._stream(make(), row_weights, weight_bits)
+        )
         begin = self._ring_end if self._ring_end + size_bytes <= self.hw.weight_buffer_bytes else 0
         end = begin + align(size_bytes)
         self._ring = [entry for entry in self._ring if entry[2] <= begin or end <= entry[1]]
@@ -334,12 +342,21 @@ class ProgramBuilder:
             stream_addr=dram_addr,
             stream_bytes=stream_bytes,
             buffer_addr=begin,
-            weight_count=count,
+            weight_count=rows * row_weights,
             weight_bits=weight_bits,
+            row_weights=row_weights,
         )
         self._ring.append((full_key, begin, end, index))
         self._ring_end = end
         return begin, index
+
+    def _stream(self, weights: np.ndarray, row_weights: int, weight_bits: int) -> bytes:
+        """The stream of a tile, counted; rows that end within a byte are filled up with a zero."""
+        padded = np.pad(weights, ((0, 0), (0, row_weights - weights.shape[1])))
+        stream = encode_stream(WeightTile(padded, row_weights, weight_bits), self.hw)
+        self.stream_bytes[self.step] += len(stream)
+        self.codecs[self.step][codec_of(stream)] += 1
+        return stream
 
     def program(self) -> Program:
         return Program(
@@ -348,4 +365,5 @@ class ProgramBuilder:
             bytes(self.constants),
             self.allocation.dram_bytes,
             tuple(self.stream_bytes),
+            tuple(map(dict, self.codecs)),
         )

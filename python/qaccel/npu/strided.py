@@ -125,6 +125,7 @@ def _tiling(
         load_bytes=load_bytes,
         weight_loads=0,
         weight_bytes=0,
+        decode_cycles=0,
         stores=0 if output_resident else parts,
         store_bytes=0 if output_resident else y.total_bytes,
         first_bytes=max(slots),

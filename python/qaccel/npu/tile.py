@@ -123,6 +123,8 @@ def _conv_tiling(
         again = spaces if chunks > 1 and chunks * weight_tile_bytes > hw.weight_buffer_bytes else 1
     else:
         again = spaces if weight_set * weight_tile_bytes > hw.weight_buffer_bytes else 1
+    depth, streams = tile_kh * window.kernel_w * tile_ic, layer.streams or cost.raw_streams(layer.weight_bits, hw)
+    stream_bytes = streams.stream_bytes(depth * tile_oc)
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     param_bytes = tile_oc * isa().params_bytes
     work = cost.conv_cycles(
@@ -135,10 +137,11 @@ def _conv_tiling(
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
         load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
         weight_loads=parts * weight_set * again,
-        weight_bytes=parts * weight_set * again * weight_tile_bytes,
+        weight_bytes=parts * weight_set * again * stream_bytes,
+        decode_cycles=parts * weight_set * again * streams.decode_cycles(depth * tile_oc),
         stores=0 if output_resident else parts * spaces * oc_tiles,
         store_bytes=0 if output_resident else y.total_bytes,
-        first_bytes=weight_tile_bytes + (0 if input_resident else in_tile_bytes),
+        first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes),
         last_bytes=0 if output_resident else out_tile_bytes,
     )
     return Tiling(
@@ -230,11 +233,10 @@ def _pixelwise_tiling(
     in_bytes = sum(slots)
     depthwise = isinstance(layer, DepthwiseLayer)
     param_bytes = tile_oc * isa().params_bytes if depthwise else 0
-    weight_bytes = (
-        tile_kh * window.kernel_w * channel_bytes(tile_oc, layer.weight_bits)
-        if isinstance(layer, DepthwiseLayer)
-        else 0
-    )
+    stream_bytes = decode_cycles = 0
+    if isinstance(layer, DepthwiseLayer):
+        streams, weights = layer.streams or cost.raw_streams(layer.weight_bits, hw), tile_kh * window.kernel_w * tile_oc
+        stream_bytes, decode_cycles = streams.stream_bytes(weights), streams.decode_cycles(weights)
     output_resident = layer.output in resident
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
@@ -244,10 +246,11 @@ def _pixelwise_tiling(
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
         load_bytes=tiles * chunks * in_bytes + oc_tiles * param_bytes + table_bytes,
         weight_loads=oc_tiles * chunks if depthwise else 0,
-        weight_bytes=oc_tiles * chunks * weight_bytes,
+        weight_bytes=oc_tiles * chunks * stream_bytes,
+        decode_cycles=oc_tiles * chunks * decode_cycles,
         stores=0 if output_resident else tiles,
         store_bytes=0 if output_resident else y.total_bytes,
-        first_bytes=in_bytes + weight_bytes,
+        first_bytes=in_bytes + stream_bytes,
         last_bytes=0 if output_resident else out_tile_bytes,
     )
     return Tiling(

@@ -46,7 +46,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a candidate does: instructions and bytes per engine, for the estimate."""
+    """What a candidate does: instructions and bytes per engine, for the estimate. ``weight_bytes`` are of streams."""
 
     compute_cycles: int
     computes: int
@@ -54,6 +54,7 @@ class Counts:
     load_bytes: int
     weight_loads: int
     weight_bytes: int
+    decode_cycles: int
     stores: int
     store_bytes: int
     first_bytes: int
@@ -63,7 +64,8 @@ class Counts:
         """Perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
         start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
         load = self.loads * (start.load + hw.dram_latency_cycles) + self.load_bytes // bus
-        loadw = self.weight_loads * (start.loadw + hw.dram_latency_cycles) + self.weight_bytes // bus
+        fetch = self.weight_loads * hw.dram_latency_cycles + self.weight_bytes // bus
+        loadw = self.weight_loads * start.loadw + max(fetch, self.decode_cycles)
         store = self.stores * (start.store + hw.dram_latency_cycles) + self.store_bytes // bus
         # Instructions are fetched through the same channel, which is what makes many small tiles dear.
         instructions = self.computes + self.loads + self.weight_loads + self.stores

@@ -16,11 +16,11 @@ from tvm import relax
 from ..errors import QaccelError
 from ..frontend.import_onnx import TensorSpec
 from ..isa import isa
+from ..native import load_library
 from ..npu.artefact import Artefact
 from ..quant.dataset import check_inputs
 from .link import one_line, read_metadata
 from .metadata import check_metadata, specs
-from .simulator import load_library
 
 ACCELERATOR_KIND = "qaccel"
 

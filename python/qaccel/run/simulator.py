@@ -4,39 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm_ffi
 
 from ..errors import QaccelError
-from ..hw import HwConfig, target_dir
-
-_LIBRARY = "libqaccel_sim.so"
-
-
-def library_path() -> Path:
-    """The simulator's library: installed beside isa.toml, else the newest build of the checkout."""
-    installed = target_dir() / "lib" / _LIBRARY
-    if installed.is_file():
-        return installed
-    builds = sorted((target_dir().parent / "build").glob(f"**/{_LIBRARY}"), key=lambda path: path.stat().st_mtime)
-    if not builds:
-        raise QaccelError(f"{_LIBRARY} is not built: install qaccel (pip install .)")
-    return builds[-1]
-
-
-@lru_cache(maxsize=1)
-def load_library() -> Any:
-    """Load the simulator once; this registers its global functions and the loader of saved modules."""
-    return tvm_ffi.load_module(str(library_path()))
-
-
-def _function(name: str) -> Any:
-    load_library()
-    return tvm_ffi.get_global_func(name)
+from ..hw import HwConfig
+from ..native import machine_error, native_function
 
 
 def simulate(
@@ -71,7 +46,7 @@ def simulate(
             f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous, writeable uint8 vector"
         )
     try:
-        text = _function("qaccel.simulate")(
+        text = native_function("qaccel.simulate")(
             json.dumps(hw.to_dict()), program, tvm_ffi.from_dlpack(dram), json.dumps(options)
         )
     except RuntimeError as error:
@@ -79,14 +54,9 @@ def simulate(
     return json.loads(str(text))
 
 
-def machine_error(error: RuntimeError) -> QaccelError:
-    """The one line of an error that the library raised."""
-    return QaccelError(str(error).strip().splitlines()[0])
-
-
 def create_module(artefact: bytes) -> Any:
     """The runtime module of an artefact (npu/artefact.py). Raises QaccelError if it is damaged or of another version."""
     try:
-        return _function("qaccel.module_create")(artefact)
+        return native_function("qaccel.module_create")(artefact)
     except RuntimeError as error:
         raise machine_error(error) from None

@@ -1,0 +1,77 @@
+// Bits of a stream, the first one lowest in the first byte.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "common.h"
+
+namespace qaccel {
+
+class BitWriter {
+ public:
+  void Put(uint64_t value, unsigned count) {  // at most 32 bits at a time
+    pending_ |= value << filled_;
+    filled_ += count;
+    while (filled_ >= 8) {
+      bytes_.push_back(static_cast<char>(pending_ & 0xFF));
+      pending_ >>= 8;
+      filled_ -= 8;
+    }
+  }
+  // The bits so far, the last byte filled up with zeros.
+  std::string Finish() {
+    if (filled_ > 0) bytes_.push_back(static_cast<char>(pending_ & 0xFF));
+    filled_ = 0;
+    pending_ = 0;
+    return std::move(bytes_);
+  }
+
+ private:
+  std::string bytes_;
+  uint64_t pending_ = 0;
+  unsigned filled_ = 0;
+};
+
+class BitReader {
+ public:
+  // Copies the payload, so that reading a little beyond its end is harmless; CheckEnd() then finds it.
+  BitReader(const uint8_t* data, int64_t bytes) : data_(static_cast<size_t>(bytes) + kSlack), end_(bytes * 8) {
+    if (bytes > 0) std::memcpy(data_.data(), data, static_cast<size_t>(bytes));
+  }
+
+  // At most 32 bits. What is read beyond the end is zero.
+  uint64_t Take(unsigned count) {
+    uint64_t word;
+    std::memcpy(&word, data_.data() + (at_ >> 3), sizeof word);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    word >>= at_ & 7;
+    at_ += count;
+    return word & ((uint64_t{1} << count) - 1);
+  }
+  int64_t TakeSigned(unsigned count) {
+    const int64_t sign = int64_t{1} << (count - 1);
+    return (static_cast<int64_t>(Take(count)) ^ sign) - sign;
+  }
+  // To be called before more than kSlack bytes were read since the last call.
+  void CheckEnd() const {
+    if (at_ > end_) Fail("stream ends before its last weight");
+  }
+  // That nothing but zeros that fill the last byte is left.
+  void CheckDone() {
+    CheckEnd();
+    if (end_ - at_ >= 8) Fail("stream has ", (end_ - at_) / 8, " bytes after its last weight");
+    if (Take(static_cast<unsigned>(end_ - at_)) != 0) Fail("stream: the bits that fill its last byte are not zero");
+  }
+
+ private:
+  static constexpr size_t kSlack = 1024;
+  std::vector<uint8_t> data_;
+  int64_t at_ = 0, end_;
+};
+
+}  // namespace qaccel

@@ -170,3 +170,13 @@ def test_export_replaces_the_old_module(tmp_path: Path):
     (tmp_path / "module.so").write_text("old")
     qaccel.compile(small_models.chain(), input_range=(-3, 3)).export_library(tmp_path / "module.so")
     assert (tmp_path / "module.so").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_the_module_carries_the_weights_once(resnet_path: Path, tmp_path: Path):
+    """As streams in the artefact; what RunCodegen keeps beside it would be another copy."""
+    module = qaccel.compile(resnet_path, input_range=(-1, 1))
+    module.export_library(tmp_path / "m.so")
+    (subgraph,) = module.compiled.subgraphs
+    artefact_bytes = len(subgraph.compiled.artefact.to_bytes())
+    rest_bytes = (tmp_path / "m.so").stat().st_size - artefact_bytes
+    assert rest_bytes < module.report["weights"]["quantized_bytes"] / 2

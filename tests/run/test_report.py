@@ -13,7 +13,7 @@ from qaccel.hw import load_config
 from qaccel.isa import isa
 from qaccel.npu.partition import Rejection
 from qaccel.run.report import STALLS, Boundary, bound_cycles
-from qaccel.run.report_text import layers_csv, report_html, write_report
+from qaccel.run.report_text import codecs_of, layers_csv, report_html, summary_rows, write_report
 
 TOP_LEVEL = {
     "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "latency_ms", "dram_bytes", "memory",
@@ -21,7 +21,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 OF_A_LAYER = {
     "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",
-    "stream_bytes", "entropy_bits",
+    "stream_bytes", "codecs", "entropy_bits",
 }  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def check_sums(module: qaccel.Module) -> None:
         assert layer["entropy_bits"] <= layer["weight_count"] * layer["weight_bits"]
         assert layer["quantized_bytes"] == math.ceil(layer["weight_count"] * layer["weight_bits"] / 8)
         if layer["weight_count"]:
-            assert layer["stream_bytes"] > layer["quantized_bytes"]
+            headers = sum(layer["codecs"].values()) * isa().stream["header_bytes"]
+            assert 0 < layer["stream_bytes"] <= layer["quantized_bytes"] + headers
     assert sum(layer["cycles"] for layer in report["layers"]) == report["cycles"] > 0
     assert sum(layer["macs"] for layer in report["layers"]) == report["macs"]
     for key in ("quantized_bytes", "stream_bytes", "entropy_bits"):
@@ -161,3 +162,19 @@ def test_cycles_do_not_depend_on_values():
     assert [layer["cycles"] for layer in first.report["layers"]] == [
         layer["cycles"] for layer in second.report["layers"]
     ]
+
+
+def test_layers_that_wait_for_the_decoder_are_named(module: qaccel.Module):
+    report = json.loads(json.dumps(module.report))
+    slow, quick = report["layers"][:2]
+    slow["stalls"] = {cause: 0 for cause in STALLS} | {"decode": slow["cycles"]}
+    quick["stalls"] = {cause: 0 for cause in STALLS} | {"compute": quick["cycles"]}
+    assert ("decode-bound layers", slow["name"]) in summary_rows({**report, "layers": [slow, quick]})
+    assert "decode-bound layers" not in dict(summary_rows({**report, "layers": [quick]}))
+
+
+def test_codecs_are_in_every_form_of_the_report(module: qaccel.Module):
+    report = json.loads(json.dumps(module.report))
+    report["layers"][0]["codecs"] = {"raw": 1, "entropy": 2}
+    assert codecs_of(report["layers"][0]) == "entropy 2, raw 1"
+    assert "entropy 2, raw 1" in report_html(report) and "entropy 2, raw 1" in layers_csv(report)

@@ -21,6 +21,9 @@ from .files import check_file, write_file
 ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
 METADATA_FUNCTION = "qaccel_metadata"
 SUFFIXES = (".so", ".tar")
+# Where RunCodegen keeps the subgraphs' constants for TVM to link in. Ours are in the artefacts, compressed; with these
+# the module would carry every weight a second time.
+_CODEGEN_CONSTANTS = "const_name_to_constant"
 
 
 def host_target(options: TargetOptions) -> tvm.target.Target:
@@ -91,8 +94,8 @@ def lowered(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
 
         passes.insert(0, LegalizeQuantized())
     with target:
-        mod = tvm.transform.Sequential([*passes, relax.get_default_pipeline(target)])(mod)
-    return mod
+        mod = tvm.transform.Sequential(passes)(mod).without_attr(_CODEGEN_CONSTANTS)
+        return relax.get_default_pipeline(target)(mod)
 
 
 def _has_dialect(mod: tvm.IRModule) -> bool:

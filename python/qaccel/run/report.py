@@ -91,6 +91,7 @@ def layer_entries(compiled: CompiledSubgraph, profile: Profile) -> list[dict[str
                 "weight_count": facts.weight_count,
                 "quantized_bytes": facts.quantized_bytes,
                 "stream_bytes": facts.stream_bytes,
+                "codecs": facts.codecs,
                 "entropy_bits": facts.entropy_bits,
             }
         )

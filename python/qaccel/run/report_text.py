@@ -47,7 +47,8 @@ def layers_csv(report: Mapping[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*plain, *STALLS])
     for layer in report["layers"]:
-        writer.writerow([*(layer[key] for key in plain), *(layer["stalls"][cause] for cause in STALLS)])
+        values = (codecs_of(layer) if key == "codecs" else layer[key] for key in plain)
+        writer.writerow([*values, *(layer["stalls"][cause] for cause in STALLS)])
     return out.getvalue()
 
 
@@ -72,6 +73,9 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{weights['stream_bytes']:,} B, entropy {weights['entropy_bits'] / 8:,.0f} B",
         ),
     ]
+    decode_bound = [layer["name"] for layer in report["layers"] if _bound_by(layer) == "decode"]
+    if decode_bound:
+        rows.append(("decode-bound layers", ", ".join(decode_bound)))
     if report["batch"] > 1:
         rows.insert(4, ("batch", f"{report['batch']} samples, {report['cycles_per_batch']:,} cycles"))
     return rows
@@ -90,12 +94,13 @@ def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     console.print(facts)
     if layers:
         table = Table(title="layers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("layer", "op", "bits", "MACs", "cycles", *(cause.replace("_", " ") for cause in STALLS)):
-            table.add_column(column, justify="left" if column in ("layer", "op", "bits") else "right")
+        texts = ("layer", "op", "bits", "codecs")
+        for column in (*texts, "MACs", "stream B", "cycles", *(cause.replace("_", " ") for cause in STALLS)):
+            table.add_column(column, justify="left" if column in texts else "right")
         for layer in report["layers"]:
-            counts = [f"{layer[key]:,}" for key in ("macs", "cycles")]
+            counts = [f"{layer[key]:,}" for key in ("macs", "stream_bytes", "cycles")]
             stalls = [f"{layer['stalls'][cause]:,}" for cause in STALLS]
-            table.add_row(layer["name"], layer["op"], bits_of(layer), *counts, *stalls)
+            table.add_row(layer["name"], layer["op"], bits_of(layer), codecs_of(layer), *counts, *stalls)
         console.print(table)
     if not report["fallback"]:
         console.print("every operator of the network runs on the accelerator")
@@ -106,6 +111,16 @@ def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     for entry in report["fallback"]:
         table.add_row(entry["name"], entry["op"], f"{entry['macs']:,}", entry["reason"], entry["fix"])
     console.print(table)
+
+
+def _bound_by(layer: Mapping[str, Any]) -> str:
+    """What most of a layer's cycles went to."""
+    return max(STALLS, key=lambda cause: layer["stalls"][cause]) if layer["cycles"] else ""
+
+
+def codecs_of(layer: Mapping[str, Any]) -> str:
+    """``parametric 3, raw 1``: how many of a layer's weight streams each codec made."""
+    return ", ".join(f"{codec} {count}" for codec, count in sorted(layer["codecs"].items()))
 
 
 def bits_of(layer: Mapping[str, Any]) -> str:
@@ -124,19 +139,21 @@ def report_html(report: Mapping[str, Any]) -> str:
             f'background:{_COLOURS[cause]}"></span>'
             for cause in STALLS
         )
-        texts = [layer["name"], layer["op"], bits_of(layer)]
-        numbers = [f"{layer[key]:,}" for key in ("macs", "cycles", "stream_bytes")]
+        texts = [layer["name"], layer["op"], bits_of(layer), codecs_of(layer)]
+        sizes = [f"{4 * layer['weight_count']:,}", f"{layer['quantized_bytes']:,}", f"{layer['stream_bytes']:,}"]
+        numbers = [f"{layer['macs']:,}", *sizes, f"{layer['entropy_bits'] / 8:,.0f}", f"{layer['cycles']:,}"]
         rows.append(_row(texts, numbers, f'<td><div class="bar">{parts}</div></td>'))
     fallback = [_row([f["name"], f["op"], f["reason"], f["fix"]], [f"{f['macs']:,}"]) for f in report["fallback"]]
     key = "".join(f'<span style="background:{_COLOURS[cause]}"></span>{cause.replace("_", " ")}' for cause in STALLS)
     facts = "".join(_row([name, value], []) for name, value in summary_rows(report))
     title = html.escape(f"{report['model']} on {report['hw']['name']}")
     cpu = _table(["node", "operator", "reason", "way out"], ["MACs"], fallback) if fallback else "<p>Nothing.</p>"
+    heads = ["MACs", "float B", "quantized B", "stream B", "entropy B", "cycles", "cycles by cause"]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1><table>{facts}</table><h2>Layers</h2>"
         f'<p class="key">Where the cycles of a layer went:{key}</p>'
-        f"{_table(['layer', 'operator', 'bits'], ['MACs', 'cycles', 'stream bytes', 'cycles by cause'], rows)}"
+        f"{_table(['layer', 'operator', 'bits', 'codecs'], heads, rows)}"
         f"<h2>On the CPU</h2>{cpu}</html>\n"
     )
 

@@ -4,28 +4,17 @@
 
 namespace qaccel {
 
-using isa::Engine;
-
 Machine::Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes)
     : hw(config),
       sram_data(Zeroed<uint8_t>(config.sram_bytes)),
       weight_data(Zeroed<uint8_t>(config.weight_buffer_bytes)),
-      dram("DRAM", dram_data, dram_bytes, {Engine::Store}, {Engine::Load, Engine::Loadw}),
-      sram("SRAM", sram_data.get(), config.sram_bytes, {Engine::Load, Engine::Compute},
-           {Engine::Loadw, Engine::Compute, Engine::Store}),
-      weights("the weight buffer", weight_data.get(), config.weight_buffer_bytes, {Engine::Loadw}, {Engine::Compute}) {}
+      dram("DRAM", dram_data, dram_bytes),
+      sram("SRAM", sram_data.get(), config.sram_bytes),
+      weights("the weight buffer", weight_data.get(), config.weight_buffer_bytes) {}
 
 void Machine::Restart() {
-  sram.Clear();
-  weights.Clear();
+  for (Memory* memory : {&dram, &sram, &weights}) memory->Clear();
   accumulators.open = false;
-  // Accesses need not be forgotten while numbers last: they count as older than everything that follows.
-  for (const uint32_t first : first_ordinals) {
-    if (first < (uint32_t{1} << 31)) continue;
-    for (Memory* memory : {&dram, &sram, &weights}) memory->ForgetAccesses();
-    first_ordinals = {};
-    break;
-  }
 }
 
 void CopyPixels(const uint8_t* from, const View& source, uint8_t* to, const View& target) {

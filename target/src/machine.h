@@ -16,7 +16,7 @@ struct Machine {
   // `dram_bytes` bytes at `dram_data` outlive this.
   Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes);
 
-  // Everything as at power-on, except the defined and read-only parts of DRAM and what is in it.
+  // Everything as at power-on, except what is in DRAM and which parts of it are read-only.
   void Restart();
 
   const Config hw;
@@ -24,8 +24,6 @@ struct Machine {
   Memory dram, sram, weights;
   Accumulators accumulators;
   Actor actor;  // the instruction that executes
-  // Numbers that engines' instructions begin after: accesses of a program before are older than everything.
-  Clock first_ordinals{};
 
   // Scratch that outlives an instruction only to save allocations.
   PackedWeights packed;

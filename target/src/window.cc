@@ -2,7 +2,7 @@
 
 namespace qaccel {
 
-void CheckOutput(const Machine& machine, const View& view) {
+void CheckOutput(Machine& machine, const View& view) {
   machine.sram.CheckInside(view, "writes");
   CheckDistinct(view, "output view");
   machine.sram.CheckUnread(view, machine.actor);

@@ -73,7 +73,7 @@ void CheckLineBuffer(const Config& hw, const Window& w, int64_t columns) {
 }
 
 // Whether the output lies inside, does not overlap itself, nor anything that the instruction has read so far.
-void CheckOutput(const Machine& machine, const View& view);
+void CheckOutput(Machine& machine, const View& view);
 // The same, and writes it; everything that the instruction reads has been read before.
 void ClaimOutput(Machine& machine, const View& view);
 

@@ -108,16 +108,40 @@ Kernel PickKernel() {
   return KernelPlain;
 }
 
-// Two rows of the reduction, interleaved for one panel.
-QACCEL_CLONES void Interleave(const int16_t* first, const int16_t* second, int16_t* out) {
-  for (int n = 0; n < kColumns; ++n) {
-    out[2 * n] = first[n];
-    out[2 * n + 1] = second[n];
+// Two rows of the reduction, [padded columns] each, interleaved into their places in the panels.
+QACCEL_CLONES void Interleave(const int16_t* __restrict first, const int16_t* __restrict second, int64_t panels,
+                              int64_t panel_size, int16_t* __restrict out) {
+  for (int64_t panel = 0; panel < panels; ++panel, first += kColumns, second += kColumns, out += panel_size) {
+    for (int n = 0; n < kColumns; ++n) {
+      out[2 * n] = first[n];
+      out[2 * n + 1] = second[n];
+    }
   }
 }
 
-QACCEL_CLONES void Accumulate(const int32_t* products, int64_t count, int64_t factor, int64_t* acc) {
-  for (int64_t n = 0; n < count; ++n) acc[n] += products[n] * factor;
+// acc[pixels, columns] += products[pixels, stride] * factor
+QACCEL_CLONES void Accumulate(const int32_t* __restrict products, int64_t pixels, int64_t columns, int64_t stride,
+                              int64_t factor, int64_t* __restrict acc) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, products += stride, acc += columns) {
+    for (int64_t n = 0; n < columns; ++n) acc[n] += products[n] * factor;
+  }
+}
+
+// So many products fit 32 bits, whatever their values. Never below 2: one is at most 2^15 * 2^8.
+int64_t ChunkOf(int64_t largest, const PackedWeights& w, int plane) {
+  const int64_t weight_largest = w.bits == 16 && plane == 1 ? 255 : -LowestOf(std::min<int64_t>(w.bits, 8));
+  return INT32_MAX / (std::max<int64_t>(largest, 1) * weight_largest) & ~int64_t{1};
+}
+
+// products[pixels, padded columns] = a * one plane of w, for depths [begin, end).
+void PlaneProduct(const int16_t* a, int64_t pixels, const PackedWeights& w, int plane, int64_t begin, int64_t end,
+                  int32_t* products) {
+  static const Kernel kernel = PickKernel();
+  const int64_t depth = w.padded_depth();
+  for (int64_t panel = 0; panel < w.panels(); ++panel) {
+    kernel(a + begin, depth, pixels, w.planes[plane].data() + (panel * depth + begin) * kColumns, (end - begin) / 2,
+           products + panel * kColumns, w.padded_columns());
+  }
 }
 
 }  // namespace
@@ -127,7 +151,7 @@ void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t 
   packed.depth = depth;
   packed.columns = columns;
   packed.bits = bits;
-  const int64_t width = packed.panels() * kColumns, panel_size = packed.pairs() * kColumns * 2;
+  const int64_t width = packed.padded_columns(), panel_size = packed.pairs() * kColumns * 2;
   const int planes = bits == 16 ? 2 : 1;
   for (int plane = 0; plane < planes; ++plane)
     packed.planes[plane].resize(static_cast<size_t>(packed.panels() * panel_size));
@@ -147,34 +171,28 @@ void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t 
         for (size_t i = 0; i < row.size(); ++i) part[i] = static_cast<int16_t>(plane == 0 ? row[i] >> 8 : row[i] & 255);
       }
       const int16_t* source = planes == 2 ? part.data() : row.data();
-      for (int64_t panel = 0; panel < packed.panels(); ++panel) {
-        Interleave(source + panel * kColumns, source + width + panel * kColumns,
-                   packed.planes[plane].data() + panel * panel_size + pair * kColumns * 2);
-      }
+      Interleave(source, source + width, packed.panels(), panel_size,
+                 packed.planes[plane].data() + pair * kColumns * 2);
     }
   }
 }
 
+bool SumsFit(int64_t largest, const PackedWeights& w) {
+  return w.bits <= 8 && w.padded_depth() <= ChunkOf(largest, w, 0);
+}
+
+void MatrixProduct(const int16_t* a, int64_t pixels, const PackedWeights& w, int32_t* sums) {
+  PlaneProduct(a, pixels, w, 0, 0, w.padded_depth(), sums);
+}
+
 void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w,
                    std::vector<int32_t>& products, int64_t* acc) {
-  static const Kernel kernel = PickKernel();
-  const int64_t depth = w.padded_depth(), panel_size = depth * kColumns;
-  products.resize(static_cast<size_t>(pixels * kColumns));
+  products.resize(std::max(products.size(), static_cast<size_t>(pixels * w.padded_columns())));
   for (int plane = 0; plane < (w.bits == 16 ? 2 : 1); ++plane) {
-    // So many products fit 32 bits, whatever their values. Never below 2: one is at most 2^15 * 2^8.
-    const int64_t weight_largest = w.bits == 16 && plane == 1 ? 255 : -LowestOf(std::min<int64_t>(w.bits, 8));
-    const int64_t chunk = INT32_MAX / (std::max<int64_t>(largest, 1) * weight_largest) & ~int64_t{1};
-    const int64_t factor = w.bits == 16 && plane == 0 ? 256 : 1;
+    const int64_t depth = w.padded_depth(), chunk = ChunkOf(largest, w, plane);
     for (int64_t begin = 0; begin < depth; begin += chunk) {
-      const int64_t pairs = std::min(chunk, depth - begin) / 2;
-      for (int64_t panel = 0; panel < w.panels(); ++panel) {
-        const int16_t* weights = w.planes[plane].data() + panel * panel_size + begin * kColumns;
-        kernel(a + begin, depth, pixels, weights, pairs, products.data(), kColumns);
-        const int64_t columns = std::min<int64_t>(kColumns, w.columns - panel * kColumns);
-        for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-          Accumulate(products.data() + pixel * kColumns, columns, factor, acc + pixel * w.columns + panel * kColumns);
-        }
-      }
+      PlaneProduct(a, pixels, w, plane, begin, std::min(depth, begin + chunk), products.data());
+      Accumulate(products.data(), pixels, w.columns, w.padded_columns(), w.bits == 16 && plane == 0 ? 256 : 1, acc);
     }
   }
 }

@@ -27,10 +27,16 @@ struct Machine {
 
   // Scratch that outlives an instruction only to save allocations.
   PackedWeights packed;
-  std::vector<int16_t> rows, more_rows;
+  std::vector<int16_t> unpacked, rows, outputs;
   std::vector<int32_t> products;
   std::vector<int64_t> sums;
 };
+
+// At least so large; what it holds is anything.
+template <typename T>
+void Grow(std::vector<T>& scratch, int64_t count) {
+  if (scratch.size() < static_cast<size_t>(count)) scratch.resize(static_cast<size_t>(count));
+}
 
 // Executes one instruction. Throws Fault where the manual says that it is an error.
 void Execute(Machine& machine, const isa::Load& ins);

@@ -20,8 +20,9 @@ QACCEL_CLONES void Extremes(const int64_t* values, int64_t count, int64_t* low, 
   *high = most;
 }
 
-QACCEL_CLONES void AddBias(const int64_t* bias, int64_t count, int64_t* acc) {
-  for (int64_t i = 0; i < count; ++i) acc[i] += bias[i];
+QACCEL_CLONES void AddBias(const int64_t* __restrict acc, const int32_t* __restrict bias, int64_t count,
+                           int64_t* __restrict sums) {
+  for (int64_t i = 0; i < count; ++i) sums[i] = acc[i] + bias[i];
 }
 
 // The loops below are written so that compilers vectorise them: 64 bits throughout, one step at a time, nothing
@@ -34,11 +35,72 @@ inline int64_t RoundShift(int64_t t, int64_t shift, int64_t half, int64_t some) 
 
 inline int64_t Half(int64_t shift) { return int64_t{1} << shift >> 1; }
 
-// acc = rhe(acc * M * 2^-s) for values of 32 bits: products have 63.
-QACCEL_CLONES void ScaleNarrow(int64_t* __restrict acc, const int64_t* __restrict multiplier,
-                               const int64_t* __restrict shift, const int64_t* __restrict half, int64_t count) {
-  for (int64_t i = 0; i < count; ++i)
-    acc[i] = RoundShift(acc[i] * multiplier[i], shift[i], half[i], half[i] != 0 ? 1 : 0);
+// Eight values at once, in whatever registers the machine has: compilers do not vectorise what mixes 32 and 64 bits by
+// themselves.
+constexpr int kVector = 8;
+using Vector32 = int32_t __attribute__((vector_size(4 * kVector)));
+using Vector64 = int64_t __attribute__((vector_size(8 * kVector)));
+using UVector64 = uint64_t __attribute__((vector_size(8 * kVector)));
+using Vector16 = int16_t __attribute__((vector_size(2 * kVector)));
+
+// out = clamp(values + zero_point)
+inline __attribute__((always_inline)) void Finish(const UVector64& values, const OutputRange& range, int16_t* out) {
+  const Vector64 zeros{}, lo = zeros + range.lo, hi = zeros + range.hi;
+  const Vector64 value = reinterpret_cast<const Vector64&>(values) + range.zero_point;
+  const Vector64 above = value < lo ? lo : value, within = above > hi ? hi : above;
+  const Vector16 narrow = __builtin_convertvector(within, Vector16);
+  std::memcpy(out, &narrow, sizeof(narrow));
+}
+
+// clamp(zero_point + rhe((acc + bias) * M * 2^-s)) for groups of `lanes` accumulators, `stride` apart, with products of 63
+// bits and shifts of 1 to 61. Products are lifted by 2^62, so that all shifts are of positive numbers, which more machines
+// have. Returns whether a sum has left 32 bits; the output is then wrong.
+QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const int32_t* bias, const int32_t* multiplier,
+                             const int32_t* shift, int64_t groups, int64_t lanes, const OutputRange& range,
+                             int16_t* out) {
+  const OutputRange limits = range;
+  const UVector64 one = UVector64{} + 1, lift = one << 62;
+  UVector64 outside{};
+  for (int64_t group = 0; group < groups; ++group, acc += stride, out += lanes) {
+    for (int64_t i = 0; i < lanes; i += kVector) {
+      Vector32 a, b, m, by;
+      std::memcpy(&a, acc + i, sizeof(a));
+      std::memcpy(&b, bias + i, sizeof(b));
+      std::memcpy(&m, multiplier + i, sizeof(m));
+      std::memcpy(&by, shift + i, sizeof(by));
+      const Vector64 sum = __builtin_convertvector(a, Vector64) + __builtin_convertvector(b, Vector64);
+      outside |= reinterpret_cast<UVector64>(sum + (int64_t{1} << 31)) >> 32;
+      const UVector64 product = reinterpret_cast<UVector64>(sum * __builtin_convertvector(m, Vector64)) + lift;
+      const UVector64 s = __builtin_convertvector(by, UVector64);
+      const UVector64 odd = product >> s & one;
+      Finish(((product + (one << s >> 1) - one + odd) >> s) - (lift >> s), limits, out + i);
+    }
+  }
+  uint64_t any = 0;
+  for (int lane = 0; lane < kVector; ++lane) any |= outside[lane];
+  return any != 0;
+}
+
+// The same for sums of up to 48 bits, bias included, and shifts of 33 to 92: products have 79 bits, of which the upper 47
+// and the lower 32 are handled apart.
+QACCEL_CLONES void ScaleLong(const int64_t* acc, const int32_t* multiplier, const int32_t* shift, int64_t count,
+                             const OutputRange& range, int16_t* out) {
+  const OutputRange limits = range;
+  const UVector64 one = UVector64{} + 1, lift = one << 61, low_bits = UVector64{} + UINT32_MAX;
+  for (int64_t i = 0; i < count; i += kVector) {
+    Vector64 a;
+    Vector32 m, by;
+    std::memcpy(&a, acc + i, sizeof(a));
+    std::memcpy(&m, multiplier + i, sizeof(m));
+    std::memcpy(&by, shift + i, sizeof(by));
+    const UVector64 factor = __builtin_convertvector(m, UVector64), s = __builtin_convertvector(by, UVector64) - 32;
+    const UVector64 low = (reinterpret_cast<UVector64>(a) & low_bits) * factor;
+    const UVector64 upper = reinterpret_cast<UVector64>(a >> 32) * factor + (low >> 32) + lift;
+    const UVector64 odd = upper >> s & one;
+    // 1 where nothing below the upper part is left to round up an even number.
+    const UVector64 borrow = ((low & low_bits) | odd) == 0 ? one : UVector64{};
+    Finish(((upper + (one << s >> 1) - borrow) >> s) - (lift >> s), limits, out + i);
+  }
 }
 
 QACCEL_CLONES void RoundNarrow(int64_t* __restrict t, int64_t count, int64_t shift) {
@@ -56,11 +118,11 @@ QACCEL_CLONES void ClampAll(const int64_t* __restrict values, int64_t count, int
 }
 
 // Any accumulator: products have up to 63 + 31 bits.
-void ScaleWide(const int64_t* acc, const int64_t* multiplier, const int64_t* shift, int64_t count,
+void ScaleWide(const int64_t* acc, const int32_t* multiplier, const int32_t* shift, int64_t count,
                const OutputRange& range, int16_t* out) {
   for (int64_t i = 0; i < count; ++i) {
     const __int128 product = static_cast<__int128>(acc[i]) * multiplier[i];
-    const int64_t s = shift[i];
+    const int s = shift[i];
     const __int128 half = static_cast<__int128>(1) << s >> 1;
     const int some = s != 0;
     const __int128 rounded = ((product + half - some + (product >> s & some)) >> s) + range.zero_point;
@@ -70,8 +132,10 @@ void ScaleWide(const int64_t* acc, const int64_t* multiplier, const int64_t* shi
   }
 }
 
-constexpr int64_t kNarrowShiftMax = 62;
-constexpr int64_t kWideShiftMax = 100;  // beyond, every product of 94 bits rounds to zero
+constexpr int64_t kRoundShiftMax = 62;
+constexpr int32_t kSumsShiftMin = 1, kSumsShiftMax = 61;   // of ScaleSums
+constexpr int32_t kLongShiftMin = 33, kLongShiftMax = 92;  // of ScaleLong
+constexpr int32_t kWideShiftMax = 100;                     // beyond, every product of 94 bits rounds to zero
 
 }  // namespace
 
@@ -98,8 +162,8 @@ ChannelScales ChannelScales::Uniform(int64_t channels, int64_t multiplier, int64
   ChannelScales scales;
   scales.channels = channels;
   scales.bias.assign(static_cast<size_t>(channels), 0);
-  scales.multiplier.assign(static_cast<size_t>(channels), multiplier);
-  scales.shift.assign(static_cast<size_t>(channels), shift);
+  scales.multiplier.assign(static_cast<size_t>(channels), static_cast<int32_t>(multiplier));
+  scales.shift.assign(static_cast<size_t>(channels), static_cast<int32_t>(shift));
   scales.Repeat();
   return scales;
 }
@@ -107,6 +171,8 @@ ChannelScales ChannelScales::Uniform(int64_t channels, int64_t multiplier, int64
 ChannelScales ChannelScales::FromRecords(const uint8_t* records, int64_t channels) {
   ChannelScales scales;
   scales.channels = channels;
+  for (std::vector<int32_t>* values : {&scales.bias, &scales.multiplier, &scales.shift})
+    values->reserve(static_cast<size_t>(channels + kChunk + kLanes));
   for (int64_t n = 0; n < channels; ++n) {
     const uint8_t* record = records + n * isa::kParamsBytes;
     for (int64_t i = 0; i < isa::kParamsReservedBytes; ++i) {
@@ -116,8 +182,9 @@ ChannelScales ChannelScales::FromRecords(const uint8_t* records, int64_t channel
     const uint64_t multiplier =
         isa::unsigned_bits(record, isa::kParamsMultiplierOffset * 8, isa::kParamsMultiplierBytes * 8);
     if (multiplier >> 31) Fail("parameter record of channel ", n, ": multiplier ", multiplier, " must be below 2^31");
-    scales.bias.push_back(isa::signed_bits(record, isa::kParamsBiasOffset * 8, isa::kParamsBiasBytes * 8));
-    scales.multiplier.push_back(static_cast<int64_t>(multiplier));
+    scales.bias.push_back(
+        static_cast<int32_t>(isa::signed_bits(record, isa::kParamsBiasOffset * 8, isa::kParamsBiasBytes * 8)));
+    scales.multiplier.push_back(static_cast<int32_t>(multiplier));
     scales.shift.push_back(record[isa::kParamsShiftOffset]);
   }
   scales.Repeat();
@@ -128,41 +195,70 @@ void ChannelScales::Repeat() {
   // A shift beyond what 128-bit products need gives zero: so does a multiplier of zero.
   for (size_t i = 0; i < shift.size(); ++i) {
     if (shift[i] <= kWideShiftMax) continue;
-    shift[i] = 0;
+    shift[i] = kLongShiftMin;
     multiplier[i] = 0;
   }
-  narrow = *std::max_element(shift.begin(), shift.end()) <= kNarrowShiftMax;
-  half.resize(shift.size());
-  for (size_t i = 0; narrow && i < shift.size(); ++i) half[i] = Half(shift[i]);
+  const auto [least, most] = std::minmax_element(shift.begin(), shift.end());
+  narrow = *least >= kSumsShiftMin && *most <= kSumsShiftMax;
+  long_shifts = *least >= kLongShiftMin && *most <= kLongShiftMax;
   pixels = std::max<int64_t>(1, kChunk / channels);
-  const auto once = static_cast<ptrdiff_t>(channels);
-  for (std::vector<int64_t>* values : {&bias, &multiplier, &shift, &half}) {
-    values->resize(static_cast<size_t>(pixels * channels));
-    for (int64_t pixel = 1; pixel < pixels; ++pixel) std::copy_n(values->begin(), once, values->begin() + pixel * once);
+  const int64_t count = pixels * channels, padded = CeilDiv(count, kLanes) * kLanes;
+  for (std::vector<int32_t>* values : {&bias, &multiplier, &shift}) {
+    values->resize(static_cast<size_t>(padded), 0);
+    for (int64_t done = channels; done < count; done *= 2)
+      std::copy_n(values->begin(), std::min(done, count - done), values->begin() + done);
   }
 }
 
 void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
-                int64_t* acc, int16_t* out) {
-  for (int64_t pixel = 0; pixel < pixels; pixel += scales.pixels) {
-    const int64_t count = std::min(scales.pixels, pixels - pixel) * scales.channels;
-    int64_t* values = acc + pixel * scales.channels;
-    AddBias(scales.bias.data(), count, values);
-    int64_t low = 0, high = 0;
-    Extremes(values, count, &low, &high);
-    if (low < LowestOf(accumulator_bits) || high > HighestOf(accumulator_bits))
-      CheckAccumulators(values, count, accumulator_bits);
-    if (scales.narrow && low >= INT32_MIN && high <= INT32_MAX) {
-      ScaleNarrow(values, scales.multiplier.data(), scales.shift.data(), scales.half.data(), count);
-      ClampAll(values, count, range.zero_point, range.lo, range.hi, out + pixel * scales.channels);
-    } else {
-      ScaleWide(values, scales.multiplier.data(), scales.shift.data(), count, range, out + pixel * scales.channels);
+                const int64_t* acc, int16_t* out) {
+  const int64_t at_once = scales.pixels * scales.channels, total = pixels * scales.channels;
+  int64_t sums[kChunk] = {};
+  int32_t narrow_sums[kChunk] = {};
+  static const int32_t no_bias[kChunk] = {};
+  for (int64_t first = 0; first < total; first += at_once) {
+    const int64_t end = std::min(at_once, total - first);
+    for (int64_t begin = 0; begin < end; begin += kChunk) {
+      const int64_t count = std::min(kChunk, end - begin);
+      const int32_t* multiplier = scales.multiplier.data() + begin;
+      const int32_t* shift = scales.shift.data() + begin;
+      AddBias(acc + first + begin, scales.bias.data() + begin, count, sums);
+      int64_t low = 0, high = 0;
+      Extremes(sums, count, &low, &high);
+      if (low < LowestOf(accumulator_bits) || high > HighestOf(accumulator_bits))
+        CheckAccumulators(sums, count, accumulator_bits);
+      if (scales.narrow && low >= INT32_MIN && high <= INT32_MAX) {
+        std::copy_n(sums, count, narrow_sums);
+        ScaleSums(narrow_sums, 0, no_bias, multiplier, shift, 1, count, range, out + first + begin);
+      } else if (scales.long_shifts && low >= LowestOf(48) && high <= HighestOf(48)) {
+        ScaleLong(sums, multiplier, shift, count, range, out + first + begin);
+      } else {
+        ScaleWide(sums, multiplier, shift, count, range, out + first + begin);
+      }
     }
   }
 }
 
+void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
+                const int32_t* acc, int64_t stride, int16_t* out) {
+  const int64_t channels = scales.channels, at_once = stride == channels ? scales.pixels : 1;
+  for (int64_t pixel = 0; pixel < pixels;) {
+    // Whole groups of pixels first, then what remains.
+    const int64_t whole = (pixels - pixel) / at_once, groups = std::max<int64_t>(1, whole);
+    const int64_t count = whole > 0 ? whole * at_once : pixels - pixel, lanes = count / groups * channels;
+    const int32_t* sums = acc + pixel * stride;
+    if (!scales.narrow || ScaleSums(sums, stride * at_once, scales.bias.data(), scales.multiplier.data(),
+                                    scales.shift.data(), groups, lanes, range, out + pixel * channels)) {
+      std::vector<int64_t> wide(static_cast<size_t>(count * channels));
+      for (int64_t i = 0; i < count; ++i) std::copy_n(sums + i * stride, channels, wide.begin() + i * channels);
+      Requantize(scales, range, accumulator_bits, count, wide.data(), out + pixel * channels);
+    }
+    pixel += count;
+  }
+}
+
 void RoundAll(int64_t* t, int64_t count, int64_t shift, const OutputRange& range, int16_t* out) {
-  if (shift <= kNarrowShiftMax) {
+  if (shift <= kRoundShiftMax) {
     RoundNarrow(t, count, shift);
     ClampAll(t, count, range.zero_point, range.lo, range.hi, out);
   } else {  // below one half, so zero

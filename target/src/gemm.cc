@@ -108,13 +108,19 @@ Kernel PickKernel() {
   return KernelPlain;
 }
 
-// Two rows of the reduction, [padded columns] each, interleaved into their places in the panels.
-QACCEL_CLONES void Interleave(const int16_t* __restrict first, const int16_t* __restrict second, int64_t panels,
-                              int64_t panel_size, int16_t* __restrict out) {
-  for (int64_t panel = 0; panel < panels; ++panel, first += kColumns, second += kColumns, out += panel_size) {
-    for (int n = 0; n < kColumns; ++n) {
-      out[2 * n] = first[n];
-      out[2 * n + 1] = second[n];
+// Pairs of rows of the reduction, [2 * pairs, padded columns], interleaved into their places in the panels. Of 16-bit
+// weights one byte: `mask` is applied after the shift.
+QACCEL_CLONES void Interleave(const int16_t* __restrict rows, int64_t pairs, int64_t panels, int64_t panel_size,
+                              int shift, int mask, int16_t* __restrict out) {
+  const int64_t width = panels * kColumns;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int16_t* first = rows + 2 * pair * width + panel * kColumns;
+      int16_t* target = out + panel * panel_size + pair * kColumns * 2;
+      for (int n = 0; n < kColumns; ++n) {
+        target[2 * n] = static_cast<int16_t>(first[n] >> shift & mask);
+        target[2 * n + 1] = static_cast<int16_t>(first[width + n] >> shift & mask);
+      }
     }
   }
 }
@@ -155,24 +161,22 @@ void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t 
   const int planes = bits == 16 ? 2 : 1;
   for (int plane = 0; plane < planes; ++plane)
     packed.planes[plane].resize(static_cast<size_t>(packed.panels() * panel_size));
-  // Two rows at a time, padded with zeros to whole panels.
-  std::vector<int16_t> row(static_cast<size_t>(2 * width)), part(static_cast<size_t>(2 * width));
-  for (int64_t pair = 0; pair < packed.pairs(); ++pair) {
-    for (int64_t i = 0; i < 2; ++i) {
-      int16_t* values = row.data() + i * width;
-      if (2 * pair + i < depth) {
-        Unpack(rows + (2 * pair + i) * row_bytes, columns, bits, 0, values);
-      } else {
-        std::fill_n(values, columns, int16_t{0});
-      }
+  // Some rows at a time, padded with zeros to whole panels and pairs.
+  constexpr int64_t kPairs = 32;
+  std::vector<int16_t> part(static_cast<size_t>(2 * std::min(kPairs, packed.pairs()) * width));
+  for (int64_t first = 0; first < packed.pairs(); first += kPairs) {
+    const int64_t pairs = std::min(kPairs, packed.pairs() - first), count = std::min(2 * pairs, depth - 2 * first);
+    const uint8_t* source = rows + 2 * first * row_bytes;
+    if (width == columns) {
+      UnpackPixels(source, row_bytes, count, columns, bits, 0, part.data());
+    } else {
+      for (int64_t row = 0; row < count; ++row)
+        Unpack(source + row * row_bytes, columns, bits, 0, part.data() + row * width);
     }
+    if (count < 2 * pairs) std::fill_n(part.begin() + count * width, width, int16_t{0});
     for (int plane = 0; plane < planes; ++plane) {
-      if (planes == 2) {
-        for (size_t i = 0; i < row.size(); ++i) part[i] = static_cast<int16_t>(plane == 0 ? row[i] >> 8 : row[i] & 255);
-      }
-      const int16_t* source = planes == 2 ? part.data() : row.data();
-      Interleave(source, source + width, packed.panels(), panel_size,
-                 packed.planes[plane].data() + pair * kColumns * 2);
+      Interleave(part.data(), pairs, packed.panels(), panel_size, planes == 2 && plane == 0 ? 8 : 0,
+                 plane == 1 ? 255 : -1, packed.planes[plane].data() + first * kColumns * 2);
     }
   }
 }

@@ -31,13 +31,10 @@ void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bi
 }
 
 void RowCache::Fill(int64_t row, int16_t* values) const {
-  const uint8_t* source = memory_ + row * row_stride_;
-  if (step_ == 1 && pixel_stride_ * 8 == channels_ * bits_) {
-    Unpack(source, pixels_ * channels_, bits_, zero_point_, values);
-    return;
+  for (int64_t first = 0; first < std::min(step_, pixels_); ++first) {
+    UnpackPixels(memory_ + row * row_stride_ + first * pixel_stride_, step_ * pixel_stride_,
+                 CeilDiv(pixels_ - first, step_), channels_, bits_, zero_point_, values + Offset(first));
   }
-  for (int64_t x = 0; x < pixels_; ++x)
-    Unpack(source + x * pixel_stride_, channels_, bits_, zero_point_, values + Offset(x));
 }
 
 }  // namespace qaccel

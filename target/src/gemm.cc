@@ -16,6 +16,7 @@ namespace qaccel {
 namespace {
 
 constexpr int kColumns = 16;  // of a panel
+constexpr bool kLittleEndian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
 // out[rows, 16] = a[rows, 2 * pairs] * w[pairs, 16, 2] for one panel; a's rows begin `stride` apart, out's
 // `out_stride`.
@@ -108,21 +109,39 @@ Kernel PickKernel() {
   return KernelPlain;
 }
 
-// Pairs of rows of the reduction, [2 * pairs, padded columns], interleaved into their places in the panels. Of 16-bit
-// weights one byte: `mask` is applied after the shift.
-QACCEL_CLONES void Interleave(const int16_t* __restrict rows, int64_t pairs, int64_t panels, int64_t panel_size,
-                              int shift, int mask, int16_t* __restrict out) {
+// Pairs of rows of the reduction, [2 * pairs, padded columns], interleaved into their places in the panels.
+template <typename Part>
+inline __attribute__((always_inline)) void InterleaveAs(const int16_t* __restrict rows, int64_t pairs, int64_t panels,
+                                                        int16_t* __restrict out, int64_t panel_size, Part part) {
   const int64_t width = panels * kColumns;
   for (int64_t pair = 0; pair < pairs; ++pair) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int16_t* first = rows + 2 * pair * width + panel * kColumns;
       int16_t* target = out + panel * panel_size + pair * kColumns * 2;
+      uint32_t both[kColumns];  // so that it vectorises
       for (int n = 0; n < kColumns; ++n) {
-        target[2 * n] = static_cast<int16_t>(first[n] >> shift & mask);
-        target[2 * n + 1] = static_cast<int16_t>(first[width + n] >> shift & mask);
+        const uint32_t one = static_cast<uint16_t>(part(first[n]));
+        const uint32_t other = static_cast<uint16_t>(part(first[width + n]));
+        both[n] = kLittleEndian ? one | other << 16 : one << 16 | other;
       }
+      std::memcpy(target, both, sizeof(both));
     }
   }
+}
+
+QACCEL_CLONES void InterleaveWhole(const int16_t* rows, int64_t pairs, int64_t panels, int16_t* out,
+                                   int64_t panel_size) {
+  InterleaveAs(rows, pairs, panels, out, panel_size, [](int16_t value) { return value; });
+}
+
+QACCEL_CLONES void InterleaveHigh(const int16_t* rows, int64_t pairs, int64_t panels, int16_t* out,
+                                  int64_t panel_size) {
+  InterleaveAs(rows, pairs, panels, out, panel_size, [](int16_t value) { return static_cast<int16_t>(value >> 8); });
+}
+
+QACCEL_CLONES void InterleaveLow(const int16_t* rows, int64_t pairs, int64_t panels, int16_t* out,
+                                 int64_t panel_size) {
+  InterleaveAs(rows, pairs, panels, out, panel_size, [](int16_t value) { return static_cast<int16_t>(value & 255); });
 }
 
 // acc[pixels, columns] += products[pixels, stride] * factor
@@ -175,8 +194,8 @@ void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t 
     }
     if (count < 2 * pairs) std::fill_n(part.begin() + count * width, width, int16_t{0});
     for (int plane = 0; plane < planes; ++plane) {
-      Interleave(part.data(), pairs, packed.panels(), panel_size, planes == 2 && plane == 0 ? 8 : 0,
-                 plane == 1 ? 255 : -1, packed.planes[plane].data() + first * kColumns * 2);
+      const auto interleave = planes == 1 ? InterleaveWhole : plane == 0 ? InterleaveHigh : InterleaveLow;
+      interleave(part.data(), pairs, packed.panels(), packed.planes[plane].data() + first * kColumns * 2, panel_size);
     }
   }
 }

@@ -7,7 +7,9 @@ namespace qaccel {
 
 namespace {
 
-constexpr int64_t kChunk = 512;  // values handled at once
+constexpr int64_t kChunk = 512;    // values handled at once
+constexpr int64_t kRepeated = 64;  // values that pixels of few channels are repeated to
+constexpr int64_t kLift = int64_t{1} << 62;
 
 // Smallest and largest of the values, 0 included.
 QACCEL_CLONES void Extremes(const int64_t* values, int64_t count, int64_t* low, int64_t* high) {
@@ -20,9 +22,12 @@ QACCEL_CLONES void Extremes(const int64_t* values, int64_t count, int64_t* low, 
   *high = most;
 }
 
-QACCEL_CLONES void AddBias(const int64_t* __restrict acc, const int32_t* __restrict bias, int64_t count,
+// sums[groups, lanes] = acc[groups, lanes] + bias[lanes]
+QACCEL_CLONES void AddBias(const int64_t* __restrict acc, const int64_t* __restrict bias, int64_t groups, int64_t lanes,
                            int64_t* __restrict sums) {
-  for (int64_t i = 0; i < count; ++i) sums[i] = acc[i] + bias[i];
+  for (int64_t group = 0; group < groups; ++group, acc += lanes, sums += lanes) {
+    for (int64_t i = 0; i < lanes; ++i) sums[i] = acc[i] + bias[i];
+  }
 }
 
 // The loops below are written so that compilers vectorise them: 64 bits throughout, one step at a time, nothing
@@ -52,28 +57,38 @@ inline __attribute__((always_inline)) void Finish(const UVector64& values, const
   std::memcpy(out, &narrow, sizeof(narrow));
 }
 
+template <typename Vector, typename T>
+inline __attribute__((always_inline)) void LoadVector(const T* from, Vector& values) {
+  std::memcpy(&values, from, sizeof(values));
+}
+
 // clamp(zero_point + rhe((acc + bias) * M * 2^-s)) for groups of `lanes` accumulators, `stride` apart, with products of 63
-// bits and shifts of 1 to 61. Products are lifted by 2^62, so that all shifts are of positive numbers, which more machines
-// have. Returns whether a sum has left 32 bits; the output is then wrong.
-QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const int32_t* bias, const int32_t* multiplier,
-                             const int32_t* shift, int64_t groups, int64_t lanes, const OutputRange& range,
-                             int16_t* out) {
+// bits and shifts of 1 to 61. Products are lifted by 2^62, so that the shift that counts is of positive numbers, which more
+// machines have. Returns whether a sum has left 32 bits; the output is then wrong.
+QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const ChannelScales& scales, const int64_t* bias,
+                             int64_t begin, int64_t groups, int64_t lanes, const OutputRange& range, int16_t* out) {
   const OutputRange limits = range;
-  const UVector64 one = UVector64{} + 1, lift = one << 62;
+  const int64_t* multiplier = scales.multiplier.data() + begin;
+  const int64_t* shift = scales.shift.data() + begin;
+  const int64_t* rounding = scales.rounding.data() + begin;
+  const int64_t* lifted = scales.lifted.data() + begin;
   UVector64 outside{};
   for (int64_t group = 0; group < groups; ++group, acc += stride, out += lanes) {
     for (int64_t i = 0; i < lanes; i += kVector) {
-      Vector32 a, b, m, by;
-      std::memcpy(&a, acc + i, sizeof(a));
-      std::memcpy(&b, bias + i, sizeof(b));
-      std::memcpy(&m, multiplier + i, sizeof(m));
-      std::memcpy(&by, shift + i, sizeof(by));
-      const Vector64 sum = __builtin_convertvector(a, Vector64) + __builtin_convertvector(b, Vector64);
+      Vector32 a;
+      Vector64 b, m;
+      UVector64 s, half, back;
+      LoadVector(acc + i, a);
+      LoadVector(bias + i, b);
+      LoadVector(multiplier + i, m);
+      LoadVector(shift + i, s);
+      LoadVector(rounding + i, half);
+      LoadVector(lifted + i, back);
+      const Vector64 sum = __builtin_convertvector(a, Vector64) + b;
       outside |= reinterpret_cast<UVector64>(sum + (int64_t{1} << 31)) >> 32;
-      const UVector64 product = reinterpret_cast<UVector64>(sum * __builtin_convertvector(m, Vector64)) + lift;
-      const UVector64 s = __builtin_convertvector(by, UVector64);
-      const UVector64 odd = product >> s & one;
-      Finish(((product + (one << s >> 1) - one + odd) >> s) - (lift >> s), limits, out + i);
+      const auto product = reinterpret_cast<UVector64>(sum * m);
+      const UVector64 odd = product >> s & 1;
+      Finish(((product + half + odd) >> s) - back, limits, out + i);
     }
   }
   uint64_t any = 0;
@@ -83,23 +98,27 @@ QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const int32_t* 
 
 // The same for sums of up to 48 bits, bias included, and shifts of 33 to 92: products have 79 bits, of which the upper 47
 // and the lower 32 are handled apart.
-QACCEL_CLONES void ScaleLong(const int64_t* acc, const int32_t* multiplier, const int32_t* shift, int64_t count,
-                             const OutputRange& range, int16_t* out) {
+QACCEL_CLONES void ScaleLong(const int64_t* sums, const ChannelScales& scales, int64_t begin, int64_t groups,
+                             int64_t lanes, const OutputRange& range, int16_t* out) {
   const OutputRange limits = range;
+  const int64_t* multiplier = scales.multiplier.data() + begin;
+  const int64_t* shift = scales.shift.data() + begin;
   const UVector64 one = UVector64{} + 1, lift = one << 61, low_bits = UVector64{} + UINT32_MAX;
-  for (int64_t i = 0; i < count; i += kVector) {
-    Vector64 a;
-    Vector32 m, by;
-    std::memcpy(&a, acc + i, sizeof(a));
-    std::memcpy(&m, multiplier + i, sizeof(m));
-    std::memcpy(&by, shift + i, sizeof(by));
-    const UVector64 factor = __builtin_convertvector(m, UVector64), s = __builtin_convertvector(by, UVector64) - 32;
-    const UVector64 low = (reinterpret_cast<UVector64>(a) & low_bits) * factor;
-    const UVector64 upper = reinterpret_cast<UVector64>(a >> 32) * factor + (low >> 32) + lift;
-    const UVector64 odd = upper >> s & one;
-    // 1 where nothing below the upper part is left to round up an even number.
-    const UVector64 borrow = ((low & low_bits) | odd) == 0 ? one : UVector64{};
-    Finish(((upper + (one << s >> 1) - borrow) >> s) - (lift >> s), limits, out + i);
+  for (int64_t group = 0; group < groups; ++group, sums += lanes, out += lanes) {
+    for (int64_t i = 0; i < lanes; i += kVector) {
+      Vector64 sum;
+      UVector64 factor, s;
+      LoadVector(sums + i, sum);
+      LoadVector(multiplier + i, factor);
+      LoadVector(shift + i, s);
+      s -= 32;
+      const UVector64 low = (reinterpret_cast<UVector64>(sum) & low_bits) * factor;
+      const UVector64 upper = reinterpret_cast<UVector64>(sum >> 32) * factor + (low >> 32) + lift;
+      const UVector64 odd = upper >> s & one;
+      // 1 where nothing below the upper part is left to round up an even number.
+      const UVector64 borrow = ((low & low_bits) | odd) == 0 ? one : UVector64{};
+      Finish(((upper + (one << s >> 1) - borrow) >> s) - (lift >> s), limits, out + i);
+    }
   }
 }
 
@@ -118,11 +137,11 @@ QACCEL_CLONES void ClampAll(const int64_t* __restrict values, int64_t count, int
 }
 
 // Any accumulator: products have up to 63 + 31 bits.
-void ScaleWide(const int64_t* acc, const int32_t* multiplier, const int32_t* shift, int64_t count,
+void ScaleWide(const int64_t* sums, const ChannelScales& scales, int64_t begin, int64_t groups, int64_t lanes,
                const OutputRange& range, int16_t* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const __int128 product = static_cast<__int128>(acc[i]) * multiplier[i];
-    const int s = shift[i];
+  for (int64_t i = 0; i < groups * lanes; ++i) {
+    const int64_t lane = begin + i % lanes, s = scales.shift[lane];
+    const __int128 product = static_cast<__int128>(sums[i]) * scales.multiplier[lane];
     const __int128 half = static_cast<__int128>(1) << s >> 1;
     const int some = s != 0;
     const __int128 rounded = ((product + half - some + (product >> s & some)) >> s) + range.zero_point;
@@ -133,9 +152,9 @@ void ScaleWide(const int64_t* acc, const int32_t* multiplier, const int32_t* shi
 }
 
 constexpr int64_t kRoundShiftMax = 62;
-constexpr int32_t kSumsShiftMin = 1, kSumsShiftMax = 61;   // of ScaleSums
-constexpr int32_t kLongShiftMin = 33, kLongShiftMax = 92;  // of ScaleLong
-constexpr int32_t kWideShiftMax = 100;                     // beyond, every product of 94 bits rounds to zero
+constexpr int64_t kSumsShiftMin = 1, kSumsShiftMax = 61;   // of ScaleSums
+constexpr int64_t kLongShiftMin = 33, kLongShiftMax = 92;  // of ScaleLong
+constexpr int64_t kWideShiftMax = 100;                     // beyond, every product of 94 bits rounds to zero
 
 }  // namespace
 
@@ -162,8 +181,8 @@ ChannelScales ChannelScales::Uniform(int64_t channels, int64_t multiplier, int64
   ChannelScales scales;
   scales.channels = channels;
   scales.bias.assign(static_cast<size_t>(channels), 0);
-  scales.multiplier.assign(static_cast<size_t>(channels), static_cast<int32_t>(multiplier));
-  scales.shift.assign(static_cast<size_t>(channels), static_cast<int32_t>(shift));
+  scales.multiplier.assign(static_cast<size_t>(channels), multiplier);
+  scales.shift.assign(static_cast<size_t>(channels), shift);
   scales.Repeat();
   return scales;
 }
@@ -171,8 +190,8 @@ ChannelScales ChannelScales::Uniform(int64_t channels, int64_t multiplier, int64
 ChannelScales ChannelScales::FromRecords(const uint8_t* records, int64_t channels) {
   ChannelScales scales;
   scales.channels = channels;
-  for (std::vector<int32_t>* values : {&scales.bias, &scales.multiplier, &scales.shift})
-    values->reserve(static_cast<size_t>(channels + kChunk + kLanes));
+  for (std::vector<int64_t>* values : {&scales.bias, &scales.multiplier, &scales.shift})
+    values->reserve(static_cast<size_t>(channels + kRepeated + kLanes));
   for (int64_t n = 0; n < channels; ++n) {
     const uint8_t* record = records + n * isa::kParamsBytes;
     for (int64_t i = 0; i < isa::kParamsReservedBytes; ++i) {
@@ -182,9 +201,8 @@ ChannelScales ChannelScales::FromRecords(const uint8_t* records, int64_t channel
     const uint64_t multiplier =
         isa::unsigned_bits(record, isa::kParamsMultiplierOffset * 8, isa::kParamsMultiplierBytes * 8);
     if (multiplier >> 31) Fail("parameter record of channel ", n, ": multiplier ", multiplier, " must be below 2^31");
-    scales.bias.push_back(
-        static_cast<int32_t>(isa::signed_bits(record, isa::kParamsBiasOffset * 8, isa::kParamsBiasBytes * 8)));
-    scales.multiplier.push_back(static_cast<int32_t>(multiplier));
+    scales.bias.push_back(isa::signed_bits(record, isa::kParamsBiasOffset * 8, isa::kParamsBiasBytes * 8));
+    scales.multiplier.push_back(static_cast<int64_t>(multiplier));
     scales.shift.push_back(record[isa::kParamsShiftOffset]);
   }
   scales.Repeat();
@@ -201,41 +219,48 @@ void ChannelScales::Repeat() {
   const auto [least, most] = std::minmax_element(shift.begin(), shift.end());
   narrow = *least >= kSumsShiftMin && *most <= kSumsShiftMax;
   long_shifts = *least >= kLongShiftMin && *most <= kLongShiftMax;
-  pixels = std::max<int64_t>(1, kChunk / channels);
+  pixels = channels % kVector == 0 && channels >= kLanes ? 1 : std::max<int64_t>(1, kRepeated / channels);
   const int64_t count = pixels * channels, padded = CeilDiv(count, kLanes) * kLanes;
-  for (std::vector<int32_t>* values : {&bias, &multiplier, &shift}) {
+  for (std::vector<int64_t>* values : {&bias, &multiplier, &shift}) {
     values->resize(static_cast<size_t>(padded), 0);
     for (int64_t done = channels; done < count; done *= 2)
       std::copy_n(values->begin(), std::min(done, count - done), values->begin() + done);
+  }
+  rounding.resize(static_cast<size_t>(padded));
+  lifted.resize(static_cast<size_t>(padded));
+  for (int64_t i = 0; narrow && i < padded; ++i) {
+    rounding[i] = kLift + Half(shift[i]) - 1;
+    lifted[i] = kLift >> shift[i];
   }
 }
 
 void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
                 const int64_t* acc, int16_t* out) {
+  static const int64_t no_bias[kChunk + kLanes] = {};
+  int64_t sums[kChunk + kLanes];
+  int32_t narrow_sums[kChunk + kLanes];
   const int64_t at_once = scales.pixels * scales.channels, total = pixels * scales.channels;
-  int64_t sums[kChunk] = {};
-  int32_t narrow_sums[kChunk] = {};
-  static const int32_t no_bias[kChunk] = {};
-  for (int64_t first = 0; first < total; first += at_once) {
-    const int64_t end = std::min(at_once, total - first);
-    for (int64_t begin = 0; begin < end; begin += kChunk) {
-      const int64_t count = std::min(kChunk, end - begin);
-      const int32_t* multiplier = scales.multiplier.data() + begin;
-      const int32_t* shift = scales.shift.data() + begin;
-      AddBias(acc + first + begin, scales.bias.data() + begin, count, sums);
-      int64_t low = 0, high = 0;
-      Extremes(sums, count, &low, &high);
-      if (low < LowestOf(accumulator_bits) || high > HighestOf(accumulator_bits))
-        CheckAccumulators(sums, count, accumulator_bits);
-      if (scales.narrow && low >= INT32_MIN && high <= INT32_MAX) {
-        std::copy_n(sums, count, narrow_sums);
-        ScaleSums(narrow_sums, 0, no_bias, multiplier, shift, 1, count, range, out + first + begin);
-      } else if (scales.long_shifts && low >= LowestOf(48) && high <= HighestOf(48)) {
-        ScaleLong(sums, multiplier, shift, count, range, out + first + begin);
-      } else {
-        ScaleWide(sums, multiplier, shift, count, range, out + first + begin);
-      }
+  for (int64_t first = 0; first < total;) {
+    // Several whole groups, or a part of one.
+    const int64_t begin = first % at_once;
+    const bool whole = begin == 0 && at_once <= kChunk && total - first >= at_once;
+    const int64_t groups = whole ? std::min(total - first, kChunk) / at_once : 1;
+    const int64_t lanes = whole ? at_once : std::min({at_once - begin, total - first, kChunk}), count = groups * lanes;
+    AddBias(acc + first, scales.bias.data() + begin, groups, lanes, sums);
+    int64_t low = 0, high = 0;
+    Extremes(sums, count, &low, &high);
+    if (low < LowestOf(accumulator_bits) || high > HighestOf(accumulator_bits))
+      CheckAccumulators(sums, count, accumulator_bits);
+    std::fill_n(sums + count, kLanes, 0);
+    if (scales.narrow && low >= INT32_MIN && high <= INT32_MAX) {
+      std::copy_n(sums, count + kLanes, narrow_sums);
+      ScaleSums(narrow_sums, lanes, scales, no_bias, begin, groups, lanes, range, out + first);
+    } else if (scales.long_shifts && low >= LowestOf(48) && high <= HighestOf(48)) {
+      ScaleLong(sums, scales, begin, groups, lanes, range, out + first);
+    } else {
+      ScaleWide(sums, scales, begin, groups, lanes, range, out + first);
     }
+    first += count;
   }
 }
 
@@ -247,8 +272,8 @@ void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t a
     const int64_t whole = (pixels - pixel) / at_once, groups = std::max<int64_t>(1, whole);
     const int64_t count = whole > 0 ? whole * at_once : pixels - pixel, lanes = count / groups * channels;
     const int32_t* sums = acc + pixel * stride;
-    if (!scales.narrow || ScaleSums(sums, stride * at_once, scales.bias.data(), scales.multiplier.data(),
-                                    scales.shift.data(), groups, lanes, range, out + pixel * channels)) {
+    if (!scales.narrow || ScaleSums(sums, stride * at_once, scales, scales.bias.data(), 0, groups, lanes, range,
+                                    out + pixel * channels)) {
       std::vector<int64_t> wide(static_cast<size_t>(count * channels));
       for (int64_t i = 0; i < count; ++i) std::copy_n(sums + i * stride, channels, wide.begin() + i * channels);
       Requantize(scales, range, accumulator_bits, count, wide.data(), out + pixel * channels);

@@ -25,11 +25,12 @@ constexpr int kLanes = 16;
 
 // Bias and scale of each channel, repeated so that several pixels are handled at once, and padded to whole lanes.
 struct ChannelScales {
-  std::vector<int32_t> bias, multiplier, shift;
-  bool narrow = false;       // whether every shift is one that sums of 32 bits are quick with
-  bool long_shifts = false;  // whether every shift is one that longer sums are quick with
+  std::vector<int64_t> bias, multiplier, shift;
+  std::vector<int64_t> rounding, lifted;  // only if narrow: what ScaleSums adds before its shift, takes off afterwards
+  bool narrow = false;                    // whether every shift is one that sums of 32 bits are quick with
+  bool long_shifts = false;               // whether every shift is one that longer sums are quick with
   int64_t channels = 0;
-  int64_t pixels = 0;  // repetitions
+  int64_t pixels = 0;                     // repetitions
 
   // All channels alike, without bias.
   static ChannelScales Uniform(int64_t channels, int64_t multiplier, int64_t shift);

@@ -1,6 +1,8 @@
 // CONV: blocks of output pixels are gathered into rows of the flattened reduction and multiplied with the packed
 // weights.
 #include <algorithm>
+#include <cstring>
+#include <optional>
 
 #include "elements.h"
 #include "gemm.h"
@@ -12,33 +14,97 @@ namespace qaccel {
 
 namespace {
 
-// Taps of one output pixel as [kernel_h, kernel_w, in_channels], zero where they fall outside the input.
-void GatherPixel(const uint8_t* memory, const isa::Conv& ins, int64_t y, int64_t x, int16_t* out) {
-  const Taps rows = ExistingTaps(y, ins.stride_h, ins.dilation_h, ins.pad_top, ins.kernel_h, ins.in_h);
-  const Taps pixels = ExistingTaps(x, ins.stride_w, ins.dilation_w, ins.pad_left, ins.kernel_w, ins.in_w);
-  const int64_t row_size = ins.kernel_w * ins.in_channels;
-  const bool joined = ins.dilation_w == 1 && ins.in_pixel_stride * 8 == ins.in_channels * ins.in_bits;
-  if (rows.end - rows.begin < ins.kernel_h || pixels.end - pixels.begin < ins.kernel_w) {
-    std::fill_n(out, ins.kernel_h * row_size, int16_t{0});
-  }
-  for (int64_t ky = rows.begin; ky < rows.end; ++ky) {
-    const uint8_t* row =
-        memory + ins.in_addr + (y * ins.stride_h + ky * ins.dilation_h - ins.pad_top) * ins.in_row_stride;
-    int16_t* target = out + ky * row_size;
-    for (int64_t kx = pixels.begin; kx < pixels.end; ++kx) {
-      const int64_t taps = joined ? pixels.end - kx : 1;
-      const int64_t pixel = x * ins.stride_w + kx * ins.dilation_w - ins.pad_left;
-      Unpack(row + pixel * ins.in_pixel_stride, taps * ins.in_channels, ins.in_bits, ins.in_zero_point,
-             target + kx * ins.in_channels);
-      kx += taps - 1;
-    }
-  }
+// Copies in whole lanes: up to kLanes - 1 values more.
+inline void CopyLanes(const int16_t* from, int64_t count, int16_t* to) {
+  for (int64_t i = 0; i < count; i += kLanes) std::memcpy(to + i, from + i, kLanes * sizeof(int16_t));
 }
 
-// Largest |q - Z|.
-int64_t LargestDifference(int64_t bits, int64_t zero_point) {
-  return std::max(zero_point - LowestOf(bits), HighestOf(bits) - zero_point);
-}
+// Fills rows of the flattened reduction, [kernel_h, kernel_w, in_channels] of one output pixel each, zero where a tap falls
+// outside the input.
+class Gatherer {
+ public:
+  Gatherer(Machine& machine, const isa::Conv& ins)
+      : memory_(machine.sram.data()),
+        ins_(ins),
+        pointwise_(ins.kernel_h == 1 && ins.kernel_w == 1),
+        dense_(ins.in_pixel_stride * 8 == ins.in_channels * ins.in_bits),
+        columns_(static_cast<size_t>(ins.out_w)),
+        lines_(static_cast<size_t>(ins.kernel_h)) {
+    for (int64_t x = 0; x < ins.out_w; ++x)
+      columns_[x] = ExistingTaps(x, ins.stride_w, ins.dilation_w, ins.pad_left, ins.kernel_w, ins.in_w);
+    // Inputs that many taps share are unpacked once. Views that repeat their bytes can be larger than any memory.
+    constexpr int64_t kCacheValuesMax = int64_t{1} << 23;
+    const Footprint footprint = FootprintOf(ins);
+    const int64_t lines = std::min(footprint.rows, (ins.kernel_h - 1) * ins.dilation_h + 1);
+    if (!pointwise_ && lines > 0 && ins.in_channels <= kCacheValuesMax / lines / footprint.pixels)
+      cache_.emplace(memory_, ins, ins.in_channels, 1, machine.unpacked);
+  }
+
+  // Output pixels [first, first + count), counted row by row, into rows `stride` apart; kLanes values follow the last row.
+  void Gather(int64_t first, int64_t count, int64_t stride, int16_t* out) {
+    int64_t y = first / ins_.out_w, x = first % ins_.out_w;
+    while (count > 0) {
+      const int64_t run = std::min(count, ins_.out_w - x);
+      const Taps rows = ExistingTaps(y, ins_.stride_h, ins_.dilation_h, ins_.pad_top, ins_.kernel_h, ins_.in_h);
+      if (!GatherDense(y, rows, x, run, stride, out)) {
+        for (int64_t ky = rows.begin; cache_ && ky < rows.end; ++ky) lines_[ky] = cache_->Row(InputRow(y, ky));
+        for (int64_t i = 0; i < run; ++i) GatherPixel(y, rows, x + i, out + i * stride);
+      }
+      out += run * stride;
+      count -= run;
+      x = 0;
+      ++y;
+    }
+  }
+
+ private:
+  int64_t InputRow(int64_t y, int64_t ky) const { return y * ins_.stride_h + ky * ins_.dilation_h - ins_.pad_top; }
+  int64_t InputPixel(int64_t x, int64_t kx) const { return x * ins_.stride_w + kx * ins_.dilation_w - ins_.pad_left; }
+
+  // Neighbouring pixels without a gap, if they are the reduction as it is.
+  bool GatherDense(int64_t y, const Taps& rows, int64_t x, int64_t run, int64_t stride, int16_t* out) const {
+    if (!pointwise_ || !dense_ || ins_.stride_w != 1 || stride != ins_.in_channels || rows.Empty() ||
+        columns_[x].Empty() || columns_[x + run - 1].Empty()) {
+      return false;
+    }
+    const uint8_t* source = memory_ + ins_.in_addr + InputRow(y, 0) * ins_.in_row_stride;
+    Unpack(source + InputPixel(x, 0) * ins_.in_pixel_stride, run * ins_.in_channels, ins_.in_bits, ins_.in_zero_point,
+           out);
+    return true;
+  }
+
+  void GatherPixel(int64_t y, const Taps& rows, int64_t x, int16_t* out) {
+    const Taps pixels = columns_[x];
+    const int64_t channels = ins_.in_channels, row_size = ins_.kernel_w * channels;
+    const bool whole = rows.end - rows.begin == ins_.kernel_h && pixels.end - pixels.begin == ins_.kernel_w;
+    if (!whole) std::fill_n(out, ins_.kernel_h * row_size, int16_t{0});
+    const int64_t taps = ins_.dilation_w == 1 ? pixels.end - pixels.begin : 1;  // that lie side by side
+    for (int64_t ky = rows.begin; ky < rows.end; ++ky) {
+      for (int64_t kx = pixels.begin; kx < pixels.end; kx += taps) {
+        int16_t* target = out + ky * row_size + kx * channels;
+        const int64_t pixel = InputPixel(x, kx);
+        if (!cache_) {
+          const uint8_t* source = memory_ + ins_.in_addr + InputRow(y, ky) * ins_.in_row_stride;
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            Unpack(source + (pixel + tap) * ins_.in_pixel_stride, channels, ins_.in_bits, ins_.in_zero_point,
+                   target + tap * channels);
+          }
+        } else if (whole) {  // what is beyond comes after it
+          CopyLanes(lines_[ky] + cache_->Offset(pixel), taps * channels, target);
+        } else {
+          std::copy_n(lines_[ky] + cache_->Offset(pixel), taps * channels, target);
+        }
+      }
+    }
+  }
+
+  const uint8_t* memory_;
+  const isa::Conv& ins_;
+  bool pointwise_, dense_;
+  std::vector<Taps> columns_;           // by output pixel of a row
+  std::vector<const int16_t*> lines_;  // of the cache, by tap row
+  std::optional<RowCache> cache_;
+};
 
 void PackOnce(Machine& machine, const isa::Conv& ins, int64_t depth) {
   PackedWeights& packed = machine.packed;
@@ -78,26 +144,33 @@ void Execute(Machine& machine, const isa::Conv& ins) {
 
   const bool keep = ins.accumulate || !ins.finish;  // else one block's sums are enough
   if (keep && !ins.accumulate) machine.accumulators.values.assign(static_cast<size_t>(shape.count()), 0);
-  const int64_t pixels = ins.out_h * ins.out_w, padded = machine.packed.padded_depth(), bits = shape.Bits(machine.hw);
+  const PackedWeights& packed = machine.packed;
+  const int64_t pixels = ins.out_h * ins.out_w, padded = packed.padded_depth(), bits = shape.Bits(machine.hw);
+  const int64_t largest = LargestDifference(ins.in_bits, ins.in_zero_point);
+  const bool narrow = !keep && SumsFit(largest, packed);
   // A block's gathered rows should stay in the second-level cache; the kernels like multiples of 12.
   const int64_t block =
       std::max<int64_t>(1, std::min({int64_t{32}, 65536 / (12 * padded), 262144 / (12 * ins.out_channels)})) * 12;
-  machine.rows.assign(static_cast<size_t>(std::min(block, pixels) * padded), 0);
-  machine.more_rows.resize(static_cast<size_t>(std::min(block, pixels) * ins.out_channels));
+  const int64_t at_once = std::min(block, pixels);
+  Grow(machine.rows, at_once * padded + kLanes);
+  Grow(machine.outputs, at_once * ins.out_channels + kLanes);
+  if (narrow) Grow(machine.products, at_once * packed.padded_columns() + kLanes);
+  Gatherer gatherer(machine, ins);
   for (int64_t first = 0; first < pixels; first += block) {
     const int64_t count = std::min(block, pixels - first);
-    for (int64_t p = 0; p < count; ++p) {
-      GatherPixel(machine.sram.data(), ins, (first + p) / ins.out_w, (first + p) % ins.out_w,
-                  machine.rows.data() + p * padded);
+    gatherer.Gather(first, count, padded, machine.rows.data());
+    if (narrow) {
+      MatrixProduct(machine.rows.data(), count, packed, machine.products.data());
+      Requantize(scales, range, bits, count, machine.products.data(), packed.padded_columns(), machine.outputs.data());
+    } else {
+      if (!keep) machine.sums.assign(static_cast<size_t>(count * ins.out_channels), 0);
+      int64_t* acc = keep ? machine.accumulators.values.data() + first * ins.out_channels : machine.sums.data();
+      MatrixProduct(machine.rows.data(), count, largest, packed, machine.products, acc);
+      CheckAccumulators(acc, count * ins.out_channels, bits);
+      if (!ins.finish) continue;
+      Requantize(scales, range, bits, count, acc, machine.outputs.data());
     }
-    if (!keep) machine.sums.assign(static_cast<size_t>(count * ins.out_channels), 0);
-    int64_t* acc = keep ? machine.accumulators.values.data() + first * ins.out_channels : machine.sums.data();
-    MatrixProduct(machine.rows.data(), count, LargestDifference(ins.in_bits, ins.in_zero_point), machine.packed,
-                  machine.products, acc);
-    CheckAccumulators(acc, count * ins.out_channels, bits);
-    if (!ins.finish) continue;
-    Requantize(scales, range, bits, count, acc, machine.more_rows.data());
-    WritePixels(machine.sram.data(), output, ins.out_channels, ins.out_bits, first, count, machine.more_rows.data());
+    WritePixels(machine.sram.data(), output, ins.out_channels, ins.out_bits, first, count, machine.outputs.data());
   }
   machine.accumulators.open = !ins.finish;
   machine.accumulators.shape = shape;

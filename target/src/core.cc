@@ -6,8 +6,6 @@ namespace qaccel {
 
 Core::Core(const Program& program, Machine& machine) : program_(program), machine_(machine) {
   std::fill(std::begin(running_), std::end(running_), -1);
-  // Whatever ran on this machine before happened before everything here.
-  for (Clock& clock : clocks_) clock = machine.first_ordinals;
 }
 
 bool Core::CanDispatch() const {
@@ -47,6 +45,7 @@ int Core::Start(int engine, int64_t now) {
   machine_.actor.engine = static_cast<isa::Engine>(engine);
   machine_.actor.ordinal = clock[engine];
   machine_.actor.clock = clock;
+  machine_.actor.settled = Settled(engine);
   for (const int64_t number : common.signal) {
     if (number != 0) owed_[engine].push_back(number);
   }
@@ -56,6 +55,16 @@ int Core::Start(int engine, int64_t now) {
     Report(index, fault);
   }
   return index;
+}
+
+Clock Core::Settled(int starting) const {
+  Clock settled = clocks_[starting];
+  --settled[starting];  // not the instruction itself
+  for (int other = 0; other < kEngines; ++other) {
+    if (started_[other] == static_cast<int>(program_.on_engine[other].size())) continue;  // nothing more to come
+    for (int e = 0; e < kEngines; ++e) settled[e] = std::min(settled[e], clocks_[other][e]);
+  }
+  return settled;
 }
 
 bool Core::Complete(int engine, int64_t now) {
@@ -77,7 +86,7 @@ void Core::Report(int index, const Fault& fault) const {
   std::string other;
   if (fault.other_ordinal != 0) {
     const auto engine = static_cast<size_t>(fault.other_engine);
-    const size_t position = fault.other_ordinal - machine_.first_ordinals[engine] - 1;
+    const size_t position = fault.other_ordinal - 1;
     other = Text(" (", program_.Where(program_.on_engine[engine][position]), ")");
   }
   Fail("machine error: ", program_.Where(index), ": ", fault.what(), other);
@@ -115,7 +124,6 @@ void Core::CheckEnd() {
   if (machine_.accumulators.open) {
     Fail("machine error: the program ends with open accumulators of ", isa::name(machine_.accumulators.shape.opcode));
   }
-  for (int engine = 0; engine < kEngines; ++engine) machine_.first_ordinals[engine] = clocks_[engine][engine];
   trace_.peak_sram_bytes = machine_.sram.peak();
 }
 

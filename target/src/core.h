@@ -55,6 +55,8 @@ class Core {
   };
 
   int Head(int engine) const { return program_.on_engine[engine][static_cast<size_t>(started_[engine])]; }
+  // What happened before the instruction that starts and before everything that starts later.
+  Clock Settled(int starting) const;
   std::string Waiting(int engine) const;
   [[noreturn]] void Report(int index, const Fault& fault) const;
 

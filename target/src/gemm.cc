@@ -16,6 +16,7 @@ namespace qaccel {
 namespace {
 
 constexpr int kColumns = 16;  // of a panel
+constexpr bool kLittleEndian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
 // out[rows, 16] = a[rows, 2 * pairs] * w[pairs, 16, 2] for one panel; a's rows begin `stride` apart, out's
 // `out_stride`.
@@ -108,16 +109,64 @@ Kernel PickKernel() {
   return KernelPlain;
 }
 
-// Two rows of the reduction, interleaved for one panel.
-QACCEL_CLONES void Interleave(const int16_t* first, const int16_t* second, int16_t* out) {
-  for (int n = 0; n < kColumns; ++n) {
-    out[2 * n] = first[n];
-    out[2 * n + 1] = second[n];
+// Pairs of rows of the reduction, [2 * pairs, padded columns], interleaved into their places in the panels.
+template <typename Part>
+inline __attribute__((always_inline)) void InterleaveAs(const int16_t* __restrict rows, int64_t pairs, int64_t panels,
+                                                        int16_t* __restrict out, int64_t panel_size, Part part) {
+  const int64_t width = panels * kColumns;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int16_t* first = rows + 2 * pair * width + panel * kColumns;
+      int16_t* target = out + panel * panel_size + pair * kColumns * 2;
+      uint32_t both[kColumns];  // so that it vectorises
+      for (int n = 0; n < kColumns; ++n) {
+        const uint32_t one = static_cast<uint16_t>(part(first[n]));
+        const uint32_t other = static_cast<uint16_t>(part(first[width + n]));
+        both[n] = kLittleEndian ? one | other << 16 : one << 16 | other;
+      }
+      std::memcpy(target, both, sizeof(both));
+    }
   }
 }
 
-QACCEL_CLONES void Accumulate(const int32_t* products, int64_t count, int64_t factor, int64_t* acc) {
-  for (int64_t n = 0; n < count; ++n) acc[n] += products[n] * factor;
+QACCEL_CLONES void InterleaveWhole(const int16_t* rows, int64_t pairs, int64_t panels, int16_t* out,
+                                   int64_t panel_size) {
+  InterleaveAs(rows, pairs, panels, out, panel_size, [](int16_t value) { return value; });
+}
+
+QACCEL_CLONES void InterleaveHigh(const int16_t* rows, int64_t pairs, int64_t panels, int16_t* out,
+                                  int64_t panel_size) {
+  InterleaveAs(rows, pairs, panels, out, panel_size, [](int16_t value) { return static_cast<int16_t>(value >> 8); });
+}
+
+QACCEL_CLONES void InterleaveLow(const int16_t* rows, int64_t pairs, int64_t panels, int16_t* out,
+                                 int64_t panel_size) {
+  InterleaveAs(rows, pairs, panels, out, panel_size, [](int16_t value) { return static_cast<int16_t>(value & 255); });
+}
+
+// acc[pixels, columns] += products[pixels, stride] * factor
+QACCEL_CLONES void Accumulate(const int32_t* __restrict products, int64_t pixels, int64_t columns, int64_t stride,
+                              int64_t factor, int64_t* __restrict acc) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, products += stride, acc += columns) {
+    for (int64_t n = 0; n < columns; ++n) acc[n] += products[n] * factor;
+  }
+}
+
+// So many products fit 32 bits, whatever their values. Never below 2: one is at most 2^15 * 2^8.
+int64_t ChunkOf(int64_t largest, const PackedWeights& w, int plane) {
+  const int64_t weight_largest = w.bits == 16 && plane == 1 ? 255 : -LowestOf(std::min<int64_t>(w.bits, 8));
+  return INT32_MAX / (std::max<int64_t>(largest, 1) * weight_largest) & ~int64_t{1};
+}
+
+// products[pixels, padded columns] = a * one plane of w, for depths [begin, end).
+void PlaneProduct(const int16_t* a, int64_t pixels, const PackedWeights& w, int plane, int64_t begin, int64_t end,
+                  int32_t* products) {
+  static const Kernel kernel = PickKernel();
+  const int64_t depth = w.padded_depth();
+  for (int64_t panel = 0; panel < w.panels(); ++panel) {
+    kernel(a + begin, depth, pixels, w.planes[plane].data() + (panel * depth + begin) * kColumns, (end - begin) / 2,
+           products + panel * kColumns, w.padded_columns());
+  }
 }
 
 }  // namespace
@@ -127,54 +176,46 @@ void PackWeights(const uint8_t* rows, int64_t row_bytes, int64_t depth, int64_t 
   packed.depth = depth;
   packed.columns = columns;
   packed.bits = bits;
-  const int64_t width = packed.panels() * kColumns, panel_size = packed.pairs() * kColumns * 2;
+  const int64_t width = packed.padded_columns(), panel_size = packed.pairs() * kColumns * 2;
   const int planes = bits == 16 ? 2 : 1;
   for (int plane = 0; plane < planes; ++plane)
     packed.planes[plane].resize(static_cast<size_t>(packed.panels() * panel_size));
-  // Two rows at a time, padded with zeros to whole panels.
-  std::vector<int16_t> row(static_cast<size_t>(2 * width)), part(static_cast<size_t>(2 * width));
-  for (int64_t pair = 0; pair < packed.pairs(); ++pair) {
-    for (int64_t i = 0; i < 2; ++i) {
-      int16_t* values = row.data() + i * width;
-      if (2 * pair + i < depth) {
-        Unpack(rows + (2 * pair + i) * row_bytes, columns, bits, 0, values);
-      } else {
-        std::fill_n(values, columns, int16_t{0});
-      }
+  // Some rows at a time, padded with zeros to whole panels and pairs.
+  constexpr int64_t kPairs = 32;
+  std::vector<int16_t> part(static_cast<size_t>(2 * std::min(kPairs, packed.pairs()) * width));
+  for (int64_t first = 0; first < packed.pairs(); first += kPairs) {
+    const int64_t pairs = std::min(kPairs, packed.pairs() - first), count = std::min(2 * pairs, depth - 2 * first);
+    const uint8_t* source = rows + 2 * first * row_bytes;
+    if (width == columns) {
+      UnpackPixels(source, row_bytes, count, columns, bits, 0, part.data());
+    } else {
+      for (int64_t row = 0; row < count; ++row)
+        Unpack(source + row * row_bytes, columns, bits, 0, part.data() + row * width);
     }
+    if (count < 2 * pairs) std::fill_n(part.begin() + count * width, width, int16_t{0});
     for (int plane = 0; plane < planes; ++plane) {
-      if (planes == 2) {
-        for (size_t i = 0; i < row.size(); ++i) part[i] = static_cast<int16_t>(plane == 0 ? row[i] >> 8 : row[i] & 255);
-      }
-      const int16_t* source = planes == 2 ? part.data() : row.data();
-      for (int64_t panel = 0; panel < packed.panels(); ++panel) {
-        Interleave(source + panel * kColumns, source + width + panel * kColumns,
-                   packed.planes[plane].data() + panel * panel_size + pair * kColumns * 2);
-      }
+      const auto interleave = planes == 1 ? InterleaveWhole : plane == 0 ? InterleaveHigh : InterleaveLow;
+      interleave(part.data(), pairs, packed.panels(), packed.planes[plane].data() + first * kColumns * 2, panel_size);
     }
   }
 }
 
+bool SumsFit(int64_t largest, const PackedWeights& w) {
+  return w.bits <= 8 && w.padded_depth() <= ChunkOf(largest, w, 0);
+}
+
+void MatrixProduct(const int16_t* a, int64_t pixels, const PackedWeights& w, int32_t* sums) {
+  PlaneProduct(a, pixels, w, 0, 0, w.padded_depth(), sums);
+}
+
 void MatrixProduct(const int16_t* a, int64_t pixels, int64_t largest, const PackedWeights& w,
                    std::vector<int32_t>& products, int64_t* acc) {
-  static const Kernel kernel = PickKernel();
-  const int64_t depth = w.padded_depth(), panel_size = depth * kColumns;
-  products.resize(static_cast<size_t>(pixels * kColumns));
+  products.resize(std::max(products.size(), static_cast<size_t>(pixels * w.padded_columns())));
   for (int plane = 0; plane < (w.bits == 16 ? 2 : 1); ++plane) {
-    // So many products fit 32 bits, whatever their values. Never below 2: one is at most 2^15 * 2^8.
-    const int64_t weight_largest = w.bits == 16 && plane == 1 ? 255 : -LowestOf(std::min<int64_t>(w.bits, 8));
-    const int64_t chunk = INT32_MAX / (std::max<int64_t>(largest, 1) * weight_largest) & ~int64_t{1};
-    const int64_t factor = w.bits == 16 && plane == 0 ? 256 : 1;
+    const int64_t depth = w.padded_depth(), chunk = ChunkOf(largest, w, plane);
     for (int64_t begin = 0; begin < depth; begin += chunk) {
-      const int64_t pairs = std::min(chunk, depth - begin) / 2;
-      for (int64_t panel = 0; panel < w.panels(); ++panel) {
-        const int16_t* weights = w.planes[plane].data() + panel * panel_size + begin * kColumns;
-        kernel(a + begin, depth, pixels, weights, pairs, products.data(), kColumns);
-        const int64_t columns = std::min<int64_t>(kColumns, w.columns - panel * kColumns);
-        for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-          Accumulate(products.data() + pixel * kColumns, columns, factor, acc + pixel * w.columns + panel * kColumns);
-        }
-      }
+      PlaneProduct(a, pixels, w, plane, begin, std::min(depth, begin + chunk), products.data());
+      Accumulate(products.data(), pixels, w.columns, w.padded_columns(), w.bits == 16 && plane == 0 ? 256 : 1, acc);
     }
   }
 }

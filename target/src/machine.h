@@ -16,7 +16,7 @@ struct Machine {
   // `dram_bytes` bytes at `dram_data` outlive this.
   Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes);
 
-  // Everything as at power-on, except the defined and read-only parts of DRAM and what is in it.
+  // Everything as at power-on, except what is in DRAM and which parts of it are read-only.
   void Restart();
 
   const Config hw;
@@ -25,15 +25,19 @@ struct Machine {
   Accumulators accumulators;
   Actor actor;  // the instruction that executes
   int64_t decode_cycles = 0;  // that the decoder is busy with the LOADW that was executed last
-  // Numbers that engines' instructions begin after: accesses of a program before are older than everything.
-  Clock first_ordinals{};
 
   // Scratch that outlives an instruction only to save allocations.
   PackedWeights packed;
-  std::vector<int16_t> rows, more_rows;
+  std::vector<int16_t> unpacked, rows, outputs;
   std::vector<int32_t> products;
   std::vector<int64_t> sums;
 };
+
+// At least so large; what it holds is anything.
+template <typename T>
+void Grow(std::vector<T>& scratch, int64_t count) {
+  if (scratch.size() < static_cast<size_t>(count)) scratch.resize(static_cast<size_t>(count));
+}
 
 // Executes one instruction. Throws Fault where the manual says that it is an error.
 void Execute(Machine& machine, const isa::Load& ins);

@@ -1,4 +1,4 @@
-// DRAM, SRAM or weight buffer: bytes, and for each byte what the checks need to know about it.
+// DRAM, SRAM or weight buffer: bytes, and what the checks need to know about them.
 #pragma once
 
 #include <cstdint>
@@ -26,18 +26,19 @@ std::unique_ptr<T[], Free> Zeroed(int64_t count) {
   return std::unique_ptr<T[], Free>(static_cast<T*>(block));
 }
 
-// The instruction that accesses: its number on its engine (from 1 on), and what happened before it.
+// The instruction that accesses: its number on its engine (from 1 on), what happened before it, and what happened before
+// everything that is still to come.
 struct Actor {
   isa::Engine engine = isa::Engine::Load;
   uint32_t ordinal = 0;
   Clock clock{};
+  Clock settled{};
 };
 
 class Memory {
  public:
   // `data` holds `size` bytes and outlives this.
-  Memory(const char* name, uint8_t* data, int64_t size, std::vector<isa::Engine> writers,
-         std::vector<isa::Engine> readers);
+  Memory(const char* name, uint8_t* data, int64_t size);
 
   const uint8_t* data() const { return data_; }
   uint8_t* data() { return data_; }
@@ -48,9 +49,8 @@ class Memory {
   // Before a program: bytes that hold data, and bytes that no instruction may write. Throws Fault if outside.
   void Define(int64_t begin, int64_t end);
   void Protect(int64_t begin, int64_t end);
-  // Nothing is defined any more. Who accessed what is forgotten with `ForgetAccesses` only.
+  // Nothing is defined any more, and nothing has accessed anything.
   void Clear();
-  void ForgetAccesses();
   // The first byte of [begin, end) that holds nothing, or `end`.
   int64_t FirstUndefined(int64_t begin, int64_t end) const;
 
@@ -61,37 +61,46 @@ class Memory {
   // Only whether the view lies inside; `what` begins the error.
   void CheckInside(const View& view, const char* what) const;
   // Throws Fault if the view holds a byte that the same instruction has read.
-  void CheckUnread(const View& view, const Actor& actor) const;
+  void CheckUnread(const View& view, const Actor& actor);
 
  private:
-  // Who touched each byte last, one per engine; absent where an engine never does. Blocks that one instruction touched as a
-  // whole hold its ordinal once, their bytes are filled in when something touches a part.
-  struct Marks {
-    std::unique_ptr<uint32_t[], Free> ordinals;  // by byte, of the blocks that are split
-    std::unique_ptr<uint32_t[], Free> highest;   // by block: no byte of it has a higher one
-    std::unique_ptr<uint8_t[], Free> split;      // by block
-    uint32_t last = 0;                           // highest of all
+  struct Access {
+    View view;
+    int64_t end;
+    uint32_t ordinal;
+  };
+  // What one engine reads, or writes. The latest accesses are kept as they are: those that an instruction is not ordered
+  // with are few, and hardly ever near its own. Where the views do not tell whether bytes are shared, and where too many
+  // accesses pile up, they are folded into one number for each byte: the last instruction that touched it.
+  struct Accesses {
+    std::vector<Access> recent;                // oldest first
+    std::unique_ptr<uint32_t[], Free> folded;  // ordinals by byte; absent before there are any
+    uint32_t folded_last = 0;                  // the highest of them
   };
 
-  void Allocate(Marks& marks) const;
-  bool MayBeAbove(const Marks& marks, int64_t begin, int64_t end, uint32_t limit) const;
-  int64_t FirstAbove(const Marks& marks, int64_t begin, int64_t end, uint32_t limit) const;
-  void CheckOrdered(const Marks& marks, int engine, const View& view, const Actor& actor, const char* now,
+  bool DefinedThroughout(const View& view) const;
+  void SetDefined(int64_t begin, int64_t end);
+  bool Protected(const View& view) const;
+  void CheckWritable(const View& view) const;
+  void Record(Accesses& accesses, const View& view, int engine, const Actor& actor) const;
+  // Forgets what happened before everything that is still to come.
+  void DropSettled(Accesses& accesses, uint32_t settled) const;
+  void Fold(Accesses& accesses) const;
+  // Calls found(byte, ordinal) if one of the accesses after `known` touched a byte of the view: for the first byte, with
+  // the last of these accesses. `found` throws.
+  template <typename Found>
+  void FindAfter(Accesses& accesses, uint32_t known, uint32_t settled, const View& view, Found found) const;
+  void CheckOrdered(Accesses& accesses, int engine, const View& view, const Actor& actor, const char* now,
                     const char* earlier) const;
-  void SetDefined(int64_t begin, int64_t bytes);
-  bool Protected(int64_t begin, int64_t bytes) const;
-  void Mark(Marks& marks, int64_t begin, int64_t bytes, uint32_t ordinal) const;
-  void MarkPart(Marks& marks, int64_t begin, int64_t end, uint32_t ordinal) const;
 
   const char* name_;
   uint8_t* data_;
   int64_t size_;
   int64_t peak_ = 0;
   uint64_t version_ = 1;
-  std::unique_ptr<uint8_t[], Free> defined_;        // by byte, of the blocks that are not
-  mutable std::unique_ptr<uint8_t[], Free> whole_;  // by block: all of its bytes are known to be defined
+  std::unique_ptr<uint64_t[], Free> defined_;  // a bit for each byte
   std::vector<std::pair<int64_t, int64_t>> read_only_;
-  Marks written_[kEngines], read_[kEngines];
+  Accesses written_[kEngines], read_[kEngines];
 };
 
 }  // namespace qaccel

@@ -10,7 +10,7 @@ namespace qaccel {
 
 namespace {
 
-constexpr int kBlock = RowCache::kAlign;
+constexpr int kBlock = kLanes;
 constexpr int64_t kNoTap = std::numeric_limits<int64_t>::min();  // a maximum over nothing yet
 
 // acc[c] += sum over taps of a[tap][c]: 255 * 255 taps of 16 bits fit 32 bits.
@@ -61,8 +61,8 @@ void Execute(Machine& machine, const isa::Pool& ins) {
   const int64_t start = sum ? 0 : kNoTap;
   if (keep && !ins.accumulate) machine.accumulators.values.assign(static_cast<size_t>(shape.count()), start);
   const int64_t row_size = ins.out_w * ins.channels, bits = shape.Bits(machine.hw);
-  RowCache cache(machine.sram.data(), ins, machine.rows);
-  std::vector<int16_t> outputs(static_cast<size_t>(ins.finish ? row_size : 0));
+  RowCache cache(machine.sram.data(), ins, ins.channels, 1, machine.unpacked);
+  std::vector<int16_t> outputs(static_cast<size_t>(ins.finish ? row_size + kLanes : 0));
   std::vector<const int16_t*> taps;
   for (int64_t y = 0; y < ins.out_h; ++y) {
     if (!keep) machine.sums.assign(static_cast<size_t>(row_size), start);
@@ -74,7 +74,7 @@ void Execute(Machine& machine, const isa::Pool& ins) {
       for (int64_t ky = rows.begin; ky < rows.end && pixels.begin < pixels.end; ++ky) {
         const int16_t* row = cache.Row(y * ins.stride_h + ky * ins.dilation_h - ins.pad_top);
         for (int64_t kx = pixels.begin; kx < pixels.end; ++kx) {
-          taps.push_back(row + (x * ins.stride_w + kx * ins.dilation_w - ins.pad_left) * cache.padded_channels());
+          taps.push_back(row + cache.Offset(x * ins.stride_w + kx * ins.dilation_w - ins.pad_left));
         }
       }
       if (taps.empty()) continue;

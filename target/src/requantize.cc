@@ -7,7 +7,9 @@ namespace qaccel {
 
 namespace {
 
-constexpr int64_t kChunk = 512;  // values handled at once
+constexpr int64_t kChunk = 512;    // values handled at once
+constexpr int64_t kRepeated = 64;  // values that pixels of few channels are repeated to
+constexpr int64_t kLift = int64_t{1} << 62;
 
 // Smallest and largest of the values, 0 included.
 QACCEL_CLONES void Extremes(const int64_t* values, int64_t count, int64_t* low, int64_t* high) {
@@ -20,8 +22,12 @@ QACCEL_CLONES void Extremes(const int64_t* values, int64_t count, int64_t* low, 
   *high = most;
 }
 
-QACCEL_CLONES void AddBias(const int64_t* bias, int64_t count, int64_t* acc) {
-  for (int64_t i = 0; i < count; ++i) acc[i] += bias[i];
+// sums[groups, lanes] = acc[groups, lanes] + bias[lanes]
+QACCEL_CLONES void AddBias(const int64_t* __restrict acc, const int64_t* __restrict bias, int64_t groups, int64_t lanes,
+                           int64_t* __restrict sums) {
+  for (int64_t group = 0; group < groups; ++group, acc += lanes, sums += lanes) {
+    for (int64_t i = 0; i < lanes; ++i) sums[i] = acc[i] + bias[i];
+  }
 }
 
 // The loops below are written so that compilers vectorise them: 64 bits throughout, one step at a time, nothing
@@ -34,11 +40,86 @@ inline int64_t RoundShift(int64_t t, int64_t shift, int64_t half, int64_t some) 
 
 inline int64_t Half(int64_t shift) { return int64_t{1} << shift >> 1; }
 
-// acc = rhe(acc * M * 2^-s) for values of 32 bits: products have 63.
-QACCEL_CLONES void ScaleNarrow(int64_t* __restrict acc, const int64_t* __restrict multiplier,
-                               const int64_t* __restrict shift, const int64_t* __restrict half, int64_t count) {
-  for (int64_t i = 0; i < count; ++i)
-    acc[i] = RoundShift(acc[i] * multiplier[i], shift[i], half[i], half[i] != 0 ? 1 : 0);
+// Eight values at once, in whatever registers the machine has: compilers do not vectorise what mixes 32 and 64 bits by
+// themselves.
+constexpr int kVector = 8;
+using Vector32 = int32_t __attribute__((vector_size(4 * kVector)));
+using Vector64 = int64_t __attribute__((vector_size(8 * kVector)));
+using UVector64 = uint64_t __attribute__((vector_size(8 * kVector)));
+using Vector16 = int16_t __attribute__((vector_size(2 * kVector)));
+
+// out = clamp(values + zero_point)
+inline __attribute__((always_inline)) void Finish(const UVector64& values, const OutputRange& range, int16_t* out) {
+  const Vector64 zeros{}, lo = zeros + range.lo, hi = zeros + range.hi;
+  const Vector64 value = reinterpret_cast<const Vector64&>(values) + range.zero_point;
+  const Vector64 above = value < lo ? lo : value, within = above > hi ? hi : above;
+  const Vector16 narrow = __builtin_convertvector(within, Vector16);
+  std::memcpy(out, &narrow, sizeof(narrow));
+}
+
+template <typename Vector, typename T>
+inline __attribute__((always_inline)) void LoadVector(const T* from, Vector& values) {
+  std::memcpy(&values, from, sizeof(values));
+}
+
+// clamp(zero_point + rhe((acc + bias) * M * 2^-s)) for groups of `lanes` accumulators, `stride` apart, with products of 63
+// bits and shifts of 1 to 61. Products are lifted by 2^62, so that the shift that counts is of positive numbers, which more
+// machines have. Returns whether a sum has left 32 bits; the output is then wrong.
+QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const ChannelScales& scales, const int64_t* bias,
+                             int64_t begin, int64_t groups, int64_t lanes, const OutputRange& range, int16_t* out) {
+  const OutputRange limits = range;
+  const int64_t* multiplier = scales.multiplier.data() + begin;
+  const int64_t* shift = scales.shift.data() + begin;
+  const int64_t* rounding = scales.rounding.data() + begin;
+  const int64_t* lifted = scales.lifted.data() + begin;
+  UVector64 outside{};
+  for (int64_t group = 0; group < groups; ++group, acc += stride, out += lanes) {
+    for (int64_t i = 0; i < lanes; i += kVector) {
+      Vector32 a;
+      Vector64 b, m;
+      UVector64 s, half, back;
+      LoadVector(acc + i, a);
+      LoadVector(bias + i, b);
+      LoadVector(multiplier + i, m);
+      LoadVector(shift + i, s);
+      LoadVector(rounding + i, half);
+      LoadVector(lifted + i, back);
+      const Vector64 sum = __builtin_convertvector(a, Vector64) + b;
+      outside |= reinterpret_cast<UVector64>(sum + (int64_t{1} << 31)) >> 32;
+      const auto product = reinterpret_cast<UVector64>(sum * m);
+      const UVector64 odd = product >> s & 1;
+      Finish(((product + half + odd) >> s) - back, limits, out + i);
+    }
+  }
+  uint64_t any = 0;
+  for (int lane = 0; lane < kVector; ++lane) any |= outside[lane];
+  return any != 0;
+}
+
+// The same for sums of up to 48 bits, bias included, and shifts of 33 to 92: products have 79 bits, of which the upper 47
+// and the lower 32 are handled apart.
+QACCEL_CLONES void ScaleLong(const int64_t* sums, const ChannelScales& scales, int64_t begin, int64_t groups,
+                             int64_t lanes, const OutputRange& range, int16_t* out) {
+  const OutputRange limits = range;
+  const int64_t* multiplier = scales.multiplier.data() + begin;
+  const int64_t* shift = scales.shift.data() + begin;
+  const UVector64 one = UVector64{} + 1, lift = one << 61, low_bits = UVector64{} + UINT32_MAX;
+  for (int64_t group = 0; group < groups; ++group, sums += lanes, out += lanes) {
+    for (int64_t i = 0; i < lanes; i += kVector) {
+      Vector64 sum;
+      UVector64 factor, s;
+      LoadVector(sums + i, sum);
+      LoadVector(multiplier + i, factor);
+      LoadVector(shift + i, s);
+      s -= 32;
+      const UVector64 low = (reinterpret_cast<UVector64>(sum) & low_bits) * factor;
+      const UVector64 upper = reinterpret_cast<UVector64>(sum >> 32) * factor + (low >> 32) + lift;
+      const UVector64 odd = upper >> s & one;
+      // 1 where nothing below the upper part is left to round up an even number.
+      const UVector64 borrow = ((low & low_bits) | odd) == 0 ? one : UVector64{};
+      Finish(((upper + (one << s >> 1) - borrow) >> s) - (lift >> s), limits, out + i);
+    }
+  }
 }
 
 QACCEL_CLONES void RoundNarrow(int64_t* __restrict t, int64_t count, int64_t shift) {
@@ -56,11 +137,11 @@ QACCEL_CLONES void ClampAll(const int64_t* __restrict values, int64_t count, int
 }
 
 // Any accumulator: products have up to 63 + 31 bits.
-void ScaleWide(const int64_t* acc, const int64_t* multiplier, const int64_t* shift, int64_t count,
+void ScaleWide(const int64_t* sums, const ChannelScales& scales, int64_t begin, int64_t groups, int64_t lanes,
                const OutputRange& range, int16_t* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const __int128 product = static_cast<__int128>(acc[i]) * multiplier[i];
-    const int64_t s = shift[i];
+  for (int64_t i = 0; i < groups * lanes; ++i) {
+    const int64_t lane = begin + i % lanes, s = scales.shift[lane];
+    const __int128 product = static_cast<__int128>(sums[i]) * scales.multiplier[lane];
     const __int128 half = static_cast<__int128>(1) << s >> 1;
     const int some = s != 0;
     const __int128 rounded = ((product + half - some + (product >> s & some)) >> s) + range.zero_point;
@@ -70,8 +151,10 @@ void ScaleWide(const int64_t* acc, const int64_t* multiplier, const int64_t* shi
   }
 }
 
-constexpr int64_t kNarrowShiftMax = 62;
-constexpr int64_t kWideShiftMax = 100;  // beyond, every product of 94 bits rounds to zero
+constexpr int64_t kRoundShiftMax = 62;
+constexpr int64_t kSumsShiftMin = 1, kSumsShiftMax = 61;   // of ScaleSums
+constexpr int64_t kLongShiftMin = 33, kLongShiftMax = 92;  // of ScaleLong
+constexpr int64_t kWideShiftMax = 100;                     // beyond, every product of 94 bits rounds to zero
 
 }  // namespace
 
@@ -107,6 +190,8 @@ ChannelScales ChannelScales::Uniform(int64_t channels, int64_t multiplier, int64
 ChannelScales ChannelScales::FromRecords(const uint8_t* records, int64_t channels) {
   ChannelScales scales;
   scales.channels = channels;
+  for (std::vector<int64_t>* values : {&scales.bias, &scales.multiplier, &scales.shift})
+    values->reserve(static_cast<size_t>(channels + kRepeated + kLanes));
   for (int64_t n = 0; n < channels; ++n) {
     const uint8_t* record = records + n * isa::kParamsBytes;
     for (int64_t i = 0; i < isa::kParamsReservedBytes; ++i) {
@@ -128,41 +213,77 @@ void ChannelScales::Repeat() {
   // A shift beyond what 128-bit products need gives zero: so does a multiplier of zero.
   for (size_t i = 0; i < shift.size(); ++i) {
     if (shift[i] <= kWideShiftMax) continue;
-    shift[i] = 0;
+    shift[i] = kLongShiftMin;
     multiplier[i] = 0;
   }
-  narrow = *std::max_element(shift.begin(), shift.end()) <= kNarrowShiftMax;
-  half.resize(shift.size());
-  for (size_t i = 0; narrow && i < shift.size(); ++i) half[i] = Half(shift[i]);
-  pixels = std::max<int64_t>(1, kChunk / channels);
-  const auto once = static_cast<ptrdiff_t>(channels);
-  for (std::vector<int64_t>* values : {&bias, &multiplier, &shift, &half}) {
-    values->resize(static_cast<size_t>(pixels * channels));
-    for (int64_t pixel = 1; pixel < pixels; ++pixel) std::copy_n(values->begin(), once, values->begin() + pixel * once);
+  const auto [least, most] = std::minmax_element(shift.begin(), shift.end());
+  narrow = *least >= kSumsShiftMin && *most <= kSumsShiftMax;
+  long_shifts = *least >= kLongShiftMin && *most <= kLongShiftMax;
+  pixels = channels % kVector == 0 && channels >= kLanes ? 1 : std::max<int64_t>(1, kRepeated / channels);
+  const int64_t count = pixels * channels, padded = CeilDiv(count, kLanes) * kLanes;
+  for (std::vector<int64_t>* values : {&bias, &multiplier, &shift}) {
+    values->resize(static_cast<size_t>(padded), 0);
+    for (int64_t done = channels; done < count; done *= 2)
+      std::copy_n(values->begin(), std::min(done, count - done), values->begin() + done);
+  }
+  rounding.resize(static_cast<size_t>(padded));
+  lifted.resize(static_cast<size_t>(padded));
+  for (int64_t i = 0; narrow && i < padded; ++i) {
+    rounding[i] = kLift + Half(shift[i]) - 1;
+    lifted[i] = kLift >> shift[i];
   }
 }
 
 void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
-                int64_t* acc, int16_t* out) {
-  for (int64_t pixel = 0; pixel < pixels; pixel += scales.pixels) {
-    const int64_t count = std::min(scales.pixels, pixels - pixel) * scales.channels;
-    int64_t* values = acc + pixel * scales.channels;
-    AddBias(scales.bias.data(), count, values);
+                const int64_t* acc, int16_t* out) {
+  static const int64_t no_bias[kChunk + kLanes] = {};
+  int64_t sums[kChunk + kLanes];
+  int32_t narrow_sums[kChunk + kLanes];
+  const int64_t at_once = scales.pixels * scales.channels, total = pixels * scales.channels;
+  for (int64_t first = 0; first < total;) {
+    // Several whole groups, or a part of one.
+    const int64_t begin = first % at_once;
+    const bool whole = begin == 0 && at_once <= kChunk && total - first >= at_once;
+    const int64_t groups = whole ? std::min(total - first, kChunk) / at_once : 1;
+    const int64_t lanes = whole ? at_once : std::min({at_once - begin, total - first, kChunk}), count = groups * lanes;
+    AddBias(acc + first, scales.bias.data() + begin, groups, lanes, sums);
     int64_t low = 0, high = 0;
-    Extremes(values, count, &low, &high);
+    Extremes(sums, count, &low, &high);
     if (low < LowestOf(accumulator_bits) || high > HighestOf(accumulator_bits))
-      CheckAccumulators(values, count, accumulator_bits);
+      CheckAccumulators(sums, count, accumulator_bits);
+    std::fill_n(sums + count, kLanes, 0);
     if (scales.narrow && low >= INT32_MIN && high <= INT32_MAX) {
-      ScaleNarrow(values, scales.multiplier.data(), scales.shift.data(), scales.half.data(), count);
-      ClampAll(values, count, range.zero_point, range.lo, range.hi, out + pixel * scales.channels);
+      std::copy_n(sums, count + kLanes, narrow_sums);
+      ScaleSums(narrow_sums, lanes, scales, no_bias, begin, groups, lanes, range, out + first);
+    } else if (scales.long_shifts && low >= LowestOf(48) && high <= HighestOf(48)) {
+      ScaleLong(sums, scales, begin, groups, lanes, range, out + first);
     } else {
-      ScaleWide(values, scales.multiplier.data(), scales.shift.data(), count, range, out + pixel * scales.channels);
+      ScaleWide(sums, scales, begin, groups, lanes, range, out + first);
     }
+    first += count;
+  }
+}
+
+void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
+                const int32_t* acc, int64_t stride, int16_t* out) {
+  const int64_t channels = scales.channels, at_once = stride == channels ? scales.pixels : 1;
+  for (int64_t pixel = 0; pixel < pixels;) {
+    // Whole groups of pixels first, then what remains.
+    const int64_t whole = (pixels - pixel) / at_once, groups = std::max<int64_t>(1, whole);
+    const int64_t count = whole > 0 ? whole * at_once : pixels - pixel, lanes = count / groups * channels;
+    const int32_t* sums = acc + pixel * stride;
+    if (!scales.narrow || ScaleSums(sums, stride * at_once, scales, scales.bias.data(), 0, groups, lanes, range,
+                                    out + pixel * channels)) {
+      std::vector<int64_t> wide(static_cast<size_t>(count * channels));
+      for (int64_t i = 0; i < count; ++i) std::copy_n(sums + i * stride, channels, wide.begin() + i * channels);
+      Requantize(scales, range, accumulator_bits, count, wide.data(), out + pixel * channels);
+    }
+    pixel += count;
   }
 }
 
 void RoundAll(int64_t* t, int64_t count, int64_t shift, const OutputRange& range, int16_t* out) {
-  if (shift <= kNarrowShiftMax) {
+  if (shift <= kRoundShiftMax) {
     RoundNarrow(t, count, shift);
     ClampAll(t, count, range.zero_point, range.lo, range.hi, out);
   } else {  // below one half, so zero

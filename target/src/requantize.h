@@ -20,13 +20,17 @@ OutputRange OutputRangeOf(const Ins& ins) {
   return range;
 }
 
-// Bias and scale of each channel, repeated so that several pixels are handled at once.
+// What the vectorised loops handle at once. They may read and write so many values beyond what they are given.
+constexpr int kLanes = 16;
+
+// Bias and scale of each channel, repeated so that several pixels are handled at once, and padded to whole lanes.
 struct ChannelScales {
   std::vector<int64_t> bias, multiplier, shift;
-  std::vector<int64_t> half;  // 2^(shift - 1), 0 for shift 0; only if narrow
-  bool narrow = false;        // whether every shift is at most 62
+  std::vector<int64_t> rounding, lifted;  // only if narrow: what ScaleSums adds before its shift, takes off afterwards
+  bool narrow = false;                    // whether every shift is one that sums of 32 bits are quick with
+  bool long_shifts = false;               // whether every shift is one that longer sums are quick with
   int64_t channels = 0;
-  int64_t pixels = 0;  // repetitions
+  int64_t pixels = 0;                     // repetitions
 
   // All channels alike, without bias.
   static ChannelScales Uniform(int64_t channels, int64_t multiplier, int64_t shift);
@@ -37,10 +41,15 @@ struct ChannelScales {
   void Repeat();
 };
 
-// clamp(zero_point + rhe((acc + bias) * M * 2^-s), lo, hi) for `pixels` pixels of accumulators [pixels, channels],
-// which are overwritten, into `out` [pixels, channels]. Throws Fault if acc + bias leaves `accumulator_bits` bits.
+// clamp(zero_point + rhe((acc + bias) * M * 2^-s), lo, hi) for `pixels` pixels of accumulators [pixels, channels] into
+// `out` [pixels, channels] and kLanes more. Throws Fault if acc + bias leaves `accumulator_bits` bits.
 void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
-                int64_t* acc, int16_t* out);
+                const int64_t* acc, int16_t* out);
+
+// The same for accumulators of 32 bits [pixels, stride], of which the first `channels` of each pixel count; kLanes more
+// follow the last.
+void Requantize(const ChannelScales& scales, const OutputRange& range, int64_t accumulator_bits, int64_t pixels,
+                const int32_t* acc, int64_t stride, int16_t* out);
 
 // clamp(zero_point + rhe(t * 2^-shift), lo, hi) for |t| < 2^62; t is overwritten.
 void RoundAll(int64_t* t, int64_t count, int64_t shift, const OutputRange& range, int16_t* out);

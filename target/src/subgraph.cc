@@ -18,7 +18,6 @@ void Subgraph::Prepare() {
     machine_->dram.Protect(artefact_.constants_addr, artefact_.ConstantsEnd());
   }
   machine_->Restart();
-  machine_->dram.Clear();
   machine_->dram.Define(artefact_.program_addr, artefact_.ProgramEnd());
   machine_->dram.Define(artefact_.constants_addr, artefact_.ConstantsEnd());
 }

@@ -1,6 +1,32 @@
 #include "view.h"
 
+#include <numeric>
+
 namespace qaccel {
+
+namespace {
+
+// Whether [a, a + m) and [b, b + n) have nothing in common modulo `period`.
+bool Apart(int64_t a, int64_t m, int64_t b, int64_t n, int64_t period) {
+  if (period == 0) return a + m <= b || b + n <= a;
+  const int64_t distance = ((b - a) % period + period) % period;
+  return m <= distance && n <= period - distance;
+}
+
+int64_t Step(int64_t count, int64_t stride) { return count > 1 ? stride : 0; }
+
+int64_t RowExtent(const View& view) { return (view.pixels - 1) * view.pixel_stride + view.bytes; }
+
+}  // namespace
+
+bool MayOverlap(const View& a, const View& b) {
+  if (a.End() <= b.addr || b.End() <= a.addr) return false;
+  // All pixels, or all rows, begin at multiples of the strides' common divisor from the first.
+  const int64_t rows = std::gcd(Step(a.rows, a.row_stride), Step(b.rows, b.row_stride));
+  const int64_t pixels = std::gcd(Step(a.pixels, a.pixel_stride), Step(b.pixels, b.pixel_stride));
+  return !Apart(a.addr, RowExtent(a), b.addr, RowExtent(b), rows) &&
+         !Apart(a.addr, a.bytes, b.addr, b.bytes, std::gcd(rows, pixels));
+}
 
 bool OverlapsItself(const View& view) {
   int64_t counts[2] = {view.pixels, view.rows}, strides[2] = {view.pixel_stride, view.row_stride};

@@ -26,6 +26,10 @@ inline bool SameView(const View& a, const View& b) {
          (a.rows == 1 || a.row_stride == b.row_stride) && (a.pixels == 1 || a.pixel_stride == b.pixel_stride);
 }
 
+// False only if the views share no byte. Decides for parts of one tensor, so for views whose pixels or rows lie at the
+// same distances.
+bool MayOverlap(const View& a, const View& b);
+
 // Whether two pixels of the view share a byte.
 bool OverlapsItself(const View& view);
 

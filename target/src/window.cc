@@ -2,7 +2,7 @@
 
 namespace qaccel {
 
-void CheckOutput(const Machine& machine, const View& view) {
+void CheckOutput(Machine& machine, const View& view) {
   machine.sram.CheckInside(view, "writes");
   CheckDistinct(view, "output view");
   machine.sram.CheckUnread(view, machine.actor);
@@ -27,6 +27,13 @@ void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bi
       pixel = 0;
       ++row;
     }
+  }
+}
+
+void RowCache::Fill(int64_t row, int16_t* values) const {
+  for (int64_t first = 0; first < std::min(step_, pixels_); ++first) {
+    UnpackPixels(memory_ + row * row_stride_ + first * pixel_stride_, step_ * pixel_stride_,
+                 CeilDiv(pixels_ - first, step_), channels_, bits_, zero_point_, values + Offset(first));
   }
 }
 

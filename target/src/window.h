@@ -27,6 +27,8 @@ Footprint FootprintOf(const Window& w) {
 // Taps [begin, end) of one axis that fall on existing input.
 struct Taps {
   int64_t begin, end;
+
+  bool Empty() const { return begin == end; }
 };
 inline Taps ExistingTaps(int64_t out, int64_t stride, int64_t dilation, int64_t pad, int64_t kernel, int64_t size) {
   const int64_t first = out * stride - pad;  // input coordinate of tap 0
@@ -73,7 +75,7 @@ void CheckLineBuffer(const Config& hw, const Window& w, int64_t columns) {
 }
 
 // Whether the output lies inside, does not overlap itself, nor anything that the instruction has read so far.
-void CheckOutput(const Machine& machine, const View& view);
+void CheckOutput(Machine& machine, const View& view);
 // The same, and writes it; everything that the instruction reads has been read before.
 void ClaimOutput(Machine& machine, const View& view);
 
@@ -86,52 +88,53 @@ View OutputView(const Window& w, int64_t channels) {
   return {w.out_addr, w.out_h, w.out_row_stride, w.out_w, w.out_pixel_stride, ChannelBytes(channels, w.out_bits)};
 }
 
-// Input rows as 16-bit differences to the zero point, [pixels, padded channels] each, unpacked when first asked for.
-// Rows must be asked for within a window that moves down.
+// Largest |q - Z| of an input.
+inline int64_t LargestDifference(int64_t bits, int64_t zero_point) {
+  return std::max(zero_point - LowestOf(bits), HighestOf(bits) - zero_point);
+}
+
+// Input rows as 16-bit differences to the zero point, unpacked when first asked for; kLanes values more than the last may
+// be read. With a step of n, a row holds every nth pixel from 0 on, then every nth from 1 on, and so forth. Rows must be
+// asked for within a window that moves down.
 class RowCache {
  public:
-  static constexpr int64_t kAlign = 16;  // channels are padded with zeros to a multiple of this
-
   template <typename Window>
-  RowCache(const uint8_t* memory, const Window& w, std::vector<int16_t>& storage)
-      : memory_(memory),
+  RowCache(const uint8_t* memory, const Window& w, int64_t channels, int64_t step, std::vector<int16_t>& storage)
+      : memory_(memory + w.in_addr),
         storage_(storage),
-        in_addr_(w.in_addr),
         row_stride_(w.in_row_stride),
         pixel_stride_(w.in_pixel_stride),
         bits_(w.in_bits),
         zero_point_(w.in_zero_point),
-        channels_(w.channels),
+        channels_(channels),
         pixels_(FootprintOf(w).pixels),
-        padded_(CeilDiv(w.channels, kAlign) * kAlign),
+        step_(step),
         held_(static_cast<size_t>(
                   std::max<int64_t>(1, std::min(FootprintOf(w).rows, (w.kernel_h - 1) * w.dilation_h + 1))),
               -1) {
-    storage_.assign(static_cast<size_t>(padded_ * pixels_) * held_.size(), 0);
+    Grow(storage_, RowValues() * static_cast<int64_t>(held_.size()) + kLanes);
   }
-
-  int64_t padded_channels() const { return padded_; }
 
   const int16_t* Row(int64_t row) {
     const size_t slot = static_cast<size_t>(row) % held_.size();
-    int16_t* values = storage_.data() + slot * static_cast<size_t>(padded_ * pixels_);
-    if (held_[slot] == row) return values;
+    int16_t* values = storage_.data() + slot * static_cast<size_t>(RowValues());
+    if (held_[slot] != row) Fill(row, values);
     held_[slot] = row;
-    const uint8_t* source = memory_ + in_addr_ + row * row_stride_;
-    const bool whole = padded_ == channels_ && pixel_stride_ * 8 == channels_ * bits_;
-    if (whole) {
-      Unpack(source, pixels_ * channels_, bits_, zero_point_, values);
-    } else {
-      for (int64_t x = 0; x < pixels_; ++x)
-        Unpack(source + x * pixel_stride_, channels_, bits_, zero_point_, values + x * padded_);
-    }
     return values;
   }
 
+  // Where a pixel begins in a row.
+  int64_t Offset(int64_t pixel) const {
+    return step_ == 1 ? pixel * channels_ : (pixel % step_ * CeilDiv(pixels_, step_) + pixel / step_) * channels_;
+  }
+
  private:
+  int64_t RowValues() const { return CeilDiv(pixels_, step_) * step_ * channels_; }
+  void Fill(int64_t row, int16_t* values) const;
+
   const uint8_t* memory_;
   std::vector<int16_t>& storage_;
-  int64_t in_addr_, row_stride_, pixel_stride_, bits_, zero_point_, channels_, pixels_, padded_;
+  int64_t row_stride_, pixel_stride_, bits_, zero_point_, channels_, pixels_, step_;
   std::vector<int64_t> held_;
 };
 

@@ -1,20 +1,35 @@
-"""Functional simulation of single layers on one core, in MACs per second of wall time. `python tests/bench/bench_simulator.py` prints."""
+"""Functional simulation on one core, in MACs per second of wall time.
 
+`python tests/bench/bench_simulator.py SHARED` runs the whole of EfficientNet-Lite0 (SHARED/models/efflite0.onnx): its program as `simulate` runs it,
+decoded and given a fresh machine each time, and the compiled module with everything around the accelerator. Without SHARED: single layers.
+"""
+
+import argparse
+import os
+import platform
+import statistics
 import struct
 import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["TVM_NUM_THREADS"] = "1"  # before TVM is imported
 
 import numpy as np
 import pytest
 import tvm_ffi
 
+import qaccel
 from qaccel.hw import load_config
 from qaccel.isa import encode, instruction, isa
 from qaccel.npu.artefact import Artefact, TensorSlot
 from qaccel.npu.compress import encode_stream
-from qaccel.run.simulator import create_module
+from qaccel.run.program import random_input
+from qaccel.run.simulator import create_module, simulate
 
 SIZE, CHANNELS = 56, 64
 REPEATS = 9
+NETWORK_REPEATS = 21
 
 
 def layer_artefact(op: str, weight_bits: int, activation_bits: int, kernel: int) -> tuple[Artefact, int]:
@@ -100,9 +115,65 @@ def test_functional_convolution_reaches_its_bar():
     assert macs_per_second("CONV", 8, 8, 3) >= 5e9
 
 
-if __name__ == "__main__":
+def median_seconds(run: Callable[[], object]) -> float:
+    """Of NETWORK_REPEATS runs, after one that warms up."""
+    run()
+    seconds = []
+    for _ in range(NETWORK_REPEATS):
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def network(model: Path, bits: str) -> None:
+    """Prints the rates of a whole network with one accelerator subgraph; values are random, the work does not depend on them."""
+    module = qaccel.compile(str(model), bits=bits, input_range=(-1.0, 1.0))
+    macs = module.report["macs"]
+    (artefact,) = module.runner.artefacts()
+    rng = np.random.default_rng(0)
+    dram = np.zeros(artefact.dram_bytes, np.uint8)
+    constant = [(artefact.program_addr, artefact.program), (artefact.constants_addr, artefact.constants)]
+    given = [(slot.dram_addr, random_input(slot, rng)) for slot in artefact.inputs]
+    for addr, data in constant + given:
+        dram[addr : addr + len(data)] = np.frombuffer(data, np.uint8)
+    options = {
+        "initialised": [(addr, addr + len(data)) for addr, data in constant + given],
+        "read_only": [(addr, addr + len(data)) for addr, data in constant],
+        "program_addr": artefact.program_addr,
+    }
+
+    def raw(mode: str) -> Callable[[], object]:
+        return lambda: simulate(artefact.hw, artefact.program, dram, mode=mode, **options)
+
+    inputs = {spec.name: rng.uniform(-1, 1, spec.shape).astype(spec.dtype) for spec in module.runner.inputs}
+    for what, run in (
+        ("simulate, functional", raw("functional")),
+        ("compiled module", lambda: module.run(inputs)),
+        ("simulate, cycle mode", raw("cycle")),
+    ):
+        seconds = median_seconds(run)
+        print(f"{model.stem} {bits:6s} {what:21s} {1e3 * seconds:7.2f} ms {macs / seconds / 1e9:6.2f} GMAC/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, nargs="?")
+    parser.add_argument("--bits", default=["W8A8"], nargs="+")
+    arguments = parser.parse_args()
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    print(f"{platform.processor() or platform.machine()}, core {core} alone, one thread")
+    if arguments.shared:
+        for bits in arguments.bits:
+            network(arguments.shared / "models" / "efflite0.onnx", bits)
+        return
     cases = [("CONV", w, a, 3) for w in (4, 8, 16) for a in (4, 8, 16)]
     cases += [("CONV", 8, 8, 1), ("CONV", 16, 16, 1), ("DEPTHWISE", 8, 8, 3), ("DEPTHWISE", 16, 16, 3)]
     for op, weight_bits, activation_bits, kernel in cases:
         rate = macs_per_second(op, weight_bits, activation_bits, kernel) / 1e9
         print(f"{op:9s} {kernel}x{kernel} W{weight_bits}A{activation_bits}: {rate:6.2f} GMAC/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,8 +46,7 @@ class Tensor:
 class Result:
     """``values`` as the machine must give them. ``real`` (float64): what was rounded last, in output steps with the zero point.
 
-    ``size``: the sum of the magnitudes that ``real`` is made of, in output steps, which bounds float32's error at it. ``exact`` is
-    False where an earlier rounding was another's, so that being near a tie says nothing.
+    ``size``: the sum of the magnitudes that ``real`` is made of, in output steps, which bounds float32's error at it.
     """
 
     values: np.ndarray
@@ -127,13 +126,6 @@ def requantized(
     multipliers = np.array([pairs[r][0] for r in ratios.reshape(-1).tolist()], object).reshape(acc.shape)
     shifts = np.array([pairs[r][1] for r in ratios.reshape(-1).tolist()], object).reshape(acc.shape)
     return finished(acc.astype(object) * multipliers, shifts, out, clamps, None if sizes is None else sizes * ratios)
-
-
-def _ratio(*factors: float) -> np.float32:
-    result = np.float32(1)
-    for factor in factors:
-        result = np.float32(result * np.float32(factor))
-    return result
 
 
 def integer_weights(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -271,9 +263,9 @@ def copy(x: Tensor, out: Q, clamps: Sequence[Clamp] = ()) -> Result:
 
 
 def constant(values: np.ndarray) -> Tensor:
-    """Constants of an element-wise operator: 16 bits around zero."""
+    """Constants of an element-wise operator: 16 bits around zero, as ONNX QuantizeLinear makes them."""
     q = quantization((float(values.min()), float(values.max())), CONSTANT_BITS)
-    return Tensor(np.clip(np.rint(values.astype(np.float64) / q.scale), *q.limits).astype(np.int64), q)
+    return Tensor(np.clip(np.rint(values.astype(np.float32) / np.float32(q.scale)), *q.limits).astype(np.int64), q)
 
 
 def eltwise(kind: str, a: Tensor, b: Tensor, out: Q, clamps: Sequence[Clamp] = ()) -> Result:

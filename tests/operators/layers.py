@@ -6,6 +6,7 @@ import numpy as np
 
 from operators import exact
 from operators.cases import Case, Make
+from operators.exact import quantization
 
 
 def _space(case: Case, rank: int) -> list[int]:
@@ -18,10 +19,13 @@ def _weight(case: Case, *shape: int) -> np.ndarray:
     return (case.rng.normal(size=shape) * scale / np.sqrt(max(1, np.prod(shape[1:])))).astype(np.float32)
 
 
-def _bias(case: Case, count: int, spread: float) -> np.ndarray:
-    return (
-        (case.rng.normal(size=count) * spread).astype(np.float32) if case.chance(0.7) else np.zeros(count, np.float32)
-    )
+def _bias(case: Case, weight: np.ndarray, spread: float) -> np.ndarray:
+    """One for each channel, or none: within int32 in units of the channel (what is not is another test's matter)."""
+    if case.chance(0.3):
+        return np.zeros(len(weight), np.float32)
+    _, scale = exact.integer_weights(weight, case.weight_bits)
+    most = scale * case.tensors["x"].q.scale * 2.0**27
+    return np.clip(case.rng.normal(size=len(weight)) * spread, -most, most).astype(np.float32)
 
 
 def _spread(case: Case) -> float:
@@ -50,7 +54,7 @@ def conv(case: Case, rank: int = 2) -> Case:
     x = case.input([case.choice([1, 1, 1, 2]), groups * per_in, *space])
     weight = _weight(case, groups * per_out, per_in, *kernel)
     spread = _spread(case)
-    bias = _bias(case, groups * per_out, spread / 2)
+    bias = _bias(case, weight, spread / 2)
     attributes = {"group": groups, "kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
     inputs = ["x", case.const(weight), *([case.const(bias)] if bias.any() else [])]
     span = case.span(spread * float(np.exp(case.rng.uniform(-2, 1))))
@@ -70,18 +74,19 @@ def conv_batch_norm(case: Case) -> Case:
     case.weighted = True
     groups = case.choice([1, 1, 3])
     x = case.input([1, 3, *_space(case, 2)])
-    weight, bias = _weight(case, 6, 3 // groups, 1, 1), _bias(case, 6, 0.5)
+    weight = _weight(case, 6, 3 // groups, 1, 1)
+    bias = _bias(case, weight, 0.5)
     inner = case.add("Conv", ["x", case.const(weight), case.const(bias)], group=groups)
-    # Powers of two and small multiples of 1/16 make the folding exact in float32.
+    # Powers of two make the folding exact in float32.
     factor = np.exp2(case.rng.integers(-2, 3, 6)).astype(np.float32) * case.rng.choice([-1, 1], 6)
     deviation = np.exp2(case.rng.integers(-1, 2, 6)).astype(np.float32)
-    mean, shift = np.zeros(6, np.float32), (case.rng.integers(-16, 16, 6) / 16).astype(np.float32)
+    mean, shift = (case.rng.choice([-1, 0, 2], 6) * bias).astype(np.float32), (bias * factor).astype(np.float32)
     names = [case.const(v) for v in (factor * deviation, shift, mean, deviation**2)]
     span = case.span(_spread(case) * 2)
     tensor, clamps = case.clamps(case.add("BatchNormalization", [inner, *names], epsilon=0.0), span)
     out = case.out(tensor, span)
     folded = (weight * factor[:, None, None, None]).astype(np.float32)
-    constant = (bias * factor + shift).astype(np.float32)
+    constant = ((bias.astype(np.float64) - mean) * factor + shift).astype(np.float32)
     sums = exact.convolution([1, 1], [0] * 4, [1, 1], groups)
     return case.want(exact.weighted(x, folded, constant, case.weight_bits, out, clamps, sums, 1))
 
@@ -105,7 +110,7 @@ def conv_transpose(case: Case, rank: int = 2) -> Case:
     x = case.input([1, groups * per_in, *space])
     weight = _weight(case, groups * per_out, per_in, *kernel)
     spread = _spread(case)
-    bias = _bias(case, groups * per_out, spread / 2)
+    bias = _bias(case, weight, spread / 2)
     # ONNX has [IC, OC / groups, *kernel].
     stored = weight.reshape(groups, per_out, per_in, *kernel).swapaxes(1, 2).reshape(groups * per_in, per_out, *kernel)
     inputs = ["x", case.const(np.ascontiguousarray(stored)), *([case.const(bias)] if bias.any() else [])]
@@ -132,7 +137,7 @@ def gemm(case: Case) -> Case:
     x = case.input([rows, features])
     weight = _weight(case, units, features)
     spread = _spread(case)
-    bias = _bias(case, units, spread / 2)
+    bias = _bias(case, weight, spread / 2)
     alpha, beta, turned = case.choice([1.0, 0.5, 2.0]), case.choice([1.0, 4.0]), int(case.chance(0.5))
     inputs = ["x", case.const(np.ascontiguousarray(weight if turned else weight.T))]
     inputs += [case.const(bias)] if bias.any() or case.chance(0.5) else []
@@ -145,7 +150,7 @@ def gemm(case: Case) -> Case:
 
 
 def matmul(case: Case) -> Case:
-    """A constant matrix behind activations of two to four dimensions, or before those of three, and a bias by an Add."""
+    """A constant matrix behind activations of two to four dimensions, or before those of three, and an Add behind it."""
     case.weighted, case.narrow = True, False
     features, units = case.ints(1, 24, 1)[0], case.ints(1, 16, 1)[0]
     left = case.chance(0.4)
@@ -153,15 +158,23 @@ def matmul(case: Case) -> Case:
     x = case.input(shape)
     weight = _weight(case, units, features)
     matrix = case.const(weight if left else np.ascontiguousarray(weight.T))
-    bias = np.zeros(units, np.float32)
     span = case.span(_spread(case) * float(np.exp(case.rng.uniform(-2, 1))))
     tensor = case.add("MatMul", [matrix, "x"] if left else ["x", matrix])
-    if not left and case.chance(0.5):
-        bias = _bias(case, units, 0.3)
-        tensor = case.add("Add", [tensor, case.const(bias)])
+    sums = (lambda v, w: w @ v) if left else (lambda v, w: v @ w.T)
+    bias = np.zeros(units, np.float32)
+    added = None if left or case.chance(0.5) else _bias(case, weight, 0.3)
+    if added is not None and added.any() and len(shape) == 2:  # becomes the bias of a Gemm
+        bias, tensor = added, case.add("Add", [tensor, case.const(added)])
+    elif added is not None and added.any():
+        case.spans[tensor] = span
+        made = exact.weighted(
+            x, weight, bias, case.weight_bits, quantization(span, case.activation_bits), (), sums, -1
+        )  # fmt: skip
+        final = case.span(max(abs(v) for v in span) + 0.1)
+        tensor, clamps = case.clamps(case.add("Add", [tensor, case.const(added)]), final)
+        return case.want(exact.eltwise("add", made.tensor, exact.constant(added), case.out(tensor, final), clamps))
     tensor, clamps = case.clamps(tensor, span)
     out = case.out(tensor, span)
-    sums = (lambda v, w: w @ v) if left else (lambda v, w: v @ w.T)
     return case.want(exact.weighted(x, weight, bias, case.weight_bits, out, clamps, sums, -2 if left else -1))
 
 

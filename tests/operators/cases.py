@@ -32,6 +32,7 @@ class Case:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     expected: dict[str, Result] = field(default_factory=dict)
     weighted: bool = False
+    refused: bool = False  # by ONNX Runtime, though ONNX has it
     function: Callable[[np.ndarray], np.ndarray] | None = None  # that a table holds
     narrow: bool = False  # the result keeps activations of 4 bits, because a layer that asks for 4 reads it
 

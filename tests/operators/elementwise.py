@@ -83,9 +83,9 @@ def squeeze_excite(case: Case) -> Case:
     """x * gate, the gate a value per channel that a pool, a convolution and a clip (or a Sigmoid) have made."""
     case.weighted = True
     channels = case.ints(1, 10, 1)[0]
-    x = case.input([1, channels, *case.ints(2, 8, 2)], (-1.0, 1.5))
-    bits = case.activation_bits
-    spans = {"mean": (-0.6, 0.9), "conv": (-3.0, 3.0), "gate": (0.0, 1.0)}
+    x = case.input([1, channels, *case.ints(2, 8, 2)])
+    bits, reach = case.activation_bits, _reach(case, "x")
+    spans = {"mean": case.span(reach), "conv": case.span(3 * reach), "gate": (0.0, 1.0)}
     case.spans |= spans
     case.add("GlobalAveragePool", ["x"], "mean")
     weight = case.rng.normal(size=(channels, channels, 1, 1)).astype(np.float32)
@@ -104,7 +104,7 @@ def squeeze_excite(case: Case) -> Case:
         case.add("Clip", ["conv", case.const(0.0), case.const(1.0)], "gate")
         gate = exact.weighted(mean, weight, zeros, case.weight_bits, gate_q, [(0.0, 1.0)], sums, 1)
     tensor = case.add("Mul", ["x", "gate"] if case.chance(0.5) else ["gate", "x"])
-    out = case.out(tensor, case.span(1.5))
+    out = case.out(tensor, case.span(reach))
     return case.want(exact.eltwise("mul", x, gate.tensor, out))
 
 

@@ -32,10 +32,12 @@ class Q:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Integers and what they mean."""
+    """Integers and what they mean; ``real`` and ``size`` as in Result where an operator made them."""
 
     values: np.ndarray
     q: Q
+    real: np.ndarray | None = None
+    size: np.ndarray | None = None
 
     @property
     def centred(self) -> np.ndarray:
@@ -56,7 +58,7 @@ class Result:
 
     @property
     def tensor(self) -> Tensor:
-        return Tensor(self.values, self.q)
+        return Tensor(self.values, self.q, self.real, self.size)
 
 
 Clamp = tuple[float, float]
@@ -312,15 +314,18 @@ def linear_resize(x: Tensor, factors: Sequence[int], half_pixel: bool, out: Q) -
     return requantized(acc, np.asarray(ratio), out, (), size)
 
 
+def _as_they_are(x: Tensor) -> Result:
+    real = x.values.astype(np.float64) if x.real is None else x.real
+    return Result(x.values, x.q, real, np.zeros(x.values.shape) if x.size is None else x.size)
+
+
 CODE = 1 << 20  # numbers of values begin here; below are the constants that an operator fills with
 
 
 def moved(codes: np.ndarray, sources: Sequence[Tensor], out: Q, clamps: Sequence[Clamp] = ()) -> Result:
     """Values put where ``codes`` say: CODE + position in all sources one after the other, or a constant."""
     flat = codes.reshape(-1)
-    made = [
-        Result(s.values, s.q, s.values * 1.0, s.values * 0.0) if s.q == out else copy(s, out, clamps) for s in sources
-    ]
+    made = [_as_they_are(s) if s.q == out else copy(s, out, clamps) for s in sources]
     fills = np.array([quantized(float(v), out) if v < CODE else 0 for v in flat], np.int64)
     position = np.where(flat < CODE, 0, flat - CODE).astype(np.int64)
 
@@ -334,6 +339,6 @@ def moved(codes: np.ndarray, sources: Sequence[Tensor], out: Q, clamps: Sequence
 def table(x: Tensor, function, out: Q, clamps: Sequence[Clamp] = ()) -> Result:
     """The correctly rounded function of 4 and 8-bit integers; ``function`` takes and gives float64."""
     with np.errstate(all="ignore"):
-        real = function(x.centred * x.q.scale) / out.scale + out.zero
+        real = np.clip(function(x.centred * x.q.scale) / out.scale + out.zero, -(2.0**40), 2.0**40)
     values = np.clip(np.rint(real), *bounds(out, clamps)).astype(np.int64)
     return Result(values, out, real, np.abs(real - out.zero) + abs(out.zero))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tvm
@@ -19,7 +18,7 @@ from ..hw import WIDE_ACCUMULATOR_BITS
 from ..numerics import accumulator_width, activation_limits
 from . import operators
 from .float_executor import execute
-from .interpret import BATCH, accumulate, run_quantized
+from .interpret import BATCH, run_quantized
 from .quantize import QuantizedModel, attributes
 
 PRODUCTS = ("Gemm", "MatMul")  # their channels are the last axis, those of a convolution axis 1
@@ -44,12 +43,13 @@ def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> Quantiz
     execute(q.model, samples, note_mean)
     corrected: dict[str, np.ndarray] = {}
 
-    def correct(attrs: Any, operands: list[Any]) -> list[Any]:
-        if not isinstance(attrs, operators.ConvAttrs) or attrs.name not in means:
-            return operands
-        integers, weight, bias, weight_scale = operands
+    def correct(
+        attrs: operators.ConvAttrs, sums: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+    ) -> np.ndarray:
+        if attrs.name not in means:
+            return bias
         step = float(attrs.in_scale) * weight_scale.astype(np.float64)
-        got = accumulate(attrs, integers, weight, bias).mean(axis=(0, 1, 2)) * step
+        got = sums.mean(axis=(0, 1, 2)) * step
         wanted = bias + np.rint((means[attrs.name] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
         lo, hi = activation_limits(attrs.activation_bits)
@@ -58,11 +58,11 @@ def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> Quantiz
         room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * reach
         fits = (np.abs(wanted) <= np.minimum(room, _INT32.max)) & flat.any(axis=1)
         corrected[attrs.name] = np.where(fits, wanted, bias).astype(np.int32)
-        return [integers, weight, corrected[attrs.name], weight_scale]
+        return corrected[attrs.name]
 
     params = q.mod["main"].params
     inputs = {param.name: samples[spec.name] for param, spec in zip(params, q.model.inputs, strict=True)}
-    run_quantized(q.mod, inputs, adjust=correct)
+    run_quantized(q.mod, inputs, correct=correct)
     return dataclasses.replace(q, mod=_with_biases(q.mod, corrected))
 
 

@@ -22,19 +22,19 @@ from .pieces import positions, unflattened
 from .rescale import rescale, rounded
 
 Observer = Callable[[str, np.ndarray], None]
-Adjust = Callable[[Any, list[Any]], list[Any]]
+Correct = Callable[[operators.ConvAttrs, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 BATCH = 64  # samples in one pass
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
 
 
 def run_quantized(
-    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None, adjust: Adjust | None = None
+    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None, correct: Correct | None = None
 ) -> dict[str, np.ndarray]:
     """Runs ``main``; inputs by parameter name, outputs by position ("0", "1", ...).
 
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
-    ``adjust(attributes, operands)`` may replace the operands of an operation before it runs.
+    ``correct(attributes, accumulators, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead.
     Raises QaccelError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]
@@ -54,7 +54,7 @@ def run_quantized(
     pieces = []
     for first in range(0, int(min(factors)), step):
         part = {name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] for name, v in arrays.items()}
-        pieces.append(_run(mod, part, observe, adjust))
+        pieces.append(_run(mod, part, observe, correct))
     return {str(k): np.concatenate([piece[k] for piece in pieces]) for k in range(len(pieces[0]))}
 
 
@@ -80,7 +80,7 @@ def _all_batched(function: relax.Function) -> bool:
 
 
 def _run(
-    mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None, adjust: Adjust | None
+    mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None, correct: Correct | None
 ) -> list[np.ndarray]:
     function = mod["main"]
     values: dict[relax.Var, Any] = {param: arrays[param.name] for param in function.params}
@@ -101,9 +101,11 @@ def _run(
         if operators.is_quantized(call):
             attrs = operators.read(call)
             operands = [value_of(arg) for arg in call.args]
-            if adjust is not None:
-                operands = adjust(attrs, operands)
-            values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
+            if correct is not None and isinstance(attrs, operators.ConvAttrs):
+                q, weight, bias, weight_scale = operands
+                values[binding.var] = _conv(attrs, q, weight, bias, weight_scale, correct)
+            else:
+                values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
             if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
                 observe(attrs.name, values[binding.var])
         elif isinstance(call, relax.Call):
@@ -177,10 +179,13 @@ def _batched(batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _conv(
-    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
-) -> np.ndarray:
-    multipliers, shifts = attrs.multipliers(weight_scale)
-    return _finished(rescale(accumulate(attrs, q, weight, bias), multipliers, shifts), attrs)
+    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray,
+    correct: Correct | None = None,
+) -> np.ndarray:  # fmt: skip
+    sums = accumulate(attrs, q, weight, bias)
+    if correct is not None:
+        sums += correct(attrs, sums, weight, bias, weight_scale).astype(np.int64) - bias
+    return _finished(rescale(sums, *attrs.multipliers(weight_scale)), attrs)
 
 
 def accumulate(attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -190,9 +195,13 @@ def accumulate(attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bi
     largest = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max()) * reach
     dtype: Any = np.float32 if largest < FLOAT32_EXACT else np.float64 if largest < FLOAT64_EXACT else np.int64
     window = kernels.Window(weight.shape[1:3], attrs.strides, attrs.dilation, attrs.padding)
-    centred = (q.astype(np.int32) - attrs.in_zero_point).astype(dtype).transpose(0, 3, 1, 2)
+    centred = q.astype(dtype)
+    centred -= attrs.in_zero_point
+    centred = centred.transpose(0, 3, 1, 2)
     sums = kernels.conv2d(centred, weight.transpose(0, 3, 1, 2).astype(dtype), window, attrs.groups)
-    return sums.transpose(0, 2, 3, 1).astype(np.int64) + bias.astype(np.int64)
+    result = sums.transpose(0, 2, 3, 1).astype(np.int64)
+    result += bias
+    return result
 
 
 def _pool(attrs: operators.PoolAttrs, q: np.ndarray) -> np.ndarray:
@@ -275,8 +284,8 @@ def _finished(
     | operators.RequantizeAttrs
     | operators.MoveAttrs,
 ) -> np.ndarray:
-    clamped = np.clip(values + attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi)
-    return clamped.astype(operators.carrier(attrs.out_bits))
+    values += attrs.out_zero_point  # nobody else has them
+    return np.clip(values, attrs.clamp_lo, attrs.clamp_hi, out=values).astype(operators.carrier(attrs.out_bits))
 
 
 _OPERATIONS: dict[type, Callable[..., np.ndarray]] = {

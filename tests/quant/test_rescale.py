@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qaccel.numerics import rounding_shift
-from qaccel.quant.rescale import rescale
+from qaccel.quant.rescale import requantize
 
 
 def expected(values: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -13,12 +13,20 @@ def expected(values: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> n
     return np.array(made, object).reshape(values.shape)
 
 
+LIMITS = -(1 << 31), (1 << 31) - 1
+
+
 def check(values: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> None:
-    got, wanted = rescale(values, multiplier, shift), expected(values, multiplier, shift)
-    within = np.abs(wanted) < 1 << 31
-    assert (got == wanted)[within].all()
-    assert (np.abs(got) >= 1 << 31)[~within].all()
-    assert (np.sign(got) == np.sign(wanted).astype(np.int64))[~within].all()
+    wanted = expected(values, multiplier, shift)
+    got = requantize(values, (multiplier, shift), (0, *LIMITS, "int64"))
+    assert (got == np.clip(wanted, *LIMITS)).all()
+    narrow = requantize(values, (multiplier, shift), (-7, -100, 127, "int8"))
+    assert narrow.dtype == np.int8
+    assert (narrow == np.clip(wanted - 7, -100, 127)).all()
+    bias = np.arange(values.shape[-1]) * 1001 - 2000
+    if values.ndim > 1:
+        moved = requantize(values - bias, (multiplier, shift), (0, *LIMITS, "int64"), bias)
+        np.testing.assert_array_equal(moved, got)
 
 
 @pytest.mark.parametrize("bits", [8, 20, 31, 47, 60])
@@ -51,5 +59,14 @@ def test_every_shift_and_scalars() -> None:
     values = np.array([0, 1, -1, 255, -(1 << 31), (1 << 31) - 1, 1 << 47, -(1 << 47)])
     for shift in range(128):
         check(values, np.asarray(1_500_000_001), np.asarray(shift))
-    assert rescale(values, 0, 0).tolist() == [0] * len(values)
-    assert rescale(np.zeros((0, 3), np.int64), np.array([1, 1, 1]), np.array([0, 0, 0])).shape == (0, 3)
+    assert requantize(values, (0, 0), (3, 0, 5, "int8")).tolist() == [3] * len(values)
+    assert requantize(np.zeros((0, 3), np.int64), (np.ones(3), np.zeros(3)), (0, 0, 1, "int8")).shape == (0, 3)
+
+
+def test_sums_in_float32_are_taken_as_they_are() -> None:
+    rng = np.random.default_rng(3)
+    sums = rng.integers(-(1 << 24), 1 << 24, (500, 4))
+    bias = rng.integers(-(1 << 31), 1 << 31, 4)
+    scale = np.array([1 << 30, 1_500_000_001, (1 << 31) - 1, 1 << 30]), np.array([41, 45, 50, 53])
+    made = requantize(sums.astype(np.float32), scale, (5, -128, 127, "int8"), bias.astype(np.int32))
+    np.testing.assert_array_equal(made, np.clip(expected(sums + bias, *scale) + 5, -128, 127).astype(np.int8))

@@ -35,7 +35,10 @@ def _conv(node: Node) -> relax.Expr | None:
 
 
 def _conv_transpose(node: Node) -> relax.Expr | None:
-    """ConvTranspose -> conv2d_transpose(x, const IOHW) [+ const[1,OC,1,1]]; a dilated kernel is filled up with zeros."""
+    """ConvTranspose -> conv2d_transpose(x, const IOHW) [+ const[1,OC,1,1]].
+
+    A dilated kernel is filled up with zeros; output padding of a stride and more, which Relax refuses, is zeros at its end.
+    """
     weight, bias = node.value(1), node.value(2)
     attrs = node.attrs()
     if len(node.shape()) != 4 or weight is None or node.has(2) and bias is None:
@@ -48,10 +51,12 @@ def _conv_transpose(node: Node) -> relax.Expr | None:
         sparse = np.zeros((*weight.shape[:2], *spans), weight.dtype)
         sparse[:, :, :: dilations[0], :: dilations[1]] = weight
         weight = sparse
+    strides, extra = node.ints("strides", [1, 1]), node.ints("output_padding", [0, 0])
+    if any(e >= s for e, s in zip(extra, strides, strict=True)):
+        weight, extra = np.pad(weight, [(0, 0), (0, 0), *((0, e) for e in extra)]), [0, 0]
     conv = relax.op.nn.conv2d_transpose(
-        node.args[0], const(weight),
-        strides=node.ints("strides", [1, 1]), padding=node.ints("pads", [0, 0, 0, 0]),
-        output_padding=node.ints("output_padding", [0, 0]), groups=int(attrs.get("group", 1)),
+        node.args[0], const(weight), strides=strides, padding=node.ints("pads", [0, 0, 0, 0]),
+        output_padding=extra, groups=int(attrs.get("group", 1)),
     )  # fmt: skip
     if bias is None:
         return conv

@@ -26,7 +26,7 @@ from .layers import (
     PoolLayer,
     Window,
 )
-from .tile import smallest_working_bytes
+from .tile import fitting_working_bytes
 
 Verdict = tuple[bool, str]
 OK: Verdict = (True, "")
@@ -148,7 +148,7 @@ def fits(case: Case) -> Verdict:
     if isinstance(case.attrs, operators.MoveAttrs):  # the fills lie before the output
         maps = (*maps[:-1], *(replace(maps[-1], h=1, w=1) for _ in case.attrs.fills), maps[-1])
     layer, hw = _skeleton(case, maps), case.hw
-    needed = smallest_working_bytes(layer, maps, hw)
+    needed = fitting_working_bytes(layer, maps, hw)
     if needed is None:
         buffers = f"weight_buffer_bytes {hw.weight_buffer_bytes} and line_buffer_bytes {hw.line_buffer_bytes}"
         return False, f"no tile fits {buffers} of {hw.name}"

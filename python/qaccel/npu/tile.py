@@ -51,10 +51,16 @@ def _candidates(
     return _pixelwise_candidates(layer, maps, hw, resident)
 
 
-def smallest_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> int | None:
-    """SRAM bytes of the smallest tiling with nothing resident; None if no tiling fits the buffers at all."""
-    sizes = [tiling.working_bytes for group in _candidates(layer, maps, hw, frozenset()) for tiling in group]
-    return min(sizes, default=None)
+def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> int | None:
+    """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
+    least: int | None = None
+    for group in _candidates(layer, maps, hw, frozenset()):
+        size = min((tiling.working_bytes for tiling in group), default=None)
+        if size is not None:
+            if size <= hw.sram_bytes:
+                return size
+            least = size if least is None else min(least, size)
+    return least
 
 
 def _conv_candidates(

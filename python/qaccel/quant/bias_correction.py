@@ -8,48 +8,68 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ..frontend.import_onnx import ImportedModel
 from ..hw import WIDE_ACCUMULATOR_BITS
 from ..numerics import accumulator_width, activation_limits
 from . import operators
 from .float_executor import execute
-from .interpret import BATCH, accumulate, run_quantized
-from .quantize import QuantizedModel, attributes
+from .interpret import BATCH, run_quantized
+from .quantize import QuantizedModel
 
-PRODUCTS = ("Gemm", "MatMul")  # their channels are the last axis, those of a convolution axis 1
+WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}  # which axis their channels are
+SAMPLES = BATCH  # all in one pass
 _INT32 = np.iinfo(np.int32)
 
 
-def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> QuantizedModel:
-    """The model with corrected biases, from up to 64 samples of ``data`` (arrays by input name, samples along axis 0).
+class ChannelMeans:
+    """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
 
-    A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, and where it has
-    no weights.
+    def __init__(self, model: ImportedModel) -> None:
+        self._axes = {n.name: WEIGHTED[n.op_type] for n in model.onnx_model.graph.node if n.op_type in WEIGHTED}
+        self._sums: dict[str, np.ndarray] = {}
+        self._counts: dict[str, int] = {}
+
+    def __call__(self, name: str, value: np.ndarray) -> None:
+        if name in self._axes and value.ndim >= 2:
+            channels = self._axes[name] % value.ndim
+            total = value.sum(axis=tuple(k for k in range(value.ndim) if k != channels), dtype=np.float64)
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._counts[name] = self._counts.get(name, 0) + value.size // value.shape[channels]
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The means [channels] by node, of all that it was called with."""
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
+
+
+def correct_biases(
+    q: QuantizedModel, data: Mapping[str, np.ndarray], means: Mapping[str, np.ndarray] | None = None
+) -> QuantizedModel:
+    """The model with corrected biases, from up to SAMPLES samples of ``data`` (arrays by input name, samples along axis 0).
+
+    ``means``: those of the float model's channels on the same samples, where they are known. A channel keeps its bias where
+    the corrected one would leave int32 or could overflow the accumulator, and where it has no weights.
     """
-    samples = {name: value[:BATCH] for name, value in data.items()}
-    ops = {attrs.name: attrs.op for attrs in attributes(q.mod).values() if isinstance(attrs, operators.ConvAttrs)}
-    means: dict[str, np.ndarray] = {}
-
-    def note_mean(name: str, value: np.ndarray) -> None:
-        if name in q.plan and value.ndim >= 2:
-            channels = value.ndim - 1 if ops.get(name) in PRODUCTS else 1
-            means[name] = value.mean(axis=tuple(k for k in range(value.ndim) if k != channels), dtype=np.float64)
-
-    execute(q.model, samples, note_mean)
+    samples = {name: value[:SAMPLES] for name, value in data.items()}
+    if not means:
+        watch = ChannelMeans(q.model)
+        execute(q.model, samples, watch)
+        means = watch.values
     corrected: dict[str, np.ndarray] = {}
 
-    def correct(attrs: Any, operands: list[Any]) -> list[Any]:
-        if not isinstance(attrs, operators.ConvAttrs) or attrs.name not in means:
-            return operands
-        integers, weight, bias, weight_scale = operands
+    def correct(
+        attrs: operators.ConvAttrs, sums: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+    ) -> np.ndarray:
+        if attrs.name not in means or attrs.name not in q.plan:
+            return bias
         step = float(attrs.in_scale) * weight_scale.astype(np.float64)
-        got = accumulate(attrs, integers, weight, bias).mean(axis=(0, 1, 2)) * step
+        got = (sums.mean(axis=(0, 1, 2), dtype=np.float64) + bias) * step
         wanted = bias + np.rint((means[attrs.name] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
         lo, hi = activation_limits(attrs.activation_bits)
@@ -58,11 +78,11 @@ def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> Quantiz
         room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * reach
         fits = (np.abs(wanted) <= np.minimum(room, _INT32.max)) & flat.any(axis=1)
         corrected[attrs.name] = np.where(fits, wanted, bias).astype(np.int32)
-        return [integers, weight, corrected[attrs.name], weight_scale]
+        return corrected[attrs.name]
 
     params = q.mod["main"].params
     inputs = {param.name: samples[spec.name] for param, spec in zip(params, q.model.inputs, strict=True)}
-    run_quantized(q.mod, inputs, adjust=correct)
+    run_quantized(q.mod, inputs, correct=correct)
     return dataclasses.replace(q, mod=_with_biases(q.mod, corrected))
 
 

@@ -15,7 +15,7 @@ from scipy.special import rel_entr
 
 from qaccel.errors import QaccelError
 from qaccel.frontend.import_onnx import ImportedModel
-from qaccel.quant.float_executor import execute
+from qaccel.quant.float_executor import Observer, execute
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
@@ -59,8 +59,11 @@ def calibrate(
     method: str = "minmax",
     batch: int = 16,
     progress: bool = False,
+    watch: tuple[int, Observer] | None = None,
 ) -> Ranges:
     """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
+
+    watch: (how many, observer) that is shown what the nodes give for that many first samples, in whole batches.
 
     method: "minmax" exact; "percentile" drops 0.01% of the values; "entropy" minimises the KL divergence; "mse" the
     expected squared error at 8 bits. Raises QaccelError for an unknown method, no samples, and values that are not
@@ -83,8 +86,13 @@ def calibrate(
         before = extremes.get(name, (0.0, 0.0))
         extremes[name] = (min(before[0], lo), max(before[1], hi))
 
-    for pieces in _batches(model, data, batch, _Progress(progress, samples * passes, 0)):
-        execute(model, pieces, widen)
+    def widen_and_watch(name: str, value: np.ndarray) -> None:
+        widen(name, value)
+        if watch is not None:
+            watch[1](name, value)
+
+    for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
+        execute(model, pieces, widen_and_watch if watch is not None and k * batch < watch[0] else widen)
     if method == "minmax":
         return Ranges(extremes, method, samples)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}

@@ -2,6 +2,8 @@
 
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
+Constants of element-wise operators are written as the real numbers that the machine's integers stand for. A PRelu is
+spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import QaccelError
 from . import operators
-from .operators import ConvAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from .operators import ConvAttrs, EltwiseAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from .qdq_kernels import Phase, stored_kernel, transposed_kernel
 from .quantize import QuantizedModel
+from .weights import quantize_constant
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
 NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
@@ -110,6 +114,12 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.operations: dict[str, tuple[operators.Attrs, tuple[np.ndarray, ...]]] = {}
+        self.steps: dict[str, dict[str, operators.Attrs]] = {}  # of operations that are several calls, by suffix
+        self.phases: dict[str, list[Phase]] = {}
+        self.kernels: dict[
+            str, tuple[ConvAttrs, tuple[np.ndarray, ...]]
+        ] = {}  # the first phase: bias and scales are all theirs
+        self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
         self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
         self.integers: dict[tuple[str, Quantization], str] = {}
@@ -117,6 +127,7 @@ class _Graph:
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
         self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in _RENAMING}
         self.outputs = {value.name for value in source.graph.output}
+        self.constants = {value.name: value for value in source.graph.initializer}
         self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
         self.taken |= {value.name for value in (*source.graph.input, *source.graph.initializer)}
         self.output_of = {node.name: node.output[0] for node in source.graph.node}
@@ -135,13 +146,19 @@ class _Graph:
         node, _, part = attrs.name.rpartition(".")
         if attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
+            self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
             self.operations.setdefault(attrs.name, (attrs, constants))
             self.made[self.output_of[last]] = made
             self._means(self.output_of[last], made)
-        elif part.startswith("phase") and isinstance(attrs, ConvAttrs):
-            self.operations.setdefault(node, (attrs, constants))  # what its node reads is what its phases read
         elif part == f"to{made.bits}" and isinstance(attrs, RequantizeAttrs):
             self._means(self.output_of.get(node, node), made)
+        elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
+            self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
+            self.steps.setdefault(node, {})[part] = attrs
+            if part.startswith("phase") and isinstance(attrs, ConvAttrs):
+                row, pixel = (int(value) for value in part.removeprefix("phase").split("_"))
+                self.phases.setdefault(node, []).append((row, pixel, attrs, constants[0]))
+                self.kernels.setdefault(node, (attrs, constants))
 
     def _means(self, tensor: str, q: Quantization) -> None:
         self.meaning.setdefault((tensor, q.bits), q)
@@ -163,19 +180,28 @@ class _Graph:
     def _add(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        operation = self.operations.get(node.name) or self._table_around(node)
-        bits = operators.inputs_of(operation[0])[0].bits if operation else 0
+        name = self.part_of.get(node.name, node.name)
+        operation = self.operations.get(name)
         for position, tensor in enumerate(node.input):
-            q = self._meaning_of(tensor, bits) if operation else None
+            q = self._meaning_of(tensor, self.reads[name]) if operation else None
             if q is not None:
                 copy.input[position] = self._dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
                 copy.input[position] = self._real(tensor)
+            elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
+                copy.input[position] = self._rounded(tensor, operation[0])
         tensor = node.output[0]
         if tensor in self.made and tensor in self.outputs:
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
         if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
-            self._weighted(copy, operation[0], *operation[1])
+            weight, bias, scale = operation[1]
+            self._weighted(copy, operation[0], *stored_kernel(node.op_type, weight), bias, scale)
+        elif operation and node.op_type == "ConvTranspose":
+            self._transposed(node, copy, operation)
+        elif node.op_type == "PRelu" and "product" in self.steps.get(name, {}):
+            self._prelu(copy, node.input[1], self.steps[name])
+        elif node.op_type == "Sub" and "negative" in self.steps.get(name, {}):
+            self._subtracted(copy, self.steps[name]["negative"])
         else:
             self.nodes.append(copy)
         if tensor in self.made:
@@ -184,9 +210,11 @@ class _Graph:
             if tensor in self.outputs:
                 self._dequantized(self.integers[tensor, made], made, tensor)
 
-    def _table_around(self, node: onnx.NodeProto) -> tuple[operators.Attrs, tuple[np.ndarray, ...]] | None:
-        """The table that a node is a part of."""
-        return self.operations.get(self.part_of.get(node.name, ""))
+    def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
+        """The real values of the integers that stand for a constant beside the tensor that ``attrs`` reads."""
+        scale = np.float32(attrs.b_scale)
+        integers = quantize_constant(numpy_helper.to_array(self.constants[tensor]), float(scale))
+        return self._initializer(f"{tensor}_rounded", integers.astype(np.float32) * scale)
 
     def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
         """What a tensor's integers of that many bits mean; a reshaped or transposed one has those of its source."""
@@ -223,23 +251,83 @@ class _Graph:
         scale = self._initializer(f"{name}_scale", np.float32(q.scale))
         return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
 
-    def _weighted(
-        self, node: onnx.NodeProto, attrs: ConvAttrs, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray
+    def _transposed(
+        self, source: onnx.NodeProto, node: onnx.NodeProto, operation: tuple[operators.Attrs, tuple[np.ndarray, ...]]
     ) -> None:
-        """Conv, Gemm or MatMul on integer weights (OHWI) and bias."""
-        convolution = node.op_type == "Conv"
-        values = weight.transpose(0, 3, 1, 2) if convolution else weight.transpose(3, 1, 2, 0).reshape(-1, len(weight))
-        parameters = self._parameter(
-            f"{node.name}_weight", values, _TYPES[attrs.weight_bits], scale, 0 if convolution else 1
-        )
+        """ConvTranspose on integer weights: its kernel put together from its phases, or turned back from its only one."""
+        attrs, (_, bias, scale) = self.kernels.get(source.name) or operation
+        assert isinstance(attrs, ConvAttrs)
+        phases = self.phases.get(source.name) or [(0, 0, attrs, operation[1][0])]
+        height, width = self.constants[source.input[1]].dims[2:]
+        attributes = {each.name: helper.get_attribute_value(each) for each in source.attribute}
+        kernel = transposed_kernel(phases, (height, width), attributes)
+        groups, per_out = attrs.groups, len(kernel) // attrs.groups
+        if groups == 1:
+            self._weighted(node, attrs, kernel.swapaxes(0, 1), 1, bias, scale)
+            return
+        # ONNX has [IC, OC / groups, H, W], in which no axis is that of the scales.
+        real = self._parameter(f"{source.name}_weight", kernel, _TYPES[attrs.weight_bits], scale, 0)
+        per_in = kernel.shape[1]
+        for op, values in (
+            ("Reshape", [groups, per_out, per_in, height, width]), ("Transpose", [0, 2, 1, 3, 4]),
+            ("Reshape", [groups * per_in, per_out, height, width]),
+        ):  # fmt: skip
+            made = self._fresh(f"{source.name}_kernel")
+            if op == "Transpose":
+                self._node(op, [real], made, perm=values)
+            else:
+                self._node(op, [real, self._initializer(f"{made}_shape", np.array(values), TensorProto.INT64)], made)
+            real = made
+        self._finished(node, attrs, real, bias, scale)
+
+    def _subtracted(self, node: onnx.NodeProto, attrs: operators.Attrs) -> None:
+        """constant - x as constant + (-x): in 16 bits the negative of the least integer saturates."""
+        negative = operators.output_of(attrs)
+        assert negative is not None
+        if operators.inputs_of(attrs)[0].bits == negative.bits:
+            real = self._fresh(f"{node.name}_negative")
+            self._node("Neg", [node.input[1]], real)
+            node.op_type = "Add"
+            node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
+        self.nodes.append(node)
+
+    def _prelu(self, node: onnx.NodeProto, slope: str, steps: dict[str, operators.Attrs]) -> None:
+        """max(x, 0) + slope * min(x, 0), each rounded as the machine does."""
+        x = node.input[0]
+        zero = self._initializer(f"{node.name}_zero", np.float32(0))
+
+        def rounded(op: str, operands: list[str], part: str) -> str:
+            made = operators.output_of(steps[part])
+            assert made is not None
+            real = self._fresh(f"{node.name}_{part}")
+            self._node(op, operands, real)
+            return self._dequantized(self._quantized(real, made, real), made)
+
+        product = steps["product"]
+        assert isinstance(product, EltwiseAttrs)
+        below = rounded("Min", [x, zero], "negative")
+        scaled = rounded("Mul", [below, self._rounded(slope, product)], "product")
+        above = rounded("Max", [x, zero], "positive")
+        self.nodes.append(helper.make_node("Add", [above, scaled], list(node.output), name=node.name))
+
+    def _weighted(
+        self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: np.ndarray, axis: int, bias: np.ndarray, scale: np.ndarray
+    ) -> None:
+        """A layer on an integer kernel, stored as ONNX has it with its channels along ``axis``, and an integer bias."""
+        real = self._parameter(f"{node.name}_weight", kernel, _TYPES[attrs.weight_bits], scale, axis)
+        self._finished(node, attrs, real, bias, scale)
+
+    def _finished(
+        self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: str, bias: np.ndarray, scale: np.ndarray
+    ) -> None:
         del node.input[1:]
-        node.input.append(parameters)
+        node.input.append(kernel)
         unit = np.float32(attrs.in_scale) * scale
         had_bias = bias.any() or node.op_type == "Gemm"
         real_bias = self._parameter(f"{node.name}_bias", bias, TensorProto.INT32, unit, 0) if had_bias else ""
         if node.op_type == "Gemm":
             del node.attribute[:]
-        if had_bias and not convolution and node.op_type != "Gemm":
+        if had_bias and node.op_type == "MatMul":
             result = node.output[0]
             node.output[0] = self._fresh(f"{result}_product")
             self.nodes.append(node)
@@ -266,7 +354,7 @@ class _Graph:
         self.initializers.append(tensor)
         return name
 
-    def _node(self, op: str, inputs: Iterable[str], output: str, **attributes: int) -> None:
+    def _node(self, op: str, inputs: Iterable[str], output: str, **attributes: int | list[int]) -> None:
         name = self._fresh(f"{output}_{op}")
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attributes))
 

@@ -44,6 +44,7 @@ class Emitter:
         self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
         self.in_float: dict[str, str] = {}
+        self._dequantized: set[relax.Var] = set()  # what ``floats`` has from integers
         self._copies: dict[tuple[relax.Var, int], Held] = {}
         self._moves: dict[tuple[relax.Var, Layout, Layout], Held] = {}
         self._nodes = {node.output: node for node in nodes}
@@ -234,13 +235,20 @@ class Emitter:
         if var in self.same:
             return self.real(self.same[var])
         node = self._nodes.get(var)
-        if var in self.held:
+        if var in self.held and not self._was_float(var):
             self.floats[var] = self._dequantize(self.held[var], var)
+            self._dequantized.add(var)
         elif node is not None and node.kind in ("reshape", "transpose"):
             self.copy(node)
         else:
             raise QaccelError(f"internal: {var} was not computed")
         return self.floats[var]
+
+    def _was_float(self, var: relax.Var) -> bool:
+        """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made."""
+        while var not in self.floats and var in self._nodes and self._nodes[var].kind in ("reshape", "transpose"):
+            var = self._nodes[var].inputs[0]
+        return var in self.floats and var not in self._dequantized
 
     def _dequantize(self, held: Held, var: relax.Var) -> relax.Expr:
         """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""

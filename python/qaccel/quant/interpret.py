@@ -19,22 +19,23 @@ from . import operators
 from .float_plan import TvmNode, holds_tensors
 from .float_rules import RULES
 from .pieces import positions, unflattened
-from .rescale import rescale, rounded
+from .rescale import Ending, requantize, rounded
 
 Observer = Callable[[str, np.ndarray], None]
-Adjust = Callable[[Any, list[Any]], list[Any]]
+Correct = Callable[[operators.ConvAttrs, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 BATCH = 64  # samples in one pass
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
 
 
 def run_quantized(
-    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None, adjust: Adjust | None = None
+    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None, correct: Correct | None = None
 ) -> dict[str, np.ndarray]:
     """Runs ``main``; inputs by parameter name, outputs by position ("0", "1", ...).
 
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
-    ``adjust(attributes, operands)`` may replace the operands of an operation before it runs.
+    ``correct(attributes, sums, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``sums`` are
+    its products summed, NHWC, without the bias.
     Raises QaccelError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]
@@ -54,7 +55,7 @@ def run_quantized(
     pieces = []
     for first in range(0, int(min(factors)), step):
         part = {name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] for name, v in arrays.items()}
-        pieces.append(_run(mod, part, observe, adjust))
+        pieces.append(_run(mod, part, observe, correct))
     return {str(k): np.concatenate([piece[k] for piece in pieces]) for k in range(len(pieces[0]))}
 
 
@@ -80,7 +81,7 @@ def _all_batched(function: relax.Function) -> bool:
 
 
 def _run(
-    mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None, adjust: Adjust | None
+    mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None, correct: Correct | None
 ) -> list[np.ndarray]:
     function = mod["main"]
     values: dict[relax.Var, Any] = {param: arrays[param.name] for param in function.params}
@@ -101,9 +102,11 @@ def _run(
         if operators.is_quantized(call):
             attrs = operators.read(call)
             operands = [value_of(arg) for arg in call.args]
-            if adjust is not None:
-                operands = adjust(attrs, operands)
-            values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
+            if correct is not None and isinstance(attrs, operators.ConvAttrs):
+                q, weight, bias, weight_scale = operands
+                values[binding.var] = _conv(attrs, q, weight, bias, weight_scale, correct)
+            else:
+                values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
             if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
                 observe(attrs.name, values[binding.var])
         elif isinstance(call, relax.Call):
@@ -177,22 +180,31 @@ def _batched(batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _conv(
-    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
-) -> np.ndarray:
-    multipliers, shifts = attrs.multipliers(weight_scale)
-    return _finished(rescale(accumulate(attrs, q, weight, bias), multipliers, shifts), attrs)
+    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray,
+    correct: Correct | None = None,
+) -> np.ndarray:  # fmt: skip
+    sums = _sums(attrs, q, weight)
+    if correct is not None:
+        bias = correct(attrs, sums, weight, bias, weight_scale)
+    return requantize(sums, attrs.multipliers(weight_scale), _ending(attrs), bias=bias)
 
 
 def accumulate(attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """The exact accumulators, bias included, int64 NHWC; float arithmetic only where no sum can reach its mantissa."""
+    """The exact accumulators, bias included, int64 NHWC."""
+    return _sums(attrs, q, weight).astype(np.int64) + bias.astype(np.int64)
+
+
+def _sums(attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Products summed, NHWC: exact integers, in a float type where no sum can reach its mantissa."""
     lo, hi = activation_limits(attrs.activation_bits)
     reach = max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)
     largest = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max()) * reach
     dtype: Any = np.float32 if largest < FLOAT32_EXACT else np.float64 if largest < FLOAT64_EXACT else np.int64
     window = kernels.Window(weight.shape[1:3], attrs.strides, attrs.dilation, attrs.padding)
-    centred = (q.astype(np.int32) - attrs.in_zero_point).astype(dtype).transpose(0, 3, 1, 2)
-    sums = kernels.conv2d(centred, weight.transpose(0, 3, 1, 2).astype(dtype), window, attrs.groups)
-    return sums.transpose(0, 2, 3, 1).astype(np.int64) + bias.astype(np.int64)
+    centred = q.astype(dtype)
+    centred -= attrs.in_zero_point
+    kernel = weight.transpose(0, 3, 1, 2).astype(dtype)
+    return kernels.conv2d(centred.transpose(0, 3, 1, 2), kernel, window, attrs.groups).transpose(0, 2, 3, 1)
 
 
 def _pool(attrs: operators.PoolAttrs, q: np.ndarray) -> np.ndarray:
@@ -202,14 +214,14 @@ def _pool(attrs: operators.PoolAttrs, q: np.ndarray) -> np.ndarray:
     if attrs.kind == "max":
         least = int(np.iinfo(np.int32).min)
         taps = kernels.windows(kernels.padded(centred, attrs.padding, least), window, out)
-        return _finished(rescale(taps.max(axis=(3, 4)), *attrs.multiplier(1)), attrs)
+        return requantize(taps.max(axis=(3, 4)), attrs.multiplier(1), _ending(attrs))
     sums = kernels.windows(kernels.padded(centred, attrs.padding, 0), window, out).sum(axis=(3, 4))
     counts = tap_counts(attrs, q.shape[1:3], out)
-    result = np.empty_like(sums)
+    result = np.empty(sums.shape, operators.carrier(attrs.out_bits))
     for count in np.unique(counts):
         chosen = counts == count
-        result[:, chosen] = rescale(sums[:, chosen], *attrs.multiplier(int(count)))
-    return _finished(result, attrs)
+        result[:, chosen] = requantize(sums[:, chosen], attrs.multiplier(int(count)), _ending(attrs))
+    return result
 
 
 def tap_counts(attrs: operators.PoolAttrs, size: tuple[int, ...], out: tuple[int, int]) -> np.ndarray:
@@ -229,15 +241,16 @@ def _eltwise(attrs: operators.EltwiseAttrs, a: np.ndarray, b: np.ndarray) -> np.
     second = b.astype(np.int64) - attrs.b_zero_point
     ma, mb, shift = attrs.multipliers()
     if attrs.kind == "mul":
-        return _finished(rescale(first * second, ma, shift), attrs)
+        return requantize(first * second, (ma, shift), _ending(attrs))
     combine = {"add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum}[attrs.kind]
-    return _finished(rounded(combine(first * ma, second * mb), shift), attrs)
+    zero_point, lo, hi, dtype = _ending(attrs)
+    return np.clip(rounded(combine(first * ma, second * mb), shift) + zero_point, lo, hi).astype(dtype)
 
 
 def _move(attrs: operators.MoveAttrs, *sources: np.ndarray) -> np.ndarray:
     batch = len(sources[0])
     made = [
-        _finished(rescale(q.astype(np.int64) - zero_point, *scale), attrs).reshape(batch, -1, q.shape[-1])
+        requantize(q.astype(np.int64) - zero_point, scale, _ending(attrs)).reshape(batch, -1, q.shape[-1])
         for q, zero_point, scale in zip(sources, attrs.in_zero_points, attrs.multipliers(), strict=True)
     ]
     shape = _batched(batch, attrs.shape)
@@ -255,7 +268,7 @@ def _move(attrs: operators.MoveAttrs, *sources: np.ndarray) -> np.ndarray:
 
 
 def _requantize(attrs: operators.RequantizeAttrs, q: np.ndarray) -> np.ndarray:
-    return _finished(rescale(q.astype(np.int64) - attrs.in_zero_point, *attrs.multiplier()), attrs)
+    return requantize(q.astype(np.int64) - attrs.in_zero_point, attrs.multiplier(), _ending(attrs))
 
 
 def _table(attrs: operators.TableAttrs, q: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -267,16 +280,15 @@ def _table(attrs: operators.TableAttrs, q: np.ndarray, table: np.ndarray) -> np.
     return rounded(entries[low] * (128 - part) + entries[low + 1] * part, 7).astype(operators.carrier(attrs.out_bits))
 
 
-def _finished(
-    values: np.ndarray,
+def _ending(
     attrs: operators.ConvAttrs
     | operators.PoolAttrs
     | operators.EltwiseAttrs
     | operators.RequantizeAttrs
     | operators.MoveAttrs,
-) -> np.ndarray:
-    clamped = np.clip(values + attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi)
-    return clamped.astype(operators.carrier(attrs.out_bits))
+) -> Ending:
+    """What `requantize` ends with: zero point, clamp, dtype of the result."""
+    return attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi, operators.carrier(attrs.out_bits)
 
 
 _OPERATIONS: dict[type, Callable[..., np.ndarray]] = {

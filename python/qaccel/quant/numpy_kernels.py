@@ -45,7 +45,9 @@ def padded(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarray
     if not any(pads):
         return x
     n, h, w, c = x.shape
-    out = np.full((n, h + top + bottom, w + left + right, c), value, x.dtype)
+    out = np.empty((n, h + top + bottom, w + left + right, c), x.dtype)
+    out[:, :top] = out[:, top + h :] = value
+    out[:, top : top + h, :left] = out[:, top : top + h, left + w :] = value
     out[:, top : top + h, left : left + w] = x
     return out
 

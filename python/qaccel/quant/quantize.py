@@ -24,6 +24,7 @@ from .interpret import run_quantized
 from .match import Node, fuse_clamps, nodes_of, use_counts, variables
 from .normalization import keep_normalizations
 from .rules import WEIGHTED, NodeBits, Rule, rename
+from .rules_move import is_linear
 from .tables import fuse_tables
 from .weights import NotQuantizable
 
@@ -151,7 +152,8 @@ def _bits_of(node: Node, bits: BitsOf, asked: int, read_in_float: bool) -> NodeB
         given = DEFAULT_BITS if node.kind in WEIGHTED else LayerBits(out, out)
     if read_in_float or not asked:
         out = max(out, given.activation_bits)
-    if node.kind in ("max_pool", "move", "resize") and not node.clamps and len(set(node.inputs)) == 1:
+    keeps = node.kind in ("max_pool", "move") or node.kind == "resize" and not is_linear(node)
+    if keeps and not node.clamps and len(set(node.inputs)) == 1:
         out = given.activation_bits
     return NodeBits(given.weight_bits, given.activation_bits, out)
 

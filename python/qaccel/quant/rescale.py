@@ -6,17 +6,51 @@ import numpy as np
 
 from ..numerics import MULTIPLIER_BITS
 
+Integers = np.ndarray | int
+Ending = tuple[int, int, int, str]
 _LOW = (1 << MULTIPLIER_BITS) - 1
 _SATURATED = 1 << MULTIPLIER_BITS
+_BLOCK_VALUES = 1 << 15  # worked on at once, so that what lies between stays in the cache
+_DOUBT = 0.5 - 2.0**-20  # float64 is off by less than 2**-21 at results within +-2**31
 
 
-def rescale(values: np.ndarray, multiplier: np.ndarray | int, shift: np.ndarray | int) -> np.ndarray:
-    """``rhe(values * multiplier * 2**-shift)``, int64, for |values| < 2**61; results beyond +-2**31 only stay beyond.
+def requantize(
+    values: np.ndarray, scale: tuple[Integers, Integers], ending: Ending, bias: np.ndarray | None = None
+) -> np.ndarray:
+    """``clamp(rhe((values + bias) * M * 2**-s) + zero point, lo, hi)`` of integers below 2**61.
 
-    ``values`` int64; ``multiplier`` (31 bits) and ``shift`` (0 to 127) are scalars or broadcast along the last axis.
+    ``values`` of any dtype that holds them exactly; ``scale`` is M (31 bits) and s (0 to 127), scalars or, as ``bias``,
+    along the last axis; ``ending`` is zero point, lo, hi and dtype of the result, within 32 bits. Rounded in float64, and
+    once more in exact integers where that is near a tie.
     """
-    multiplier, shift = np.asarray(multiplier, np.int64), np.asarray(shift, np.int64)
-    if values.size and max(int(values.max()), -int(values.min())) < 1 << 31:
+    zero_point, lo, hi, dtype = ending
+    multiplier, shift = (np.asarray(each, np.int64).reshape(-1) for each in scale)
+    ratio = np.ldexp(multiplier.astype(np.float64), -shift)
+    rows = values.reshape(-1, values.shape[-1] if ratio.size > 1 or bias is not None else 1)
+    result = np.empty(rows.shape, dtype)
+    step = max(1, _BLOCK_VALUES // rows.shape[1])
+    for first in range(0, len(rows), step):
+        piece = rows[first : first + step]
+        real = piece * ratio if bias is None else (piece + bias.astype(np.float64)) * ratio
+        near = np.rint(real)
+        real -= near
+        near += zero_point
+        target = result[first : first + step]
+        target[...] = np.clip(near, lo, hi, out=near)
+        doubtful = np.flatnonzero(np.abs(real, out=real) >= _DOUBT)
+        if doubtful.size:
+            channel = doubtful % ratio.size
+            chosen = piece.reshape(-1)[doubtful].astype(np.int64)
+            if bias is not None:
+                chosen += bias[doubtful % rows.shape[1]]
+            exact = _exact(chosen, multiplier[channel], shift[channel]) + zero_point
+            target.reshape(-1)[doubtful] = np.clip(exact, lo, hi)
+    return result.reshape(values.shape)
+
+
+def _exact(values: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """``rhe(values * multiplier * 2**-shift)`` in integers alone, for vectors; results beyond +-2**31 only stay beyond."""
+    if max(int(values.max()), -int(values.min())) < 1 << 31:
         return rounded(values * multiplier, shift)
     # The product in two parts: high * 2**31 + low.
     low = (values & _LOW) * multiplier

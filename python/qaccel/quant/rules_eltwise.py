@@ -14,10 +14,9 @@ from .layout import Layout, arranged, canonical, offsets
 from .match import Node
 from .operators import EltwiseAttrs, Quantization
 from .rules import NodeBits, Rule, expressible, output
-from .weights import NotQuantizable, activation_quantization
+from .weights import CONSTANT_BITS, NotQuantizable, activation_quantization, quantize_constant
 
 _KIND = {"add": "add", "subtract": "sub", "multiply": "mul", "minimum": "min", "maximum": "max"}
-CONSTANT_BITS = 16  # constants cost no MACs, so they are stated as finely as the machine reads them
 
 
 def _eltwise(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -51,9 +50,8 @@ def _with_constant(
             raise NotQuantizable("its constant differs between the samples of a batch")
         vector = vector[:1]
     q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
-    limits = activation_limits(CONSTANT_BITS)
-    integers = np.clip(np.rint(vector / q.scale), *limits).astype(operators.carrier(CONSTANT_BITS))
-    _emit(node, emitter, kind, a, relax.const(np.ascontiguousarray(integers)), q, out.q, out.fields, out.span)
+    integers = np.ascontiguousarray(quantize_constant(vector, q.scale))
+    _emit(node, emitter, kind, a, relax.const(integers), q, out.q, out.fields, out.span)
 
 
 def _of_two(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
@@ -163,8 +161,7 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         part.bits, part.scale, 0, *activation_limits(part.bits),
     )  # fmt: skip
     expressible(product.multipliers)
-    limits = activation_limits(CONSTANT_BITS)
-    integers = np.clip(np.rint(vector / slope.scale), *limits).astype(operators.carrier(CONSTANT_BITS))
+    integers = quantize_constant(vector, slope.scale)
     below = emitter.builder.emit(operators.requantize(x.var, negative))
     scaled = emitter.builder.emit(operators.eltwise(below, relax.const(np.ascontiguousarray(integers)), product))
     above = emitter.builder.emit(operators.requantize(x.var, positive))

@@ -184,9 +184,12 @@ def _interleave(
 
 
 def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """Linear resizing by whole factors: every phase is a small fixed kernel, its weights exact fractions."""
+    """Linear resizing by whole factors: every phase is a small fixed kernel, its weights exact fractions.
+
+    It has a range of its own, as a pool has: on its input's scale many sums would lie exactly between two integers.
+    """
     attrs = node.call.attrs
-    if str(attrs.method) != "linear":
+    if not is_linear(node):
         return _move(node, bits, emitter)
     mode = str(attrs.coordinate_transformation_mode)
     result, wanted = plane_layouts(node)
@@ -204,6 +207,7 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     limits = activation_limits(source.q.bits)
     padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, limits))
     kernels = [_linear_kernels(f, mode == "asymmetric") for f in factors]
+    out = output(node, bits.out, emitter)
     largest = max(int(k.max()) for k, _ in kernels[0]) * max(int(k.max()) for k, _ in kernels[1])
     weight_bits = next(b for b in (8, 16) if largest < 1 << (b - 1))
     unit = np.float32(1.0 / (kernels[0][0][1] * kernels[1][0][1]))
@@ -213,15 +217,20 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
             weight = np.broadcast_to((vertical[:, None] * horizontal[None, :])[None, :, :, None], (c, 3, 3, 1))
             conv = ConvAttrs(
                 f"{node.name}.phase{r}_{p}", node.op, (1, 1), (0, 0, 0, 0), (1, 1), c, weight_bits, source.q.bits,
-                source.q.scale, source.q.zero_point, source.q.bits, source.q.scale, source.q.zero_point, *limits,
+                source.q.scale, source.q.zero_point, *out.fields,
             )  # fmt: skip
             part = operators.conv2d(padded, weight, np.zeros(c), np.full(c, unit), conv)
             parts.append(
-                Held(emitter.builder.emit(part), source.q, layout((n, h, w, c), range(4), (n, h, w, c)), source.span)
+                Held(emitter.builder.emit(part), out.q, layout((n, h, w, c), range(4), (n, h, w, c)), out.span)
             )
     rows, pixels = ([Phase((), 0, 0, size)] * f for size, f in zip((h, w), factors, strict=True))
-    _interleave(node, emitter, parts, rows, pixels, result, source.q, source.span)
+    _interleave(node, emitter, parts, rows, pixels, result, out.q, out.span)
     return None
+
+
+def is_linear(node: Node) -> bool:
+    """Whether a Resize computes values between those that it reads."""
+    return str(node.call.attrs.method) == "linear"
 
 
 def _linear_kernels(factor: int, asymmetric: bool) -> list[tuple[np.ndarray, int]]:

@@ -185,12 +185,15 @@ def _region(
                 break
             root = nodes[readers[0]].output
             members.remove(readers[0])
-        kinds = {nodes[m].kind for m in members}
-        if kinds <= {"clamp"} or (len(members) == 1 and kinds == {"eltwise"} and len(set(nodes[last].inputs)) == 1
-                                  and len(nodes[last].inputs) == 1):  # fmt: skip
-            return None
-        return root, members
+        return None if _machine_has([nodes[m] for m in members]) else (root, members)
     return None
+
+
+def _machine_has(members: list[Node]) -> bool:
+    """Clamps alone, or a tensor and a constant with any clamps behind: exact at every width without a table."""
+    first, *others = members
+    with_constant = first.kind == "eltwise" and len(first.inputs) == 1
+    return (first.kind == "clamp" or with_constant) and all(node.kind == "clamp" for node in others)
 
 
 def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:

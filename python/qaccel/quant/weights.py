@@ -12,6 +12,9 @@ from ..numerics import MULTIPLIER_BITS, accumulator_width, activation_limits
 from .operators import Quantization
 
 INT32_MAX = (1 << 31) - 1
+CONSTANT_BITS = (
+    16  # constants of element-wise operators cost no MACs, so they are stated as finely as the machine reads them
+)
 SMALLEST_SCALE = 2.0**-100  # keeps every product and quotient of scales a normal float32
 DEAD_CHANNEL_STEP = 2.0**-12  # of an output step: how finely a channel without weights states its constant
 
@@ -57,6 +60,12 @@ def quantize_real(value: float, q: Quantization) -> int:
     lo, hi = activation_limits(q.bits)
     ratio = float(np.float32(value) / np.float32(q.scale))
     return lo if ratio < lo - q.zero_point else hi if ratio > hi - q.zero_point else int(np.rint(ratio)) + q.zero_point
+
+
+def quantize_constant(values: np.ndarray, scale: float) -> np.ndarray:
+    """A constant of an element-wise operator as ONNX QuantizeLinear makes it, 16 bits around zero; float32 -> int16."""
+    limits = activation_limits(CONSTANT_BITS)
+    return np.clip(np.rint(values.astype(np.float32) / np.float32(scale)), *limits).astype(np.int16)
 
 
 def quantize_weights(

@@ -9,6 +9,7 @@ import onnx
 import tvm
 
 from ..errors import QaccelError
+from .graph import NotStatic
 from .import_onnx import ImportedModel, import_onnx
 from .import_relax import import_relax
 
@@ -35,6 +36,19 @@ def import_model(
     if not path.is_file():
         raise QaccelError(f"cannot read '{path}': there is no such file")
     return _from_torch(path) if chosen == "torch" else _from_tflite(path)
+
+
+def import_for_cpu(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+) -> tuple[ImportedModel, tuple[str, ...]]:
+    """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
+    what to tell the user about that. Raises QaccelError as `import_model` does."""
+    try:
+        return import_model(model, input_shapes, model_format), ()
+    except NotStatic as refusal:
+        from .import_by_tvm import import_by_tvm
+
+        return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
 
 
 def _from_torch(path: Path) -> ImportedModel:

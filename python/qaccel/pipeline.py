@@ -178,7 +178,7 @@ def measure_ranges(
     if options.preprocess is not None:
         raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     input_range = options.input_range or GUESSED_INPUT_RANGE
-    made = synthetic_inputs(model.inputs, input_range, options.synthetic_samples)
+    made = synthetic_inputs(model.inputs, input_range, options.synthetic_samples, guessed=options.input_range is None)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
     exact = [spec.name for spec in model.inputs] if options.input_range else []
     ranges = widened(calibrate(model, made, "minmax"), exact)

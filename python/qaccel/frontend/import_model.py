@@ -11,7 +11,8 @@ import tvm
 from ..errors import QaccelError
 from .graph import NotStatic
 from .import_onnx import ImportedModel, import_onnx
-from .import_relax import import_relax
+from .import_relax import import_relax, prepare
+from .relax_to_onnx import NotTranslated, relax_to_onnx
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
@@ -88,7 +89,15 @@ def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:
         mod = make()
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
         raise QaccelError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
-    return import_relax(mod)
+    return import_frontend_module(mod)
+
+
+def import_frontend_module(mod: tvm.IRModule) -> ImportedModel:
+    """What a frontend of TVM gave: through ONNX, whose import makes it canonical, or as it is where that has no word for it."""
+    try:
+        return import_onnx(relax_to_onnx(prepare(mod)))
+    except NotTranslated:
+        return import_relax(mod)
 
 
 def _one_line(error: BaseException) -> str:

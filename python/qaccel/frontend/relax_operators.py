@@ -211,17 +211,32 @@ def _resize(call: relax.Call, to: Translation) -> str:
     x = to.transpose(to.tensor(call.args[0]), _order(a.layout, "NCHW"))
     sizes = [shape_of(call)[a.layout.index(letter)] for letter in "NCHW"]
     mode = {"nearest_neighbor": "nearest", "linear": "linear", "cubic": "cubic"}[a.method]
-    floor = (
-        a.rounding_method == "floor" or not a.rounding_method and a.coordinate_transformation_mode != "align_corners"
-    )
-    rounding = {"round": "round_prefer_ceil", "": "floor" if floor else "round_prefer_ceil"}
+    rounding = str(a.rounding_method) or ("round" if a.coordinate_transformation_mode == "align_corners" else "floor")
+    if mode == "nearest" and rounding == "round":  # halves go to the even neighbour, which ONNX's Resize cannot say
+        for axis, letter in enumerate("NCHW"):
+            x = _nearest_even(x, shape_of(call.args[0])[a.layout.index(letter)], sizes[axis], axis, call, to)
+        return to.transpose(x, _order("NCHW", a.layout))
     y = to.node(
         "Resize", [x, "", "", to.const(sizes, np.int64)], mode=mode,
         coordinate_transformation_mode=a.coordinate_transformation_mode,
-        nearest_mode=rounding.get(a.rounding_method, a.rounding_method), cubic_coeff_a=float(a.cubic_alpha),
+        nearest_mode=rounding if mode == "nearest" else "floor", cubic_coeff_a=float(a.cubic_alpha),
         exclude_outside=int(a.cubic_exclude),
     )  # fmt: skip
     return to.transpose(y, _order("NCHW", a.layout))
+
+
+def _nearest_even(x: str, size: int, wanted: int, axis: int, call: relax.Call, to: Translation) -> str:
+    """Nearest neighbours along one axis, positions rounded half to even."""
+    if size == wanted:
+        return x
+    out, scale = np.arange(wanted, dtype=np.float32), np.float32(size / wanted)
+    positions = {
+        "asymmetric": out * scale,
+        "half_pixel": (out + 0.5) * scale - 0.5,
+        "align_corners": out * np.float32((size - 1) / max(1, wanted - 1)),
+    }[str(call.attrs.coordinate_transformation_mode)]
+    indices = np.clip(np.rint(positions), 0, size - 1).astype(np.int64)
+    return to.node("Gather", [x, to.const(indices)], axis=axis)
 
 
 def _reduce(op: str) -> Operator:

@@ -12,7 +12,7 @@ import onnx
 from tvm import relax
 
 from .errors import QaccelError
-from .frontend.import_model import import_model
+from .frontend.import_model import import_for_cpu, import_model
 from .frontend.import_onnx import ImportedModel
 from .hw import HwConfig, load_config
 from .npu.codegen import CompiledSubgraph, compile_subgraph
@@ -89,6 +89,8 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     """The stages import, calibrate and quantize."""
     with stages("import"):
         imported = import_model(model, options.input_shapes, options.model_format)
+        if not imported.inputs:
+            raise QaccelError("the model has no inputs: its outputs are constants, and there is nothing to compile")
     with stages("calibrate", own_progress=True):
         data = _checked_data(imported, options) if options.calibration_data is not None else None
         means = ChannelMeans(imported)
@@ -154,11 +156,11 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 f"{flag} is for quantization, and --target '{options.target}' compiles the float model; add qaccel"
             )
     with stages("import"):
-        imported = import_model(model, options.input_shapes, options.model_format)
+        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         executable = link.build(imported.mod, link.host_target(options.target), metadata)
-    return Compiled(imported, options, None, None, None, (), executable, metadata, None, ())
+    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes)
 
 
 def measure_ranges(
@@ -185,7 +187,7 @@ def measure_ranges(
     if options.preprocess is not None:
         raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     input_range = options.input_range or GUESSED_INPUT_RANGE
-    made = synthetic_inputs(model.inputs, input_range, options.synthetic_samples)
+    made = synthetic_inputs(model.inputs, input_range, options.synthetic_samples, guessed=options.input_range is None)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
     exact = [spec.name for spec in model.inputs] if options.input_range else []
     ranges = widened(calibrate(model, made, "minmax"), exact)

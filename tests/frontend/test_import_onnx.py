@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 
 from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.errors import QaccelError
 from qaccel.frontend.import_onnx import ImportedModel, import_onnx, node_name
 from qaccel.quant.float_executor import execute
 
@@ -170,3 +171,26 @@ def test_input_shapes() -> None:
     two = model([node("Add", ["x", "z"], ["y"])], {}, {"x": ("n", "k"), "z": ("n", "k")})
     assert [s.shape for s in import_onnx(two, {"x": (2, 7)}).inputs] == [(2, 7), (2, 7)]  # one symbol, one size
     assert import_onnx(model([node("Relu", ["x"], ["y"])], {}, ("batch", 3))).outputs[0].shape == (1, 3)
+
+
+def test_files_older_than_opset_7() -> None:
+    """ONNX's own converter brings them to it: test-mode attributes, Gemm's broadcast; initializers need not be inputs."""
+    scale, bias, mean, w, c = weights(3), weights(3), weights(3), weights(12, 5), weights(5)
+    variance = np.abs(weights(3)) + 0.5
+    nodes = [
+        node("BatchNormalization", ["x", "s", "b", "m", "v"], ["n"], is_test=1, epsilon=1e-3),
+        node("Dropout", ["n"], ["d"], is_test=1),
+        node("Flatten", ["d"], ["f"]),
+        node("Gemm", ["f", "w", "c"], ["y"], broadcast=1, alpha=0.5),
+    ]
+    consts = {"s": scale, "b": bias, "m": mean, "v": variance, "w": w, "c": c}
+    proto = model(nodes, consts, (1, 3, 2, 2), opset=6)
+    x = weights(1, 3, 2, 2)
+    s, b, m, v = (each[:, None, None] for each in (scale, bias, mean, variance))
+    expected = 0.5 * ((x - m) / np.sqrt(v + 1e-3) * s + b).reshape(1, -1) @ w + c
+    assert worst(execute(import_onnx(proto), {"x": x}), {"y": expected}) < 1e-5
+    aligned = model(
+        [node("Add", ["x", "b"], ["y"], name="add", broadcast=1, axis=1)], {"b": bias}, (1, 3, 3, 3), opset=6
+    )
+    with pytest.raises(QaccelError, match="node 'add'.*opset 6 broadcasts along an axis"):
+        import_onnx(aligned)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import external_data_helper, helper, inliner, numpy_helper
+from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
 
 from qaccel.errors import QaccelError
 from qaccel.frontend import contrib
 from qaccel.frontend.fold import fold
-from qaccel.frontend.graph import Graph, TensorType, fresh_name
+from qaccel.frontend.graph import Graph, NotStatic, TensorType, fresh_name
 from qaccel.frontend.simplify import simplify
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 7  # older files are brought to it by ONNX's own converter
 LARGEST_MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
 DOMAINS = ("", "ai.onnx")
 
@@ -119,12 +119,14 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto.graph.name = "model"
     if not proto.graph.node or not proto.graph.output:
         raise QaccelError("the model is empty: its graph has no nodes or no outputs")
-    opset = max((o.version for o in proto.opset_import if o.domain in DOMAINS), default=1)
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
+    opset, newest = _opset(proto), onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= newest:
         raise QaccelError(
-            f"the model uses opset {opset}; supported are {OLDEST_OPSET} to {newest}: export it again at opset 13 to 21"
+            f"the model uses opset {opset}; supported are 1 to {newest}: export it again at opset 13 to 21"
         )
+    if opset < OLDEST_OPSET:
+        proto = _converted(proto, opset)
+        opset = OLDEST_OPSET
     for node in proto.graph.node:
         if node.domain not in DOMAINS and not contrib.is_known(node):
             name = node.name or next(iter(node.output), "")
@@ -148,6 +150,36 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in unshaped:
         tensor.ClearField("shape")
     return proto
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return max((o.version for o in proto.opset_import if o.domain in DOMAINS), default=0)
+
+
+def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """A model of an old opset at OLDEST_OPSET. The converter wants every initializer among the inputs, as files had it then."""
+    for node in proto.graph.node:
+        if node.op_type == "PRelu" or any(a.name == "axis" for a in node.attribute) and _broadcasts(node):
+            raise QaccelError(
+                f"node '{node.name or node.output[0]}': {node.op_type} of opset {opset} broadcasts along an axis of its own, "
+                "which ONNX's converter to newer opsets gets wrong: export the model again at opset 13 to 21"
+            )
+    inputs = {i.name for i in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name not in inputs:
+            proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    refused = (onnx.shape_inference.InferenceError, version_converter.ConvertError, onnx.checker.ValidationError)
+    try:
+        return version_converter.convert_version(proto, OLDEST_OPSET)
+    except (RuntimeError, ValueError, *refused) as err:
+        raise QaccelError(
+            f"the model uses opset {opset}, and ONNX's converter cannot bring it to {OLDEST_OPSET} ({_one_line(err)}): "
+            "export it again at opset 13 to 21"
+        ) from err
+
+
+def _broadcasts(node: onnx.NodeProto) -> bool:
+    return any(a.name == "broadcast" and a.i for a in node.attribute)
 
 
 def _fill_resize_operands(proto: onnx.ModelProto, opset: int) -> None:
@@ -184,13 +216,8 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
     except (ValueError, TypeError, KeyError) as err:
         raise QaccelError(f"an initializer of the model is damaged: {_one_line(err)}") from err
     inputs = [i for i in proto.graph.input if i.name not in consts]
-    if not inputs:
-        raise QaccelError("the model has no inputs; there is nothing to compile")
-    # A file that reshapes to sizes of 0 means a size of 0; elsewhere exporters write 0 for "not known".
-    empty = any(n.op_type == "Reshape" and a.name == "allowzero" and a.i for n in proto.graph.node for a in n.attribute)
-    types = _input_types(inputs, input_shapes)
-    if empty:
-        types |= {i.name: _exact_type(i) for i in inputs if _is_static(i) and i.name not in input_shapes}
+    exact = [i for i in inputs if _is_static(i) and i.name not in input_shapes] if _means_zero(proto) else []
+    types = _input_types(inputs, input_shapes, {i.name: _exact_type(i) for i in exact})
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
     return Graph(
         nodes=_named(proto.graph.node, types),
@@ -203,6 +230,16 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
         name=proto.graph.name,
         declared=_declared(proto) if all(_is_static(i) for i in inputs) else {},
     )
+
+
+def _means_zero(proto: onnx.ModelProto) -> bool:
+    """Whether a size of 0 is one: where the file reshapes to such sizes, or holds no weights. Exporters of networks
+    write 0 for "not known"."""
+    reshapes = any(
+        n.op_type == "Reshape" and a.name == "allowzero" and a.i for n in proto.graph.node for a in n.attribute
+    )
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return reshapes or not any(t.data_type in floats for t in proto.graph.initializer)
 
 
 def _is_static(info: onnx.ValueInfoProto) -> bool:
@@ -221,7 +258,10 @@ def _declared(proto: onnx.ModelProto) -> dict[str, TensorType]:
     return {i.name: _exact_type(i) for i in infos}
 
 
-def _input_types(inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorType]:
+def _input_types(
+    inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tuple[int, ...]], exact: dict[str, TensorType]
+) -> dict[str, TensorType]:
+    """Static types of all inputs; those in `exact` are as the file states them."""
     names = [i.name for i in inputs]
     for name in input_shapes:
         if name not in names:
@@ -238,14 +278,17 @@ def _input_types(inputs: list[onnx.ValueInfoProto], input_shapes: dict[str, tupl
         dims = info.type.tensor_type.shape.dim
         if dims and dims[0].dim_param:
             known.setdefault(dims[0].dim_param, 1)
-    return {i.name: (_input_shape(i, input_shapes.get(i.name), known), i.type.tensor_type.elem_type) for i in inputs}
+    return {
+        i.name: exact.get(i.name) or (_input_shape(i, input_shapes.get(i.name), known), i.type.tensor_type.elem_type)
+        for i in inputs
+    }
 
 
 def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known: Mapping[str, int]) -> tuple[int, ...]:
     """The static shape of one input; `known` maps symbols to sizes."""
     name = info.name
     if not info.type.HasField("tensor_type"):
-        raise QaccelError(f"input '{name}' is no tensor; sequences, maps and optionals cannot be compiled")
+        raise NotStatic(f"input '{name}' is no tensor; sequences, maps and optionals cannot be compiled")
     tensor = info.type.tensor_type
     if tensor.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)

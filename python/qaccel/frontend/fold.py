@@ -17,7 +17,17 @@ from onnx.reference import ReferenceEvaluator
 
 from qaccel.errors import QaccelError
 from qaccel.frontend import contrib
-from qaccel.frontend.graph import Graph, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
+from qaccel.frontend.graph import (
+    Graph,
+    NotStatic,
+    TensorType,
+    attrs_of,
+    const_type,
+    fresh_name,
+    pruned,
+    remade,
+    substitute,
+)
 
 # A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
 GROWN_CONSTANT_BYTES = 16 << 20
@@ -98,7 +108,7 @@ def _refuse_control_flow(node: onnx.NodeProto) -> None:
         "Scan": "repeats a graph",
     }.get(node.op_type)
     if what is not None and node.domain in ("", "ai.onnx"):
-        raise QaccelError(
+        raise NotStatic(
             f"node '{node.name}': {node.op_type} {what}; only static graphs compile: export the model without control flow"
         )
 
@@ -265,12 +275,12 @@ def _infer(
             found[out] = graph.declared[out]
             continue
         if kind is not None and (kind.HasField("sequence_type") or kind.HasField("optional_type")):
-            raise QaccelError(
+            raise NotStatic(
                 f"node '{node.name}': output '{out}' of {node.op_type} is a sequence or an optional; only tensors compile: "
                 "export the model without them"
             )
         if shape is None:
-            raise QaccelError(
+            raise NotStatic(
                 f"node '{node.name}': the shape of output '{out}' of {node.op_type} (opset {graph.opset}, domain "
                 f"'{node.domain or 'ai.onnx'}') is not known before the model runs; only static shapes compile"
             )

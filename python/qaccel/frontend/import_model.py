@@ -9,8 +9,10 @@ import onnx
 import tvm
 
 from ..errors import QaccelError
+from .graph import NotStatic
 from .import_onnx import ImportedModel, import_onnx
-from .import_relax import import_relax
+from .import_relax import import_relax, prepare
+from .relax_to_onnx import NotTranslated, relax_to_onnx
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
@@ -35,6 +37,19 @@ def import_model(
     if not path.is_file():
         raise QaccelError(f"cannot read '{path}': there is no such file")
     return _from_torch(path) if chosen == "torch" else _from_tflite(path)
+
+
+def import_for_cpu(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+) -> tuple[ImportedModel, tuple[str, ...]]:
+    """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
+    what to tell the user about that. Raises QaccelError as `import_model` does."""
+    try:
+        return import_model(model, input_shapes, model_format), ()
+    except NotStatic as refusal:
+        from .import_by_tvm import import_by_tvm
+
+        return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
 
 
 def _from_torch(path: Path) -> ImportedModel:
@@ -74,7 +89,15 @@ def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:
         mod = make()
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
         raise QaccelError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
-    return import_relax(mod)
+    return import_frontend_module(mod)
+
+
+def import_frontend_module(mod: tvm.IRModule) -> ImportedModel:
+    """What a frontend of TVM gave: through ONNX, whose import makes it canonical, or as it is where that has no word for it."""
+    try:
+        return import_onnx(relax_to_onnx(prepare(mod)))
+    except NotTranslated:
+        return import_relax(mod)
 
 
 def _one_line(error: BaseException) -> str:

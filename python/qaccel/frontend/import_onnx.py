@@ -22,7 +22,10 @@ from qaccel.frontend.to_relax import to_relax
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A named tensor: static shape, NumPy name of the element type."""
+    """A named tensor: static shape, NumPy name of the element type.
+
+    Only an output of a model for the CPU alone (`import_by_tvm`) may have sizes of -1: known when it runs.
+    """
 
     name: str
     shape: tuple[int, ...]

@@ -23,17 +23,7 @@ def import_relax(mod: tvm.IRModule) -> ImportedModel:
     Operators of training are decomposed (batch normalization, dropout), constants folded, every call named after the
     variable that it defines. Raises QaccelError for a missing ``main``, control flow, and symbolic shapes.
     """
-    if "main" not in {var.name_hint for var in mod.get_global_vars()}:
-        raise QaccelError("the Relax module has no function 'main'")
-    prepared = tvm.transform.Sequential(
-        [
-            relax.transform.FoldBatchnormToConv2D(),
-            relax.transform.DecomposeOpsForInference("main"),
-            relax.transform.CanonicalizeBindings(),
-            relax.transform.FoldConstant(),
-            relax.transform.DeadCodeElimination(["main"]),
-        ]
-    )(mod)
+    prepared = relax.transform.DeadCodeElimination(["main"])(relax.transform.FoldConstant()(prepare(mod)))
     function = prepared["main"]
     others = {var: fn for var, fn in prepared.functions_items() if var.name_hint != "main"}
     inputs = tuple(_spec(param, param.name) for param in function.params)
@@ -47,6 +37,20 @@ def import_relax(mod: tvm.IRModule) -> ImportedModel:
     results = _fields(made["main"].body.body, made["main"])
     outputs = tuple(_spec(var, f"output{k}" if len(results) > 1 else "output") for k, var in enumerate(results))
     return ImportedModel(_described(inputs, outputs), made, inputs, outputs)
+
+
+def prepare(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module without operators of training. Raises QaccelError where there is no ``main``."""
+    if "main" not in {var.name_hint for var in mod.get_global_vars()}:
+        raise QaccelError("the Relax module has no function 'main'")
+    return tvm.transform.Sequential(
+        [
+            relax.transform.FoldBatchnormToConv2D(),
+            relax.transform.DecomposeOpsForInference("main"),
+            relax.transform.CanonicalizeBindings(),
+            relax.transform.DeadCodeElimination(["main"]),
+        ]
+    )(mod)
 
 
 def _bindings(function: relax.Function, builder: relax.BlockBuilder) -> dict[relax.Var, relax.Expr]:

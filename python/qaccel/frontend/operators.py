@@ -135,8 +135,11 @@ def _global_pool(op: Callable[..., relax.Expr]) -> Callable[[Node], relax.Expr |
 
 def _reshape(node: Node) -> relax.Expr | None:
     """Reshape, Flatten, Squeeze, Unsqueeze -> reshape to the static shape."""
-    if 0 in node.out_shape:  # Relax would take the 0 for "as before"; and there is only one tensor without elements
-        return relax.op.zeros(node.out_shape, node.out_dtype)
+    if 0 in node.out_shape:  # R.reshape would take the 0 for "as before"; the call that it becomes does not
+        made = relax.TensorType(node.out_shape, node.out_dtype)
+        return relax.op.call_pure_packed(
+            "vm.builtin.reshape", node.args[0], relax.ShapeExpr(node.out_shape), ty_args=made
+        )
     return relax.op.reshape(node.args[0], node.out_shape)
 
 

@@ -142,6 +142,17 @@ def _prelu(node: Node) -> relax.Expr | None:
     return op.add(do(op.nn.relu, x), do(op.multiply, do(op.minimum, x, 0.0), node.args[1]))
 
 
+def _is_infinite(node: Node) -> relax.Expr:
+    """IsInf; TVM's importer does not know that one sign alone may be meant."""
+    positive, negative = bool(node.attr("detect_positive", 1)), bool(node.attr("detect_negative", 1))
+    x = node.args[0]
+    if positive and negative:
+        return op.isinf(x)
+    if not positive and not negative:
+        return op.zeros(node.out_shape, "bool")
+    return op.equal(x, const(np.asarray(np.inf if positive else -np.inf, node.dtype)))
+
+
 UNARY: dict[str, Converter] = {
     "Relu": _plain(op.nn.relu),
     "Sigmoid": _plain(op.sigmoid),
@@ -171,6 +182,7 @@ UNARY: dict[str, Converter] = {
     "Softsign": _floats(_softsign),
     "Mish": _floats(_mish),
     "ThresholdedRelu": _floats(_thresholded_relu),
+    "IsInf": _is_infinite,
     "Pow": _pow,
     "PRelu": _prelu,
 }

@@ -122,7 +122,7 @@ def _checked(array: np.ndarray, spec: TensorSpec, what: str) -> np.ndarray:
                 f"{what}: '{name}' ranges from {array.min()} to {array.max()}; the model takes {spec.dtype}"
             )
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, wanted)
+        converted = np.asarray(array, wanted, order="C")
     if wanted.kind == "f" and not np.isfinite(converted).all():
         raise QaccelError(f"{what}: '{name}' holds values beyond the range of {spec.dtype}")
     return converted

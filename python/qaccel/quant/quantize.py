@@ -110,14 +110,14 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
     mod["main"] = builder.get()["main"]
     mod = relax.transform.DeadCodeElimination(["main"])(mod)
     check_quantized(mod)
-    ops = {each.name: each.op for node in nodes for each in node.all_nodes}
+    ops = {each.name: each.op for node in nodes for each in node.all_nodes if each.op}
     quantized = {node.name: node for node in nodes if node.output in emitter.held and node.name not in emitter.in_float}
     return QuantizedModel(
         mod=mod,
         model=model,
         plan={n: LayerBits(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind in WEIGHTED},
         notes=tuple(emitter.notes),
-        unquantized=tuple((name, ops[name], reason) for name, reason in emitter.in_float.items()),
+        unquantized=tuple((name, ops.get(name, ""), reason) for name, reason in emitter.in_float.items()),
         fused={n: tuple(clamp.name for clamp in x.clamps) for n, x in quantized.items() if x.clamps},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
     )

@@ -14,17 +14,20 @@ HEADROOM = 4.0
 
 
 def synthetic_inputs(
-    specs: Sequence[TensorSpec], input_range: tuple[float, float], samples: int, seed: int = 0
+    specs: Sequence[TensorSpec], input_range: tuple[float, float], samples: int, seed: int = 0, guessed: bool = False
 ) -> dict[str, np.ndarray]:
     """``samples`` made-up samples per input within ``input_range``, along axis 0, in the input's element type.
 
     Flat ones at both ends first, then flat per channel, then patterns from coarse to fine: white noise alone averages
-    out in the first convolution. Integer inputs are rounded and kept within their type.
+    out in the first convolution. Integer inputs are rounded and kept within their type; where the range is only
+    ``guessed``, those of 8 bits take all values of theirs.
     """
     rng = np.random.default_rng(seed)
-    lo, hi = input_range
     made = {}
     for spec in specs:
+        lo, hi = input_range
+        if guessed and spec.dtype in ("int8", "uint8"):
+            lo, hi = float(np.iinfo(spec.dtype).min), float(np.iinfo(spec.dtype).max)
         shape = spec.shape[1:]
         values = [_sample(rng, k, shape) for k in range(samples * (spec.shape[0] if spec.shape else 1))]
         array: np.ndarray = lo + (hi - lo) * np.stack(values).reshape(-1, *shape)

@@ -64,7 +64,7 @@ class Runner:
 
     def _run_batch(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            result = self.vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays))
+            result = self.vm["main"](*(tvm.runtime.tensor(np.asarray(array, order="C")) for array in arrays))
         except (RuntimeError, ValueError, TypeError) as error:
             raise QaccelError(f"the module failed: {one_line(error)}") from error
         results = [result] if len(self.outputs) == 1 and hasattr(result, "numpy") else list(result)

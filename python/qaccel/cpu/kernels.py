@@ -13,7 +13,7 @@ import numpy as np
 from tvm import te, tirx
 
 from .host import Host
-from .tiles import best_tile, dividing_lanes, round_up, vector_counts, vector_lanes
+from .tiles import best_tile, dividing_lanes, round_up, tiles_of, vector_counts, vector_lanes
 
 RULE = "qaccel_rule"
 LANES = "qaccel_lanes"
@@ -72,7 +72,7 @@ def _convolved(
     lanes = vector_lanes(oc, host) if groups == 1 else dividing_lanes(oc // groups, host)
     padded_oc = round_up(oc, lanes)
     counts = vector_counts(padded_oc // lanes if groups == 1 else oc // groups // lanes, padded_oc == oc, host)
-    pixels = best_tile(ow, counts, lanes, host).pixels
+    pixels = best_tile(tiles_of(ow, counts, lanes, host), ow, icg * kh * kw).pixels
     padded_ow = round_up(ow, pixels)
     (sh, sw), (dh, dw) = window.strides, window.dilation
     taken = _with_border(data, read, layout, (height, width), window, (oh, padded_ow), (kh, kw))
@@ -134,12 +134,14 @@ def _depthwise(data: te.Tensor, weight: np.ndarray, window: Window, host: Host) 
     kh, kw = weight.shape[2:]
     oh, ow = window.output((height, width), (kh, kw))
     (sh, sw), (dh, dw) = window.strides, window.dilation
-    taken = _with_border(data, data, "NHWC", (height, width), window, (oh, ow), (kh, kw))
+    pixels = best_tile(tiles_of(ow, [1], host.lanes, host), ow, 1).pixels
+    padded_ow = round_up(ow, pixels)
+    taken = _with_border(data, data, "NHWC", (height, width), window, (oh, padded_ow), (kh, kw))
     kernel = te.placeholder((kh, kw, channels), "float32", "weight")
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     lanes = dividing_lanes(channels, host)
     sums = te.compute(
-        (n, oh, ow, channels),
+        (n, oh, padded_ow, channels),
         lambda b, y, x, c: te.sum(taken(b, y * sh + ky * dh, x * sw + kx * dw, c) * kernel(ky, kx, c), axis=[ky, kx]),
         "sums",
         attrs={RULE: "depthwise", LANES: lanes},
@@ -152,7 +154,7 @@ def _depthwise(data: te.Tensor, weight: np.ndarray, window: Window, host: Host) 
 def conv2d_transpose(
     shape: Sequence[int], weight: np.ndarray, window: Window, output_padding: tuple[int, int], groups: int, host: Host
 ) -> Kernel:
-    """Transposed convolution of NHWC ``shape``, ``weight`` [ic, oc/groups, kh, kw]: a convolution of the input with zeros between."""
+    """Transposed convolution of NHWC ``shape``, ``weight`` [ic, oc/groups, kh, kw]: over the input with zeros between."""
     n, height, width, channels = shape
     _, ocg, kh, kw = weight.shape
     (sh, sw), (dh, dw) = window.strides, window.dilation
@@ -163,7 +165,8 @@ def conv2d_transpose(
     data = te.placeholder(tuple(shape), "float32", "data")
     lanes = vector_lanes(ocg, host) if groups == 1 else dividing_lanes(ocg, host)
     whole = round_up(ocg, lanes) == ocg
-    pixels = best_tile(ow, vector_counts(round_up(ocg, lanes) // lanes, whole, host), lanes, host).pixels
+    counts = vector_counts(round_up(ocg, lanes) // lanes, whole, host)
+    pixels = best_tile(tiles_of(ow, counts, lanes, host), ow, channels // groups * kh * kw).pixels
     spread_h, spread_w = oh + dh * (kh - 1), round_up(ow, pixels) + dw * (kw - 1)
 
     def value(b: Expr, y: Expr, x: Expr, k: Expr) -> Expr:
@@ -193,7 +196,8 @@ def matmul(shape: Sequence[int], weight: np.ndarray, host: Host) -> Kernel:
     *lead, rows, _ = shape
     lanes = vector_lanes(columns, host)
     padded = round_up(columns, lanes)
-    pixels = best_tile(rows, vector_counts(padded // lanes, padded == columns, host), lanes, host).pixels
+    counts = vector_counts(padded // lanes, padded == columns, host)
+    pixels = best_tile(tiles_of(rows, counts, lanes, host), rows, depth).pixels
     padded_rows = round_up(rows, pixels)
     packed = np.zeros((depth, padded), weight.dtype)
     packed[:, :columns] = weight

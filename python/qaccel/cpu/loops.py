@@ -63,8 +63,14 @@ def _is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(int(var.iter_type) != 0 for var in schedule.get(block).iter_vars)
 
 
-def share(schedule: s_tir.Schedule, loops: Sequence[LoopRV], work: int) -> None:
-    """Fuses neighbouring loops and shares them among the cores if there is enough to do."""
-    fused = schedule.fuse(*loops) if len(loops) > 1 else loops[0]
-    if work >= PARALLEL_WORK and extent(schedule, fused) > 1:
-        schedule.parallel(fused)
+def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int, unrolled: bool) -> None:
+    """Splits the loop into vectors of up to ``lanes`` that divide it; a loop of odd length stays as it is."""
+    size = extent(schedule, loop)
+    while size % lanes:
+        lanes //= 2
+    if lanes == 1:
+        return
+    outer, inner = schedule.split(loop, [None, lanes])
+    schedule.vectorize(inner)
+    if unrolled:
+        schedule.unroll(outer)

@@ -80,10 +80,9 @@ def _matmul(call: relax.Call, host: Host) -> Kernel | None:
 
 
 def _window(attrs: relax.op.op_attrs.Conv2DAttrs) -> Window:
-    strides, padding, dilation = (
-        tuple(int(v) for v in each) for each in (attrs.strides, attrs.padding, attrs.dilation)
-    )
-    return Window(strides, padding, dilation)
+    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
+    top, left, bottom, right = (int(v) for v in attrs.padding)
+    return Window((int(sh), int(sw)), (top, left, bottom, right), (int(dh), int(dw)))
 
 
 _KERNELS: dict[str, Callable[[relax.Call, Host], Kernel | None]] = {

@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from tvm import s_tir
 from tvm.s_tir.schedule import SBlockRV
 
 from .host import Host
 from .kernels import LANES
-from .loops import PARALLEL_WORK, extent, extents, inline_epilogue
+from .loops import PARALLEL_WORK, extents, inline_epilogue
 from .tiles import divisors
 
-_MOST_PIXELS = 8
-_BORDER_BYTES = 32 * 1024  # of padded rows that stay in the first cache
+
+@dataclass(frozen=True)
+class DepthwisePlan:
+    """``pixels`` of a row in accumulators; ``parts``: into how many the channels are shared beside the rows."""
+
+    pixels: int
+    parts: int
 
 
-def schedule_depthwise(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> None:
-    """``main`` has the loops (n, y, x, c) and (ky, kx)."""
+def depthwise_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[DepthwisePlan]:
+    """All plans for the block, the rule's own choice first."""
     lanes = int(schedule.get(main).annotations[LANES])
-    border = schedule.get_producers(main)
+    n, y, x, c, *_ = extents(schedule, schedule.get_loops(main))
+    parts = [k for k in (1, 2, 4, 8) if k <= host.cores * 2 and c // lanes % k == 0]
+    pixels = divisors(x, host.accumulators)
+    uneven = n * y < 8 * host.cores and n * y % host.cores != 0 and host.cores in parts
+    best = DepthwisePlan(max(pixels), host.cores if uneven else 1)
+    return [best, *(plan for p in pixels for k in parts if (plan := DepthwisePlan(p, k)) != best)]
+
+
+def schedule_depthwise(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: DepthwisePlan) -> None:
+    """``main`` has the loops (n, y, x, c) and (ky, kx). Zeros around the input are chosen while reading, not stored."""
+    lanes = int(schedule.get(main).annotations[LANES])
+    for border in schedule.get_producers(main):
+        schedule.compute_inline(border)
     after = inline_epilogue(schedule, main)
     n, y, x, c, ky, kx = schedule.get_loops(main)
     work = math.prod(extents(schedule, [n, y, x, c, ky, kx]))
-    pixels = max(divisors(extent(schedule, x), _MOST_PIXELS))
-    co, cl = schedule.split(c, [None, lanes])
-    xo, xi = schedule.split(x, [None, pixels])
-    height, width = extent(schedule, y), extent(schedule, x) if False else extent(schedule, xo) * pixels
-    tasks = extent(schedule, n) * extent(schedule, co)
-    fitting = [
-        k
-        for k in divisors(height, height)
-        if (height // k) * tasks >= 2 * host.cores and k * width * lanes * 4 <= _BORDER_BYTES
-    ]
-    rows = max(fitting, default=1)
-    yp, yq = schedule.split(y, [None, rows])
-    schedule.reorder(n, yp, co, yq, xo, ky, kx, xi, cl)
+    part, co, cl = schedule.split(c, [plan.parts, None, lanes])
+    xo, xi = schedule.split(x, [None, plan.pixels])
+    # Channels innermost: a core walks through memory in order.
+    schedule.reorder(n, part, y, xo, co, ky, kx, xi, cl)
     if after is not None:
-        schedule.reverse_compute_at(after, xo)
+        schedule.reverse_compute_at(after, co)
         ax, ac = schedule.get_loops(after)[-2:]
         schedule.vectorize(ac)
         schedule.unroll(ax)
-    if border:
-        schedule.compute_at(border[0], co)
-        schedule.vectorize(schedule.get_loops(border[0])[-1])
-    fused = schedule.fuse(n, yp, co)
+    rows = schedule.fuse(n, part, y)
     if work >= PARALLEL_WORK:
-        schedule.parallel(fused)
+        schedule.parallel(rows)
     schedule.vectorize(cl)
     for loop in (ky, kx, xi):
         schedule.unroll(loop)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from .host import Host, host_of
 from .kernels import RULE
-from .rule_depthwise import schedule_depthwise
+from .rule_depthwise import DepthwisePlan, depthwise_plans, schedule_depthwise
 from .rule_loops import schedule_loops
-from .rule_tile import schedule_tile
+from .rule_tile import TilePlan, schedule_tile, tile_plans
 
 SCHEDULED = "tirx.is_scheduled"
 _OPAQUE = 8
-_RULES = {"tile": schedule_tile, "depthwise": schedule_depthwise}
+Plan = TilePlan | DepthwisePlan
+_PLANS: dict[str, Callable[..., list[Any]]] = {"tile": tile_plans, "depthwise": depthwise_plans}
+_RULES: dict[str, Callable[..., None]] = {"tile": schedule_tile, "depthwise": schedule_depthwise}
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleByRule")
@@ -48,13 +53,25 @@ def scheduled(function: tirx.PrimFunc, host: Host) -> tirx.PrimFunc:
     return result.with_attr("global_symbol", symbol) if symbol else result.without_attr("global_symbol")
 
 
-def apply_rule(schedule: s_tir.Schedule, host: Host) -> None:
-    """The rule of the function ``main`` in ``schedule``, applied to it."""
+def plans(function: tirx.PrimFunc, host: Host) -> list[Plan]:
+    """What may be chosen for the function, the rule's own choice first; empty if its rule leaves no choice."""
+    schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
+    main = main_block(schedule)
+    return [] if main is None else _PLANS[_rule(schedule, main)](schedule, main, host)
+
+
+def apply_rule(schedule: s_tir.Schedule, host: Host, plan: Plan | None = None) -> None:
+    """The rule of the function ``main`` in ``schedule``, applied to it; ``plan`` None: the rule's own choice."""
     main = main_block(schedule)
     if main is None:
         schedule_loops(schedule, host)
         return
-    _RULES[str(schedule.get(main).annotations[RULE])](schedule, main, host)
+    rule = _rule(schedule, main)
+    _RULES[rule](schedule, main, host, plan or _PLANS[rule](schedule, main, host)[0])
+
+
+def _rule(schedule: s_tir.Schedule, main: SBlockRV) -> str:
+    return str(schedule.get(main).annotations[RULE])
 
 
 def main_block(schedule: s_tir.Schedule) -> SBlockRV | None:

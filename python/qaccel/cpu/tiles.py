@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .host import Host
 
 _LATENCY = 8  # multiply-adds that must be under way to hide their latency
+_FIRST_CACHE_BYTES = 24 * 1024  # of it that weights may take
+_SECOND_CACHE_BYTES_PER_CYCLE = 24
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,29 @@ def vector_counts(blocks: int, whole: bool, host: Host) -> list[int]:
     return divisors(blocks, host.accumulators) if whole or blocks > host.accumulators else [blocks]
 
 
-def cycles_per_pixel(tile: Tile, width: int) -> float:
-    """An estimate for one step of the reduction, a pixel and a vector of it, at two multiply-adds and two loads a cycle."""
+def tiles_of(width: int, counts: list[int], lanes: int, host: Host) -> list[Tile]:
+    """All tiles that fit the registers and a row of ``width``."""
+    return [
+        Tile(pixels, vectors, lanes)
+        for vectors in counts
+        for pixels in range(1, min(max(host.accumulators // vectors, 1), width) + 1)
+    ]
+
+
+def cycles_per_output(tile: Tile, width: int, depth: int) -> float:
+    """An estimate for one step of the reduction, a pixel and a vector of it, at two multiply-adds and two loads a cycle.
+
+    Weights of a block of channels that the first cache does not hold come from the second for every tile.
+    """
     accumulators = tile.pixels * tile.vectors
     arithmetic = max(accumulators, _LATENCY) / 2
     loads = (tile.pixels + tile.vectors) / 2
+    weight_bytes = 4 * tile.lanes * tile.vectors
+    from_second = weight_bytes / _SECOND_CACHE_BYTES_PER_CYCLE if weight_bytes * depth > _FIRST_CACHE_BYTES else 0
     tiles = -(-width // tile.pixels)
-    return max(arithmetic, loads) * (1 + 1 / (4 * accumulators)) * tiles / (width * tile.vectors)
+    return max(arithmetic, loads, from_second) * (1 + 1 / (4 * accumulators)) * tiles / (width * tile.vectors)
 
 
-def best_tile(width: int, counts: list[int], lanes: int, host: Host) -> Tile:
+def best_tile(tiles: list[Tile], width: int, depth: int) -> Tile:
     """The tile with the least estimate; of equals the one with the most vectors."""
-    choices = [
-        Tile(pixels, vectors, lanes)
-        for vectors in counts
-        for pixels in range(1, max(host.accumulators // vectors, 1) + 1)
-        if pixels <= width
-    ]
-    return min(choices, key=lambda tile: (round(cycles_per_pixel(tile, width), 4), -tile.vectors))
+    return min(tiles, key=lambda tile: (round(cycles_per_output(tile, width, depth), 4), -tile.vectors))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import tvm
+
+from .threads import physical_cores
 
 # A buffer of up to this many bytes lies on the stack, where LLVM turns it into registers (TVM's kMaxStackAlloca).
 STACK_BYTES = 1024
@@ -28,7 +29,7 @@ class Host:
 
 def host_of(target: tvm.target.Target) -> Host:
     """By the target's features: AVX-512, AVX, NEON; anything else counts as 16 registers of 4 lanes."""
-    cores = int(target.attrs.get("num-cores", 0)) or os.cpu_count() or 1
+    cores = int(target.attrs.get("num-cores", 0)) or physical_cores()
     triple = str(target.attrs.get("mtriple", ""))
     features = tvm.target.codegen.llvm_get_cpu_features(target)
     if "avx512f" in features:

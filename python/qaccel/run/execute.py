@@ -13,6 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ..cpu.threads import use_all_cores
 from ..errors import QaccelError
 from ..frontend.import_onnx import TensorSpec
 from ..isa import isa
@@ -83,6 +84,7 @@ class Runner:
 
 def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
     """A module that was just built. The .so or .tar would run the same; this links it in memory."""
+    use_all_cores()
     runtime = executable.jit() if hasattr(executable, "jit") else executable.mod
     return Runner(metadata, executable.mod, relax.VirtualMachine(runtime, tvm.cpu()))
 
@@ -95,6 +97,7 @@ def load(path: str | Path) -> Runner:
     if path.suffix not in (".so", ".tar"):
         raise QaccelError(f"module '{path}' is neither a .so nor a .tar")
     load_library()
+    use_all_cores()
     try:
         runtime = _load_runtime(path.resolve())
         vm = relax.VirtualMachine(runtime, tvm.cpu())

@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
+from ..cpu.pipeline import cpu_pipeline
 from ..errors import QaccelError
 from ..npu.artefact import Artefact
 from ..npu.partition import CODEGEN, hw_of, subgraph_functions
@@ -95,7 +96,7 @@ def lowered(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
         passes.insert(0, LegalizeQuantized())
     with target:
         mod = tvm.transform.Sequential(passes)(mod).without_attr(_CODEGEN_CONSTANTS)
-        return relax.get_default_pipeline(target)(mod)
+        return cpu_pipeline(target)(mod)
 
 
 def _has_dialect(mod: tvm.IRModule) -> bool:

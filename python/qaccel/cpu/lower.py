@@ -1,0 +1,90 @@
+"""Convolutions and products with constant weights become calls of our kernels, their weights packed as constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import relax, te
+
+from .host import Host, host_of
+from .kernels import Kernel, Window, conv2d, conv2d_transpose, matmul
+from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
+
+_FUSABLE = 4  # TVM's operator pattern "output can take element-wise operations"
+
+
+@tvm.transform.module_pass(opt_level=0, name="LowerKernels")
+class LowerKernels:
+    """Every float32 conv2d, conv2d_transpose and matmul with a constant operand, in functions that no accelerator takes."""
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self.host = host_of(target)
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Calls without a kernel here are left to TVM's own legalization."""
+        mutator = _Mutator(mod)
+        mutator.host = self.host
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function) and not offloaded(function):
+                mutator.builder_.update_func(var, mutator.visit_expr(function))
+        return mutator.builder_.get()
+
+
+@relax.expr_functor.mutator
+class _Mutator(relax.PyExprMutator):
+    host: Host
+
+    def visit_function_(self, function: relax.Function) -> relax.Expr:
+        return function if offloaded(function) else super().visit_function_(function)
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = self.visit_expr_post_order(call)
+        make = _KERNELS.get(name_of(call))
+        if make is None or static_shape(call.args[0]) is None or not is_constant(call.args[1]):
+            return call
+        if any(str(arg.ty.dtype) != "float32" for arg in call.args) or str(call.ty.dtype) != "float32":
+            return call
+        kernel = make(call, self.host)
+        if kernel is None:
+            return call
+        function = te.create_prim_func(
+            [kernel.data, *(tensor for tensor, _ in kernel.constants), kernel.output], "int64"
+        )
+        function = function.with_attr("op_pattern", _FUSABLE).without_attr("global_symbol")
+        constants = [relax.const(array, str(array.dtype)) for _, array in kernel.constants]
+        name = name_of(call).removeprefix("nn.")
+        return relax.call_tir(self.builder_.add_func(function, name), [call.args[0], *constants], call.ty)
+
+
+def _conv2d(call: relax.Call, host: Host) -> Kernel | None:
+    attrs, shape = call.attrs, shape_of(call.args[0])
+    if attrs.data_layout not in ("NHWC", "NCHW") or (attrs.kernel_layout, attrs.out_layout) != ("OIHW", "NHWC"):
+        return None
+    return conv2d(shape, attrs.data_layout, values(call.args[1]), _window(attrs), int(attrs.groups), host)
+
+
+def _conv2d_transpose(call: relax.Call, host: Host) -> Kernel | None:
+    attrs, shape = call.attrs, shape_of(call.args[0])
+    if (attrs.data_layout, attrs.kernel_layout, attrs.out_layout) != ("NHWC", "IOHW", "NHWC"):
+        return None
+    extra = (int(attrs.output_padding[0]), int(attrs.output_padding[1]))
+    return conv2d_transpose(shape, values(call.args[1]), _window(attrs), extra, int(attrs.groups), host)
+
+
+def _matmul(call: relax.Call, host: Host) -> Kernel | None:
+    shape, weight = shape_of(call.args[0]), values(call.args[1])
+    if len(shape) < 2 or weight.ndim != 2:
+        return None
+    return matmul(shape, weight, host)
+
+
+def _window(attrs: relax.op.op_attrs.Conv2DAttrs) -> Window:
+    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
+    top, left, bottom, right = (int(v) for v in attrs.padding)
+    return Window((int(sh), int(sw)), (top, left, bottom, right), (int(dh), int(dw)))
+
+
+_KERNELS: dict[str, Callable[[relax.Call, Host], Kernel | None]] = {
+    "nn.conv2d": _conv2d, "nn.conv2d_transpose": _conv2d_transpose, "matmul": _matmul,
+}  # fmt: skip

@@ -1,0 +1,276 @@
+"""One layout for the whole CPU graph: NHWC, by sinking every NHWC -> NCHW transposition below the operators after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tvm
+from tvm import relax
+
+TO_NHWC = (0, 2, 3, 1)
+TO_NCHW = (0, 3, 1, 2)
+
+_UNARY = {
+    *("abs", "ceil", "clip", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt", "sigmoid", "sign"),
+    *("sin", "sqrt", "square", "tanh", "astype"),
+    *("nn.relu", "nn.relu6", "nn.leakyrelu", "nn.gelu", "nn.gelu_tanh", "nn.selu", "nn.silu", "nn.softplus"),
+}
+_BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "less", "greater", "equal"}
+_REDUCED = {"mean", "sum", "max", "min"}
+_POOLS = {"nn.max_pool2d", "nn.avg_pool2d"}
+
+
+@tvm.transform.module_pass(opt_level=0, name="ToNHWC")
+class ToNHWC:
+    """Convolutions and what follows them compute in NHWC; a convolution of an NCHW tensor reads it as it is.
+
+    A transposition back stays only where an operator is met that has no rule here, or the result is the network's.
+    Functions with a ``Codegen`` attribute are left as they are.
+    """
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Semantics are the same: (n,c,h,w) tensors keep their meaning at the borders of functions."""
+        mutator = _Mutator(mod)
+        for var, function in mod.functions_items():
+            if isinstance(function, relax.Function) and not offloaded(function):
+                mutator.builder_.update_func(var, mutator.visit_expr(function))
+        return mutator.builder_.get()
+
+
+def offloaded(function: relax.Function) -> bool:
+    """Whether an accelerator takes the function."""
+    return bool(function.attrs) and any(key in function.attrs for key in ("Codegen", "Composite"))
+
+
+def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
+    """The sizes of a tensor, None if they are not all known."""
+    shape = getattr(expr.ty, "shape", None)
+    if shape is None or not hasattr(shape, "values"):
+        return None
+    values = list(shape.values)
+    return tuple(int(v) for v in values) if all(isinstance(v, tvm.tirx.IntImm) for v in values) else None
+
+
+def shape_of(expr: relax.Expr) -> tuple[int, ...]:
+    """The sizes of a tensor that are known."""
+    shape = static_shape(expr)
+    assert shape is not None
+    return shape
+
+
+def name_of(call: relax.Call) -> str:
+    """``nn.conv2d`` of a call of ``relax.nn.conv2d``; empty for anything that is not a Relax operator."""
+    return call.op.name.removeprefix("relax.") if isinstance(call.op, tvm.ir.Op) else ""
+
+
+def is_constant(expr: relax.Expr) -> bool:
+    """Whether the tensor's values are known."""
+    return isinstance(expr, tvm.ir.GenericConst)
+
+
+def values(expr: relax.Expr) -> np.ndarray:
+    """The values of a constant."""
+    return expr.value.numpy()
+
+
+@relax.expr_functor.mutator
+class _Mutator(relax.PyExprMutator):
+    name = ""  # of the variable whose binding is being visited
+
+    def visit_function_(self, function: relax.Function) -> relax.Expr:
+        return function if offloaded(function) else super().visit_function_(function)
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.name = binding.var.name
+        super().visit_var_binding_(binding)
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = self.visit_expr_post_order(call)
+        rule = _RULES.get(name_of(call))
+        if rule is None or isinstance(call.ty, relax.TupleType):
+            return call
+        turned = rule(self, call)
+        return call if turned is None else turned
+
+    def nhwc(self, expr: relax.Expr) -> relax.Expr | None:
+        """The NHWC tensor that ``expr`` is a transposition of, if it is one."""
+        if not isinstance(expr, relax.Var):
+            return None
+        value = self.lookup_binding(expr)
+        if isinstance(value, relax.Call) and name_of(value) == "permute_dims" and len(value.args[0].ty.shape) == 4:
+            axes = tuple(int(axis) for axis in value.attrs.axes)
+            return value.args[0] if axes == TO_NCHW else None
+        return None
+
+    def turned(self, expr: relax.Expr) -> relax.Expr:
+        """``expr`` in NHWC, transposed here if need be."""
+        known = self.nhwc(expr)
+        if known is not None:
+            return known
+        if is_constant(expr):
+            return relax.const(np.ascontiguousarray(values(expr).transpose(TO_NHWC)))
+        return self.builder_.emit(relax.op.permute_dims(expr, list(TO_NHWC)))
+
+    def back(self, nhwc: relax.Expr) -> relax.Expr:
+        """The NCHW value to bind where NHWC was computed; the layer's name stays with the computation."""
+        return relax.op.permute_dims(self.builder_.emit(nhwc, self.name), list(TO_NCHW))
+
+
+_Rule = Callable[[_Mutator, relax.Call], "relax.Expr | None"]
+
+
+def _conv2d(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    attrs = call.attrs
+    if (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "OIHW") or not is_constant(call.args[1]):
+        return None
+    data, layout = self.nhwc(call.args[0]), "NHWC"
+    if data is None and int(attrs.groups) == 1:
+        data, layout = call.args[0], "NCHW"
+    elif data is None:
+        data = self.turned(call.args[0])
+    return self.back(
+        relax.op.nn.conv2d(
+            data, call.args[1], list(attrs.strides), list(attrs.padding), list(attrs.dilation), int(attrs.groups),
+            layout, "OIHW", "NHWC",
+        )
+    )  # fmt: skip
+
+
+def _conv2d_transpose(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    attrs = call.attrs
+    if (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "IOHW") or not is_constant(call.args[1]):
+        return None
+    return self.back(
+        relax.op.nn.conv2d_transpose(
+            self.turned(call.args[0]), call.args[1], list(attrs.strides), list(attrs.padding),
+            list(attrs.output_padding), list(attrs.dilation), int(attrs.groups), "NHWC", "IOHW", "NHWC",
+        )
+    )  # fmt: skip
+
+
+def _pool(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data, attrs = self.nhwc(call.args[0]), call.attrs
+    if data is None or attrs.layout != "NCHW":
+        return None
+    op = relax.op.nn.max_pool2d if name_of(call) == "nn.max_pool2d" else relax.op.nn.avg_pool2d
+    return self.back(
+        op(
+            data, list(attrs.pool_size), list(attrs.strides), list(attrs.padding), list(attrs.dilation),
+            bool(attrs.ceil_mode), bool(attrs.count_include_pad), "NHWC",
+        )
+    )  # fmt: skip
+
+
+def _adaptive(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data, attrs = self.nhwc(call.args[0]), call.attrs
+    if data is None or attrs.layout != "NCHW":
+        return None
+    size = None if attrs.output_size is None else [int(v) for v in attrs.output_size]
+    return self.back(relax.op.nn.adaptive_avg_pool2d(data, size, "NHWC"))
+
+
+def _unary(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data = self.nhwc(call.args[0])
+    return None if data is None else self.back(relax.Call(call.op, [data, *call.args[1:]], call.attrs))
+
+
+def _binary(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    if all(self.nhwc(arg) is None for arg in call.args) or len(call.ty.shape) != 4:
+        return None
+    operands = []
+    for arg in call.args:
+        shape = static_shape(arg)
+        if shape is None:
+            return None
+        if len(shape) == 0 or (len(shape) < 4 and all(size == 1 for size in shape)):
+            operands.append(arg)
+        elif len(shape) == 4:
+            operands.append(self.turned(arg))
+        elif is_constant(arg):
+            operands.append(self.turned(relax.const(values(arg).reshape((1,) * (4 - len(shape)) + shape))))
+        else:
+            return None
+    return self.back(relax.Call(call.op, operands, call.attrs))
+
+
+def _concat(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    if not isinstance(call.args[0], relax.Tuple) and not isinstance(call.args[0], relax.Var):
+        return None
+    fields = call.args[0]
+    fields = self.lookup_binding(fields) if isinstance(fields, relax.Var) else fields
+    if not isinstance(fields, relax.Tuple) or all(self.nhwc(field) is None for field in fields.fields):
+        return None
+    axis = int(call.attrs.axis) % 4
+    return self.back(relax.op.concat([self.turned(field) for field in fields.fields], TO_NHWC.index(axis)))
+
+
+def _resize(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data, attrs = self.nhwc(call.args[0]), call.attrs
+    if data is None or attrs.layout != "NCHW":
+        return None
+    return self.back(
+        relax.op.image.resize2d(
+            data, call.args[1], [float(v) for v in attrs.roi], "NHWC", attrs.method,
+            attrs.coordinate_transformation_mode, attrs.rounding_method, float(attrs.cubic_alpha),
+            int(attrs.cubic_exclude), float(attrs.extrapolation_value),
+        )
+    )  # fmt: skip
+
+
+def _reduced(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data, attrs = self.nhwc(call.args[0]), call.attrs
+    if data is None or attrs.axis is None:
+        return None
+    axes = sorted(int(axis) % 4 for axis in attrs.axis)
+    op = getattr(relax.op, name_of(call))
+    if attrs.keepdims:
+        return self.back(op(data, [TO_NHWC.index(axis) for axis in axes], True))
+    # What is left keeps its order in NHWC too, unless channels stay together with a side of the plane.
+    return op(data, [TO_NHWC.index(axis) for axis in axes], False) if 1 in axes or axes[-2:] == [2, 3] else None
+
+
+def _softmax(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data = self.nhwc(call.args[0])
+    if data is None:
+        return None
+    op = relax.op.nn.softmax if name_of(call) == "nn.softmax" else relax.op.nn.log_softmax
+    return self.back(op(data, TO_NHWC.index(int(call.attrs.axis) % 4)))
+
+
+def _pad(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data = self.nhwc(call.args[0])
+    if data is None:
+        return None
+    width = [int(v) for v in call.attrs.pad_width]
+    turned = [side for axis in TO_NHWC for side in width[2 * axis : 2 * axis + 2]]
+    return self.back(relax.op.nn.pad(data, turned, call.attrs.pad_mode, float(call.attrs.pad_value)))
+
+
+def _reshape(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    """A plane of one pixel has the same order of values in both layouts."""
+    data = self.nhwc(call.args[0])
+    shape = static_shape(data) if data is not None else None
+    if shape is None or shape[1] * shape[2] != 1:
+        return None
+    return relax.op.reshape(data, call.args[1])
+
+
+def _permute(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    data = self.nhwc(call.args[0])
+    if data is None or call.attrs.axes is None:
+        return None
+    axes = [TO_NCHW[int(axis)] for axis in call.attrs.axes]
+    return data if axes == sorted(axes) else relax.op.permute_dims(data, axes)
+
+
+def _each(names: Sequence[str] | set[str], rule: _Rule) -> dict[str, _Rule]:
+    return dict.fromkeys(names, rule)
+
+
+_RULES: dict[str, _Rule] = {
+    **_each(_UNARY, _unary), **_each(_BINARY, _binary), **_each(_POOLS, _pool), **_each(_REDUCED, _reduced),
+    "nn.conv2d": _conv2d, "nn.conv2d_transpose": _conv2d_transpose, "nn.adaptive_avg_pool2d": _adaptive,
+    "concat": _concat, "image.resize2d": _resize, "nn.softmax": _softmax, "nn.log_softmax": _softmax,
+    "nn.pad": _pad, "reshape": _reshape, "permute_dims": _permute,
+}  # fmt: skip

@@ -15,6 +15,9 @@ from ..quant import operators
 from ..quant.interpret import tap_counts
 from ..quant.pieces import positions, unflattened
 from .arithmetic import carried, centred, clamped, rescale, rounded
+from .integer_conv import conv2d
+from .integer_depthwise import depthwise, is_depthwise
+from .vectors import Vectors, vectors_of
 
 Expr = Any  # a TIR expression
 Indices = tuple[Expr, ...]
@@ -27,7 +30,8 @@ class LegalizeQuantized:
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Functions with a ``Codegen`` or ``Composite`` attribute are left as they are."""
-        mutator = _Mutator(mod)
+        target = tvm.target.Target.current(allow_none=True)
+        mutator = _Mutator(mod, vectors_of(target) if target is not None else Vectors.anywhere())
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function) and not _offloaded(function):
                 mutator.builder_.update_func(var, mutator.visit_expr(function))
@@ -42,6 +46,10 @@ def _offloaded(function: relax.Function) -> bool:
 class _Mutator(relax.PyExprMutator):
     """Replaces calls, one PrimFunc each; the module is being rewritten in ``builder_``."""
 
+    def __init__(self, mod: tvm.IRModule, isa: Vectors) -> None:
+        super().__init__(mod)
+        self.isa = isa
+
     def visit_function_(self, function: relax.Function) -> relax.Expr:
         """Nested functions that an accelerator takes stay as they are."""
         return function if _offloaded(function) else super().visit_function_(function)
@@ -53,14 +61,20 @@ class _Mutator(relax.PyExprMutator):
         if not operators.is_quantized(call):
             return call
         attrs = operators.read(call)
-        function, args = primitive(attrs, call)
+        function, args = primitive(attrs, call, self.isa)
         name = "qaccel_" + attrs.operator.removeprefix("qaccel.")
         return relax.call_tir(self.builder_.add_func(function, name), args, result)
 
 
-def primitive(attrs: operators.Attrs, call: relax.Call) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
+def primitive(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
     """The scheduled PrimFunc of a call, and the operands that it takes: activations, then constants."""
     data = [arg for arg, _ in zip(call.args, operators.inputs_of(attrs) or (None,), strict=False)]
+    if isinstance(attrs, operators.ConvAttrs):
+        weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
+        shape = operators.static_shape(call.args[0])
+        build = depthwise if is_depthwise(attrs, shape, weight) else conv2d
+        function, constants = build(isa, attrs, shape, weight, bias, weight_scale)
+        return function, [*data, *(relax.const(array, str(array.dtype)) for array in constants)]
     inputs = [te.placeholder(operators.static_shape(arg), str(arg.ty.dtype), f"q{k}") for k, arg in enumerate(data)]
     result, constants = _STAGES[type(attrs)](attrs, call, inputs)
     values = [relax.const(array, str(array.dtype)) for _, array in constants]
@@ -116,35 +130,6 @@ def _reindexed(indices: Indices, shape: tuple[int, ...], target: tuple[int, ...]
         result.insert(0, tirx.floormod(flat, size))
         flat = tirx.floordiv(flat, size)
     return tuple(result)
-
-
-def _conv(attrs: operators.ConvAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
-    weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
-    multipliers, shifts = attrs.multipliers(weight_scale)
-    kernel, params = _constant(weight.transpose(1, 2, 3, 0), "weight"), _constant(bias, "bias")
-    scales = _constant(multipliers, "multiplier"), _constant(shifts, "shift")
-    oc, kh, kw, icg = weight.shape
-    wide = max(attrs.weight_bits, attrs.activation_bits) == 16
-    dtype = "int64" if wide else "int32"
-    padded = _padded(inputs[0], attrs.padding, 0, attrs.in_zero_point, dtype)
-    n, h, w, _ = operators.static_shape(call.args[0])
-    oh, ow = operators.window_output((h, w), (kh, kw), attrs.strides, attrs.padding, attrs.dilation)
-    ky, kx, kc = (te.reduce_axis((0, size), name) for size, name in ((kh, "ky"), (kw, "kx"), (icg, "kc")))
-    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
-    per_group = oc // attrs.groups
-
-    def product(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
-        channel = kc if attrs.groups == 1 else tirx.floordiv(c, per_group) * icg + kc
-        taken = padded(b, y * sh + ky * dh, x * sw + kx * dw, channel)
-        return te.sum(taken * kernel[0](ky, kx, kc, c).astype(dtype), axis=[ky, kx, kc])
-
-    sums = te.compute((n, oh, ow, oc), product, "sums")
-
-    def value(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
-        acc = sums(b, y, x, c).astype("int64") + params[0](c).astype("int64")
-        return clamped(rescale(acc, scales[0][0](c), scales[1][0](c), wide), attrs)
-
-    return te.compute((n, oh, ow, oc), value, "output"), [kernel, params, *scales]
 
 
 def _padded(source: te.Tensor, padding: tuple[int, ...], fill: int, zero_point: int, dtype: str) -> te.Tensor:
@@ -278,7 +263,6 @@ def _int64(value: int) -> Expr:
 _STAGES: dict[type, Callable[..., Stage]] = {
     operators.QuantizeAttrs: _quantize,
     operators.DequantizeAttrs: _dequantize,
-    operators.ConvAttrs: _conv,
     operators.PoolAttrs: _pool,
     operators.EltwiseAttrs: _eltwise,
     operators.RequantizeAttrs: _requantize,

@@ -32,12 +32,11 @@ def function(
         with T.prim_func(private=True, s_tir=True):
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             buffers = [T.arg(f"t{k}", T.buffer(shape, dtype)) for k, (shape, dtype) in enumerate(tensors)]
-            body(
-                *(
-                    T.decl_buffer((int(np.prod(shape, dtype=np.int64)),), dtype, data=buffer.data)
-                    for buffer, (shape, dtype) in zip(buffers, tensors, strict=True)
-                )
-            )
+            with T.sblock("root"):
+                T.reads()
+                T.writes()
+                flat = [((int(np.prod(shape, dtype=np.int64)),), dtype) for shape, dtype in tensors]
+                body(*(T.decl_buffer(*each, data=b.data) for b, each in zip(buffers, flat, strict=True)))
         return builder.get()
 
 

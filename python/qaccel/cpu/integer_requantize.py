@@ -74,9 +74,22 @@ def rounded(isa: Vectors, value: Expr, scale: Expr, fused: bool, limit: Expr | N
         real = tirx.max(tirx.min(real, limit), const(0.0, dtype) - limit)
     magic = const(_MAGIC, dtype)
     if isa.fma or fused:
-        moved = intrinsic(dtype, "llvm.fma", real, scale, magic)
-    else:
-        moved = real * scale + magic
+        return _whole(intrinsic(dtype, "llvm.fma", real, scale, magic))
+    return _whole(real * scale + magic)
+
+
+def nearest(value: Expr, bound: float) -> Expr:
+    """``rhe(value)`` of float64 lanes as int32 lanes; ``|value| <= bound``, and where 32 bits do not hold it, it saturates."""
+    dtype = of("float64", lanes_of(value))
+    if bound >= 2.0**_RESULT_BITS:
+        limit = 2.0**_RESULT_BITS
+        value = tirx.max(tirx.min(value, const(limit, dtype)), const(-limit, dtype))
+    return _whole(value + const(_MAGIC, dtype))
+
+
+def _whole(moved: Expr) -> Expr:
+    """The lower words of float64 lanes."""
+    lanes = lanes_of(moved)
     words = tirx.reinterpret(of("int32", 2 * lanes), moved)
     return shuffle([words], range(0, 2 * lanes, 2))
 

@@ -24,6 +24,7 @@ class Vectors:
 
     ``bytes4`` multiplies unsigned by signed bytes and adds groups of four to 32-bit lanes (VNNI); ``signed4`` does so with
     both signed (NEON's dot product); ``words2`` adds pairs of products of 16-bit words (VNNI). None where the CPU lacks it.
+    ``bytes_table``: whether it looks up bytes in 128 (VBMI).
     """
 
     x86: bool
@@ -33,6 +34,7 @@ class Vectors:
     signed4: str | None = None
     words2: str | None = None
     fma: bool = False
+    bytes_table: bool = False
 
     @staticmethod
     def anywhere() -> Vectors:
@@ -60,7 +62,7 @@ def vectors_of(target: tvm.target.Target) -> Vectors:
         dot = has("avx512vnni")
         return Vectors(
             True, 64, 32, "llvm.x86.avx512.vpdpbusd.512" if dot else None, None,
-            "llvm.x86.avx512.vpdpwssd.512" if dot else None, True,
+            "llvm.x86.avx512.vpdpwssd.512" if dot else None, True, has("avx512vbmi"),
         )  # fmt: skip
     if has("avx2"):
         dot = has("avxvnni")
@@ -131,7 +133,7 @@ def grouped_order(isa: Vectors, size: int) -> list[int]:
 
 def packed(isa: Vectors, values: Sequence[Expr], bits: int) -> Expr:
     """1, 2 or 4 int32 vectors in ``grouped_order``, saturated to one vector of int8 or int16 in channel order."""
-    lanes = isa.lanes
+    lanes = lanes_of(values[0])
     if not isa.x86 or len(values) == 1:
         whole = values[0] if len(values) == 1 else shuffle(values, range(len(values) * lanes))
         count = len(values) * lanes

@@ -28,7 +28,9 @@ def quantize(isa: Vectors, attrs: QuantizeAttrs, shape: tuple[int, ...]) -> Kern
     def body(source: Any, out: Any) -> None:
         if flat:
             chunked(
-                math.prod(shape), isa, lambda k, lanes: loops.write(out, k, _steps(load(source, k, lanes), attrs), lanes)
+                math.prod(shape),
+                isa,
+                lambda k, lanes: loops.write(out, k, _steps(load(source, k, lanes), attrs), lanes),
             )
             return
         batch, channels, height, width = shape
@@ -36,7 +38,8 @@ def quantize(isa: Vectors, attrs: QuantizeAttrs, shape: tuple[int, ...]) -> Kern
             n, y = tirx.floordiv(line, height), tirx.floormod(line, height)
 
             def pixels(x: Expr, lanes: int) -> None:
-                found = [T.Bind(_steps(load(source, ((n * channels + c) * height + y) * width + x, lanes), attrs)) for c in range(channels)]
+                begins = [((n * channels + c) * height + y) * width + x for c in range(channels)]
+                found = [T.Bind(_steps(load(source, begin, lanes), attrs)) for begin in begins]
                 at = (line * width + x) * channels
                 if channels <= _FEW_CHANNELS:
                     indices = [c * lanes + k for k in range(lanes) for c in range(channels)]

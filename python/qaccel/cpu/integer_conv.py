@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,147 +16,29 @@ from tvm.tirx.script.builder import ir as T
 
 from ..quant.operators import ConvAttrs, carrier, window_output
 from . import integer_loops as loops
-from .integer_pack import Mac, channel_order, mac_of, reach, taken, vector_sizes
+from .integer_pack import channel_order, reach, taken, vector_sizes
+from .integer_plan import Dense, Sums, packed_weight, planned, sums_of
 from .integer_requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
 
-_MOST_VECTORS = 8  # output vectors of a tile
-_ROW_PIXELS = 24  # a task has rows for about this many pixels at least
 _FEW_TASKS = 4  # fewer are divided by output channels
 
 
-@dataclass(frozen=True, eq=False)
-class Dense:
-    """A convolution as the kernel sees it: input [N, H, W, C], weight OHWI over ``width`` channels from ``firsts`` on.
-
-    ``firsts`` [blocks]: the first input channel of each block of output channels, all zero without groups.
-    """
-
-    isa: Vectors
-    attrs: ConvAttrs
-    mac: Mac
-    shape: tuple[int, int, int, int]
-    out_size: tuple[int, int]
-    channels: int
-    kernel: tuple[int, int]
-    per_block: int  # vectors
-    tile: int  # pixels
-    firsts: tuple[int, ...]
-    width: int
-
-    @property
-    def flat(self) -> bool:
-        """Whether output pixels are input pixels, so that the image's rows do not matter."""
-        return self.kernel == (1, 1) and self.attrs.strides == (1, 1) and not any(self.attrs.padding)
-
-    @cached_property
-    def joined(self) -> bool:
-        """Whether a row of a window's taps is one run."""
-        return self.attrs.dilation[1] == 1 and self.attrs.groups == 1
-
-    @cached_property
-    def runs(self) -> tuple[int, int, int]:
-        """(rows, columns, length) of the runs that the reduction consists of; lengths in values."""
-        kh, kw = self.kernel
-        return (kh, 1, kw * self.width) if self.joined else (kh, kw, self.width)
-
-    @cached_property
-    def steps(self) -> int:
-        """Instructions per run."""
-        return -(-self.runs[2] // self.mac.depth)
-
-    @cached_property
-    def vectors(self) -> int:
-        """Vectors of output channels."""
-        return -(-self.channels // self.isa.lanes)
-
-    @cached_property
-    def rows(self) -> int:
-        """Output rows of a task."""
-        height, width = self.out_size
-        return next(r for r in range(1, height + 1) if height % r == 0 and (r == height or r * width >= _ROW_PIXELS))
-
-    @cached_property
-    def pitch(self) -> int:
-        """Elements of a padded input row."""
-        _, left, _, right = self.attrs.padding
-        return (self.shape[2] + left + right) * self.shape[3]
-
-    @cached_property
-    def in_rows(self) -> int:
-        """Input rows of a task."""
-        return (self.rows - 1) * self.attrs.strides[0] + (self.kernel[0] - 1) * self.attrs.dilation[0] + 1
-
-
 def conv2d(
-    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, int, int, int], weight: np.ndarray, bias: np.ndarray,
+    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
     weight_scale: np.ndarray,
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
     """The kernel of a ``qaccel.conv2d`` on an input of ``shape`` NHWC, and the constants that it takes after the input."""
-    out_shape = (shape[0], *window_output(shape[1:3], weight.shape[1:3], attrs.strides, attrs.padding, attrs.dilation))
-    out_shape = (*out_shape, len(weight))
-    in_shape = shape
+    height, width = window_output((shape[1], shape[2]), weight.shape[1:3], attrs.strides, attrs.padding, attrs.dilation)
+    out_shape, in_shape = (shape[0], height, width, len(weight)), shape
     if weight.shape[1:3] == shape[1:3] and not any(attrs.padding) and attrs.groups == 1 and attrs.dilation == (1, 1):
         # The whole plane: one pixel of many channels.
         in_shape = (shape[0], 1, 1, shape[1] * shape[2] * shape[3])
         weight = weight.reshape(len(weight), 1, 1, -1)
-    dense = _planned(isa, attrs, in_shape, weight, out_shape[1:3])
+    dense = planned(isa, attrs, in_shape, weight, (height, width))
     constants, kernel = _kernel(dense, weight.astype(np.int64), bias.astype(np.int64), weight_scale)
     inputs = [(shape, carrier(attrs.activation_bits))]
     return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), kernel), constants
-
-
-def _planned(
-    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, int, int, int], weight: np.ndarray, out_size: tuple[int, int]
-) -> Dense:
-    """Tile and block with the fewest cycles by a simple count of multiplications, loads and latency."""
-    channels, kh, kw, per_group = weight.shape
-    mac = mac_of(isa, attrs)
-    vectors = -(-channels // isa.lanes)
-    narrow = Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), 1, 1, (0,), per_group)
-    pixels = shape[0] * out_size[0] * out_size[1] if narrow.flat else narrow.rows * out_size[1]
-    group = channels // attrs.groups
-    spare = 2 if isa.words2 is None and mac.kind == "words2" else 1
-
-    def half_cycles(tile: int, size: int) -> float:
-        return max(tile * size, tile + size, 10) + 1 + 30 * tile * size / (narrow.steps * kh) if size else 0.0
-
-    def total(choice: tuple[int, int]) -> float:
-        tile, size = choice
-        return -(-pixels // tile) * (vectors // size * half_cycles(tile, size) + half_cycles(tile, vectors % size))
-
-    sizes = [
-        size
-        for size in range(1, min(_MOST_VECTORS, vectors) + 1)
-        if attrs.groups == 1 or size == 1 or group % (size * isa.lanes) == 0
-    ]
-    tile, size = min(
-        (
-            (tile, size)
-            for size in sizes
-            for tile in range(1, min(pixels, max(1, (isa.registers - spare - size) // size)) + 1)
-        ),
-        key=total,
-    )
-    blocks = -(-vectors // size)
-    if attrs.groups == 1:
-        firsts, width = [0] * blocks, per_group
-    else:
-        ends = [min((b + 1) * size * isa.lanes, channels) for b in range(blocks)]
-        firsts = [b * size * isa.lanes // group * per_group for b in range(blocks)]
-        width = max(-(-end // group) * per_group - first for first, end in zip(firsts, ends, strict=True))
-    return Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), size, tile, tuple(firsts), width)
-
-
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """How accumulators add up: in 32 bits at once, or in ``segment`` steps of each run that are added in float64.
-
-    ``planes``: factors of the parts that weights are split into; one part is not split.
-    """
-
-    segment: int | None
-    planes: tuple[int, ...]
 
 
 def _kernel(
@@ -168,57 +49,23 @@ def _kernel(
     bound = sizes * reach(attrs) + np.abs(bias)
     rescale = Rescale.of(*attrs.multipliers(weight_scale), bound)
     correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
-    sums = _sums(attrs, mac, weight, bound)
+    sums = sums_of(attrs, mac, weight, bound)
     order = channel_order(isa, dense.channels, dense.per_block, attrs.out_bits)
     if sums.segment is None:
         correction = (correction.astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
     else:
         correction = correction.astype(np.float64)
-    constants = [_packed_weight(dense, weight, sums.planes, order), taken(correction, order), taken(rescale.scales, order)]
+    constants = [
+        packed_weight(dense, weight, sums.planes, order),
+        taken(correction, order),
+        taken(rescale.scales, order),
+    ]
     if rescale.limits is not None:
         constants.append(taken(rescale.limits, order))
     if any(dense.firsts):
         constants.append(np.array(dense.firsts, np.int32))
     body = _Body(dense, sums, rescale.fused, rescale.limits is not None)
     return constants, body
-
-
-def _sums(attrs: ConvAttrs, mac: Mac, weight: np.ndarray, bound: np.ndarray) -> Sums:
-    split = attrs.weight_bits == attrs.activation_bits == 16
-    if int(bound.max()) < 1 << 31 and not split:
-        return Sums(None, (1,))
-    largest = 1 << 7 if split else max(1, int(np.abs(weight).max()))
-    value = 255 if mac.base == -128 else reach(attrs)
-    return Sums(max(1, ((1 << 31) - 1) // (mac.depth * largest * value)), (256, 1) if split else (1,))
-
-
-def _packed_weight(dense: Dense, weight: np.ndarray, planes: tuple[int, ...], order: np.ndarray) -> np.ndarray:
-    """Flat: [block][plane][run][step][vector][lane][depth]; planes as _Body reads them."""
-    isa, mac = dense.isa, dense.mac
-    kh, kw, per_group = weight.shape[1:]
-    group = len(weight) // dense.attrs.groups
-    run_rows, run_columns, length = dense.runs
-    pieces = []
-    for block, first in enumerate(dense.firsts):
-        lanes = order[block * dense.per_block * isa.lanes :][: dense.per_block * isa.lanes]
-        wide = np.zeros((len(lanes), kh, kw, dense.width), np.int64)
-        for k, channel in enumerate(lanes):
-            if channel >= 0:
-                begin = channel // group * per_group - first if dense.attrs.groups > 1 else 0
-                wide[k, :, :, begin : begin + per_group] = weight[channel]
-        runs = wide.reshape(len(lanes), run_rows * run_columns, length)
-        steps = np.zeros((*runs.shape[:2], dense.steps * mac.depth), np.int64)
-        steps[:, :, :length] = runs
-        parts = [steps]
-        if len(planes) == 2:
-            low = ((steps + 128) & 255) - 128
-            parts = [(steps - low) >> 8, low]
-        for part in parts:
-            laid = part.reshape(len(lanes), runs.shape[1], dense.steps, mac.depth).transpose(1, 2, 0, 3)
-            pieces.append(laid.reshape(-1))
-    # The high part of a split weight may be 128.
-    dtype = np.int8 if dense.attrs.weight_bits <= 8 else np.int16
-    return np.concatenate(pieces).astype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,21 +180,25 @@ class _Body:
     def rest(self, scratch: Any, tables: _Tables, whole: int, bases: list[Expr], places: list[Expr]) -> None:
         begin = whole * self.dense.per_block
         count = self.dense.channels - begin * self.dense.isa.lanes
-        self.block(
-            scratch, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count, bases, places
-        )
+        self.block(scratch, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count, bases, places)
 
     def block(
-        self, scratch: Any, tables: _Tables, block: Expr, size: int, count: int | None, bases: list[Expr], places: list[Expr]
+        self,
+        scratch: Any,
+        tables: _Tables,
+        block: Expr,
+        size: int,
+        count: int | None,
+        bases: list[Expr],
+        places: list[Expr],
     ) -> None:
         """One tile and ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
-        dense, isa, lanes = self.dense, self.dense.isa, self.dense.isa.lanes
+        dense, lanes = self.dense, self.dense.isa.lanes
         channel = T.Bind(block * (dense.per_block * lanes))
         step = size * lanes * dense.mac.depth
-        plane = dense.runs[0] * dense.runs[1] * dense.steps * step
-        begin = T.Bind(
-            block * (len(self.sums.planes) * dense.runs[0] * dense.runs[1] * dense.steps * dense.per_block * lanes * dense.mac.depth)
-        )
+        steps = dense.runs[0] * dense.runs[1] * dense.steps
+        plane = steps * step
+        begin = T.Bind(channel * (len(self.sums.planes) * steps * dense.mac.depth))
         if tables.firsts is not None:
             first = T.Bind(tables.firsts[block])
             bases = [T.Bind(base + first) for base in bases]
@@ -391,7 +242,15 @@ class _Body:
                         loops.write(total, 0, loops.read(total, lanes) + value, lanes)
 
     def accumulate(
-        self, scratch: Any, weight: Any, sums: list[list[Any]], bases: list[Expr], begin: Expr, step: int, first: int, count: int
+        self,
+        scratch: Any,
+        weight: Any,
+        sums: list[list[Any]],
+        bases: list[Expr],
+        begin: Expr,
+        step: int,
+        first: int,
+        count: int,
     ) -> None:
         rows, columns, _ = self.dense.runs
         with loops.loop(rows) as y, loops.loop(columns) as x:

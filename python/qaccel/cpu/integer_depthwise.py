@@ -20,6 +20,7 @@ from .integer_pack import Mac, mac_of, reach, taken
 from .integer_requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, grouped_order, interleaved, load, narrowed, of
 
+_FINISH_WORK = 50  # instructions that requantize a pixel's vectors
 _MOST_TAPS = 256  # whose sum of products of 16 by 8 bits stays within 32
 
 
@@ -38,13 +39,14 @@ def is_depthwise(attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray) -
 class _Depthwise:
     """A depthwise convolution of an input [N, H, W, C]; the statements of its kernel.
 
-    ``rows``: output rows of a task. ``planes``: factors of the parts that weights are split into. ``real``: whether sums end in float64.
+    ``rows``: output rows of a task. ``planes``: factors of the parts that weights are split into. ``real``: whether sums end in
+    float64.
     """
 
     isa: Vectors
     attrs: ConvAttrs
     mac: Mac
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     out_size: tuple[int, int]
     kernel: tuple[int, int]
     rows: int
@@ -140,11 +142,13 @@ class _Depthwise:
     def tile(self, isa: Vectors) -> int:
         """Output pixels of a tile: as many as registers hold, with few columns read and pixels done twice."""
         width, depth = self.out_size[1], self.mac.depth
+        stride, dilation = self.attrs.strides[1], self.attrs.dilation[1]
         most = max(1, (isa.registers - depth * min(self.groups, 2)) // depth - 1)
 
         def work(tile: int) -> int:
-            columns = len({x * self.attrs.strides[1] + k * self.attrs.dilation[1] for x in range(tile) for k in range(self.kernel[1])})
-            return -(-width // tile) * (2 * depth * self.groups * columns + tile * (depth * self.kernel[1] * self.groups + 50))
+            columns = len({x * stride + k * dilation for x in range(tile) for k in range(self.kernel[1])})
+            each = depth * self.kernel[1] * self.groups + _FINISH_WORK
+            return -(-width // tile) * (2 * depth * self.groups * columns + tile * each)
 
         return min(range(1, min(width, most) + 1), key=work)
 
@@ -221,20 +225,21 @@ class _Depthwise:
         bounds = [None if limits is None else load(limits, index, lanes) for index in at]
         for x, line in enumerate(results):
             values = [
-                T.Bind(rounded(isa, loops.read(line[v], lanes), factors[v], self.fused, bounds[v])) for v in range(depth)
+                T.Bind(rounded(isa, loops.read(line[v], lanes), factors[v], self.fused, bounds[v]))
+                for v in range(depth)
             ]
             whole = T.Bind(finished(isa, values, Output.of(self.attrs)))
             loops.store_first(output, place + x * self.shape[3], whole, depth * lanes, count)
 
 
 def depthwise(
-    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, int, int, int], weight: np.ndarray, bias: np.ndarray,
+    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
     weight_scale: np.ndarray,
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
     """The kernel of a depthwise ``qaccel.conv2d``, as `integer_conv.conv2d`."""
     weight, bias = weight.astype(np.int64), bias.astype(np.int64)
     kernel = weight.shape[1:3]
-    out_size = window_output(shape[1:3], kernel, attrs.strides, attrs.padding, attrs.dilation)
+    out_size = window_output((shape[1], shape[2]), kernel, attrs.strides, attrs.padding, attrs.dilation)
     mac = mac_of(isa, attrs)
     split = attrs.weight_bits == attrs.activation_bits == 16
     sizes = np.abs(weight).reshape(len(weight), -1).sum(axis=1)

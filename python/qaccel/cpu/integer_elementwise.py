@@ -130,9 +130,7 @@ def requantize(isa: Vectors, attrs: RequantizeAttrs, shape: tuple[int, ...]) -> 
     value = rescaled(isa, attrs.in_bits, attrs.in_zero_point, attrs.multiplier(), Output.of(attrs))
 
     def body(q: Any, out: Any) -> None:
-        chunked(
-            math.prod(shape), isa, lambda k, lanes: loops.write(out, k, value(load(q, k, lanes)), lanes)
-        )
+        chunked(math.prod(shape), isa, lambda k, lanes: loops.write(out, k, value(load(q, k, lanes)), lanes))
 
     return loops.function([(shape, carrier(attrs.in_bits))], [], (shape, carrier(attrs.out_bits)), body), []
 
@@ -172,7 +170,9 @@ def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.n
             chunked(count, isa, lambda k, _: _one(values, source, out, k), 1)
 
     constants = [np.ascontiguousarray(entries)]
-    return loops.function([(shape, carrier(attrs.in_bits))], constants, (shape, carrier(attrs.out_bits)), body), constants
+    return loops.function(
+        [(shape, carrier(attrs.in_bits))], constants, (shape, carrier(attrs.out_bits)), body
+    ), constants
 
 
 def _one(values: Any, source: Any, out: Any, k: Expr) -> None:

@@ -18,7 +18,7 @@ from .vectors import Expr, Vectors, const, load, of
 _FEW_ROWS = 4  # with fewer, tasks are divided by channels
 
 
-def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, int, int, int]) -> Kernel:
+def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
     """``qaccel.pool2d``: a maximum is rescaled, a sum too, with 1 / taps in the multiplier."""
     batch, height, width, channels = shape
     rows, columns = window_output((height, width), attrs.kernel, attrs.strides, attrs.padding, attrs.dilation)
@@ -85,7 +85,9 @@ def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, int, int, int]) -> 
                 n, y = tirx.floordiv(line, rows), tirx.floormod(line, rows)
                 begin = whole * lanes
                 loops.each(
-                    channels - begin, lanes, lambda c, size: window(source, rest[:-1], rest[-1], n, y, x, begin + c, size)
+                    channels - begin,
+                    lanes,
+                    lambda c, size: window(source, rest[:-1], rest[-1], n, y, x, begin + c, size),
                 )
 
     inputs = [(shape, carrier(attrs.activation_bits))]

@@ -74,8 +74,7 @@ def primitive(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> tuple[t
     data = [arg for arg, _ in zip(call.args, operators.inputs_of(attrs) or (None,), strict=False)]
     kernel = _kernel(attrs, call, isa)
     if kernel is not None:
-        function, constants = kernel
-        return function, [*data, *(relax.const(array, str(array.dtype)) for array in constants)]
+        return kernel[0], [*data, *(relax.const(array, str(array.dtype)) for array in kernel[1])]
     inputs = [te.placeholder(operators.static_shape(arg), str(arg.ty.dtype), f"q{k}") for k, arg in enumerate(data)]
     result, constants = _STAGES[type(attrs)](attrs, call, inputs)
     values = [relax.const(array, str(array.dtype)) for _, array in constants]

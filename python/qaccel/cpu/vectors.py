@@ -145,7 +145,9 @@ def packed(isa: Vectors, values: Sequence[Expr], bits: int) -> Expr:
         for first, second in zip(values[::2], values[1::2], strict=True)
     ]
     if bits == 16 and len(words) == 2:
-        return shuffle(words, [at + k for lane in range(0, 2 * lanes, 8) for at in (lane, 2 * lanes + lane) for k in range(8)])
+        return shuffle(
+            words, [at + k for lane in range(0, 2 * lanes, 8) for at in (lane, 2 * lanes + lane) for k in range(8)]
+        )
     if bits == 16:
         return words[0]
     if len(words) == 2:

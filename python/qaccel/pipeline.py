@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+import tvm
 from tvm import relax
 
 from .errors import QaccelError
@@ -46,7 +47,8 @@ class Subgraph:
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """Everything that a compilation made. ``hw``, ``quantized``, ``partitioned`` and ``report`` are None for the CPU alone."""
+    """Everything that a compilation made. ``hw``, ``partitioned`` and ``report`` are None for the CPU alone, ``quantized`` for the
+    float model."""
 
     model: ImportedModel
     options: CompileOptions
@@ -79,9 +81,10 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
     ``name`` is what the report calls the model. Raises QaccelError with one line for everything that a user can mend.
     """
     link.host_target(options.target)  # a mistake in the target shows before the long work
-    if options.target.config is None:
+    if options.target.config is None and options.bits is None and options.calibration_data is None:
         return _compile_float(model, options, name, stages)
-    load_config(options.target.config)
+    if options.target.config is not None:
+        load_config(options.target.config)
     return compile_quantized(quantize_model(model, options, stages), options, name, stages)
 
 
@@ -104,14 +107,18 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
 
 
 def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, stages: Stages) -> Compiled:
-    """The stages partition, codegen, profile and link."""
-    assert options.target.config is not None
-    hw, model = load_config(options.target.config), quantized.model.model
+    """The stages partition, codegen, profile and link; for the CPU alone, which runs the same integers, only link."""
+    source, ends = _with_ends(quantized.model, options.io_dtype)
+    model = quantized.model.model
+    if options.target.config is None:
+        with stages("link"):
+            metadata = make_metadata(name, str(options.target), model, quantized.model, None, ends)
+            executable = link.build(source, link.host_target(options.target), metadata)
+        return Compiled(
+            model, options, None, quantized.model, None, (), executable, metadata, None, quantized.notes
+        )  # fmt: skip
+    hw = load_config(options.target.config)
     with stages("partition"):
-        source, ends = quantized.model.mod, None
-        if options.io_dtype != FLOAT:
-            source, *meanings = with_integer_ends(source, options.io_dtype, model.inputs, model.outputs)
-            ends = IntegerEnds(options.io_dtype, *meanings)
         partitioned = partition(source, hw, quantized.model.unquantized, float_macs(model.mod))
         check_config(partitioned, hw)
     with stages("codegen"):
@@ -136,6 +143,14 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     )  # fmt: skip
 
 
+def _with_ends(quantized: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
+    """The quantized module with inputs and outputs of ``io_dtype``, and what they mean if they are integers."""
+    if io_dtype == FLOAT:
+        return quantized.mod, None
+    source, *meanings = with_integer_ends(quantized.mod, io_dtype, quantized.model.inputs, quantized.model.outputs)
+    return source, IntegerEnds(io_dtype, *meanings)
+
+
 def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
     """Tiles make any layer fit any sensible config: one that a layer does not fit is a mistake, not a reason for the CPU."""
     for rejection in partitioned.rejections:
@@ -146,14 +161,15 @@ def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
 
 
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
-    """The CPU alone: import and link."""
-    for flag, value in (
-        ("--io-dtype", options.io_dtype if options.io_dtype != FLOAT else None),
-        ("--calibration-data", options.calibration_data), ("--bits", options.bits), ("--input-range", options.input_range),
+    """The float model on the CPU alone: import and link."""
+    for flag, given in (
+        ("--io-dtype", options.io_dtype != FLOAT), ("--input-range", options.input_range is not None),
+        ("--preprocess", options.preprocess is not None),
     ):  # fmt: skip
-        if value is not None:
+        if given:
             raise QaccelError(
-                f"{flag} is for quantization, and --target '{options.target}' compiles the float model; add qaccel"
+                f"{flag} is for quantization, and --target '{options.target}' alone compiles the float model; add --bits or "
+                "--calibration-data, which run it in integers"
             )
     with stages("import"):
         imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)

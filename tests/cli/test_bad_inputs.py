@@ -152,7 +152,8 @@ def test_flags_that_do_not_fit(folder, capfd):
     fails(capfd, folder, [*COMPILE, "--dump-code", "ptx"], "ptx")
     fails(capfd, folder, ["compile", "model.onnx", "--target=vulkan", "-o", "out.so"], "vulkan")
     fails(capfd, folder, ["compile", "model.onnx", "--target=llvm -mcpu=i8086", "-o", "out.so"], "i8086")
-    fails(capfd, folder, ["compile", "model.onnx", "--target=llvm", "--bits=8", "-o", "out.so"], "--bits")
+    fails(capfd, folder, ["compile", "model.onnx", "--target=llvm", "--input-range=0,1", "-o", "out.so"], "add --bits")
+    fails(capfd, folder, ["compile", "model.onnx", "--target=llvm", "--emit-qdq=q.onnx", "-o", "out.so"], "--emit-qdq")
     fails(capfd, folder, ["compile", "model.onnx", "--target=llvm", "--report=r", "-o", "out.so"], "--report")
     fails(capfd, folder, ["compile", "model.onnx", "--target=qaccel", "-o", "out.onnx"], ".so or .tar")
 
@@ -334,7 +335,7 @@ def test_types_and_formats_that_are_unknown(folder, capfd):
         folder,
         ["compile", "model.onnx", "--target=llvm", "--io-dtype=int8", "-o", "out.so"],
         "--io-dtype",
-        "add qaccel",
+        "add --bits",
     )
     fails(capfd, folder, ["compile", "model.onnx", "--target=qaccel", "--io-dtype=int8", *OUTPUTS], "input", "16 bits")
 

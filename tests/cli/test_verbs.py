@@ -102,6 +102,27 @@ def test_the_cpu_alone(capfd, folder: Path):
     assert "target     llvm" in out
 
 
+def test_the_cpu_alone_in_integers(capfd, folder: Path):
+    """The same integers as the accelerator's, and every verb takes the module."""
+    common = ["--calibration-data", "calibration.npz", "--bits", "W4A8"]
+    tvmc(capfd, "compile", "model.onnx", "--target=qaccel", "-o", "npu.so", *common)
+    tvmc(
+        capfd, "compile", "model.onnx", "--target=llvm -mcpu=native", "-o", "integers.so", *common, "--emit-qdq", "qdq.onnx",
+        "--dump-code", "relax",
+    )  # fmt: skip
+    onnx.checker.check_model(onnx.load(folder / "qdq.onnx"))
+    assert "qaccel.conv2d" in (folder / "integers.so.relax").read_text()
+    for name in ("npu", "integers"):
+        tvmc(capfd, "run", f"{name}.so", "--inputs", "inputs.npz", "--outputs", f"{name}.npz")
+    np.testing.assert_array_equal(np.load(folder / "integers.npz")["y"], np.load(folder / "npu.npz")["y"])
+    assert "agreement" in tvmc(capfd, "evaluate", "integers.so", "--data", "labelled.npz", "--reference", "model.onnx")
+    out = tvmc(capfd, "inspect", "integers.so")
+    assert "target     llvm -mcpu=native" in out
+    assert "8 bits, scale" in out
+    tvmc(capfd, "compile", "model.onnx", "--target=llvm", "-o", "guess.so", "--bits", "8", "--io-dtype", "int8")
+    assert "int8 [1, 3, 16, 16]" in tvmc(capfd, "inspect", "guess.so")
+
+
 def test_image_folder(capfd, folder: Path):
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)

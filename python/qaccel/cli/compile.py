@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data"
     )
     data.add_argument(
-        "--bits", metavar="BITS", help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without)"
+        "--bits",
+        metavar="BITS",
+        help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
     extra = parser.add_argument_group("what else to write")
     extra.add_argument("--emit-qdq", metavar="FILE.onnx", type=Path, help="the quantized model as standard ONNX QDQ")
@@ -121,7 +123,9 @@ def _check_places(arguments: argparse.Namespace, options: CompileOptions) -> Non
         if getattr(arguments, flag) is not None:
             check_folder(getattr(arguments, flag), "--" + flag.replace("_", "-"))
     if options.target.config is None:
-        for flag in ("emit_qdq", "emit_program", "report"):
+        if arguments.emit_qdq is not None and options.bits is None and options.calibration_data is None:
+            raise QaccelError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
+        for flag in ("emit_program", "report"):
             if getattr(arguments, flag) is not None:
                 raise QaccelError(
                     f"--{flag.replace('_', '-')} needs the accelerator, and --target '{options.target}' has none; add qaccel"
@@ -138,7 +142,8 @@ def _dumps(text: str | None) -> list[str]:
 
 def _dump(compiled: Compiled, kind: str) -> str:
     if kind == "relax":
-        mod = compiled.model.mod if compiled.partitioned is None else compiled.partitioned.mod
+        quantized = compiled.model.mod if compiled.quantized is None else compiled.quantized.mod
+        mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
         return mod.script(show_meta=False)
     from ..isa import decode, disassemble
 

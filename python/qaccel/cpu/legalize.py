@@ -12,9 +12,15 @@ from tvm import relax, s_tir, te, tirx
 
 from ..numerics import activation_limits
 from ..quant import operators
-from ..quant.interpret import tap_counts
-from ..quant.pieces import positions, unflattened
-from .arithmetic import carried, centred, clamped, rescale, rounded
+from ..quant.pieces import FIELDS, positions, unflattened
+from .arithmetic import carried, centred, clamped, rounded
+from .integer_border import dequantize, quantize
+from .integer_conv import conv2d
+from .integer_depthwise import depthwise, is_depthwise
+from .integer_elementwise import Kernel, eltwise, requantize, table
+from .integer_move import MOST_PIECES, move
+from .integer_pool import pool2d
+from .vectors import Vectors, vectors_of
 
 Expr = Any  # a TIR expression
 Indices = tuple[Expr, ...]
@@ -27,7 +33,8 @@ class LegalizeQuantized:
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Functions with a ``Codegen`` or ``Composite`` attribute are left as they are."""
-        mutator = _Mutator(mod)
+        target = tvm.target.Target.current(allow_none=True)
+        mutator = _Mutator(mod, vectors_of(target) if target is not None else Vectors.anywhere())
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function) and not _offloaded(function):
                 mutator.builder_.update_func(var, mutator.visit_expr(function))
@@ -42,6 +49,10 @@ def _offloaded(function: relax.Function) -> bool:
 class _Mutator(relax.PyExprMutator):
     """Replaces calls, one PrimFunc each; the module is being rewritten in ``builder_``."""
 
+    def __init__(self, mod: tvm.IRModule, isa: Vectors) -> None:
+        super().__init__(mod)
+        self.isa = isa
+
     def visit_function_(self, function: relax.Function) -> relax.Expr:
         """Nested functions that an accelerator takes stay as they are."""
         return function if _offloaded(function) else super().visit_function_(function)
@@ -53,14 +64,17 @@ class _Mutator(relax.PyExprMutator):
         if not operators.is_quantized(call):
             return call
         attrs = operators.read(call)
-        function, args = primitive(attrs, call)
+        function, args = primitive(attrs, call, self.isa)
         name = "qaccel_" + attrs.operator.removeprefix("qaccel.")
         return relax.call_tir(self.builder_.add_func(function, name), args, result)
 
 
-def primitive(attrs: operators.Attrs, call: relax.Call) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
+def primitive(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
     """The scheduled PrimFunc of a call, and the operands that it takes: activations, then constants."""
     data = [arg for arg, _ in zip(call.args, operators.inputs_of(attrs) or (None,), strict=False)]
+    kernel = _kernel(attrs, call, isa)
+    if kernel is not None:
+        return kernel[0], [*data, *(relax.const(array, str(array.dtype)) for array in kernel[1])]
     inputs = [te.placeholder(operators.static_shape(arg), str(arg.ty.dtype), f"q{k}") for k, arg in enumerate(data)]
     result, constants = _STAGES[type(attrs)](attrs, call, inputs)
     values = [relax.const(array, str(array.dtype)) for _, array in constants]
@@ -68,6 +82,30 @@ def primitive(attrs: operators.Attrs, call: relax.Call) -> tuple[tirx.PrimFunc, 
     function = function.with_attr("op_pattern", _OPAQUE)
     return _scheduled(function, attrs), [*data, *values]
 
+
+def _kernel(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> Kernel | None:
+    """The function in vectors and its constants; None for what has none."""
+    shape = operators.static_shape(call.args[0])
+    if isinstance(attrs, operators.ConvAttrs):
+        weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
+        build = depthwise if is_depthwise(attrs, shape, weight) else conv2d
+        return build(isa, attrs, shape, weight, bias, weight_scale)
+    if isinstance(attrs, operators.EltwiseAttrs):
+        return eltwise(isa, attrs, *(operators.static_shape(arg) for arg in call.args))
+    if isinstance(attrs, operators.TableAttrs):
+        return table(isa, attrs, shape, operators.constant(call.args[1]))
+    if isinstance(attrs, operators.MoveAttrs):
+        few = len(attrs.pieces) <= FIELDS * MOST_PIECES
+        return move(isa, attrs, [operators.static_shape(arg) for arg in call.args]) if few else None
+    return _ONE_INPUT[type(attrs)](isa, attrs, shape)
+
+
+_ONE_INPUT: dict[type, Callable[..., Kernel | None]] = {
+    operators.QuantizeAttrs: quantize,
+    operators.DequantizeAttrs: dequantize,
+    operators.PoolAttrs: pool2d,
+    operators.RequantizeAttrs: requantize,
+}
 
 Stage = tuple[te.Tensor, list[tuple[te.Tensor, np.ndarray]]]
 
@@ -118,122 +156,6 @@ def _reindexed(indices: Indices, shape: tuple[int, ...], target: tuple[int, ...]
     return tuple(result)
 
 
-def _conv(attrs: operators.ConvAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
-    weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
-    multipliers, shifts = attrs.multipliers(weight_scale)
-    kernel, params = _constant(weight.transpose(1, 2, 3, 0), "weight"), _constant(bias, "bias")
-    scales = _constant(multipliers, "multiplier"), _constant(shifts, "shift")
-    oc, kh, kw, icg = weight.shape
-    wide = max(attrs.weight_bits, attrs.activation_bits) == 16
-    dtype = "int64" if wide else "int32"
-    padded = _padded(inputs[0], attrs.padding, 0, attrs.in_zero_point, dtype)
-    n, h, w, _ = operators.static_shape(call.args[0])
-    oh, ow = operators.window_output((h, w), (kh, kw), attrs.strides, attrs.padding, attrs.dilation)
-    ky, kx, kc = (te.reduce_axis((0, size), name) for size, name in ((kh, "ky"), (kw, "kx"), (icg, "kc")))
-    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
-    per_group = oc // attrs.groups
-
-    def product(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
-        channel = kc if attrs.groups == 1 else tirx.floordiv(c, per_group) * icg + kc
-        taken = padded(b, y * sh + ky * dh, x * sw + kx * dw, channel)
-        return te.sum(taken * kernel[0](ky, kx, kc, c).astype(dtype), axis=[ky, kx, kc])
-
-    sums = te.compute((n, oh, ow, oc), product, "sums")
-
-    def value(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
-        acc = sums(b, y, x, c).astype("int64") + params[0](c).astype("int64")
-        return clamped(rescale(acc, scales[0][0](c), scales[1][0](c), wide), attrs)
-
-    return te.compute((n, oh, ow, oc), value, "output"), [kernel, params, *scales]
-
-
-def _padded(source: te.Tensor, padding: tuple[int, ...], fill: int, zero_point: int, dtype: str) -> te.Tensor:
-    """``source - zero_point`` with (top, left, bottom, right) cells of ``fill`` around it."""
-    n, h, w, c = (int(dim) for dim in source.shape)
-    top, left, bottom, right = padding
-
-    def value(b: Expr, y: Expr, x: Expr, k: Expr) -> Expr:
-        if not any(padding):
-            return centred(source(b, y, x, k), zero_point, dtype)
-        inside = tirx.all(y >= top, y < top + h, x >= left, x < left + w)
-        held = centred(source(b, y - top, x - left, k), zero_point, dtype)
-        return tirx.if_then_else(inside, held, tirx.const(fill, dtype))
-
-    return te.compute((n, h + top + bottom, w + left + right, c), value, "padded")
-
-
-def _pool(attrs: operators.PoolAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
-    n, h, w, c = operators.static_shape(call.args[0])
-    oh, ow = operators.window_output((h, w), attrs.kernel, attrs.strides, attrs.padding, attrs.dilation)
-    ky, kx = (te.reduce_axis((0, size), name) for size, name in zip(attrs.kernel, ("ky", "kx"), strict=True))
-    (sh, sw), (dh, dw) = attrs.strides, attrs.dilation
-    largest = attrs.kind == "max"
-    wide = attrs.activation_bits == 16
-    dtype = "int64" if wide and not largest else "int32"
-    least = int(np.iinfo(np.int32).min)
-    padded = _padded(inputs[0], attrs.padding, least if largest else 0, attrs.in_zero_point, dtype)
-    over = te.max if largest else te.sum
-    taken = te.compute(
-        (n, oh, ow, c),
-        lambda b, y, x, k: over(padded(b, y * sh + ky * dh, x * sw + kx * dw, k), axis=[ky, kx]),
-        "taken",
-    )
-    counts = np.ones((oh, ow), np.int64) if largest else tap_counts(attrs, (h, w), (oh, ow))
-    pairs = {int(count): attrs.multiplier(int(count)) for count in np.unique(counts)}
-    tables = [
-        _constant(np.vectorize(lambda count, k=k: pairs[int(count)][k], otypes=[np.int64])(counts), name)
-        for k, name in enumerate(("multiplier", "shift"))
-    ]
-
-    def value(b: Expr, y: Expr, x: Expr, k: Expr) -> Expr:
-        scaled = rescale(
-            taken(b, y, x, k).astype("int64"), tables[0][0](y, x), tables[1][0](y, x), wide and not largest
-        )
-        return clamped(scaled, attrs)
-
-    return te.compute((n, oh, ow, c), value, "output"), tables
-
-
-def _eltwise(attrs: operators.EltwiseAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
-    ma, mb, shift = attrs.multipliers()
-    small = operators.static_shape(call.args[1])
-    combine = {"add": lambda p, q: p + q, "sub": lambda p, q: p - q, "min": tirx.min, "max": tirx.max}.get(attrs.kind)
-
-    def value(*nhwc: Expr) -> Expr:
-        a = centred(inputs[0](*nhwc), attrs.a_zero_point, "int64")
-        there = [0 if size == 1 else index for index, size in zip(nhwc, small, strict=True)]
-        b = centred(inputs[1](*there), attrs.b_zero_point, "int64")
-        exact = a * b * _int64(ma) if combine is None else combine(a * _int64(ma), b * _int64(mb))
-        return clamped(rounded(exact, _int64(shift)), attrs)
-
-    return te.compute(operators.static_shape(call.args[0]), value, "output"), []
-
-
-def _requantize(attrs: operators.RequantizeAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
-    multiplier, shift = attrs.multiplier()
-
-    def value(*nhwc: Expr) -> Expr:
-        exact = centred(inputs[0](*nhwc), attrs.in_zero_point, "int64") * _int64(multiplier)
-        return clamped(rounded(exact, _int64(shift)), attrs)
-
-    return te.compute(operators.static_shape(call.args[0]), value, "output"), []
-
-
-def _table(attrs: operators.TableAttrs, call: relax.Call, inputs: list[te.Tensor]) -> Stage:
-    entries = _constant(operators.constant(call.args[1]), "table")
-
-    def value(*nhwc: Expr) -> Expr:
-        index = inputs[0](*nhwc).astype("int32") + (1 << (attrs.in_bits - 1))
-        if attrs.in_bits != 16:
-            return carried(entries[0](index), attrs.out_bits)
-        low, part = tirx.shift_right(index, tirx.const(7, "int32")), index & 127
-        exact = entries[0](low).astype("int64") * (128 - part).astype("int64")
-        exact += entries[0](low + 1).astype("int64") * part.astype("int64")
-        return carried(rounded(exact, _int64(7)), attrs.out_bits)
-
-    return te.compute(operators.static_shape(call.args[0]), value, "output"), [entries]
-
-
 def _move(attrs: operators.MoveAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
     """Every value by tables that say its source and its place there; fills are a last source."""
     _, height, width, channels = attrs.shape
@@ -278,11 +200,6 @@ def _int64(value: int) -> Expr:
 _STAGES: dict[type, Callable[..., Stage]] = {
     operators.QuantizeAttrs: _quantize,
     operators.DequantizeAttrs: _dequantize,
-    operators.ConvAttrs: _conv,
-    operators.PoolAttrs: _pool,
-    operators.EltwiseAttrs: _eltwise,
-    operators.RequantizeAttrs: _requantize,
-    operators.TableAttrs: _table,
     operators.MoveAttrs: _move,
 }
 

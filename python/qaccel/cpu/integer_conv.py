@@ -1,0 +1,334 @@
+"""Convolutions in integers: products of a tile of pixels and a block of output channels in registers.
+
+A task pads the input rows that its output rows need into a buffer of its own. Every tap of a window then is an address there, so
+that 1x1, kxk, strided and dilated windows are one matrix product, whose reduction runs over ``runs`` of neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from ..quant.operators import ConvAttrs, carrier, window_output
+from . import integer_loops as loops
+from .integer_pack import channel_order, reach, taken, vector_sizes
+from .integer_plan import Dense, Sums, packed_weight, planned, sums_of
+from .integer_requantize import Output, Rescale, finished, rounded
+from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
+
+_FEW_TASKS = 4  # fewer are divided by output channels
+
+
+def conv2d(
+    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
+    weight_scale: np.ndarray,
+) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
+    """The kernel of a ``qaccel.conv2d`` on an input of ``shape`` NHWC, and the constants that it takes after the input."""
+    height, width = window_output((shape[1], shape[2]), weight.shape[1:3], attrs.strides, attrs.padding, attrs.dilation)
+    out_shape, in_shape = (shape[0], height, width, len(weight)), shape
+    if weight.shape[1:3] == shape[1:3] and not any(attrs.padding) and attrs.groups == 1 and attrs.dilation == (1, 1):
+        # The whole plane: one pixel of many channels.
+        in_shape = (shape[0], 1, 1, shape[1] * shape[2] * shape[3])
+        weight = weight.reshape(len(weight), 1, 1, -1)
+    dense = planned(isa, attrs, in_shape, weight, (height, width))
+    constants, kernel = _kernel(dense, weight.astype(np.int64), bias.astype(np.int64), weight_scale)
+    inputs = [(shape, carrier(attrs.activation_bits))]
+    return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), kernel), constants
+
+
+def _kernel(
+    dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+) -> tuple[list[np.ndarray], Callable[..., None]]:
+    attrs, mac, isa = dense.attrs, dense.mac, dense.isa
+    sizes = np.abs(weight).reshape(len(weight), -1).sum(axis=1)
+    bound = sizes * reach(attrs) + np.abs(bias)
+    rescale = Rescale.of(*attrs.multipliers(weight_scale), bound)
+    correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
+    sums = sums_of(attrs, mac, weight, bound)
+    order = channel_order(isa, dense.channels, dense.per_block, attrs.out_bits)
+    if sums.segment is None:
+        correction = (correction.astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+    else:
+        correction = correction.astype(np.float64)
+    constants = [
+        packed_weight(dense, weight, sums.planes, order),
+        taken(correction, order),
+        taken(rescale.scales, order),
+    ]
+    if rescale.limits is not None:
+        constants.append(taken(rescale.limits, order))
+    if any(dense.firsts):
+        constants.append(np.array(dense.firsts, np.int32))
+    body = _Body(dense, sums, rescale.fused, rescale.limits is not None)
+    return constants, body
+
+
+@dataclass(frozen=True, eq=False)
+class _Body:
+    """The function's statements. Called with flat buffers: input, weight, correction, scales, [limits], [firsts], output."""
+
+    dense: Dense
+    sums: Sums
+    fused: bool
+    limited: bool
+
+    def __call__(self, source: Any, weight: Any, correction: Any, scales: Any, *rest: Any) -> None:
+        dense, extra = self.dense, list(rest[:-1])
+        limits = extra.pop(0) if self.limited else None
+        firsts = extra.pop(0) if extra else None
+        tables = _Tables(weight, correction, scales, limits, firsts, rest[-1])
+        blocks = len(dense.firsts)
+        tiles = self.tiles_of_task
+        tasks = self.tasks
+        work = dense.channels * dense.steps * dense.runs[0] * dense.runs[1] // dense.isa.lanes + 2 * dense.channels
+        parallel = tasks * tiles * dense.tile * work // 2 >= loops.SERIAL_CYCLES
+        divided = blocks if tasks < _FEW_TASKS and parallel else 1
+        with loops.loop(tasks * divided, parallel) as turn:
+            task = turn if divided == 1 else tirx.floordiv(turn, divided)
+            scratch, origin = self.prepared(source, task)
+            with loops.loop(tiles) as number:
+                bases, places = self.pixels(task, number, origin)
+                if divided > 1:
+                    self.one_block(scratch, tables, tirx.floormod(turn, divided), bases, places)
+                else:
+                    self.all_blocks(scratch, tables, bases, places)
+
+    @property
+    def flat_pixels(self) -> int:
+        return self.dense.shape[0] * self.dense.out_size[0] * self.dense.out_size[1]
+
+    @property
+    def tasks(self) -> int:
+        if self.dense.flat:
+            return -(-self.flat_pixels // self.dense.tile)
+        return self.dense.shape[0] * self.dense.out_size[0] // self.dense.rows
+
+    @property
+    def tiles_of_task(self) -> int:
+        return 1 if self.dense.flat else -(-self.dense.rows * self.dense.out_size[1] // self.dense.tile)
+
+    def prepared(self, source: Any, task: Expr) -> tuple[Any, Expr]:
+        """The task's input as the instruction takes it, and where its first pixel lies there."""
+        dense = self.dense
+        _, height, width, channels = dense.shape
+        base, zero = dense.mac.base, dense.attrs.in_zero_point
+        slack = loops.SLACK_BYTES + dense.width
+        if dense.flat:
+            begin = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile) * channels)
+            if str(source.dtype) == dense.mac.dtype and base == 0 and channels % dense.mac.depth == 0 and dense.joined:
+                return source, begin
+            scratch = T.alloc_buffer((dense.tile * channels + slack,), dense.mac.dtype)
+            loops.copy(source, begin, scratch, tirx.const(0, "int32"), dense.tile * channels, base, dense.isa)
+            return scratch, tirx.const(0, "int32")
+        scratch = T.alloc_buffer((dense.in_rows * dense.pitch + slack,), dense.mac.dtype)
+        strips = dense.out_size[0] // dense.rows
+        top, left, bottom, right = dense.attrs.padding
+        image, strip = tirx.floordiv(task, strips), tirx.floormod(task, strips)
+        with loops.loop(dense.in_rows) as r:
+            row = T.Bind(strip * (dense.rows * dense.attrs.strides[0]) - top + r)
+            loops.padded_row(
+                source, row, scratch, r * dense.pitch, image, (height, width, channels), (left, right), base, zero,
+                dense.isa, not (top or bottom),
+            )  # fmt: skip
+        return scratch, tirx.const(0, "int32")
+
+    def pixels(self, task: Expr, number: Expr, origin: Expr) -> tuple[list[Expr], list[Expr]]:
+        """Where each pixel of a tile begins in the scratch buffer and in the output. The last tile overlaps the one before."""
+        dense = self.dense
+        if dense.flat:
+            first = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile))
+            return (
+                [origin + m * dense.shape[3] for m in range(dense.tile)],
+                [(first + m) * dense.channels for m in range(dense.tile)],
+            )
+        width = dense.out_size[1]
+        pixels = dense.rows * width
+        first = T.Bind(tirx.min(number * dense.tile, pixels - dense.tile))
+        bases, places = [], []
+        for m in range(dense.tile):
+            y = tirx.floordiv(first + m, width) if dense.rows > 1 else tirx.const(0, "int32")
+            x = tirx.floormod(first + m, width) if dense.rows > 1 else first + m
+            step = dense.attrs.strides[0] * dense.pitch, dense.attrs.strides[1] * dense.shape[3]
+            bases.append(T.Bind(y * step[0] + x * step[1]))
+            places.append((task * pixels + first + m) * dense.channels)
+        return bases, places
+
+    def all_blocks(self, scratch: Any, tables: _Tables, bases: list[Expr], places: list[Expr]) -> None:
+        whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
+        if whole:
+            with loops.loop(whole) as block:
+                self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+        if whole < len(self.dense.firsts):
+            self.rest(scratch, tables, whole, bases, places)
+
+    def one_block(self, scratch: Any, tables: _Tables, block: Expr, bases: list[Expr], places: list[Expr]) -> None:
+        whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
+        if whole == len(self.dense.firsts):
+            self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+            return
+        with T.If(block < whole):
+            with T.Then():
+                self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+            with T.Else():
+                self.rest(scratch, tables, whole, bases, places)
+
+    def rest(self, scratch: Any, tables: _Tables, whole: int, bases: list[Expr], places: list[Expr]) -> None:
+        begin = whole * self.dense.per_block
+        count = self.dense.channels - begin * self.dense.isa.lanes
+        self.block(scratch, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count, bases, places)
+
+    def block(
+        self,
+        scratch: Any,
+        tables: _Tables,
+        block: Expr,
+        size: int,
+        count: int | None,
+        bases: list[Expr],
+        places: list[Expr],
+    ) -> None:
+        """One tile and ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
+        dense, lanes = self.dense, self.dense.isa.lanes
+        channel = T.Bind(block * (dense.per_block * lanes))
+        step = size * lanes * dense.mac.depth
+        steps = dense.runs[0] * dense.runs[1] * dense.steps
+        plane = steps * step
+        begin = T.Bind(channel * (len(self.sums.planes) * steps * dense.mac.depth))
+        if tables.firsts is not None:
+            first = T.Bind(tables.firsts[block])
+            bases = [T.Bind(base + first) for base in bases]
+        tile = len(bases)
+        sums = [[loops.register(lanes) for _ in range(size)] for _ in range(tile)]
+        if self.sums.segment is None:
+            values = [T.Bind(load(tables.correction, channel + v * lanes, lanes)) for v in range(size)]
+            self.set_sums(sums, values)
+            self.accumulate(scratch, tables.weight, sums, bases, begin, step, 0, dense.steps)
+            results = sums
+        else:
+            results = [[loops.register(lanes, "float64") for _ in range(size)] for _ in range(tile)]
+            for m in range(tile):
+                for v in range(size):
+                    loops.write(results[m][v], 0, load(tables.correction, channel + v * lanes, lanes), lanes)
+            for p, factor in enumerate(self.sums.planes):
+                self.segments(scratch, tables.weight, sums, results, bases, begin + p * plane, step, factor)
+        self.finish(tables, results, channel, count, places)
+
+    def set_sums(self, sums: list[list[Any]], values: list[Expr]) -> None:
+        for line in sums:
+            for held, value in zip(line, values, strict=True):
+                loops.write(held, 0, value, self.dense.isa.lanes)
+
+    def segments(
+        self, scratch: Any, weight: Any, sums: list[list[Any]], totals: list[list[Any]], bases: list[Expr], begin: Expr,
+        step: int, factor: int,
+    ) -> None:  # fmt: skip
+        """Each run in segments that cannot overflow, added to the totals."""
+        assert self.sums.segment is not None
+        lanes, steps = self.dense.isa.lanes, self.dense.steps
+        zero, real = const(0, of("int32", lanes)), of("float64", lanes)
+        rows, columns, _ = self.dense.runs
+        for first in range(0, steps, self.sums.segment):
+            with loops.loop(rows) as y, loops.loop(columns) as x:
+                self.set_sums(sums, [zero] * len(sums[0]))
+                self.run(scratch, weight, sums, bases, begin, step, y, x, first, min(self.sums.segment, steps - first))
+                for held, line in zip(totals, sums, strict=True):
+                    for total, part in zip(held, line, strict=True):
+                        value = loops.read(part, lanes).astype(real) * const(float(factor), real)
+                        loops.write(total, 0, loops.read(total, lanes) + value, lanes)
+
+    def accumulate(
+        self,
+        scratch: Any,
+        weight: Any,
+        sums: list[list[Any]],
+        bases: list[Expr],
+        begin: Expr,
+        step: int,
+        first: int,
+        count: int,
+    ) -> None:
+        rows, columns, _ = self.dense.runs
+        with loops.loop(rows) as y, loops.loop(columns) as x:
+            self.run(scratch, weight, sums, bases, begin, step, y, x, first, count)
+
+    def run(
+        self, scratch: Any, weight: Any, sums: list[list[Any]], bases: list[Expr], begin: Expr, step: int, y: Expr, x: Expr,
+        first: int, count: int,
+    ) -> None:  # fmt: skip
+        """``count`` steps of run (y, x) from step ``first`` on."""
+        dense = self.dense
+        dilation = dense.attrs.dilation
+        offset = T.Bind(y * (dilation[0] * dense.pitch) + x * (dilation[1] * dense.shape[3]))
+        place = T.Bind(begin + (y * dense.runs[1] + x) * (dense.steps * step))
+        with loops.loop(count) as k:
+            self.step(scratch, weight, sums, [base + offset + (k + first) * dense.mac.depth for base in bases],
+                      place + (k + first) * step)  # fmt: skip
+
+    def step(self, scratch: Any, weight: Any, sums: list[list[Any]], taps: list[Expr], place: Expr) -> None:
+        """One instruction per accumulator."""
+        dense, isa, lanes = self.dense, self.dense.isa, self.dense.isa.lanes
+        kind, depth = dense.mac.kind, dense.mac.depth
+        wide = {"bytes4": "int8", "signed4": "int8", "words2": "int16", "words1": "int32"}[kind]
+        weights = [
+            T.Bind(load(weight, place + v * (lanes * depth), lanes * depth).astype(of(wide, lanes * depth)))
+            for v in range(len(sums[0]))
+        ]
+        for tap, line in zip(taps, sums, strict=True):
+            if kind == "words1":
+                value = T.Bind(tirx.Broadcast(load(scratch, tap, 1).astype("int32"), lanes))
+            else:
+                word = tirx.reinterpret("int32", load(scratch, tap, depth))
+                value = T.Bind(tirx.reinterpret(of(wide, lanes * depth), tirx.Broadcast(word, lanes)))
+            for held, factor in zip(line, weights, strict=True):
+                loops.write(held, 0, multiplied(isa, kind, loops.read(held, lanes), value, factor), lanes)
+
+    def finish(
+        self, tables: _Tables, results: list[list[Any]], channel: Expr, count: int | None, places: list[Expr]
+    ) -> None:
+        """Requantized, packed and stored."""
+        isa, lanes, attrs = self.dense.isa, self.dense.isa.lanes, self.dense.attrs
+        output = Output.of(attrs)
+        v = 0
+        for size in vector_sizes(len(results[0]), attrs.out_bits):
+            at = [channel + (v + k) * lanes for k in range(size)]
+            scales = [T.Bind(load(tables.scales, index, lanes)) for index in at]
+            limits = [None if tables.limits is None else load(tables.limits, index, lanes) for index in at]
+            for line, place in zip(results, places, strict=True):
+                values = [
+                    T.Bind(rounded(isa, loops.read(line[v + k], lanes), scales[k], self.fused, limits[k]))
+                    for k in range(size)
+                ]
+                whole = T.Bind(finished(isa, values, output))
+                wanted = size * lanes if count is None else count - v * lanes
+                if wanted > 0:
+                    loops.store_first(tables.output, place + channel + v * lanes, whole, size * lanes, wanted)
+            v += size
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """Flat buffers of the kernel's constants, and the output."""
+
+    weight: Any
+    correction: Any
+    scales: Any
+    limits: Any
+    firsts: Any
+    output: Any
+
+
+def multiplied(isa: Vectors, kind: str, total: Expr, value: Expr, factor: Expr) -> Expr:
+    """``total`` + the products of ``value`` and ``factor``, ``kind`` as in `integer_pack.Mac`."""
+    dtype = of("int32", isa.lanes)
+    if kind == "bytes4":
+        return intrinsic(dtype, str(isa.bytes4), total, value, factor)
+    if kind == "signed4":
+        return intrinsic(dtype, str(isa.signed4), total, value, factor)
+    if kind == "words2":
+        return pairs_added(isa, total, value, factor)
+    return total + value * factor

@@ -156,7 +156,8 @@ def _write_extras(arguments: argparse.Namespace, compiled: Compiled) -> list[Pat
     if arguments.emit_program is not None:
         from ..run.package import write_program
 
-        written.append(write_program(arguments.emit_program, [each.compiled.artefact for each in compiled.subgraphs]))
+        artefacts = [each.compiled.artefact for each in compiled.subgraphs]
+        written.append(write_program(arguments.emit_program, artefacts, compiled.golden_inputs()))
     if arguments.report is not None and compiled.report is not None:
         from ..run.report_text import write_report
 

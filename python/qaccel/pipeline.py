@@ -28,6 +28,7 @@ from .quant.io_dtype import with_integer_ends
 from .quant.quantize import LayerBits, QuantizedModel, quantize
 from .quant.synthetic import synthetic_inputs, widened
 from .run import link
+from .run.golden import golden_inputs
 from .run.metadata import IntegerEnds, boundary, make_metadata
 from .run.program import profile
 from .run.report import Profile, make_report, timeline
@@ -60,6 +61,13 @@ class Compiled:
     metadata: dict[str, Any]
     report: dict[str, Any] | None
     notes: tuple[str, ...]
+    sample: Mapping[str, np.ndarray]
+
+    def golden_inputs(self) -> dict[str, tuple[bytes, ...]]:
+        """What enters each subgraph for one of the samples that the ranges come from, as `golden.golden_inputs`."""
+        assert self.partitioned is not None
+        artefacts = [each.compiled.artefact for each in self.subgraphs]
+        return golden_inputs(self.partitioned.mod, artefacts, self.metadata["inputs"], self.sample)
 
     def timeline(self) -> dict[str, Any]:
         """Perfetto's JSON of all subgraphs, one after the other."""
@@ -69,10 +77,11 @@ class Compiled:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A quantized model with what was said while making it."""
+    """A quantized model with what was said while making it. ``sample``: one batch of what its ranges come from, by input."""
 
     model: QuantizedModel
     notes: tuple[str, ...]
+    sample: Mapping[str, np.ndarray]
 
 
 def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -103,7 +112,7 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
         quantized = quantize(imported, ranges, layer_bits(bits))
         if data is not None:
             quantized = correct_biases(quantized, data, means.values)
-    return Quantized(quantized, (*notes, *quantized.notes))
+    return Quantized(quantized, (*notes, *quantized.notes), _sample(imported, data, options))
 
 
 def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -115,7 +124,7 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
             metadata = make_metadata(name, str(options.target), model, quantized.model, None, ends)
             executable = link.build(source, link.host_target(options.target), metadata)
         return Compiled(
-            model, options, None, quantized.model, None, (), executable, metadata, None, quantized.notes
+            model, options, None, quantized.model, None, (), executable, metadata, None, quantized.notes, quantized.sample
         )  # fmt: skip
     hw = load_config(options.target.config)
     with stages("partition"):
@@ -139,7 +148,7 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
         mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
         executable = link.build(mod, link.host_target(options.target), metadata)
     return Compiled(
-        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes
+        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes, quantized.sample
     )  # fmt: skip
 
 
@@ -176,7 +185,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         executable = link.build(imported.mod, link.host_target(options.target), metadata)
-    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes)
+    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {})
 
 
 def measure_ranges(
@@ -203,7 +212,7 @@ def measure_ranges(
     if options.preprocess is not None:
         raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     input_range = options.input_range or GUESSED_INPUT_RANGE
-    made = synthetic_inputs(model.inputs, input_range, options.synthetic_samples, guessed=options.input_range is None)
+    made = _synthetic(model, options)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
     exact = [spec.name for spec in model.inputs] if options.input_range else []
     ranges = widened(calibrate(model, made, "minmax"), exact)
@@ -211,6 +220,22 @@ def measure_ranges(
     guessed = "" if options.input_range else ", a guess: give --input-range LO,HI"
     bits = "" if options.bits else f"; bits are {BITS_WITHOUT_DATA} for that reason, for 8 bits give --calibration-data"
     return ranges, (f"no calibration data: ranges come from synthetic inputs in {lo:g}..{hi:g}{guessed}{bits}",)
+
+
+def _sample(
+    model: ImportedModel, data: Mapping[str, np.ndarray] | None, options: CompileOptions
+) -> dict[str, np.ndarray]:
+    """The first batch of the data, or the last synthetic one from its end: the first of those are flat, the last is not."""
+    made = data if data is not None else _synthetic(model, options)
+    cut = {spec.name: spec.shape[0] if spec.shape else 0 for spec in model.inputs}
+    if data is None:
+        return {name: value[: -cut[name] - 1 : -1] if cut[name] else value for name, value in made.items()}
+    return {name: value[: cut[name]] if cut[name] else value for name, value in made.items()}
+
+
+def _synthetic(model: ImportedModel, options: CompileOptions) -> dict[str, np.ndarray]:
+    input_range, guessed = options.input_range or GUESSED_INPUT_RANGE, options.input_range is None
+    return synthetic_inputs(model.inputs, input_range, options.synthetic_samples, guessed=guessed)
 
 
 def _checked_data(model: ImportedModel, options: CompileOptions) -> dict[str, np.ndarray]:

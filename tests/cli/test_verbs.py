@@ -8,6 +8,7 @@ import onnx
 import pytest
 from PIL import Image
 
+import qaccel
 import small_models
 from qaccel.cli.main import main
 
@@ -68,6 +69,15 @@ def test_compile_run_evaluate_inspect(folder: Path, capfd):
     out = tvmc(capfd, "inspect", "all.so")
     for text in ("qaccel -config=qaccel-64, llvm -mcpu=native", "8 bits, scale", "W8A8", "# qaccel_0", "CONV layer="):
         assert text in out
+    layout = json.loads((folder / "program" / "memory_map.json").read_text())
+    for entry in (layout["program"], layout["constants"], *layout["inputs"], *layout["outputs"]):
+        size = entry.get("bytes", entry.get("dram_bytes"))
+        assert f"0x{entry['dram_addr']:08x} {size:>12,} B" in out
+    for line, end in (("input", "inputs"), ("output", "outputs")):
+        (shown,) = [text for text in out.splitlines() if text.startswith(f"{line:<10} ")]
+        (entry,) = qaccel.load(folder / "all.so").metadata[end]
+        assert np.float32(shown.split("scale ")[1].split(",")[0]) == np.float32(entry["scale"])
+        assert shown.endswith(f"zero point {entry['zero_point']}")
 
 
 def test_defaults(folder: Path, capfd):

@@ -6,7 +6,6 @@ import numpy as np
 
 from operators import exact
 from operators.cases import Case, Make
-from operators.exact import quantization
 
 
 def _space(case: Case, rank: int) -> list[int]:
@@ -164,17 +163,10 @@ def matmul(case: Case) -> Case:
     tensor = case.add("MatMul", [matrix, "x"] if left else ["x", matrix])
     sums = (lambda v, w: w @ v) if left else (lambda v, w: v @ w.T)
     bias = np.zeros(units, np.float32)
-    added = None if left or case.chance(0.5) else _bias(case, weight, 0.3)
-    if added is not None and added.any() and len(shape) == 2:  # becomes the bias of a Gemm
-        bias, tensor = added, case.add("Add", [tensor, case.const(added)])
-    elif added is not None and added.any():
-        case.spans[tensor] = span
-        made = exact.weighted(
-            x, weight, bias, case.weight_bits, quantization(span, case.activation_bits), (), sums, -1
-        )  # fmt: skip
-        final = case.span(max(abs(v) for v in span) + 0.1)
-        tensor, clamps = case.clamps(case.add("Add", [tensor, case.const(added)]), final)
-        return case.want(exact.eltwise("add", made.tensor, exact.constant(added), case.out(tensor, final), clamps))
+    if not left and case.chance(0.5):
+        bias = _bias(case, weight, 0.3)
+        shape = case.choice([[units], [1] * (len(shape) - 1) + [units]])
+        tensor = case.add("Add", [tensor, case.const(bias.reshape(shape))])
     tensor, clamps = case.clamps(tensor, span)
     out = case.out(tensor, span)
     return case.want(exact.weighted(x, weight, bias, case.weight_bits, out, clamps, sums, -2 if left else -1))

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from networks import data
+from operators.cases import session
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.quant import operators
 from qaccel.quant.bias_correction import correct_biases
 from qaccel.quant.calibrate import calibrate
+from qaccel.quant.emit_qdq import qdq_model
 from qaccel.quant.float_executor import execute
 from qaccel.quant.quantize import LayerBits, quantize
+from quant.layers import model, node, prepared
 
 
 @pytest.mark.parametrize("bits", [LayerBits(4, 8), LayerBits(8, 8)])
@@ -50,3 +53,27 @@ def test_only_biases_change(mobilenet_path: Path) -> None:
 def _convs(mod) -> list:
     calls = [b.value for block in mod["main"].body.blocks for b in block.bindings if operators.is_quantized(b.value)]
     return [call for call in calls if call.op.name == "qaccel.conv2d"]
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_products_of_three_dimensions(added: bool) -> None:
+    """A MatMul with the Add that became its bias, or none: its channels' means come nearer, and the QDQ file has the biases."""
+    rng = np.random.default_rng(5)
+    nodes = [node("MatMul", "product", ["x", "w"])] + ([node("Add", "sum", ["product", "b"])] if added else [])
+    constants = {"w": rng.normal(size=(24, 6)), "b": rng.normal(size=6)} if added else {"w": rng.normal(size=(24, 6))}
+    made = model(
+        nodes, {"x": (1, 5, 24)}, [nodes[-1].output[0]], {k: v.astype(np.float32) for k, v in constants.items()}
+    )
+    imported, ranges, samples = prepared(made, samples=16)
+    plain = quantize(imported, ranges, LayerBits(4, 8))
+    assert plain.added == ({"product": "sum"} if added else {})
+    corrected = correct_biases(plain, samples)
+    output = imported.outputs[0].name
+    exact = execute(imported, samples)[output].mean(axis=(0, 1))
+    before, after = (np.abs(q.run(samples)[output].mean(axis=(0, 1)) - exact).mean() for q in (plain, corrected))
+    assert after < before / 2
+    run = session(qdq_model(corrected))
+    result = np.concatenate([run.run(None, {"x": x[None]})[0] for x in samples["x"]])
+    step = operators.read(_convs(corrected.mod)[0]).out_scale
+    assert np.abs(result - corrected.run(samples)[output]).max() < 1.01 * step
+    assert (np.abs(result - corrected.run(samples)[output]) > step / 2).mean() < 0.01

@@ -205,6 +205,18 @@ def test_relu_and_clip_become_the_clamp():
     assert attrs.clamp_hi == attrs.out_zero_point + round(2 / attrs.out_scale)
 
 
+def test_an_add_of_one_value_per_channel_is_the_bias_of_a_product():
+    for shape, joined in (((5,), True), ((1, 1, 5), True), ((1, 4, 1), False)):
+        nodes = [node("MatMul", "fc", ["x", "m"]), node("Add", "sum", ["fc", "b"]), node("Relu", "relu", ["sum"])]
+        constants = {"m": weight(6, 5), "b": weight(*shape, seed=2)}
+        made = model(nodes, {"x": (1, 4, 6)}, ["relu"], constants)
+        imported, ranges, data = prepared(made)
+        q = quantize(imported, ranges, LayerBits(8, 8))
+        assert operators_of(q) == ["quantize", "conv2d", *([] if joined else ["eltwise"]), "dequantize"]
+        assert q.fused == ({"fc": ("sum", "relu")} if joined else {"sum": ("relu",)})
+        assert sqnr_db(execute(imported, data)["relu"], q.run(data)["relu"]) > 30
+
+
 def test_a_relu_beside_another_reader_is_a_copy():
     nodes = [
         node("Conv", "conv", ["x", "w"]), node("Relu", "relu", ["conv"]),

@@ -84,12 +84,12 @@ def execute(arguments: argparse.Namespace) -> None:
 
     link.check_output_path(arguments.output)
     compiled = compile_model(arguments.model, options, api.model_name(arguments.model), Stages(show=True))
-    _print_notes(compiled.notes, arguments.verbose)
     written = [link.export_library(compiled.executable, arguments.output, options.target.mtriple)]
     written += _write_extras(arguments, compiled)
     for kind in dumps:
         place = arguments.output.with_name(f"{arguments.output.name}.{kind}")
         written.append(write_text(place, _dump(compiled, kind), "dump"))
+    _print_notes(compiled.notes, arguments.verbose)
     if compiled.report is not None:
         from ..run.report_text import print_summary
 
@@ -161,7 +161,8 @@ def _write_extras(arguments: argparse.Namespace, compiled: Compiled) -> list[Pat
     if arguments.emit_program is not None:
         from ..run.package import write_program
 
-        written.append(write_program(arguments.emit_program, [each.compiled.artefact for each in compiled.subgraphs]))
+        artefacts = [each.compiled.artefact for each in compiled.subgraphs]
+        written.append(write_program(arguments.emit_program, artefacts, compiled.golden_inputs()))
     if arguments.report is not None and compiled.report is not None:
         from ..run.report_text import write_report
 

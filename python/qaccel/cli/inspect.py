@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..npu.artefact import Artefact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +37,25 @@ def execute(arguments: argparse.Namespace) -> None:
     for layer in metadata["report"]["layers"]:
         print(f"{bits_of(layer):<8} {layer['op']:<18} {layer['name']}")
     for artefact in module.runner.artefacts():
-        print(
-            f"\n# {artefact.symbol}: {len(artefact.program):,} B of program, {len(artefact.constants):,} B of constants"
-        )
+        print(f"\n# {artefact.symbol}: {artefact.dram_bytes:,} B of DRAM, {artefact.hw.sram_bytes:,} B of SRAM")
+        for line in _memory(artefact):
+            print(f"#   {line}")
         print(disassemble(decode(artefact.program), artefact.layers), end="")
+
+
+def _memory(artefact: Artefact) -> list[str]:
+    """Where everything lies in DRAM, by address."""
+    parts = [
+        (artefact.program_addr, len(artefact.program), "program"),
+        (artefact.constants_addr, len(artefact.constants), "constants"),
+    ]
+    for kind, slots in (("input", artefact.inputs), ("output", artefact.outputs)):
+        parts += [(s.dram_addr, s.dram_bytes, f"{kind} {s.name} {list(s.shape)}, {s.bits} bits") for s in slots]
+    return [f"0x{address:08x} {count:>12,} B  {what}" for address, count, what in sorted(parts)]
 
 
 def _tensor(entry: dict[str, Any]) -> str:
     text = f"{entry['name']} {entry['dtype']} {entry['shape']} {entry['layout']}".rstrip()
     if "scale" in entry:
-        text += f", {entry['bits']} bits, scale {entry['scale']:.6g}, zero point {entry['zero_point']}"
+        text += f", {entry['bits']} bits, scale {entry['scale']:.9g}, zero point {entry['zero_point']}"
     return text

@@ -31,7 +31,10 @@ class ChannelMeans:
     """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
 
     def __init__(self, model: ImportedModel) -> None:
-        self._axes = {n.name: WEIGHTED[n.op_type] for n in model.onnx_model.graph.node if n.op_type in WEIGHTED}
+        nodes = model.onnx_model.graph.node
+        self._axes = {n.name: WEIGHTED[n.op_type] for n in nodes if n.op_type in WEIGHTED}
+        products = {n.output[0] for n in nodes if n.op_type == "MatMul"}
+        self._axes |= {n.name: -1 for n in nodes if n.op_type == "Add" and products & set(n.input)}  # their biases
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}
 
@@ -66,11 +69,12 @@ def correct_biases(
     def correct(
         attrs: operators.ConvAttrs, sums: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
     ) -> np.ndarray:
-        if attrs.name not in means or attrs.name not in q.plan:
+        node = q.added.get(attrs.name, attrs.name)
+        if node not in means or attrs.name not in q.plan:
             return bias
         step = float(attrs.in_scale) * weight_scale.astype(np.float64)
         got = (sums.mean(axis=(0, 1, 2), dtype=np.float64) + bias) * step
-        wanted = bias + np.rint((means[attrs.name] - got) / step)
+        wanted = bias + np.rint((means[node] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
         lo, hi = activation_limits(attrs.activation_bits)
         reach = max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)

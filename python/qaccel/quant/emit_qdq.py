@@ -111,6 +111,7 @@ class _Graph:
     def __init__(self, source: onnx.ModelProto, q: QuantizedModel) -> None:
         self.source = source
         self.fused = q.fused
+        self.added = q.added
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.operations: dict[str, tuple[operators.Attrs, tuple[np.ndarray, ...]]] = {}
@@ -166,7 +167,8 @@ class _Graph:
     def build(self) -> onnx.ModelProto:
         """The finished model; initializers that nothing reads any more are left out."""
         for node in self.source.graph.node:
-            self._add(node)
+            if node.name not in self.added.values():
+                self._add(node)
         result = onnx.ModelProto()
         result.CopyFrom(self.source)
         graph = result.graph
@@ -180,6 +182,8 @@ class _Graph:
     def _add(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
+        if node.name in self.added:  # the Add is left out: the product writes its bias itself
+            copy.output[0] = self.output_of[self.added[node.name]]
         name = self.part_of.get(node.name, node.name)
         operation = self.operations.get(name)
         for position, tensor in enumerate(node.input):
@@ -190,7 +194,7 @@ class _Graph:
                 copy.input[position] = self._real(tensor)
             elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
                 copy.input[position] = self._rounded(tensor, operation[0])
-        tensor = node.output[0]
+        tensor = copy.output[0]
         if tensor in self.made and tensor in self.outputs:
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
         if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
@@ -328,10 +332,9 @@ class _Graph:
         if node.op_type == "Gemm":
             del node.attribute[:]
         if had_bias and node.op_type == "MatMul":
-            result = node.output[0]
-            node.output[0] = self._fresh(f"{result}_product")
-            self.nodes.append(node)
-            self._node("Add", [node.output[0], real_bias], result)
+            product = self._fresh(f"{node.output[0]}_product")
+            self.nodes.append(helper.make_node("MatMul", list(node.input), [product], name=node.name))
+            self._node("Add", [product, real_bias], node.output[0])
             return
         node.input.extend([real_bias] if had_bias else [])
         self.nodes.append(node)

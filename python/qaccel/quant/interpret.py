@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,19 +23,25 @@ from .rescale import Ending, requantize, rounded
 
 Observer = Callable[[str, np.ndarray], None]
 Correct = Callable[[operators.ConvAttrs, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+CallSubgraph = Callable[[str, list[np.ndarray]], Sequence[np.ndarray]]
 BATCH = 64  # samples in one pass
 FLOAT32_EXACT, FLOAT64_EXACT = 1 << 24, 1 << 53
 
 
 def run_quantized(
-    mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], observe: Observer | None = None, correct: Correct | None = None
+    mod: tvm.IRModule,
+    inputs: Mapping[str, np.ndarray],
+    observe: Observer | None = None,
+    correct: Correct | None = None,
+    subgraph: CallSubgraph | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs ``main``; inputs by parameter name, outputs by position ("0", "1", ...).
 
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
     ``correct(attributes, sums, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``sums`` are
-    its products summed, NHWC, without the bias.
+    its products summed, NHWC, without the bias. ``subgraph(symbol, operands)`` runs an accelerator subgraph of a partitioned
+    module and gives its results.
     Raises QaccelError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]
@@ -55,7 +61,7 @@ def run_quantized(
     pieces = []
     for first in range(0, int(min(factors)), step):
         part = {name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] for name, v in arrays.items()}
-        pieces.append(_run(mod, part, observe, correct))
+        pieces.append(_run(mod, part, observe, correct, subgraph))
     return {str(k): np.concatenate([piece[k] for piece in pieces]) for k in range(len(pieces[0]))}
 
 
@@ -81,7 +87,11 @@ def _all_batched(function: relax.Function) -> bool:
 
 
 def _run(
-    mod: tvm.IRModule, arrays: Mapping[str, np.ndarray], observe: Observer | None, correct: Correct | None
+    mod: tvm.IRModule,
+    arrays: Mapping[str, np.ndarray],
+    observe: Observer | None,
+    correct: Correct | None,
+    subgraph: CallSubgraph | None,
 ) -> list[np.ndarray]:
     function = mod["main"]
     values: dict[relax.Var, Any] = {param: arrays[param.name] for param in function.params}
@@ -109,6 +119,9 @@ def _run(
                 values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
             if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
                 observe(attrs.name, values[binding.var])
+        elif isinstance(call, relax.Call) and isinstance(call.op, ir.GlobalVar) and subgraph is not None:
+            results = subgraph(call.op.name_hint, [value_of(arg) for arg in call.args])
+            values[binding.var] = results if isinstance(call.ty, relax.TupleType) else results[0]
         elif isinstance(call, relax.Call):
             values[binding.var] = _float(binding, mod, value_of)
         else:

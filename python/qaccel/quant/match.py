@@ -59,7 +59,7 @@ class Node:
     """One source node: its Relax bindings in order, the variables it reads, the variable it defines.
 
     ``clamps`` are the Relu and Clip nodes that it has taken in; ``output`` is then the last one's variable. ``inner`` are the
-    nodes before the last one of a look-up table that stands for several.
+    nodes before the last one of a look-up table that stands for several. ``added`` is the Add that gives a product its bias.
     """
 
     name: str
@@ -70,11 +70,17 @@ class Node:
     output: relax.Var
     clamps: tuple[Node, ...] = ()
     inner: tuple[Node, ...] = ()
+    added: tuple[Node, ...] = ()
+
+    @property
+    def joined(self) -> tuple[Node, ...]:
+        """The nodes behind it that it has taken in."""
+        return (*self.added, *self.clamps)
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
         """The source nodes that this one stands for, itself among them."""
-        return (*self.inner, self, *self.clamps)
+        return (*self.inner, self, *self.joined)
 
     @property
     def call(self) -> relax.Call:
@@ -84,7 +90,7 @@ class Node:
     @property
     def range_name(self) -> str:
         """The node whose calibrated range is that of the output."""
-        return self.clamps[-1].name if self.clamps else self.name
+        return self.joined[-1].name if self.joined else self.name
 
 
 def nodes_of(function: relax.Function, op_types: Mapping[str, str]) -> list[Node]:
@@ -99,6 +105,36 @@ def nodes_of(function: relax.Function, op_types: Mapping[str, str]) -> list[Node
             groups.append([binding])
     uses = use_counts(function)
     return [_node(group, op_types, uses) for group in groups]
+
+
+def fuse_biases(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[Node]:
+    """An Add of one constant per output channel joined to the matrix product that it alone reads."""
+    result: list[Node] = []
+    position: dict[relax.Var, int] = {}
+    for node in nodes:
+        before = position.get(node.inputs[0]) if len(node.inputs) == 1 and _adds_vector(node) else None
+        if before is not None and uses[node.inputs[0]] == 1 and _lacks_bias(result[before]):
+            host = result[before]
+            result[before] = replace(
+                host, bindings=(*host.bindings, *node.bindings), added=(node,), output=node.output
+            )  # fmt: skip
+            continue
+        position[node.output] = len(result)
+        result.append(node)
+    return result
+
+
+def _adds_vector(node: Node) -> bool:
+    """Whether a node adds a constant that has one value for each entry of the last axis, or fewer."""
+    call = node.call
+    if node.kind != "eltwise" or call.op.name != "relax.add" or not isinstance(call.args[1], ir.GenericConst):
+        return False
+    sizes = [int(size) for size in call.args[1].ty.shape]
+    return all(size == 1 for size in sizes[:-1]) and len(sizes) <= len(call.ty.shape)
+
+
+def _lacks_bias(node: Node) -> bool:
+    return node.kind == "gemm" and len(node.bindings) == 1
 
 
 def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[Node]:

@@ -21,7 +21,7 @@ from .calibrate import Ranges
 from .check import check_quantized
 from .emitter import Emitter
 from .interpret import run_quantized
-from .match import Node, fuse_clamps, nodes_of, use_counts, variables
+from .match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
 from .normalization import keep_normalizations
 from .rules import WEIGHTED, NodeBits, Rule, rename
 from .rules_move import is_linear
@@ -55,7 +55,8 @@ class QuantizedModel:
 
     `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
-    Clip nodes that became the clamp of the node that is the key; `inner`: nodes before it that its table stands for.
+    Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
+    `inner`: nodes before it that its table stands for.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
     beginning with the node.
     """
@@ -66,6 +67,7 @@ class QuantizedModel:
     notes: tuple[str, ...]
     unquantized: tuple[tuple[str, str, str], ...]
     fused: Mapping[str, tuple[str, ...]]
+    added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
 
     def run(
@@ -92,7 +94,8 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
     source = model.mod["main"]
     op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
     uses = use_counts(source)
-    nodes = fuse_clamps(fuse_tables(keep_normalizations(nodes_of(source, op_types)), uses), uses)
+    nodes = fuse_tables(keep_normalizations(nodes_of(source, op_types)), uses)
+    nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
     builder = relax.BlockBuilder()
@@ -118,7 +121,8 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
         plan={n: LayerBits(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind in WEIGHTED},
         notes=tuple(emitter.notes),
         unquantized=tuple((name, ops.get(name, ""), reason) for name, reason in emitter.in_float.items()),
-        fused={n: tuple(clamp.name for clamp in x.clamps) for n, x in quantized.items() if x.clamps},
+        fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
+        added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
     )
 

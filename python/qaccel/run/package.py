@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ..isa import decode, disassemble
 from ..npu.artefact import Artefact, TensorSlot
 from .files import write_folder
-from .program import random_input, run_program
-
-GOLDEN_SEED = 0
+from .program import run_program
 
 
-def write_program(folder: str | Path, artefacts: Sequence[Artefact]) -> Path:
+def write_program(folder: str | Path, artefacts: Sequence[Artefact], inputs: Mapping[str, Sequence[bytes]]) -> Path:
     """``program.bin``, ``program.asm``, ``constants.bin``, ``memory_map.json`` and golden inputs and outputs.
 
-    Files of several subgraphs lie in folders named by their symbols. Golden inputs are random over the whole range;
-    outputs are the functional mode's, byte for byte what DRAM holds afterwards.
+    Files of several subgraphs lie in folders named by their symbols. ``inputs``: DRAM contents of the input slots by symbol
+    (`golden.golden_inputs`). Golden outputs are the functional mode's, byte for byte what DRAM holds afterwards.
     """
     files: dict[str, bytes] = {}
     for artefact in artefacts:
         prefix = f"{artefact.symbol}/" if len(artefacts) > 1 else ""
-        files |= {prefix + name: contents for name, contents in program_files(artefact).items()}
+        files |= {
+            prefix + name: contents for name, contents in program_files(artefact, inputs[artefact.symbol]).items()
+        }
     return write_folder(folder, files, "program")
 
 
-def program_files(artefact: Artefact) -> dict[str, bytes]:
+def program_files(artefact: Artefact, inputs: Sequence[bytes]) -> dict[str, bytes]:
     """The files of one subgraph by name."""
-    rng = np.random.default_rng(GOLDEN_SEED)
-    inputs = [random_input(slot, rng) for slot in artefact.inputs]
     outputs = run_program(artefact, inputs).outputs
     golden = {f"golden/input_{index}.bin": data for index, data in enumerate(inputs)}
     golden |= {f"golden/output_{index}.bin": data for index, data in enumerate(outputs)}

@@ -1,4 +1,4 @@
-"""Running one accelerator program outside a TVM module: for the profile, and for golden inputs and outputs."""
+"""Running one accelerator program outside a TVM module: for the profile, and for golden outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..npu.artefact import Artefact, TensorSlot
+from ..npu.artefact import Artefact
 from .simulator import simulate
 
 
@@ -44,11 +44,3 @@ def run_program(
 def profile(artefact: Artefact) -> dict[str, Any]:
     """Cycles and traffic of one sample, with the trace. They depend on no value, so the inputs are zeros."""
     return run_program(artefact, [bytes(slot.dram_bytes) for slot in artefact.inputs], "cycle", trace=True).counters
-
-
-def random_input(slot: TensorSlot, rng: np.random.Generator) -> bytes:
-    """DRAM contents of a random input over its whole range; what pads a pixel to whole bytes is zero."""
-    data = rng.integers(0, 256, (slot.shape[0] * slot.shape[1], slot.pixel_bytes), np.uint8)
-    if slot.shape[2] * slot.bits % 8:
-        data[:, -1] &= 0xF
-    return data.tobytes()

@@ -87,7 +87,11 @@ def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # as `print` does; rich would end the process
+
+    console = Quiet(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
     facts = Table(show_header=False, box=None, pad_edge=False)
     for name, value in summary_rows(report):
         facts.add_row(name, value)

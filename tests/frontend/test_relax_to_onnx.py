@@ -115,6 +115,13 @@ def test_weights_that_are_dequantized_are_weights():
         lambda b, x: op.image.resize2d(
             x, (16, 24), method="nearest_neighbor", coordinate_transformation_mode="asymmetric"
         ),
+        lambda b, x: op.nn.group_norm(x, f(4), f(4), num_groups=2, channel_axis=1, axes=[2, 3]),
+        lambda b, x: op.nn.instance_norm(x, f(4), f(4), channel_axis=1, axes=[2, 3]),
+        lambda b, x: op.nn.softplus(x),
+        lambda b, x: op.std(x, axis=[2, 3]),
+        lambda b, x: op.add(x, b.emit(op.full([8], relax.const(np.float32(0.5)), "float32"))),
+        lambda b, x: op.tile(x, (1, 1, 2, 1)),
+        lambda b, x: op.stack([x, x], axis=2),
         lambda b, x: op.concat([x, b.emit(op.negative(x))], axis=1),
     ],
 )

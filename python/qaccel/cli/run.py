@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import QaccelError
 from ..run.files import check_file, write_file
+
+if TYPE_CHECKING:
+    from ..api import Module
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print-time", action="store_true", help="time on this machine, simulator included")
     parser.add_argument("--profile", action="store_true", help="where the accelerator's cycles go, layer by layer")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run so many times (default: %(default)s)")
+    remote = parser.add_argument_group("on another machine, through TVM's RPC")
+    remote.add_argument(
+        "--rpc-tracker", metavar="HOST:PORT", help="where the tracker is (python -m tvm.exec.rpc_tracker)"
+    )
+    remote.add_argument("--rpc-key", metavar="KEY", help="what the servers to use have registered as")
 
 
 def execute(arguments: argparse.Namespace) -> None:
@@ -28,13 +37,14 @@ def execute(arguments: argparse.Namespace) -> None:
         if arguments.outputs.suffix != ".npz":
             raise QaccelError(f"--outputs '{arguments.outputs}' must end in .npz")
         check_file(arguments.outputs, "--outputs")
+    if (arguments.rpc_tracker is None) != (arguments.rpc_key is None):
+        raise QaccelError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
     import numpy as np
 
-    from .. import api
     from ..quant.dataset import check_inputs, load_npz
     from ..run.report_text import print_summary
 
-    module = api.load(arguments.module)
+    module = _load(arguments)
     data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'")
     milliseconds = []
     for _ in range(arguments.repeat):
@@ -47,7 +57,17 @@ def execute(arguments: argparse.Namespace) -> None:
         text = np.array2string(value, threshold=16, edgeitems=4, precision=4, separator=", ", max_line_width=10_000)
         print(f"{name} {value.dtype} {list(value.shape)}" + ("" if arguments.outputs else f" {text}"))
     if arguments.print_time:
+        where = "on this machine" if arguments.rpc_key is None else f"on '{arguments.rpc_key}', transfers included"
         mean, best, worst = sum(milliseconds) / len(milliseconds), min(milliseconds), max(milliseconds)
-        print(f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {len(milliseconds)} runs on this machine")
+        print(f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {len(milliseconds)} runs {where}")
     if arguments.profile:
         print_summary(module.report, layers=True)
+
+
+def _load(arguments: argparse.Namespace) -> Module:
+    from .. import api
+    from ..run.remote import load_remote
+
+    if arguments.rpc_key is None:
+        return api.load(arguments.module)
+    return api.Module(loaded=load_remote(arguments.module, arguments.rpc_tracker, arguments.rpc_key))

@@ -28,11 +28,13 @@ ACCELERATOR_KIND = "qaccel"
 
 @dataclass(frozen=True, eq=False)
 class Runner:
-    """A module in this process, with what it says of itself. ``runtime`` is TVM's module, ``vm`` its virtual machine."""
+    """A module with what it says of itself. ``runtime`` is TVM's module, ``vm`` its virtual machine; ``remote`` is the
+    device of another process where they are, None for this one."""
 
     metadata: dict[str, Any]
     runtime: Any
     vm: relax.VirtualMachine
+    remote: Any = None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -65,7 +67,13 @@ class Runner:
 
     def _run_batch(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            result = self.vm["main"](*(tvm.runtime.tensor(np.asarray(array, order="C")) for array in arrays))
+            tensors = [tvm.runtime.tensor(np.asarray(array, order="C"), self.remote) for array in arrays]
+            if self.remote is None:
+                result = self.vm["main"](*tensors)
+            else:  # a call returns no tuple over RPC
+                self.vm.set_input("main", *tensors)
+                self.vm.invoke_stateful("main")
+                result = self.vm.get_outputs("main")
         except (RuntimeError, ValueError, TypeError) as error:
             raise QaccelError(f"the module failed: {one_line(error)}") from error
         results = [result] if len(self.outputs) == 1 and hasattr(result, "numpy") else list(result)
@@ -89,13 +97,19 @@ def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
     return Runner(metadata, executable.mod, relax.VirtualMachine(runtime, tvm.cpu()))
 
 
-def load(path: str | Path) -> Runner:
-    """An exported module. Raises QaccelError if it is missing, damaged, of another version or not ours."""
+def check_path(path: str | Path) -> Path:
+    """The path of an exported module. Raises QaccelError if there is no such file, or it has another suffix."""
     path = Path(path)
     if not path.is_file():
         raise QaccelError(f"module '{path}' does not exist; compile one with tvmc compile -o {path}")
     if path.suffix not in (".so", ".tar"):
         raise QaccelError(f"module '{path}' is neither a .so nor a .tar")
+    return path
+
+
+def load(path: str | Path) -> Runner:
+    """An exported module. Raises QaccelError if it is missing, damaged, of another version or not ours."""
+    path = check_path(path)
     load_library()
     use_all_cores()
     try:

@@ -35,20 +35,21 @@ def conv2d(
         # The whole plane: one pixel of many channels.
         in_shape = (shape[0], 1, 1, shape[1] * shape[2] * shape[3])
         weight = weight.reshape(len(weight), 1, 1, -1)
-    dense = planned(isa, attrs, in_shape, weight, (height, width))
-    constants, kernel = _kernel(dense, weight.astype(np.int64), bias.astype(np.int64), weight_scale)
+    weight, bias = weight.astype(np.int64), bias.astype(np.int64)
+    bound = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * reach(attrs) + np.abs(bias)
+    dense = planned(isa, attrs, in_shape, weight, (height, width), int(bound.max()))
+    constants, kernel = _kernel(dense, weight, bias, weight_scale, bound)
     inputs = [(shape, carrier(attrs.activation_bits))]
     return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), kernel), constants
 
 
 def _kernel(
-    dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+    dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray, bound: np.ndarray
 ) -> tuple[list[np.ndarray], Callable[..., None]]:
     attrs, mac, isa = dense.attrs, dense.mac, dense.isa
-    sizes = np.abs(weight).reshape(len(weight), -1).sum(axis=1)
-    bound = sizes * reach(attrs) + np.abs(bias)
-    rescale = Rescale.of(*attrs.multipliers(weight_scale), bound)
+    rescale = Rescale.of(*attrs.multipliers(weight_scale), bound * dense.unit, 1 / dense.unit)
     correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
+    correction *= dense.unit
     sums = sums_of(attrs, mac, weight, bound)
     order = channel_order(isa, dense.channels, dense.per_block, attrs.out_bits)
     if sums.segment is None:
@@ -120,7 +121,12 @@ class _Body:
         slack = loops.SLACK_BYTES + dense.width
         if dense.flat:
             begin = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile) * channels)
-            if str(source.dtype) == dense.mac.dtype and base == 0 and channels % dense.mac.depth == 0 and dense.joined:
+            if (
+                str(source.dtype) == dense.mac.dtype
+                and base == 0
+                and dense.steps * dense.mac.depth == channels
+                and dense.joined
+            ):
                 return source, begin
             scratch = T.alloc_buffer((dense.tile * channels + slack,), dense.mac.dtype)
             loops.copy(source, begin, scratch, tirx.const(0, "int32"), dense.tile * channels, base, dense.isa)
@@ -196,7 +202,7 @@ class _Body:
         dense, lanes = self.dense, self.dense.isa.lanes
         channel = T.Bind(block * (dense.per_block * lanes))
         step = size * lanes * dense.mac.depth
-        steps = dense.runs[0] * dense.runs[1] * dense.steps
+        steps = dense.runs[0] * dense.runs[1] * dense.steps // (2 if dense.halves else 1)
         plane = steps * step
         begin = T.Bind(channel * (len(self.sums.planes) * steps * dense.mac.depth))
         if tables.firsts is not None:
@@ -207,7 +213,8 @@ class _Body:
         if self.sums.segment is None:
             values = [T.Bind(load(tables.correction, channel + v * lanes, lanes)) for v in range(size)]
             self.set_sums(sums, values)
-            self.accumulate(scratch, tables.weight, sums, bases, begin, step, 0, dense.steps)
+            with loops.loop(dense.runs[0]) as y, loops.loop(dense.runs[1]) as x:
+                self.run(scratch, tables.weight, sums, bases, begin, step, y, x, 0, dense.steps)
             results = sums
         else:
             results = [[loops.register(lanes, "float64") for _ in range(size)] for _ in range(tile)]
@@ -232,58 +239,65 @@ class _Body:
         lanes, steps = self.dense.isa.lanes, self.dense.steps
         zero, real = const(0, of("int32", lanes)), of("float64", lanes)
         rows, columns, _ = self.dense.runs
-        for first in range(0, steps, self.sums.segment):
+        segment = self.sums.segment // 2 * 2 if self.dense.halves else self.sums.segment
+        for first in range(0, steps, segment):
             with loops.loop(rows) as y, loops.loop(columns) as x:
                 self.set_sums(sums, [zero] * len(sums[0]))
-                self.run(scratch, weight, sums, bases, begin, step, y, x, first, min(self.sums.segment, steps - first))
+                self.run(scratch, weight, sums, bases, begin, step, y, x, first, min(segment, steps - first))
                 for held, line in zip(totals, sums, strict=True):
                     for total, part in zip(held, line, strict=True):
                         value = loops.read(part, lanes).astype(real) * const(float(factor), real)
                         loops.write(total, 0, loops.read(total, lanes) + value, lanes)
-
-    def accumulate(
-        self,
-        scratch: Any,
-        weight: Any,
-        sums: list[list[Any]],
-        bases: list[Expr],
-        begin: Expr,
-        step: int,
-        first: int,
-        count: int,
-    ) -> None:
-        rows, columns, _ = self.dense.runs
-        with loops.loop(rows) as y, loops.loop(columns) as x:
-            self.run(scratch, weight, sums, bases, begin, step, y, x, first, count)
 
     def run(
         self, scratch: Any, weight: Any, sums: list[list[Any]], bases: list[Expr], begin: Expr, step: int, y: Expr, x: Expr,
         first: int, count: int,
     ) -> None:  # fmt: skip
         """``count`` steps of run (y, x) from step ``first`` on."""
-        dense = self.dense
-        dilation = dense.attrs.dilation
+        dense, per_load = self.dense, 2 if self.dense.halves else 1
+        dilation, depth = dense.attrs.dilation, dense.mac.depth
         offset = T.Bind(y * (dilation[0] * dense.pitch) + x * (dilation[1] * dense.shape[3]))
-        place = T.Bind(begin + (y * dense.runs[1] + x) * (dense.steps * step))
-        with loops.loop(count) as k:
-            self.step(scratch, weight, sums, [base + offset + (k + first) * dense.mac.depth for base in bases],
-                      place + (k + first) * step)  # fmt: skip
+        place = T.Bind(begin + (y * dense.runs[1] + x) * (dense.steps // per_load * step))
+        with loops.loop(count // per_load) as k:
+            number = k + first // per_load
+            loaded = self.weights(weight, place + number * step, len(sums[0]))
+            for part, factors in enumerate(loaded):
+                self.step(
+                    scratch, sums, [base + offset + (number * per_load + part) * depth for base in bases], factors
+                )
 
-    def step(self, scratch: Any, weight: Any, sums: list[list[Any]], taps: list[Expr], place: Expr) -> None:
-        """One instruction per accumulator."""
-        dense, isa, lanes = self.dense, self.dense.isa, self.dense.isa.lanes
-        kind, depth = dense.mac.kind, dense.mac.depth
-        wide = {"bytes4": "int8", "signed4": "int8", "words2": "int16", "words1": "int32"}[kind]
-        weights = [
-            T.Bind(load(weight, place + v * (lanes * depth), lanes * depth).astype(of(wide, lanes * depth)))
-            for v in range(len(sums[0]))
+    def weights(self, weight: Any, place: Expr, size: int) -> list[list[Expr]]:
+        """The vectors of one step, or of two that share their bytes."""
+        lanes = self.dense.isa.lanes * self.dense.mac.depth
+        wide = of(self.wide, lanes)
+        whole = [T.Bind(load(weight, place + v * lanes, lanes).astype(wide)) for v in range(size)]
+        if not self.dense.halves:
+            return [whole]
+        if self.dense.mac.kind == "bytes4":  # 16 times the value: no instruction shifts bytes
+            words, mask = of("int32", lanes // 4), const(-16, wide)
+            moved = [tirx.reinterpret(wide, tirx.reinterpret(words, v) << const(4, words)) for v in whole]
+            return [[T.Bind(v & mask) for v in moved], [T.Bind(v & mask) for v in whole]]
+        left = const(np.dtype(self.wide).itemsize * 8 - 4, wide)
+        return [
+            [T.Bind(tirx.shift_right(v << left, left)) for v in whole],
+            [T.Bind(tirx.shift_right(v, const(4, wide))) for v in whole],
         ]
+
+    @property
+    def wide(self) -> str:
+        """The dtype in which the instruction takes its operands."""
+        return {"bytes4": "int8", "signed4": "int8", "words2": "int16", "words1": "int32"}[self.dense.mac.kind]
+
+    def step(self, scratch: Any, sums: list[list[Any]], taps: list[Expr], weights: list[Expr]) -> None:
+        """One instruction per accumulator."""
+        isa, lanes, depth = self.dense.isa, self.dense.isa.lanes, self.dense.mac.depth
+        kind = self.dense.mac.kind
         for tap, line in zip(taps, sums, strict=True):
             if kind == "words1":
                 value = T.Bind(tirx.Broadcast(load(scratch, tap, 1).astype("int32"), lanes))
             else:
                 word = tirx.reinterpret("int32", load(scratch, tap, depth))
-                value = T.Bind(tirx.reinterpret(of(wide, lanes * depth), tirx.Broadcast(word, lanes)))
+                value = T.Bind(tirx.reinterpret(of(self.wide, lanes * depth), tirx.Broadcast(word, lanes)))
             for held, factor in zip(line, weights, strict=True):
                 loops.write(held, 0, multiplied(isa, kind, loops.read(held, lanes), value, factor), lanes)
 

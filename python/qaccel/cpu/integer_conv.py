@@ -47,10 +47,10 @@ def _kernel(
     dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray, bound: np.ndarray
 ) -> tuple[list[np.ndarray], Callable[..., None]]:
     attrs, mac, isa = dense.attrs, dense.mac, dense.isa
-    rescale = Rescale.of(*attrs.multipliers(weight_scale), bound * dense.unit, 1 / dense.unit)
     correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
     correction *= dense.unit
     sums = sums_of(attrs, mac, weight, bound)
+    rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, dense.unit, sums.segment is not None)
     order = channel_order(isa, dense.channels, dense.per_block, attrs.out_bits)
     if sums.segment is None:
         correction = (correction.astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)

@@ -84,53 +84,32 @@ class _Body:
         firsts = extra.pop(0) if extra else None
         tables = _Tables(weight, correction, scales, limits, firsts, rest[-1])
         blocks = len(dense.firsts)
-        tiles = self.tiles_of_task
-        tasks = self.tasks
         work = dense.channels * dense.steps * dense.runs[0] * dense.runs[1] // dense.isa.lanes + 2 * dense.channels
-        parallel = tasks * tiles * dense.tile * work // 2 >= loops.SERIAL_CYCLES
-        divided = blocks if tasks < _FEW_TASKS and parallel else 1
-        with loops.loop(tasks * divided, parallel) as turn:
+        parallel = dense.tasks * dense.tiles * dense.tile * work // 2 >= loops.SERIAL_CYCLES
+        divided = blocks if dense.tasks < _FEW_TASKS and parallel else 1
+        with loops.loop(dense.tasks * divided, parallel) as turn:
             task = turn if divided == 1 else tirx.floordiv(turn, divided)
-            scratch, origin = self.prepared(source, task)
-            with loops.loop(tiles) as number:
-                bases, places = self.pixels(task, number, origin)
-                if divided > 1:
-                    self.one_block(scratch, tables, tirx.floormod(turn, divided), bases, places)
-                else:
-                    self.all_blocks(scratch, tables, bases, places)
+            window = self.prepared(source, task)
+            if divided > 1:
+                self.one_block(window, tables, tirx.floormod(turn, divided))
+            else:
+                self.all_blocks(window, tables)
 
-    @property
-    def flat_pixels(self) -> int:
-        return self.dense.shape[0] * self.dense.out_size[0] * self.dense.out_size[1]
-
-    @property
-    def tasks(self) -> int:
-        if self.dense.flat:
-            return -(-self.flat_pixels // self.dense.tile)
-        return self.dense.shape[0] * self.dense.out_size[0] // self.dense.rows
-
-    @property
-    def tiles_of_task(self) -> int:
-        return 1 if self.dense.flat else -(-self.dense.rows * self.dense.out_size[1] // self.dense.tile)
-
-    def prepared(self, source: Any, task: Expr) -> tuple[Any, Expr]:
-        """The task's input as the instruction takes it, and where its first pixel lies there."""
+    def prepared(self, source: Any, task: Expr) -> _Window:
+        """The task's input as the instruction takes it."""
         dense = self.dense
         _, height, width, channels = dense.shape
-        base, zero = dense.mac.base, dense.attrs.in_zero_point
-        slack = loops.SLACK_BYTES + dense.width
+        base, zero, start = dense.mac.base, dense.attrs.in_zero_point, tirx.const(0, "int32")
+        slack = max(loops.SLACK_BYTES + dense.width, loops.STACK_BYTES)
         if dense.flat:
-            begin = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile) * channels)
-            if (
-                str(source.dtype) == dense.mac.dtype
-                and base == 0
-                and dense.steps * dense.mac.depth == channels
-                and dense.joined
-            ):
-                return source, begin
-            scratch = T.alloc_buffer((dense.tile * channels + slack,), dense.mac.dtype)
-            loops.copy(source, begin, scratch, tirx.const(0, "int32"), dense.tile * channels, base, dense.isa)
-            return scratch, tirx.const(0, "int32")
+            pixels = dense.tiles * dense.tile
+            first = T.Bind(tirx.min(task * pixels, dense.pixels - pixels))
+            as_it_is = str(source.dtype) == dense.mac.dtype and base == 0
+            if as_it_is and dense.steps * dense.mac.depth == channels and dense.joined:
+                return _Window(source, T.Bind(first * channels), first)
+            scratch = T.alloc_buffer((pixels * channels + slack,), dense.mac.dtype)
+            loops.copy(source, first * channels, scratch, start, pixels * channels, base, dense.isa)
+            return _Window(scratch, start, first)
         scratch = T.alloc_buffer((dense.in_rows * dense.pitch + slack,), dense.mac.dtype)
         strips = dense.out_size[0] // dense.rows
         top, left, bottom, right = dense.attrs.padding
@@ -141,89 +120,83 @@ class _Body:
                 source, row, scratch, r * dense.pitch, image, (height, width, channels), (left, right), base, zero,
                 dense.isa, not (top or bottom),
             )  # fmt: skip
-        return scratch, tirx.const(0, "int32")
+        return _Window(scratch, start, task * dense.pixels)
 
-    def pixels(self, task: Expr, number: Expr, origin: Expr) -> tuple[list[Expr], list[Expr]]:
-        """Where each pixel of a tile begins in the scratch buffer and in the output. The last tile overlaps the one before."""
+    def pixels(self, window: _Window, number: Expr) -> tuple[list[Expr], list[Expr]]:
+        """Where each pixel of a tile begins in the window and in the output. The last tile overlaps the one before."""
         dense = self.dense
         if dense.flat:
-            first = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile))
-            return (
-                [origin + m * dense.shape[3] for m in range(dense.tile)],
-                [(first + m) * dense.channels for m in range(dense.tile)],
-            )
+            first = T.Bind(number * dense.tile)
+            bases = [window.origin + (first + m) * dense.shape[3] for m in range(dense.tile)]
+            return bases, [(window.pixel + first + m) * dense.channels for m in range(dense.tile)]
         width = dense.out_size[1]
-        pixels = dense.rows * width
-        first = T.Bind(tirx.min(number * dense.tile, pixels - dense.tile))
+        first = T.Bind(tirx.min(number * dense.tile, dense.pixels - dense.tile))
         bases, places = [], []
         for m in range(dense.tile):
             y = tirx.floordiv(first + m, width) if dense.rows > 1 else tirx.const(0, "int32")
             x = tirx.floormod(first + m, width) if dense.rows > 1 else first + m
             step = dense.attrs.strides[0] * dense.pitch, dense.attrs.strides[1] * dense.shape[3]
             bases.append(T.Bind(y * step[0] + x * step[1]))
-            places.append((task * pixels + first + m) * dense.channels)
+            places.append((window.pixel + first + m) * dense.channels)
         return bases, places
 
-    def all_blocks(self, scratch: Any, tables: _Tables, bases: list[Expr], places: list[Expr]) -> None:
+    def all_blocks(self, window: _Window, tables: _Tables) -> None:
         whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
         if whole:
             with loops.loop(whole) as block:
-                self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+                self.block(window, tables, block, self.dense.per_block, None)
         if whole < len(self.dense.firsts):
-            self.rest(scratch, tables, whole, bases, places)
+            self.rest(window, tables, whole)
 
-    def one_block(self, scratch: Any, tables: _Tables, block: Expr, bases: list[Expr], places: list[Expr]) -> None:
+    def one_block(self, window: _Window, tables: _Tables, block: Expr) -> None:
         whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
         if whole == len(self.dense.firsts):
-            self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+            self.block(window, tables, block, self.dense.per_block, None)
             return
         with T.If(block < whole):
             with T.Then():
-                self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+                self.block(window, tables, block, self.dense.per_block, None)
             with T.Else():
-                self.rest(scratch, tables, whole, bases, places)
+                self.rest(window, tables, whole)
 
-    def rest(self, scratch: Any, tables: _Tables, whole: int, bases: list[Expr], places: list[Expr]) -> None:
+    def rest(self, window: _Window, tables: _Tables, whole: int) -> None:
         begin = whole * self.dense.per_block
         count = self.dense.channels - begin * self.dense.isa.lanes
-        self.block(scratch, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count, bases, places)
+        self.block(window, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count)
 
-    def block(
-        self,
-        scratch: Any,
-        tables: _Tables,
-        block: Expr,
-        size: int,
-        count: int | None,
-        bases: list[Expr],
-        places: list[Expr],
-    ) -> None:
-        """One tile and ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
+    def block(self, window: _Window, tables: _Tables, block: Expr, size: int, count: int | None) -> None:
+        """All tiles of a task for ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
         dense, lanes = self.dense, self.dense.isa.lanes
         channel = T.Bind(block * (dense.per_block * lanes))
+        steps = dense.runs[0] * dense.runs[1] * dense.steps // (2 if dense.halves else 1)
+        begin = T.Bind(channel * (len(self.sums.planes) * steps * dense.mac.depth))
+        first = None if tables.firsts is None else T.Bind(tables.firsts[block])
+        with loops.loop(dense.tiles) as number:
+            bases, places = self.pixels(window, number)
+            if first is not None:
+                bases = [T.Bind(base + first) for base in bases]
+            results = self.results(window.buffer, tables, bases, begin, channel, size)
+            self.finish(tables, results, channel, count, places)
+
+    def results(
+        self, scratch: Any, tables: _Tables, bases: list[Expr], begin: Expr, channel: Expr, size: int
+    ) -> list[list[Any]]:
+        """Accumulators [pixel][vector] of one tile: int32, or float64 where they are added in segments."""
+        dense, lanes = self.dense, self.dense.isa.lanes
         step = size * lanes * dense.mac.depth
         steps = dense.runs[0] * dense.runs[1] * dense.steps // (2 if dense.halves else 1)
-        plane = steps * step
-        begin = T.Bind(channel * (len(self.sums.planes) * steps * dense.mac.depth))
-        if tables.firsts is not None:
-            first = T.Bind(tables.firsts[block])
-            bases = [T.Bind(base + first) for base in bases]
-        tile = len(bases)
-        sums = [[loops.register(lanes) for _ in range(size)] for _ in range(tile)]
+        sums = [[loops.register(lanes) for _ in range(size)] for _ in bases]
+        values = [T.Bind(load(tables.correction, channel + v * lanes, lanes)) for v in range(size)]
         if self.sums.segment is None:
-            values = [T.Bind(load(tables.correction, channel + v * lanes, lanes)) for v in range(size)]
             self.set_sums(sums, values)
             with loops.loop(dense.runs[0]) as y, loops.loop(dense.runs[1]) as x:
                 self.run(scratch, tables.weight, sums, bases, begin, step, y, x, 0, dense.steps)
-            results = sums
-        else:
-            results = [[loops.register(lanes, "float64") for _ in range(size)] for _ in range(tile)]
-            for m in range(tile):
-                for v in range(size):
-                    loops.write(results[m][v], 0, load(tables.correction, channel + v * lanes, lanes), lanes)
-            for p, factor in enumerate(self.sums.planes):
-                self.segments(scratch, tables.weight, sums, results, bases, begin + p * plane, step, factor)
-        self.finish(tables, results, channel, count, places)
+            return sums
+        totals = [[loops.register(lanes, "float64") for _ in range(size)] for _ in bases]
+        self.set_sums(totals, values)
+        for p, factor in enumerate(self.sums.planes):
+            self.segments(scratch, tables.weight, sums, totals, bases, begin + p * steps * step, step, factor)
+        return totals
 
     def set_sums(self, sums: list[list[Any]], values: list[Expr]) -> None:
         for line in sums:
@@ -322,6 +295,15 @@ class _Body:
                 if wanted > 0:
                     loops.store_first(tables.output, place + channel + v * lanes, whole, size * lanes, wanted)
             v += size
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """A task's input: a buffer, where the first pixel lies in it, and which output pixel that is."""
+
+    buffer: Any
+    origin: Expr
+    pixel: Expr
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,8 @@ from .integer_pack import Mac, mac_of, reach
 from .vectors import Vectors
 
 _MOST_VECTORS = 8  # output vectors of a tile
+_TASKS = 8  # as many at least, if there are so many tiles
+_TASK_BYTES = 16 << 10  # of a task's input
 _ROW_PIXELS = 24  # a task has rows for about this many pixels at least
 
 
@@ -75,6 +77,28 @@ class Dense:
         return next(r for r in range(1, height + 1) if height % r == 0 and (r == height or r * width >= _ROW_PIXELS))
 
     @cached_property
+    def pixels(self) -> int:
+        """Output pixels of a task; of everything where rows do not matter."""
+        width = self.out_size[1]
+        return self.shape[0] * self.out_size[0] * width if self.flat else self.rows * width
+
+    @cached_property
+    def tiles(self) -> int:
+        """Tiles of a task: so many that its input stays in the first cache, and that there are enough tasks."""
+        whole = -(-self.pixels // self.tile)
+        if not self.flat:
+            return whole
+        most = min(whole // _TASKS, _TASK_BYTES // (self.tile * self.shape[3]))
+        return max(n for n in range(1, max(1, most) + 1) if whole % n == 0)
+
+    @cached_property
+    def tasks(self) -> int:
+        """Parts that may run at the same time."""
+        if self.flat:
+            return -(-self.pixels // (self.tile * self.tiles))
+        return self.shape[0] * self.out_size[0] // self.rows
+
+    @cached_property
     def pitch(self) -> int:
         """Elements of a padded input row."""
         _, left, _, right = self.attrs.padding
@@ -95,7 +119,7 @@ def planned(
     vectors = -(-channels // isa.lanes)
     narrow = _with_halves(Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), 1, 1, (0,), per_group), bound)
     held = 2 if narrow.halves else 1  # vectors of weights per vector of channels
-    pixels = shape[0] * out_size[0] * out_size[1] if narrow.flat else narrow.rows * out_size[1]
+    pixels = narrow.pixels
     group = channels // attrs.groups
     spare = 2 if isa.words2 is None and mac.kind == "words2" else 1
 

@@ -35,21 +35,22 @@ def conv2d(
         # The whole plane: one pixel of many channels.
         in_shape = (shape[0], 1, 1, shape[1] * shape[2] * shape[3])
         weight = weight.reshape(len(weight), 1, 1, -1)
-    dense = planned(isa, attrs, in_shape, weight, (height, width))
-    constants, kernel = _kernel(dense, weight.astype(np.int64), bias.astype(np.int64), weight_scale)
+    weight, bias = weight.astype(np.int64), bias.astype(np.int64)
+    bound = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * reach(attrs) + np.abs(bias)
+    dense = planned(isa, attrs, in_shape, weight, (height, width), int(bound.max()))
+    constants, kernel = _kernel(dense, weight, bias, weight_scale, bound)
     inputs = [(shape, carrier(attrs.activation_bits))]
     return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), kernel), constants
 
 
 def _kernel(
-    dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+    dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray, bound: np.ndarray
 ) -> tuple[list[np.ndarray], Callable[..., None]]:
     attrs, mac, isa = dense.attrs, dense.mac, dense.isa
-    sizes = np.abs(weight).reshape(len(weight), -1).sum(axis=1)
-    bound = sizes * reach(attrs) + np.abs(bias)
-    rescale = Rescale.of(*attrs.multipliers(weight_scale), bound)
     correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
+    correction *= dense.unit
     sums = sums_of(attrs, mac, weight, bound)
+    rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, dense.unit, sums.segment is not None)
     order = channel_order(isa, dense.channels, dense.per_block, attrs.out_bits)
     if sums.segment is None:
         correction = (correction.astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
@@ -83,48 +84,32 @@ class _Body:
         firsts = extra.pop(0) if extra else None
         tables = _Tables(weight, correction, scales, limits, firsts, rest[-1])
         blocks = len(dense.firsts)
-        tiles = self.tiles_of_task
-        tasks = self.tasks
         work = dense.channels * dense.steps * dense.runs[0] * dense.runs[1] // dense.isa.lanes + 2 * dense.channels
-        parallel = tasks * tiles * dense.tile * work // 2 >= loops.SERIAL_CYCLES
-        divided = blocks if tasks < _FEW_TASKS and parallel else 1
-        with loops.loop(tasks * divided, parallel) as turn:
+        parallel = dense.tasks * dense.tiles * dense.tile * work // 2 >= loops.SERIAL_CYCLES
+        divided = blocks if dense.tasks < _FEW_TASKS and parallel else 1
+        with loops.loop(dense.tasks * divided, parallel) as turn:
             task = turn if divided == 1 else tirx.floordiv(turn, divided)
-            scratch, origin = self.prepared(source, task)
-            with loops.loop(tiles) as number:
-                bases, places = self.pixels(task, number, origin)
-                if divided > 1:
-                    self.one_block(scratch, tables, tirx.floormod(turn, divided), bases, places)
-                else:
-                    self.all_blocks(scratch, tables, bases, places)
+            window = self.prepared(source, task)
+            if divided > 1:
+                self.one_block(window, tables, tirx.floormod(turn, divided))
+            else:
+                self.all_blocks(window, tables)
 
-    @property
-    def flat_pixels(self) -> int:
-        return self.dense.shape[0] * self.dense.out_size[0] * self.dense.out_size[1]
-
-    @property
-    def tasks(self) -> int:
-        if self.dense.flat:
-            return -(-self.flat_pixels // self.dense.tile)
-        return self.dense.shape[0] * self.dense.out_size[0] // self.dense.rows
-
-    @property
-    def tiles_of_task(self) -> int:
-        return 1 if self.dense.flat else -(-self.dense.rows * self.dense.out_size[1] // self.dense.tile)
-
-    def prepared(self, source: Any, task: Expr) -> tuple[Any, Expr]:
-        """The task's input as the instruction takes it, and where its first pixel lies there."""
+    def prepared(self, source: Any, task: Expr) -> _Window:
+        """The task's input as the instruction takes it."""
         dense = self.dense
         _, height, width, channels = dense.shape
-        base, zero = dense.mac.base, dense.attrs.in_zero_point
-        slack = loops.SLACK_BYTES + dense.width
+        base, zero, start = dense.mac.base, dense.attrs.in_zero_point, tirx.const(0, "int32")
+        slack = max(loops.SLACK_BYTES + dense.width, loops.STACK_BYTES)
         if dense.flat:
-            begin = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile) * channels)
-            if str(source.dtype) == dense.mac.dtype and base == 0 and channels % dense.mac.depth == 0 and dense.joined:
-                return source, begin
-            scratch = T.alloc_buffer((dense.tile * channels + slack,), dense.mac.dtype)
-            loops.copy(source, begin, scratch, tirx.const(0, "int32"), dense.tile * channels, base, dense.isa)
-            return scratch, tirx.const(0, "int32")
+            pixels = dense.tiles * dense.tile
+            first = T.Bind(tirx.min(task * pixels, dense.pixels - pixels))
+            as_it_is = str(source.dtype) == dense.mac.dtype and base == 0
+            if as_it_is and dense.steps * dense.mac.depth == channels and dense.joined:
+                return _Window(source, T.Bind(first * channels), first)
+            scratch = T.alloc_buffer((pixels * channels + slack,), dense.mac.dtype)
+            loops.copy(source, first * channels, scratch, start, pixels * channels, base, dense.isa)
+            return _Window(scratch, start, first)
         scratch = T.alloc_buffer((dense.in_rows * dense.pitch + slack,), dense.mac.dtype)
         strips = dense.out_size[0] // dense.rows
         top, left, bottom, right = dense.attrs.padding
@@ -135,88 +120,83 @@ class _Body:
                 source, row, scratch, r * dense.pitch, image, (height, width, channels), (left, right), base, zero,
                 dense.isa, not (top or bottom),
             )  # fmt: skip
-        return scratch, tirx.const(0, "int32")
+        return _Window(scratch, start, task * dense.pixels)
 
-    def pixels(self, task: Expr, number: Expr, origin: Expr) -> tuple[list[Expr], list[Expr]]:
-        """Where each pixel of a tile begins in the scratch buffer and in the output. The last tile overlaps the one before."""
+    def pixels(self, window: _Window, number: Expr) -> tuple[list[Expr], list[Expr]]:
+        """Where each pixel of a tile begins in the window and in the output. The last tile overlaps the one before."""
         dense = self.dense
         if dense.flat:
-            first = T.Bind(tirx.min(task * dense.tile, self.flat_pixels - dense.tile))
-            return (
-                [origin + m * dense.shape[3] for m in range(dense.tile)],
-                [(first + m) * dense.channels for m in range(dense.tile)],
-            )
+            first = T.Bind(number * dense.tile)
+            bases = [window.origin + (first + m) * dense.shape[3] for m in range(dense.tile)]
+            return bases, [(window.pixel + first + m) * dense.channels for m in range(dense.tile)]
         width = dense.out_size[1]
-        pixels = dense.rows * width
-        first = T.Bind(tirx.min(number * dense.tile, pixels - dense.tile))
+        first = T.Bind(tirx.min(number * dense.tile, dense.pixels - dense.tile))
         bases, places = [], []
         for m in range(dense.tile):
             y = tirx.floordiv(first + m, width) if dense.rows > 1 else tirx.const(0, "int32")
             x = tirx.floormod(first + m, width) if dense.rows > 1 else first + m
             step = dense.attrs.strides[0] * dense.pitch, dense.attrs.strides[1] * dense.shape[3]
             bases.append(T.Bind(y * step[0] + x * step[1]))
-            places.append((task * pixels + first + m) * dense.channels)
+            places.append((window.pixel + first + m) * dense.channels)
         return bases, places
 
-    def all_blocks(self, scratch: Any, tables: _Tables, bases: list[Expr], places: list[Expr]) -> None:
+    def all_blocks(self, window: _Window, tables: _Tables) -> None:
         whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
         if whole:
             with loops.loop(whole) as block:
-                self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+                self.block(window, tables, block, self.dense.per_block, None)
         if whole < len(self.dense.firsts):
-            self.rest(scratch, tables, whole, bases, places)
+            self.rest(window, tables, whole)
 
-    def one_block(self, scratch: Any, tables: _Tables, block: Expr, bases: list[Expr], places: list[Expr]) -> None:
+    def one_block(self, window: _Window, tables: _Tables, block: Expr) -> None:
         whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
         if whole == len(self.dense.firsts):
-            self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+            self.block(window, tables, block, self.dense.per_block, None)
             return
         with T.If(block < whole):
             with T.Then():
-                self.block(scratch, tables, block, self.dense.per_block, None, bases, places)
+                self.block(window, tables, block, self.dense.per_block, None)
             with T.Else():
-                self.rest(scratch, tables, whole, bases, places)
+                self.rest(window, tables, whole)
 
-    def rest(self, scratch: Any, tables: _Tables, whole: int, bases: list[Expr], places: list[Expr]) -> None:
+    def rest(self, window: _Window, tables: _Tables, whole: int) -> None:
         begin = whole * self.dense.per_block
         count = self.dense.channels - begin * self.dense.isa.lanes
-        self.block(scratch, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count, bases, places)
+        self.block(window, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count)
 
-    def block(
-        self,
-        scratch: Any,
-        tables: _Tables,
-        block: Expr,
-        size: int,
-        count: int | None,
-        bases: list[Expr],
-        places: list[Expr],
-    ) -> None:
-        """One tile and ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
+    def block(self, window: _Window, tables: _Tables, block: Expr, size: int, count: int | None) -> None:
+        """All tiles of a task for ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
         dense, lanes = self.dense, self.dense.isa.lanes
         channel = T.Bind(block * (dense.per_block * lanes))
-        step = size * lanes * dense.mac.depth
-        steps = dense.runs[0] * dense.runs[1] * dense.steps
-        plane = steps * step
+        steps = dense.runs[0] * dense.runs[1] * dense.steps // (2 if dense.halves else 1)
         begin = T.Bind(channel * (len(self.sums.planes) * steps * dense.mac.depth))
-        if tables.firsts is not None:
-            first = T.Bind(tables.firsts[block])
-            bases = [T.Bind(base + first) for base in bases]
-        tile = len(bases)
-        sums = [[loops.register(lanes) for _ in range(size)] for _ in range(tile)]
+        first = None if tables.firsts is None else T.Bind(tables.firsts[block])
+        with loops.loop(dense.tiles) as number:
+            bases, places = self.pixels(window, number)
+            if first is not None:
+                bases = [T.Bind(base + first) for base in bases]
+            results = self.results(window.buffer, tables, bases, begin, channel, size)
+            self.finish(tables, results, channel, count, places)
+
+    def results(
+        self, scratch: Any, tables: _Tables, bases: list[Expr], begin: Expr, channel: Expr, size: int
+    ) -> list[list[Any]]:
+        """Accumulators [pixel][vector] of one tile: int32, or float64 where they are added in segments."""
+        dense, lanes = self.dense, self.dense.isa.lanes
+        step = size * lanes * dense.mac.depth
+        steps = dense.runs[0] * dense.runs[1] * dense.steps // (2 if dense.halves else 1)
+        sums = [[loops.register(lanes) for _ in range(size)] for _ in bases]
+        values = [T.Bind(load(tables.correction, channel + v * lanes, lanes)) for v in range(size)]
         if self.sums.segment is None:
-            values = [T.Bind(load(tables.correction, channel + v * lanes, lanes)) for v in range(size)]
             self.set_sums(sums, values)
-            self.accumulate(scratch, tables.weight, sums, bases, begin, step, 0, dense.steps)
-            results = sums
-        else:
-            results = [[loops.register(lanes, "float64") for _ in range(size)] for _ in range(tile)]
-            for m in range(tile):
-                for v in range(size):
-                    loops.write(results[m][v], 0, load(tables.correction, channel + v * lanes, lanes), lanes)
-            for p, factor in enumerate(self.sums.planes):
-                self.segments(scratch, tables.weight, sums, results, bases, begin + p * plane, step, factor)
-        self.finish(tables, results, channel, count, places)
+            with loops.loop(dense.runs[0]) as y, loops.loop(dense.runs[1]) as x:
+                self.run(scratch, tables.weight, sums, bases, begin, step, y, x, 0, dense.steps)
+            return sums
+        totals = [[loops.register(lanes, "float64") for _ in range(size)] for _ in bases]
+        self.set_sums(totals, values)
+        for p, factor in enumerate(self.sums.planes):
+            self.segments(scratch, tables.weight, sums, totals, bases, begin + p * steps * step, step, factor)
+        return totals
 
     def set_sums(self, sums: list[list[Any]], values: list[Expr]) -> None:
         for line in sums:
@@ -232,58 +212,65 @@ class _Body:
         lanes, steps = self.dense.isa.lanes, self.dense.steps
         zero, real = const(0, of("int32", lanes)), of("float64", lanes)
         rows, columns, _ = self.dense.runs
-        for first in range(0, steps, self.sums.segment):
+        segment = self.sums.segment // 2 * 2 if self.dense.halves else self.sums.segment
+        for first in range(0, steps, segment):
             with loops.loop(rows) as y, loops.loop(columns) as x:
                 self.set_sums(sums, [zero] * len(sums[0]))
-                self.run(scratch, weight, sums, bases, begin, step, y, x, first, min(self.sums.segment, steps - first))
+                self.run(scratch, weight, sums, bases, begin, step, y, x, first, min(segment, steps - first))
                 for held, line in zip(totals, sums, strict=True):
                     for total, part in zip(held, line, strict=True):
                         value = loops.read(part, lanes).astype(real) * const(float(factor), real)
                         loops.write(total, 0, loops.read(total, lanes) + value, lanes)
-
-    def accumulate(
-        self,
-        scratch: Any,
-        weight: Any,
-        sums: list[list[Any]],
-        bases: list[Expr],
-        begin: Expr,
-        step: int,
-        first: int,
-        count: int,
-    ) -> None:
-        rows, columns, _ = self.dense.runs
-        with loops.loop(rows) as y, loops.loop(columns) as x:
-            self.run(scratch, weight, sums, bases, begin, step, y, x, first, count)
 
     def run(
         self, scratch: Any, weight: Any, sums: list[list[Any]], bases: list[Expr], begin: Expr, step: int, y: Expr, x: Expr,
         first: int, count: int,
     ) -> None:  # fmt: skip
         """``count`` steps of run (y, x) from step ``first`` on."""
-        dense = self.dense
-        dilation = dense.attrs.dilation
+        dense, per_load = self.dense, 2 if self.dense.halves else 1
+        dilation, depth = dense.attrs.dilation, dense.mac.depth
         offset = T.Bind(y * (dilation[0] * dense.pitch) + x * (dilation[1] * dense.shape[3]))
-        place = T.Bind(begin + (y * dense.runs[1] + x) * (dense.steps * step))
-        with loops.loop(count) as k:
-            self.step(scratch, weight, sums, [base + offset + (k + first) * dense.mac.depth for base in bases],
-                      place + (k + first) * step)  # fmt: skip
+        place = T.Bind(begin + (y * dense.runs[1] + x) * (dense.steps // per_load * step))
+        with loops.loop(count // per_load) as k:
+            number = k + first // per_load
+            loaded = self.weights(weight, place + number * step, len(sums[0]))
+            for part, factors in enumerate(loaded):
+                self.step(
+                    scratch, sums, [base + offset + (number * per_load + part) * depth for base in bases], factors
+                )
 
-    def step(self, scratch: Any, weight: Any, sums: list[list[Any]], taps: list[Expr], place: Expr) -> None:
-        """One instruction per accumulator."""
-        dense, isa, lanes = self.dense, self.dense.isa, self.dense.isa.lanes
-        kind, depth = dense.mac.kind, dense.mac.depth
-        wide = {"bytes4": "int8", "signed4": "int8", "words2": "int16", "words1": "int32"}[kind]
-        weights = [
-            T.Bind(load(weight, place + v * (lanes * depth), lanes * depth).astype(of(wide, lanes * depth)))
-            for v in range(len(sums[0]))
+    def weights(self, weight: Any, place: Expr, size: int) -> list[list[Expr]]:
+        """The vectors of one step, or of two that share their bytes."""
+        lanes = self.dense.isa.lanes * self.dense.mac.depth
+        wide = of(self.wide, lanes)
+        whole = [T.Bind(load(weight, place + v * lanes, lanes).astype(wide)) for v in range(size)]
+        if not self.dense.halves:
+            return [whole]
+        if self.dense.mac.kind == "bytes4":  # 16 times the value: no instruction shifts bytes
+            words, mask = of("int32", lanes // 4), const(-16, wide)
+            moved = [tirx.reinterpret(wide, tirx.reinterpret(words, v) << const(4, words)) for v in whole]
+            return [[T.Bind(v & mask) for v in moved], [T.Bind(v & mask) for v in whole]]
+        left = const(np.dtype(self.wide).itemsize * 8 - 4, wide)
+        return [
+            [T.Bind(tirx.shift_right(v << left, left)) for v in whole],
+            [T.Bind(tirx.shift_right(v, const(4, wide))) for v in whole],
         ]
+
+    @property
+    def wide(self) -> str:
+        """The dtype in which the instruction takes its operands."""
+        return {"bytes4": "int8", "signed4": "int8", "words2": "int16", "words1": "int32"}[self.dense.mac.kind]
+
+    def step(self, scratch: Any, sums: list[list[Any]], taps: list[Expr], weights: list[Expr]) -> None:
+        """One instruction per accumulator."""
+        isa, lanes, depth = self.dense.isa, self.dense.isa.lanes, self.dense.mac.depth
+        kind = self.dense.mac.kind
         for tap, line in zip(taps, sums, strict=True):
             if kind == "words1":
                 value = T.Bind(tirx.Broadcast(load(scratch, tap, 1).astype("int32"), lanes))
             else:
                 word = tirx.reinterpret("int32", load(scratch, tap, depth))
-                value = T.Bind(tirx.reinterpret(of(wide, lanes * depth), tirx.Broadcast(word, lanes)))
+                value = T.Bind(tirx.reinterpret(of(self.wide, lanes * depth), tirx.Broadcast(word, lanes)))
             for held, factor in zip(line, weights, strict=True):
                 loops.write(held, 0, multiplied(isa, kind, loops.read(held, lanes), value, factor), lanes)
 
@@ -308,6 +295,15 @@ class _Body:
                 if wanted > 0:
                     loops.store_first(tables.output, place + channel + v * lanes, whole, size * lanes, wanted)
             v += size
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """A task's input: a buffer, where the first pixel lies in it, and which output pixel that is."""
+
+    buffer: Any
+    origin: Expr
+    pixel: Expr
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,8 +244,8 @@ def depthwise(
     split = attrs.weight_bits == attrs.activation_bits == 16
     sizes = np.abs(weight).reshape(len(weight), -1).sum(axis=1)
     bound = sizes * reach(attrs) + np.abs(bias)
-    rescale = Rescale.of(*attrs.multipliers(weight_scale), bound)
     real = split or int(bound.max()) >= 1 << 31
+    rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, wide=real)
     rows = max((r for r in (1, 2, 4) if out_size[0] % r == 0 and out_size[0] // r >= 8), default=1)
     made = _Depthwise(
         isa, attrs, mac, shape, out_size, kernel, rows, (256, 1) if split else (1,), real, rescale.fused,

@@ -77,7 +77,7 @@ def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[[Expr, Expr], Expr]
         )
     ]
     if attrs.kind == "mul":
-        rescale = Rescale.of(np.array([ma]), np.array([shift]), np.array([reaches[0] * reaches[1]]))
+        rescale = Rescale.of(isa, np.array([ma]), np.array([shift]), reaches[0] * reaches[1])
         return lambda a, b: _scaled(isa, _less(a, attrs.a_zero_point) * _less(b, attrs.b_zero_point), rescale)
     factors = math.ldexp(ma, -shift), math.ldexp(mb, -shift)
     zeros = [-zero * factor for zero, factor in zip((attrs.a_zero_point, attrs.b_zero_point), factors, strict=True)]
@@ -101,7 +101,7 @@ def _less(value: Expr, zero_point: int) -> Expr:
 
 
 def _scaled(isa: Vectors, value: Expr, rescale: Rescale) -> Expr:
-    dtype = of("float64", lanes_of(value))
+    dtype = of(rescale.dtype, lanes_of(value))
     limit = None if rescale.limits is None else const(float(rescale.limits[0]), dtype)
     return rounded(isa, value, const(float(rescale.scales[0]), dtype), rescale.fused, limit)
 
@@ -112,7 +112,7 @@ def rescaled(
     """Values of ``bits`` -> the output's: ``clamp(Z_out + rhe((q - zero_point) * M * 2**-s))`` on lanes of the carriers."""
     lo, hi = activation_limits(bits)
     reach = max(hi - zero_point, zero_point - lo)
-    rescale = Rescale.of(np.array([multiplier[0]]), np.array([multiplier[1]]), np.array([reach]))
+    rescale = Rescale.of(isa, np.array([multiplier[0]]), np.array([multiplier[1]]), reach)
     same = rescale.scales[0] == 1.0 and zero_point == output.zero_point and carrier(bits) == carrier(output.bits)
 
     def value(q: Expr) -> Expr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,8 @@ from .integer_pack import Mac, mac_of, reach
 from .vectors import Vectors
 
 _MOST_VECTORS = 8  # output vectors of a tile
+_TASKS = 8  # as many at least, if there are so many tiles
+_TASK_BYTES = 16 << 10  # of a task's input
 _ROW_PIXELS = 24  # a task has rows for about this many pixels at least
 
 
@@ -19,7 +21,8 @@ _ROW_PIXELS = 24  # a task has rows for about this many pixels at least
 class Dense:
     """A convolution as the kernel sees it: input [N, H, W, C], weight OHWI over ``width`` channels from ``firsts`` on.
 
-    ``firsts`` [blocks]: the first input channel of each block of output channels, all zero without groups.
+    ``halves``: weights of two steps lie in one byte, the first in its lower half. ``firsts`` [blocks]: the first input channel of
+    each block of output channels, all zero without groups.
     """
 
     isa: Vectors
@@ -33,6 +36,7 @@ class Dense:
     tile: int  # pixels
     firsts: tuple[int, ...]
     width: int
+    halves: bool = False
 
     @property
     def flat(self) -> bool:
@@ -53,7 +57,13 @@ class Dense:
     @cached_property
     def steps(self) -> int:
         """Instructions per run."""
-        return -(-self.runs[2] // self.mac.depth)
+        whole = self.mac.depth * (2 if self.halves else 1)
+        return -(-self.runs[2] // whole) * whole // self.mac.depth
+
+    @property
+    def unit(self) -> int:
+        """What one product counts in the sums: halves of bytes are multiplied where they lie."""
+        return 16 if self.halves and self.mac.kind == "bytes4" else 1
 
     @cached_property
     def vectors(self) -> int:
@@ -65,6 +75,28 @@ class Dense:
         """Output rows of a task."""
         height, width = self.out_size
         return next(r for r in range(1, height + 1) if height % r == 0 and (r == height or r * width >= _ROW_PIXELS))
+
+    @cached_property
+    def pixels(self) -> int:
+        """Output pixels of a task; of everything where rows do not matter."""
+        width = self.out_size[1]
+        return self.shape[0] * self.out_size[0] * width if self.flat else self.rows * width
+
+    @cached_property
+    def tiles(self) -> int:
+        """Tiles of a task: so many that its input stays in the first cache, and that there are enough tasks."""
+        whole = -(-self.pixels // self.tile)
+        if not self.flat:
+            return whole
+        most = min(whole // _TASKS, _TASK_BYTES // (self.tile * self.shape[3]))
+        return max(n for n in range(1, max(1, most) + 1) if whole % n == 0)
+
+    @cached_property
+    def tasks(self) -> int:
+        """Parts that may run at the same time."""
+        if self.flat:
+            return -(-self.pixels // (self.tile * self.tiles))
+        return self.shape[0] * self.out_size[0] // self.rows
 
     @cached_property
     def pitch(self) -> int:
@@ -79,14 +111,15 @@ class Dense:
 
 
 def planned(
-    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, out_size: tuple[int, int]
+    isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, out_size: tuple[int, int], bound: int
 ) -> Dense:
-    """Tile and block with the fewest cycles by a simple count of multiplications, loads and latency."""
+    """Tile and block with the fewest cycles by a simple count of multiplications, loads and latency; ``bound`` on all sums."""
     channels, kh, kw, per_group = weight.shape
     mac = mac_of(isa, attrs)
     vectors = -(-channels // isa.lanes)
-    narrow = Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), 1, 1, (0,), per_group)
-    pixels = shape[0] * out_size[0] * out_size[1] if narrow.flat else narrow.rows * out_size[1]
+    narrow = _with_halves(Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), 1, 1, (0,), per_group), bound)
+    held = 2 if narrow.halves else 1  # vectors of weights per vector of channels
+    pixels = narrow.pixels
     group = channels // attrs.groups
     spare = 2 if isa.words2 is None and mac.kind == "words2" else 1
 
@@ -106,7 +139,7 @@ def planned(
         (
             (tile, size)
             for size in sizes
-            for tile in range(1, min(pixels, max(1, (isa.registers - spare - size) // size)) + 1)
+            for tile in range(1, min(pixels, max(1, (isa.registers - spare - held * size) // size)) + 1)
         ),
         key=total,
     )
@@ -117,7 +150,7 @@ def planned(
         ends = [min((b + 1) * size * isa.lanes, channels) for b in range(blocks)]
         firsts = [b * size * isa.lanes // group * per_group for b in range(blocks)]
         width = max(-(-end // group) * per_group - first for first, end in zip(firsts, ends, strict=True))
-    return Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), size, tile, tuple(firsts), width)
+    return replace(narrow, per_block=size, tile=tile, firsts=tuple(firsts), width=width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +162,13 @@ class Sums:
 
     segment: int | None
     planes: tuple[int, ...]
+
+
+def _with_halves(dense: Dense, bound: int) -> Dense:
+    """The same, with 4-bit weights two in a byte where that saves something and the sums have room for it."""
+    halves = replace(dense, halves=True)
+    saves = dense.attrs.weight_bits == 4 and dense.steps > 1
+    return halves if saves and bound * halves.unit < 1 << 31 else dense
 
 
 def sums_of(attrs: ConvAttrs, mac: Mac, weight: np.ndarray, bound: np.ndarray) -> Sums:
@@ -164,6 +204,8 @@ def packed_weight(dense: Dense, weight: np.ndarray, planes: tuple[int, ...], ord
             parts = [(steps - low) >> 8, low]
         for part in parts:
             laid = part.reshape(len(lanes), runs.shape[1], dense.steps, mac.depth).transpose(1, 2, 0, 3)
+            if dense.halves:
+                laid = ((laid[:, ::2] & 15) + (laid[:, 1::2] << 4)).astype(np.uint8).view(np.int8)
             pieces.append(laid.reshape(-1))
     # The high part of a split weight may be 128.
     dtype = np.int8 if dense.attrs.weight_bits <= 8 else np.int16

@@ -29,8 +29,9 @@ def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
     pairs = [attrs.multiplier(int(count)) for count in counts.reshape(-1)]
     reach = 1 << (16 if attrs.activation_bits == 16 else 9)
     rescale = Rescale.of(
+        isa,
         np.array([m for m, _ in pairs]), np.array([s for _, s in pairs]),
-        np.array(reach * attrs.kernel[0] * attrs.kernel[1]),
+        reach * attrs.kernel[0] * attrs.kernel[1],
     )  # fmt: skip
     one = len(set(pairs)) == 1
     constants = [] if one else [rescale.scales, *([] if rescale.limits is None else [rescale.limits])]
@@ -61,7 +62,7 @@ def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
         if largest:
             result = copied(total)
         else:
-            real = of("float64", size)
+            real = of(rescale.dtype, size)
             factors = [const(float(rescale.scales[0]), real)] if one else [_repeated(tables[0][pixel], size)]
             if rescale.limits is not None:
                 factors.append(const(float(rescale.limits[0]), real) if one else _repeated(tables[1][pixel], size))

@@ -197,12 +197,11 @@ void Consider(std::vector<Candidate>& candidates, const Lanes& lanes, const Hist
          }});
   }
   const auto low = static_cast<int32_t>(LowestOf(bits));
-  {
-    const BucketTable table = FitBuckets(histogram, low, bits, symbols_max);
-    const Symbols symbols = SymbolsOf(table);
-    const double estimate = static_cast<double>(DescriptionBits(table, bits)) + CodedBits(symbols, histogram);
+  if (const auto table = FitBuckets(histogram, low, bits, symbols_max)) {
+    const Symbols symbols = SymbolsOf(*table);
+    const double estimate = static_cast<double>(DescriptionBits(*table, bits)) + CodedBits(symbols, histogram);
     candidates.push_back({isa::Codec::Entropy, estimate, [&, table, symbols, bits](BitWriter& out) {
-                            Put(out, table, bits);
+                            Put(out, *table, bits);
                             CodeWithOneTable(out, lanes, symbols, histogram);
                           }});
   }
@@ -225,14 +224,15 @@ void ConsiderZeroRuns(std::vector<Candidate>& candidates, const Lanes& lanes, co
   const size_t entries = static_cast<size_t>(limits.table_bytes / isa::kStreamTableEntryBytes) / 2;
   const size_t symbols_max = std::min(kSymbolsMax, entries);
   if (symbols_max == 0 || values.total == 0) return;
-  const BucketTable run_table = FitRuns(lengths, symbols_max);
-  const BucketTable weight_table = FitBuckets(values, static_cast<int32_t>(LowestOf(bits)), bits, symbols_max);
-  const Symbols run_symbols = SymbolsOf(run_table), weight_symbols = SymbolsOf(weight_table);
-  const double estimate = static_cast<double>(DescriptionBits(run_table, 0) + DescriptionBits(weight_table, bits)) +
+  const auto run_table = FitRuns(lengths, symbols_max);
+  const auto weight_table = FitBuckets(values, static_cast<int32_t>(LowestOf(bits)), bits, symbols_max);
+  if (!run_table || !weight_table) return;
+  const Symbols run_symbols = SymbolsOf(*run_table), weight_symbols = SymbolsOf(*weight_table);
+  const double estimate = static_cast<double>(DescriptionBits(*run_table, 0) + DescriptionBits(*weight_table, bits)) +
                           CodedBits(run_symbols, lengths) + CodedBits(weight_symbols, values);
   auto write = [=, &lanes, &runs](BitWriter& out) {
-    Put(out, run_table, 0);
-    Put(out, weight_table, bits);
+    Put(out, *run_table, 0);
+    Put(out, *weight_table, bits);
     const SymbolOf run_of(run_symbols, lengths), weight_of(weight_symbols, values);
     std::vector<size_t> counts;
     for (size_t lane = 0; lane < runs.runs.size(); ++lane)

@@ -46,10 +46,11 @@ class DyadicCut {
   double Visit(size_t begin, size_t end, int32_t first, uint32_t extra_bits) {
     int64_t count = 0;
     for (size_t i = begin; i < end; ++i) count += histogram_.counts[i];
-    const double whole = extra_bits <= kExtraMax ? Cost(count, extra_bits) : 1e300;
+    const bool too_wide = extra_bits > kExtraMax;
+    const double whole = Cost(count, extra_bits);
     const size_t before = buckets_.size();
     // Fewer values than a bucket has bits gain nothing from a finer cut.
-    if (extra_bits > 0 && (count * extra_bits > bucket_bits_ || extra_bits > kExtraMax)) {
+    if (too_wide || (extra_bits > 0 && count * extra_bits > bucket_bits_)) {
       const int32_t middle = first + (int32_t{1} << (extra_bits - 1));
       const auto& values = histogram_.values;
       const auto cut = static_cast<size_t>(std::lower_bound(values.begin() + static_cast<ptrdiff_t>(begin),
@@ -57,7 +58,7 @@ class DyadicCut {
                                            values.begin());
       double parts = Visit(begin, cut, first, extra_bits - 1);
       parts += Visit(cut, end, middle, extra_bits - 1);
-      if (parts < whole) return parts;
+      if (too_wide || parts < whole) return parts;
     }
     buckets_.resize(before);
     buckets_.push_back({first, extra_bits, count});
@@ -202,10 +203,16 @@ Histogram HistogramOf(const std::vector<int32_t>& values) {
 
 namespace {
 
-BucketTable Fit(const Histogram& histogram, int32_t low, int64_t range_bits, size_t symbols_max, bool from_low) {
+std::optional<BucketTable> Fit(const Histogram& histogram, int32_t low, int64_t range_bits, size_t symbols_max,
+                               bool from_low) {
+  // Where a bucket costs more than all values together, only cuts that its extra bits ask for are left.
+  const double most = static_cast<double>(histogram.total) * (kExtraMax + isa::kStreamFrequencyBits);
   double bucket_bits = kBucketBits;
   std::vector<Bucket> buckets = DyadicCut(histogram, bucket_bits).Cut(low, range_bits, from_low);
-  while (buckets.size() > symbols_max) buckets = DyadicCut(histogram, bucket_bits *= 2).Cut(low, range_bits, from_low);
+  while (buckets.size() > symbols_max) {
+    if (bucket_bits > most) return std::nullopt;
+    buckets = DyadicCut(histogram, bucket_bits *= 2).Cut(low, range_bits, from_low);
+  }
   BucketTable table;
   table.first = buckets.front().first;
   std::vector<int64_t> counts;
@@ -219,11 +226,11 @@ BucketTable Fit(const Histogram& histogram, int32_t low, int64_t range_bits, siz
 
 }  // namespace
 
-BucketTable FitBuckets(const Histogram& histogram, int32_t low, int64_t range_bits, size_t symbols_max) {
+std::optional<BucketTable> FitBuckets(const Histogram& histogram, int32_t low, int64_t range_bits, size_t symbols_max) {
   return Fit(histogram, low, range_bits, symbols_max, false);
 }
 
-BucketTable FitRuns(const Histogram& histogram, size_t symbols_max) {
+std::optional<BucketTable> FitRuns(const Histogram& histogram, size_t symbols_max) {
   int64_t range_bits = 0;
   while (histogram.values.back() >> range_bits) ++range_bits;
   return Fit(histogram, 0, range_bits, symbols_max, true);

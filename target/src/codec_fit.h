@@ -17,10 +17,10 @@ struct Histogram {
 };
 Histogram HistogramOf(const std::vector<int32_t>& values);
 
-// Values lie in `low` to low + 2^range_bits - 1. At most `symbols_max` symbols.
-BucketTable FitBuckets(const Histogram& histogram, int32_t low, int64_t range_bits, size_t symbols_max);
+// Values lie in `low` to low + 2^range_bits - 1. Nothing if they need more than `symbols_max` symbols.
+std::optional<BucketTable> FitBuckets(const Histogram& histogram, int32_t low, int64_t range_bits, size_t symbols_max);
 // The same of lengths of runs: the first symbol begins with 0, whether or not that occurs.
-BucketTable FitRuns(const Histogram& histogram, size_t symbols_max);
+std::optional<BucketTable> FitRuns(const Histogram& histogram, size_t symbols_max);
 // Nothing if there are too many values.
 std::optional<PaletteTable> FitPalette(const Histogram& histogram, size_t symbols_max);
 // Nothing if no width of symbols takes values in.

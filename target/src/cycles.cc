@@ -93,7 +93,7 @@ class Clockwork {
     }
     const int64_t working = now_ + duration.start_up;
     units_end_[engine] = working + duration.units;
-    core_.trace().decode_bound[index] = duration.decodes && !duration.transfers && duration.decode == duration.units;
+    core_.trace().decode_bound[index] = duration.decode_bound;
     if (duration.transfers) {
       transfers_[engine + 1] = Transfer(duration.dram, hw_.dram_bytes_per_cycle, hw_.dram_burst_beats);
       request_[engine + 1] = working;

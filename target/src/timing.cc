@@ -128,14 +128,14 @@ Duration Of(const Config& hw, const isa::LoadRaw& ins) {
 Duration Of(const Config& hw, const isa::Loadw& ins, int64_t decode_cycles) {
   Duration duration;
   duration.start_up = hw.start_up_loadw;
-  duration.decodes = true;
-  duration.decode = decode_cycles;
-  duration.units = duration.decode;
+  duration.units = decode_cycles;
   if (ins.source == isa::StreamSource::Dram) {
     duration.transfers = true;
     duration.dram = Flat(ins.stream_addr, ins.stream_bytes);
   } else {
-    duration.units = std::max(duration.units, CeilDiv(ins.stream_bytes, hw.stream_read_bytes_per_cycle));
+    const int64_t fetch = CeilDiv(ins.stream_bytes, hw.stream_read_bytes_per_cycle);
+    duration.units = std::max(decode_cycles, fetch);
+    duration.decode_bound = decode_cycles > fetch;
   }
   return duration;
 }

@@ -20,8 +20,7 @@ struct Duration {
   int64_t units = 0;       // cycles after the start-up of everything but DRAM
   bool transfers = false;  // whether DRAM is used too: the view that follows, beginning after the start-up
   View dram{};
-  bool decodes = false;  // LOADW: `units` includes decoding, of so many cycles
-  int64_t decode = 0;
+  bool decode_bound = false;  // LOADW from SRAM: whether it decodes longer than it reads
 };
 
 // For an instruction that has been executed, so whose sizes are known to be legal; `decode_cycles` of a LOADW as the

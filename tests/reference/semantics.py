@@ -119,7 +119,8 @@ def loadw(machine, ins: Instruction) -> None:
     stream = memory.read(run_of(ins["stream_addr"], ins["stream_bytes"])).tobytes()
     count, bits = ins["weight_count"], ins["weight_bits"]
     try:
-        weights = streams.decode(stream, count, ins["row_weights"], bits, machine.hw.decoder_lanes)
+        limits = machine.hw.decoder_lanes, machine.hw.decoder_table_bytes
+        weights = streams.decode(stream, count, ins["row_weights"], bits, *limits).weights
     except streams.StreamFault as fault:
         raise Fault(f"the stream {fault}") from None
     data = np.frombuffer(streams.packed(weights, bits), np.uint8)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 
 HEADER_BYTES = 5
 WIDTHS = (4, 8, 16)
+CODECS = ("raw", "parametric", "entropy", "palette", "zero_run")
 
 
 class StreamFault(Exception):
@@ -120,28 +122,42 @@ def palette(bits: Bits, value_bits: int) -> Table:
     return Table([[value, 0, None if s == rest else frequency(bits.take(7))] for s, value in enumerate(values)])
 
 
-def decode(stream: bytes, count: int, row_weights: int, bits: int, lanes: int) -> np.ndarray:
-    """Weights int64 [count] in buffer order, for a decoder of ``lanes`` lanes. Raises StreamFault."""
+@dataclass(frozen=True)
+class Decoded:
+    """Weights int64 [count] in buffer order; how long the decoder is busy."""
+
+    weights: np.ndarray
+    codec: str
+    cycles: int
+
+
+def decode(stream: bytes, count: int, row_weights: int, bits: int, lanes: int, table_bytes: int) -> Decoded:
+    """For a decoder of ``lanes`` lanes and ``table_bytes`` bytes of tables. Raises StreamFault."""
     if len(stream) < HEADER_BYTES:
         raise StreamFault("shorter than its header")
     codec, width_code, payload = stream[0] % 64, stream[0] // 64, stream[HEADER_BYTES:]
     if zlib.crc32(stream[:1] + payload) != int.from_bytes(stream[1:HEADER_BYTES], "little"):
         raise StreamFault("wrong checksum")
-    if codec > 4 or width_code == 3 or WIDTHS[width_code] != bits:
+    if codec >= len(CODECS) or width_code == 3 or WIDTHS[width_code] != bits:
         raise StreamFault(f"codec {codec}, width code {width_code}")
     source = Bits(payload)
     if codec == 0:
         if len(payload) != -(-count * bits // 8):
             raise StreamFault("wrong size")
         weights = np.array([source.signed(bits) for _ in range(count)])
+        cycles = -(-count // lanes)
     else:
-        weights = _decode_coded(codec, source, count, row_weights, bits, lanes)
+        tile = (count, row_weights, bits)
+        weights, cycles = _decode_coded(CODECS[codec], source, tile, lanes, table_bytes)
     if source.left >= 8 or source.number:
         raise StreamFault("something is left")
-    return weights
+    return Decoded(weights, CODECS[codec], cycles)
 
 
-def _decode_coded(codec: int, source: Bits, count: int, row_weights: int, bits: int, most_lanes: int) -> np.ndarray:
+def _decode_coded(
+    codec: str, source: Bits, tile: tuple[int, int, int], most_lanes: int, table_bytes: int
+) -> tuple[np.ndarray, int]:
+    count, row_weights, bits = tile
     lanes = 1 << source.take(3)
     if lanes > most_lanes:
         raise StreamFault("too many lanes")
@@ -152,12 +168,17 @@ def _decode_coded(codec: int, source: Bits, count: int, row_weights: int, bits: 
     held = 16 // bits
     if min(map(len, order)) < held:
         raise StreamFault("too few weights for the lanes")
-    if codec == 4:
-        tables = buckets(source, 0), buckets(source, bits)
-    elif codec == 3:
-        tables = (palette(source, bits),)
+    if codec == "parametric":
+        tables = [parametric(source)]
+    elif codec == "entropy":
+        tables = [buckets(source, bits)]
+    elif codec == "palette":
+        tables = [palette(source, bits)]
     else:
-        tables = (buckets(source, bits) if codec == 2 else parametric(source),)
+        tables = [buckets(source, 0), buckets(source, bits)]
+    entries = sum(len(table.symbols) for table in tables)
+    if 4 * entries > table_bytes:
+        raise StreamFault("tables too large")
     states = [65536 + source.take(16) for _ in range(lanes)]
     done: list[list[int]] = [[] for _ in range(lanes)]
     cycle = 0
@@ -166,7 +187,7 @@ def _decode_coded(codec: int, source: Bits, count: int, row_weights: int, bits: 
             left = len(order[lane]) - held - len(done[lane])
             if left:
                 value, states[lane] = tables[cycle % len(tables)].decode(states[lane], source)
-                if codec == 4 and cycle % 2 == 0:
+                if codec == "zero_run" and cycle % 2 == 0:
                     if value > left:
                         raise StreamFault("a run too long")
                     done[lane] += [0] * value
@@ -179,4 +200,4 @@ def _decode_coded(codec: int, source: Bits, count: int, row_weights: int, bits: 
     for lane in range(lanes):
         last = Bits((states[lane] - 65536).to_bytes(2, "little"))
         weights[order[lane]] = done[lane] + [last.signed(bits) for _ in range(held)]
-    return weights
+    return weights, entries + cycle + held

@@ -16,9 +16,9 @@ def measured(monkeypatch, tmp_path):
     made = []
     original = pipeline.calibrate
 
-    def counting(model, data, method, progress):
+    def counting(model, data, method, **rest):
         made.append(method)
-        return original(model, data, method, progress=progress)
+        return original(model, data, method, **rest)
 
     monkeypatch.setattr(pipeline, "calibrate", counting)
     return made

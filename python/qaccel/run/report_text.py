@@ -20,11 +20,12 @@ _COLOURS = {
     "decode": "#8e5ea2", "store": "#5aa469", "wait": "#b0b0b0",
 }  # fmt: skip
 _STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; color: #222; }
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1500px; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0 2em; width: 100%; }
 th, td { padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-th { border-bottom: 2px solid #888; } .t { text-align: left; }
-.bar { display: flex; height: 1em; width: 260px; background: #f2f2f2; } .bar span { height: 100%; }
+th { border-bottom: 2px solid #888; } td { white-space: nowrap; }
+.t { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 4em; }
+.bar { display: flex; height: 1em; width: 200px; background: #f2f2f2; } .bar span { height: 100%; }
 .key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; vertical-align: -1px; }
 """
 

@@ -19,8 +19,8 @@ inline void CopyLanes(const int16_t* from, int64_t count, int16_t* to) {
   for (int64_t i = 0; i < count; i += kLanes) std::memcpy(to + i, from + i, kLanes * sizeof(int16_t));
 }
 
-// Fills rows of the flattened reduction, [kernel_h, kernel_w, in_channels] of one output pixel each, zero where a tap falls
-// outside the input.
+// Fills rows of the flattened reduction, [kernel_h, kernel_w, in_channels] of one output pixel each, zero where a tap
+// falls outside the input.
 class Gatherer {
  public:
   Gatherer(Machine& machine, const isa::Conv& ins)
@@ -40,7 +40,8 @@ class Gatherer {
       cache_.emplace(memory_, ins, ins.in_channels, 1, machine.unpacked);
   }
 
-  // Output pixels [first, first + count), counted row by row, into rows `stride` apart; kLanes values follow the last row.
+  // Output pixels [first, first + count), counted row by row, into rows `stride` apart; kLanes values follow the last
+  // row.
   void Gather(int64_t first, int64_t count, int64_t stride, int16_t* out) {
     int64_t y = first / ins_.out_w, x = first % ins_.out_w;
     while (count > 0) {

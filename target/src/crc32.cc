@@ -44,8 +44,8 @@ uint32_t ByTables(uint32_t crc, const uint8_t* data, size_t bytes) {
 }
 
 #ifdef QACCEL_X86
-// x^power modulo the polynomial, as a factor for products of numbers whose bits are reversed: these come out one place too
-// low, so it is one place up.
+// x^power modulo the polynomial, as a factor for products of numbers whose bits are reversed: these come out one place
+// too low, so it is one place up.
 int64_t Factor(int power) {
   uint32_t value = 1u << 31;
   for (int i = 0; i < power; ++i) value = value & 1 ? value >> 1 ^ kPolynomial : value >> 1;
@@ -54,8 +54,8 @@ int64_t Factor(int power) {
 
 constexpr size_t kFolded = 64;  // bytes at a time
 
-// The same by multiplication without carries: 16 bytes that lie n bits before others are replaced by a remainder that is
-// added to these. `bytes` is a multiple of kFolded.
+// The same by multiplication without carries: 16 bytes that lie n bits before others are replaced by a remainder that
+// is added to these. `bytes` is a multiple of kFolded.
 __attribute__((target("pclmul,sse2"))) uint32_t ByFolding(uint32_t crc, const uint8_t* data, size_t bytes) {
   static const int64_t far_low = Factor(512 + 32), far_high = Factor(512 - 32);
   static const int64_t near_low = Factor(128 + 32), near_high = Factor(128 - 32);

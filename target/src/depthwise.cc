@@ -9,8 +9,8 @@ namespace qaccel {
 
 namespace {
 
-// sums[i] = sum over taps of a[tap][i] * w[tap][i], for `count` values and up to kLanes - 1 more. Sum holds the sum of all
-// taps.
+// sums[i] = sum over taps of a[tap][i] * w[tap][i], for `count` values and up to kLanes - 1 more. Sum holds the sum of
+// all taps.
 template <typename Sum>
 inline __attribute__((always_inline)) void SumTapsAs(const int16_t* const* a, const int16_t* const* w, int64_t taps,
                                                      int64_t count, Sum* sums) {

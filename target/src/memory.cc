@@ -94,8 +94,8 @@ void Memory::SetDefined(int64_t begin, int64_t end) {
   words[last] |= Mask(last, begin, end);
 }
 
-// Whether every byte from the first to the last of the view is defined, gaps included; false where the gaps are too wide
-// to look.
+// Whether every byte from the first to the last of the view is defined, gaps included; false where the gaps are too
+// wide to look.
 bool Memory::DefinedThroughout(const View& view) const {
   const int64_t end = view.End();
   return (end - view.addr) / kWord <= 4 * view.rows * view.pixels && FirstUndefined(view.addr, end) == end;

@@ -26,8 +26,8 @@ std::unique_ptr<T[], Free> Zeroed(int64_t count) {
   return std::unique_ptr<T[], Free>(static_cast<T*>(block));
 }
 
-// The instruction that accesses: its number on its engine (from 1 on), what happened before it, and what happened before
-// everything that is still to come.
+// The instruction that accesses: its number on its engine (from 1 on), what happened before it, and what happened
+// before everything that is still to come.
 struct Actor {
   isa::Engine engine = isa::Engine::Load;
   uint32_t ordinal = 0;
@@ -69,9 +69,9 @@ class Memory {
     int64_t end;
     uint32_t ordinal;
   };
-  // What one engine reads, or writes. The latest accesses are kept as they are: those that an instruction is not ordered
-  // with are few, and hardly ever near its own. Where the views do not tell whether bytes are shared, and where too many
-  // accesses pile up, they are folded into one number for each byte: the last instruction that touched it.
+  // What one engine reads, or writes. The latest accesses are kept as they are: those that an instruction is not
+  // ordered with are few, and hardly ever near its own. Where the views do not tell whether bytes are shared, and where
+  // too many accesses pile up, they are folded into one number for each byte: the last instruction that touched it.
   struct Accesses {
     std::vector<Access> recent;                // oldest first
     std::unique_ptr<uint32_t[], Free> folded;  // ordinals by byte; absent before there are any
@@ -86,8 +86,8 @@ class Memory {
   // Forgets what happened before everything that is still to come.
   void DropSettled(Accesses& accesses, uint32_t settled) const;
   void Fold(Accesses& accesses) const;
-  // Calls found(byte, ordinal) if one of the accesses after `known` touched a byte of the view: for the first byte, with
-  // the last of these accesses. `found` throws.
+  // Calls found(byte, ordinal) if one of the accesses after `known` touched a byte of the view: for the first byte,
+  // with the last of these accesses. `found` throws.
   template <typename Found>
   void FindAfter(Accesses& accesses, uint32_t known, uint32_t settled, const View& view, Found found) const;
   void CheckOrdered(Accesses& accesses, int engine, const View& view, const Actor& actor, const char* now,

@@ -62,9 +62,9 @@ inline __attribute__((always_inline)) void LoadVector(const T* from, Vector& val
   std::memcpy(&values, from, sizeof(values));
 }
 
-// clamp(zero_point + rhe((acc + bias) * M * 2^-s)) for groups of `lanes` accumulators, `stride` apart, with products of 63
-// bits and shifts of 1 to 61. Products are lifted by 2^62, so that the shift that counts is of positive numbers, which more
-// machines have. Returns whether a sum has left 32 bits; the output is then wrong.
+// clamp(zero_point + rhe((acc + bias) * M * 2^-s)) for groups of `lanes` accumulators, `stride` apart, with products of
+// 63 bits and shifts of 1 to 61. Products are lifted by 2^62, so that the shift that counts is of positive numbers,
+// which more machines have. Returns whether a sum has left 32 bits; the output is then wrong.
 QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const ChannelScales& scales, const int64_t* bias,
                              int64_t begin, int64_t groups, int64_t lanes, const OutputRange& range, int16_t* out) {
   const OutputRange limits = range;
@@ -96,8 +96,8 @@ QACCEL_CLONES bool ScaleSums(const int32_t* acc, int64_t stride, const ChannelSc
   return any != 0;
 }
 
-// The same for sums of up to 48 bits, bias included, and shifts of 33 to 92: products have 79 bits, of which the upper 47
-// and the lower 32 are handled apart.
+// The same for sums of up to 48 bits, bias included, and shifts of 33 to 92: products have 79 bits, of which the upper
+// 47 and the lower 32 are handled apart.
 QACCEL_CLONES void ScaleLong(const int64_t* sums, const ChannelScales& scales, int64_t begin, int64_t groups,
                              int64_t lanes, const OutputRange& range, int16_t* out) {
   const OutputRange limits = range;

@@ -93,9 +93,9 @@ inline int64_t LargestDifference(int64_t bits, int64_t zero_point) {
   return std::max(zero_point - LowestOf(bits), HighestOf(bits) - zero_point);
 }
 
-// Input rows as 16-bit differences to the zero point, unpacked when first asked for; kLanes values more than the last may
-// be read. With a step of n, a row holds every nth pixel from 0 on, then every nth from 1 on, and so forth. Rows must be
-// asked for within a window that moves down.
+// Input rows as 16-bit differences to the zero point, unpacked when first asked for; kLanes values more than the last
+// may be read. With a step of n, a row holds every nth pixel from 0 on, then every nth from 1 on, and so forth. Rows
+// must be asked for within a window that moves down.
 class RowCache {
  public:
   template <typename Window>

@@ -363,3 +363,21 @@ def test_unsupported_models() -> None:
     assert "'g'" in refusal(lambda: import_onnx(mismatch))
     empty = model([], {}, (1, 4), outputs=("x",))
     assert "empty" in refusal(lambda: import_onnx(empty))
+
+
+def test_branches_within_branches_read_what_is_outside() -> None:
+    """If by a constant within If by a constant; the inner branch reads a tensor of the outer branch, which gets a new name."""
+
+    def branch(nodes: list[onnx.NodeProto], out: str) -> onnx.GraphProto:
+        return helper.make_graph(nodes, out, [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, (1, 4))])
+
+    inner = branch([node("Neg", ["a"], ["c"])], "c")
+    outer = branch([node("Relu", ["x"], ["a"]), node("If", ["yes"], ["d"], then_branch=inner, else_branch=inner)], "d")
+    nodes = [
+        node("If", ["yes"], ["p"], then_branch=outer, else_branch=outer),
+        node("If", ["yes"], ["q"], then_branch=outer, else_branch=outer),
+        node("Add", ["p", "q"], ["y"]),
+    ]
+    proto = model(nodes, {"yes": np.array(True)}, (1, 4))
+    x = weights(1, 4)
+    assert worst(execute(import_onnx(proto), {"x": x}), {"y": -2 * np.maximum(x, 0)}) < 1e-6

@@ -129,7 +129,7 @@ def _branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[o
             if out:
                 rename[out] = fresh_name(f"{node.name}/{out}", taken)
                 taken.add(rename[out])
-    renamed = [remade(n, [rename.get(i, i) for i in n.input], [rename.get(o, o) for o in n.output]) for n in nodes]
+    renamed = [_renamed(n, rename) for n in nodes]
     for inner in renamed:
         inner.name = fresh_name(f"{node.name}/{inner.name or inner.output[0]}", ())
     outer = [
@@ -137,6 +137,21 @@ def _branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[o
         for o, target in zip(body.output, node.output, strict=True)
     ]
     return renamed + outer
+
+
+def _renamed(node: onnx.NodeProto, rename: Mapping[str, str]) -> onnx.NodeProto:
+    """The node with its tensors renamed, in the graphs within it too: they read what is written outside of them."""
+    copy = remade(node, [rename.get(i, i) for i in node.input], [rename.get(o, o) for o in node.output])
+    for attribute in copy.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            own = {o for n in attribute.g.node for o in n.output} | {t.name for t in attribute.g.initializer}
+            outside = {old: new for old, new in rename.items() if old not in own}
+            inner = [_renamed(n, outside) for n in attribute.g.node]
+            del attribute.g.node[:]
+            attribute.g.node.extend(inner)
+            for out in attribute.g.output:
+                out.name = outside.get(out.name, out.name)
+    return copy
 
 
 def _passed_through(

@@ -51,7 +51,7 @@ def _inlined_into_output(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV |
         for block in schedule.get_producers(output):
             if schedule.get(block).same_as(schedule.get(main)):
                 continue
-            if all(not _is_reduction(schedule, b) for b in [block]) and schedule.get_producers(block):
+            if not is_reduction(schedule, block) and schedule.get_producers(block):
                 schedule.compute_inline(block)
                 changed = True
                 break
@@ -59,18 +59,29 @@ def _inlined_into_output(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV |
     return output if len(producers) == 1 else None
 
 
-def _is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+def is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Whether the block has axes that are not its output's."""
     return any(int(var.iter_type) != 0 for var in schedule.get(block).iter_vars)
 
 
-def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int, unrolled: bool) -> None:
-    """Splits the loop into vectors of up to ``lanes`` that divide it; a loop of odd length stays as it is."""
+def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int, rest: bool = True) -> tuple[LoopRV, LoopRV] | None:
+    """Splits the loop into vectors of up to ``lanes`` and gives both parts; None if it is too short for any.
+
+    Where no vector of four or more divides the loop: with ``rest``, full vectors leave a rest that TVM splits off and does
+    value by value; without, the loop stays for LLVM to vectorise.
+    """
     size = extent(schedule, loop)
-    while size % lanes:
-        lanes //= 2
-    if lanes == 1:
-        return
-    outer, inner = schedule.split(loop, [None, lanes])
+    dividing = lanes
+    while size % dividing:
+        dividing //= 2
+    if dividing < min(4, lanes) and size > lanes:
+        if not rest:
+            return None
+        outer, inner = schedule.split(loop, [None, lanes])
+        schedule.annotate(outer, "pragma_loop_partition_hint", 1)
+    elif dividing > 1 and size:
+        outer, inner = schedule.split(loop, [None, dividing])
+    else:
+        return None
     schedule.vectorize(inner)
-    if unrolled:
-        schedule.unroll(outer)
+    return outer, inner

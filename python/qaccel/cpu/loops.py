@@ -64,24 +64,17 @@ def is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(int(var.iter_type) != 0 for var in schedule.get(block).iter_vars)
 
 
-def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int, rest: bool = True) -> tuple[LoopRV, LoopRV] | None:
-    """Splits the loop into vectors of up to ``lanes`` and gives both parts; None if it is too short for any.
+def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int) -> tuple[LoopRV, LoopRV] | None:
+    """Splits the loop into vectors of up to ``lanes`` that divide it and gives both parts.
 
-    Where no vector of four or more divides the loop: with ``rest``, full vectors leave a rest that TVM splits off and does
-    value by value; without, the loop stays for LLVM to vectorise.
+    None where no vector of four or more divides a longer loop: it stays for LLVM to vectorise, which splits off the rest.
     """
     size = extent(schedule, loop)
     dividing = lanes
     while size % dividing:
         dividing //= 2
-    if dividing < min(4, lanes) and size > lanes:
-        if not rest:
-            return None
-        outer, inner = schedule.split(loop, [None, lanes])
-        schedule.annotate(outer, "pragma_loop_partition_hint", 1)
-    elif dividing > 1 and size:
-        outer, inner = schedule.split(loop, [None, dividing])
-    else:
+    if dividing == 1 or size == 0 or (dividing < min(4, lanes) and size > lanes):
         return None
+    outer, inner = schedule.split(loop, [None, dividing])
     schedule.vectorize(inner)
     return outer, inner

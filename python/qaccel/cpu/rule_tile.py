@@ -114,9 +114,9 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
     # The output's last vector is a part: if there are others, it is stored outside of the tiles.
     separate = after is not None and shape.stored != shape.channels and extent(schedule, co) > 1
     if after is not None and not separate:
-        schedule.reverse_compute_at(after, xo)
+        schedule.reverse_compute_at(after, xo, preserve_unit_loops=True)
         ax, ac = schedule.get_loops(after)[-2:]
-        parts = vectorized(schedule, ac, shape.lanes, rest=False)
+        parts = vectorized(schedule, ac, shape.lanes)
         if parts is not None:
             schedule.unroll(parts[0])
             schedule.unroll(ax)

@@ -17,6 +17,7 @@ from .tiles import best_tile, dividing_lanes, round_up, tiles_of, vector_counts,
 
 RULE = "qaccel_rule"
 LANES = "qaccel_lanes"
+BORDER = "qaccel_border"  # on a stage that only puts zeros around or between the input
 Expr = Any  # a TIR expression
 Pair = tuple[int, int]
 
@@ -25,7 +26,7 @@ Pair = tuple[int, int]
 class Kernel:
     """``output`` computed from ``data`` and the placeholders of ``constants``."""
 
-    data: te.Tensor
+    data: tuple[te.Tensor, ...]
     constants: tuple[tuple[te.Tensor, np.ndarray], ...]
     output: te.Tensor
 
@@ -89,7 +90,7 @@ def _convolved(
     attrs = {RULE: "tile", LANES: lanes}
     sums = te.compute((n, oh, padded_ow, padded_oc), product, "sums", attrs=attrs)
     output = te.compute((n, oh, ow, oc), lambda *i: sums(*i), "conv")
-    return Kernel(data, ((kernel, packed),), output)
+    return Kernel((data,), ((kernel, packed),), output)
 
 
 def _with_border(
@@ -114,10 +115,12 @@ def _with_border(
 
     if layout == "NHWC":
         n, _, _, channels = data.shape
-        padded = te.compute((n, needed_h, needed_w, channels), value, "padded")
+        padded = te.compute((n, needed_h, needed_w, channels), value, "padded", attrs={BORDER: 1})
         return padded
     n, channels, _, _ = data.shape
-    padded = te.compute((n, channels, needed_h, needed_w), lambda b, k, y, x: value(b, y, x, k), "padded")
+    padded = te.compute(
+        (n, channels, needed_h, needed_w), lambda b, k, y, x: value(b, y, x, k), "padded", attrs={BORDER: 1}
+    )
     return lambda b, y, x, k: padded(b, k, y, x)
 
 
@@ -148,7 +151,7 @@ def _depthwise(data: te.Tensor, weight: np.ndarray, window: Window, host: Host) 
     )
     output = te.compute((n, oh, ow, channels), lambda *i: sums(*i), "depthwise")
     packed = np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0))
-    return Kernel(data, ((kernel, packed),), output)
+    return Kernel((data,), ((kernel, packed),), output)
 
 
 def conv2d_transpose(
@@ -178,7 +181,7 @@ def conv2d_transpose(
             places.append(tirx.floordiv(moved, stride))
         return tirx.if_then_else(tirx.all(*inside), data(b, *places, k), tirx.const(0.0, "float32"))
 
-    spread = te.compute((n, spread_h, spread_w, channels), value, "spread")
+    spread = te.compute((n, spread_h, spread_w, channels), value, "spread", attrs={BORDER: 1})
     icg = channels // groups
     flipped = weight[:, :, ::-1, ::-1].reshape(groups, icg, ocg, kh, kw).transpose(0, 2, 1, 3, 4)
     flat = np.ascontiguousarray(flipped.reshape(groups * ocg, icg, kh, kw))
@@ -214,4 +217,39 @@ def matmul(shape: Sequence[int], weight: np.ndarray, host: Host) -> Kernel:
 
     sums = te.compute((*lead, padded_rows, padded), product, "sums", attrs={RULE: "tile", LANES: lanes})
     output = te.compute((*lead, rows, columns), lambda *i: sums(*i), "product")
-    return Kernel(data, ((kernel, packed),), output)
+    return Kernel((data,), ((kernel, packed),), output)
+
+
+def product(left: Sequence[int], right: Sequence[int], host: Host) -> Kernel:
+    """Product of float32 [..., m, k] and [..., k, n], equal in what is before, or with nothing before on the right.
+
+    The right operand is packed as weights are, each time.
+    """
+    data, other = te.placeholder(tuple(left), "float32", "data"), te.placeholder(tuple(right), "float32", "other")
+    *lead, rows, depth = left
+    columns = right[-1]
+    lanes = vector_lanes(columns, host)
+    padded = round_up(columns, lanes)
+    counts = vector_counts(padded // lanes, padded == columns, host)
+    pixels = best_tile(tiles_of(rows, counts, lanes, host), rows, depth).pixels
+    padded_rows = round_up(rows, pixels)
+
+    def pack(*index: Expr) -> Expr:
+        *outer, block, k, lane = index
+        c = block * lanes + lane
+        held = other(*outer, k, c)
+        return held if padded == columns else tirx.if_then_else(c < columns, held, tirx.const(0.0, "float32"))
+
+    packed = te.compute((*right[:-2], padded // lanes, depth, lanes), pack, "packed")
+    k = te.reduce_axis((0, depth), "kc")
+
+    def multiply(*index: Expr) -> Expr:
+        *outer, row, c = index
+        taken = row if padded_rows == rows else tirx.min(row, rows - 1)
+        own = outer if len(right) > 2 else []
+        weight = packed(*own, tirx.floordiv(c, lanes), k, tirx.floormod(c, lanes))
+        return te.sum(data(*outer, taken, k) * weight, axis=[k])
+
+    sums = te.compute((*lead, padded_rows, padded), multiply, "sums", attrs={RULE: "tile", LANES: lanes})
+    output = te.compute((*lead, rows, columns), lambda *i: sums(*i), "product")
+    return Kernel((data, other), (), output)

@@ -51,7 +51,7 @@ def _inlined_into_output(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV |
         for block in schedule.get_producers(output):
             if schedule.get(block).same_as(schedule.get(main)):
                 continue
-            if all(not _is_reduction(schedule, b) for b in [block]) and schedule.get_producers(block):
+            if not is_reduction(schedule, block) and schedule.get_producers(block):
                 schedule.compute_inline(block)
                 changed = True
                 break
@@ -59,18 +59,22 @@ def _inlined_into_output(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV |
     return output if len(producers) == 1 else None
 
 
-def _is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+def is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Whether the block has axes that are not its output's."""
     return any(int(var.iter_type) != 0 for var in schedule.get(block).iter_vars)
 
 
-def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int, unrolled: bool) -> None:
-    """Splits the loop into vectors of up to ``lanes`` that divide it; a loop of odd length stays as it is."""
+def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int) -> tuple[LoopRV, LoopRV] | None:
+    """Splits the loop into vectors of up to ``lanes`` that divide it and gives both parts.
+
+    None where no vector of four or more divides a longer loop: it stays for LLVM to vectorise, which splits off the rest.
+    """
     size = extent(schedule, loop)
-    while size % lanes:
-        lanes //= 2
-    if lanes == 1:
-        return
-    outer, inner = schedule.split(loop, [None, lanes])
+    dividing = lanes
+    while size % dividing:
+        dividing //= 2
+    if dividing == 1 or size == 0 or (dividing < min(4, lanes) and size > lanes):
+        return None
+    outer, inner = schedule.split(loop, [None, dividing])
     schedule.vectorize(inner)
-    if unrolled:
-        schedule.unroll(outer)
+    return outer, inner

@@ -8,7 +8,7 @@ import tvm
 from tvm import relax, te
 
 from .host import Host, host_of
-from .kernels import Kernel, Window, conv2d, conv2d_transpose, matmul
+from .kernels import Kernel, Window, conv2d, conv2d_transpose, matmul, product
 from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
 
 _FUSABLE = 4  # TVM's operator pattern "output can take element-wise operations"
@@ -41,7 +41,7 @@ class _Mutator(relax.PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
         make = _KERNELS.get(name_of(call))
-        if make is None or static_shape(call.args[0]) is None or not is_constant(call.args[1]):
+        if make is None or any(static_shape(arg) is None for arg in call.args):
             return call
         if any(str(arg.ty.dtype) != "float32" for arg in call.args) or str(call.ty.dtype) != "float32":
             return call
@@ -49,16 +49,20 @@ class _Mutator(relax.PyExprMutator):
         if kernel is None:
             return call
         function = te.create_prim_func(
-            [kernel.data, *(tensor for tensor, _ in kernel.constants), kernel.output], "int64"
+            [*kernel.data, *(tensor for tensor, _ in kernel.constants), kernel.output], "int64"
         )
         function = function.with_attr("op_pattern", _FUSABLE).without_attr("global_symbol")
         constants = [relax.const(array, str(array.dtype)) for _, array in kernel.constants]
         name = name_of(call).removeprefix("nn.")
-        return relax.call_tir(self.builder_.add_func(function, name), [call.args[0], *constants], call.ty)
+        return relax.call_tir(
+            self.builder_.add_func(function, name), [*call.args[: len(kernel.data)], *constants], call.ty
+        )
 
 
 def _conv2d(call: relax.Call, host: Host) -> Kernel | None:
     attrs, shape = call.attrs, shape_of(call.args[0])
+    if not is_constant(call.args[1]):
+        return None
     if attrs.data_layout not in ("NHWC", "NCHW") or (attrs.kernel_layout, attrs.out_layout) != ("OIHW", "NHWC"):
         return None
     return conv2d(shape, attrs.data_layout, values(call.args[1]), _window(attrs), int(attrs.groups), host)
@@ -66,6 +70,8 @@ def _conv2d(call: relax.Call, host: Host) -> Kernel | None:
 
 def _conv2d_transpose(call: relax.Call, host: Host) -> Kernel | None:
     attrs, shape = call.attrs, shape_of(call.args[0])
+    if not is_constant(call.args[1]):
+        return None
     if (attrs.data_layout, attrs.kernel_layout, attrs.out_layout) != ("NHWC", "IOHW", "NHWC"):
         return None
     extra = (int(attrs.output_padding[0]), int(attrs.output_padding[1]))
@@ -73,10 +79,12 @@ def _conv2d_transpose(call: relax.Call, host: Host) -> Kernel | None:
 
 
 def _matmul(call: relax.Call, host: Host) -> Kernel | None:
-    shape, weight = shape_of(call.args[0]), values(call.args[1])
-    if len(shape) < 2 or weight.ndim != 2:
-        return None
-    return matmul(shape, weight, host)
+    left, right = shape_of(call.args[0]), shape_of(call.args[1])
+    if is_constant(call.args[1]) and len(left) >= 2 and len(right) == 2:
+        return matmul(left, values(call.args[1]), host)
+    if len(left) >= 2 and (len(right) == 2 or left[:-2] == right[:-2]) and left[-2] > 1:
+        return product(left, right, host)
+    return None
 
 
 def _window(attrs: relax.op.op_attrs.Conv2DAttrs) -> Window:

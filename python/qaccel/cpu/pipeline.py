@@ -6,6 +6,7 @@ import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
+from .functions import legalizations
 from .lower import LowerKernels
 from .nhwc import ToNHWC
 from .rules import ScheduleByRule
@@ -19,7 +20,7 @@ def fused(target: tvm.target.Target) -> tvm.transform.Pass:
             relax.transform.DeadCodeElimination(),
             LowerKernels(target),
             *cpu_generic.library_dispatch_passes(target),
-            relax.transform.LegalizeOps(),
+            relax.transform.LegalizeOps(legalizations()),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),

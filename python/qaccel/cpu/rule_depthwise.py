@@ -13,6 +13,8 @@ from .kernels import LANES
 from .loops import PARALLEL_WORK, extents, inline_epilogue
 from .tiles import divisors
 
+_UNROLLED = 400  # multiply-adds in a row of code, at most
+
 
 @dataclass(frozen=True)
 class DepthwisePlan:
@@ -25,9 +27,9 @@ class DepthwisePlan:
 def depthwise_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[DepthwisePlan]:
     """All plans for the block, the rule's own choice first."""
     lanes = int(schedule.get(main).annotations[LANES])
-    n, y, x, c, *_ = extents(schedule, schedule.get_loops(main))
+    n, y, x, c, ky, kx = extents(schedule, schedule.get_loops(main))
     parts = [k for k in (1, 2, 4, 8) if k <= host.cores * 2 and c // lanes % k == 0]
-    pixels = divisors(x, host.accumulators)
+    pixels = divisors(x, max(min(host.accumulators, _UNROLLED // (ky * kx)), 1))
     uneven = n * y < 8 * host.cores and n * y % host.cores != 0 and host.cores in parts
     best = DepthwisePlan(max(pixels), host.cores if uneven else 1)
     return [best, *(plan for p in pixels for k in parts if (plan := DepthwisePlan(p, k)) != best)]
@@ -46,7 +48,7 @@ def schedule_depthwise(schedule: s_tir.Schedule, main: SBlockRV, host: Host, pla
     # Channels innermost: a core walks through memory in order.
     schedule.reorder(n, part, y, xo, co, ky, kx, xi, cl)
     if after is not None:
-        schedule.reverse_compute_at(after, co)
+        schedule.reverse_compute_at(after, co, preserve_unit_loops=True)
         ax, ac = schedule.get_loops(after)[-2:]
         schedule.vectorize(ac)
         schedule.unroll(ax)

@@ -9,7 +9,7 @@ from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from .host import Host
-from .kernels import LANES
+from .kernels import BORDER, LANES
 from .loops import PARALLEL_WORK, extent, extents, inline_epilogue, vectorized
 from .tiles import Tile, best_tile, divisors, tiles_of, vector_counts
 
@@ -36,7 +36,7 @@ class _Shape:
     channels: int  # of the sums, a multiple of the lanes
     stored: int  # channels of the output
     depth: int  # of the reduction
-    bordered: bool  # whether the input gets zeros around it first
+    bordered: bool  # whether the input gets zeros around it first, per chunk of rows
 
 
 def _shape(schedule: s_tir.Schedule, main: SBlockRV) -> _Shape:
@@ -49,8 +49,12 @@ def _shape(schedule: s_tir.Schedule, main: SBlockRV) -> _Shape:
     height = outer[-1] if outer else 1
     return _Shape(
         int(block.annotations[LANES]), math.prod(outer[:-1]), height, width, channels, stored,
-        math.prod(sizes[len(sizes) - reduced :]), bool(schedule.get_producers(main)),
+        math.prod(sizes[len(sizes) - reduced :]), bool(_borders(schedule, main)),
     )  # fmt: skip
+
+
+def _borders(schedule: s_tir.Schedule, main: SBlockRV) -> list[SBlockRV]:
+    return [block for block in schedule.get_producers(main) if BORDER in schedule.get(block).annotations]
 
 
 def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[TilePlan]:
@@ -91,7 +95,10 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
     ``main`` has the loops (..., x, c) and (ky, kx, channel) or (channel).
     """
     shape = _shape(schedule, main)
-    border = schedule.get_producers(main)
+    border = _borders(schedule, main)
+    for block in schedule.get_producers(main):
+        if not border:
+            _alone(schedule, block, host)
     after = inline_epilogue(schedule, main)
     loops = schedule.get_loops(main)
     work = math.prod(extents(schedule, loops))
@@ -107,12 +114,14 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
     # The output's last vector is a part: if there are others, it is stored outside of the tiles.
     separate = after is not None and shape.stored != shape.channels and extent(schedule, co) > 1
     if after is not None and not separate:
-        schedule.reverse_compute_at(after, xo)
+        schedule.reverse_compute_at(after, xo, preserve_unit_loops=True)
         ax, ac = schedule.get_loops(after)[-2:]
-        vectorized(schedule, ac, shape.lanes, unrolled=True)
-        schedule.unroll(ax)
+        parts = vectorized(schedule, ac, shape.lanes)
+        if parts is not None:
+            schedule.unroll(parts[0])
+            schedule.unroll(ax)
     if border:
-        _border(schedule, border[0], yp if _shared(shape, plan) >= host.cores else None, work, host)
+        _border(schedule, border[0], yp if _shared(shape, plan) >= host.cores else None, host)
         shared = shared[:-1]
     fused = schedule.fuse(*shared) if len(shared) > 1 else shared[0]
     if work >= PARALLEL_WORK and extent(schedule, fused) > 1:
@@ -126,14 +135,22 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
     schedule.decompose_reduction(main, reduction[0])
     if separate:
         assert after is not None
-        vectorized(schedule, schedule.get_loops(after)[-1], shape.lanes, unrolled=False)
+        vectorized(schedule, schedule.get_loops(after)[-1], shape.lanes)
 
 
-def _border(schedule: s_tir.Schedule, border: SBlockRV, at: LoopRV | None, work: int, host: Host) -> None:
+def _border(schedule: s_tir.Schedule, border: SBlockRV, at: LoopRV | None, host: Host) -> None:
     """The padded input: per chunk of rows where every core has some, else once for all."""
     if at is not None:
         schedule.compute_at(border, at)
-    loops = schedule.get_loops(border)
-    vectorized(schedule, loops[-1], host.lanes, unrolled=False)
-    if at is None and work >= PARALLEL_WORK:
-        schedule.parallel(schedule.fuse(*loops[:-2]))
+        vectorized(schedule, schedule.get_loops(border)[-1], host.lanes)
+    else:
+        _alone(schedule, border, host)
+
+
+def _alone(schedule: s_tir.Schedule, block: SBlockRV, host: Host) -> None:
+    """An operand that is rearranged before everything else."""
+    *outer, last = schedule.get_loops(block)
+    work = math.prod(extents(schedule, [*outer, last]))
+    vectorized(schedule, last, host.lanes)
+    if work >= PARALLEL_WORK:
+        schedule.parallel(schedule.fuse(*outer[:-1]))

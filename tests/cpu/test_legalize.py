@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import tvm
 from tvm import relax
 
 import qaccel
+from cpu.kernels import CPUS, runs_here, target
 from qaccel import numerics
 from qaccel.cpu.legalize import LegalizeQuantized
 from qaccel.quant import operators as o
 from qaccel.quant.interpret import run_quantized
 from qaccel.quant.quantize import LayerBits, quantize
-from quant.layers import PAIRS, conv_model, model, node, prepared
+from quant.layers import conv_model, model, node, prepared
 
-TARGET = tvm.target.Target({"kind": "llvm"})
+OFTEN = {"plain", "icelake-server"}  # the others in the slow tests
+
+
+def _kinds():
+    for cpu in CPUS:
+        marks = [pytest.mark.skipif(not runs_here(cpu), reason="not this machine")]
+        yield pytest.param(cpu, marks=marks if cpu in OFTEN else [*marks, pytest.mark.slow])
+
+
+@pytest.fixture(params=list(_kinds()), autouse=True)
+def cpu(request: pytest.FixtureRequest) -> Iterator[tvm.target.Target]:
+    """What `compiled` compiles for; "plain" knows of no target, as where someone calls the pass by itself."""
+    if request.param == "plain":
+        yield target("plain")
+        return
+    with target(request.param) as chosen:
+        yield chosen
 
 
 def compiled(mod: tvm.IRModule) -> relax.VirtualMachine:
-    return relax.VirtualMachine(relax.build(LegalizeQuantized()(mod), target=TARGET), tvm.cpu())
+    chosen = tvm.target.Target.current(allow_none=True) or target("plain")
+    return relax.VirtualMachine(relax.build(LegalizeQuantized()(mod), target=chosen), tvm.cpu())
 
 
 def outputs(mod: tvm.IRModule, *arrays: np.ndarray) -> list[np.ndarray]:
@@ -49,30 +69,6 @@ def agree(mod: tvm.IRModule, *arrays: np.ndarray) -> None:
 def integers(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> np.ndarray:
     lo, hi = numerics.activation_limits(bits)
     return rng.integers(lo, hi + 1, shape).astype(o.carrier(bits))
-
-
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), PAIRS)
-def test_convolutions(weight_bits, activation_bits):
-    """One call of each output width and of scales far apart: shifts below and beyond 31, saturation, ties."""
-    rng = np.random.default_rng(weight_bits * 20 + activation_bits)
-    zero = 0 if activation_bits == 16 else int(rng.integers(-8, 8))
-    limit = 2 ** (weight_bits - 1) - 1
-    makers = []
-    for out_bits in (4, 8, 16):
-        lo, hi = numerics.activation_limits(out_bits)
-        groups, strides = [(1, (1, 1)), (4, (2, 1)), (2, (1, 2))][len(makers)]
-        weight = rng.integers(-limit, limit + 1, (8, 3, 2, 4 // groups))
-        scale = (2.0 ** rng.integers(-40, 12, 8)).astype(np.float32)
-        scale[::2] *= rng.uniform(0.5, 1, 4).astype(np.float32)
-        attrs = o.ConvAttrs(
-            "conv", "Conv", strides, (1, 0, 2, 1), (1, 2), groups, weight_bits, activation_bits, 0.5, zero,
-            out_bits, 1.0, 0 if out_bits == 16 else 1, lo, hi - 1,
-        )  # fmt: skip
-        bias = rng.integers(-(2**20), 2**20, 8)
-        makers.append(lambda q, w=weight, b=bias, s=scale, a=attrs: o.conv2d(q, w, b, s, a))
-    shape = (2, 5, 6, 4)
-    mod = module([(shape, o.carrier(activation_bits))], *makers)
-    agree(mod, integers(rng, shape, activation_bits))
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

@@ -1,4 +1,4 @@
-"""Damaged programs: an error of one line or a result, the same in both modes, and nothing worse."""
+"""Damaged programs and weight streams: an error of one line or a result, the same again, and nothing worse."""
 
 import re
 import shutil
@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npu import weight_kinds
 from qaccel.errors import QaccelError
 from qaccel.isa import isa
+from qaccel.npu.compress import DecodedStream, WeightTile, decode_stream, encode_stream
 from qaccel.run.simulator import simulate
+from reference import streams
 from reference.programs import random_program
 from target.corpus import SMALL, random_artefact
 
-CORPUS, MUTATIONS = 45, 20_000
+CORPUS, MUTATIONS, STREAM_MUTATIONS = 45, 20_000, 100_000
+WIDTHS_AND_RESERVED = (4, 8, 16, 32)
 
 
 def outcome(program: bytes, case, mode: str) -> tuple[bool, bytes]:
@@ -47,20 +51,68 @@ def test_flipped_bits_end_alike_in_both_modes(seed: int) -> None:
         assert outcome(bytes(program), case, "functional") == outcome(bytes(program), case, "cycle")
 
 
-@pytest.mark.slow
-def test_damaged_artefacts_under_the_sanitizers(tmp_path: Path, repo_root: Path) -> None:
-    """The C++ fuzzer, built with AddressSanitizer and UndefinedBehaviorSanitizer."""
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_streams_decode_or_fail(seed: int) -> None:
+    """Bits flipped and bytes cut, mostly in the table, with a right checksum; sometimes the fields of LOADW as well."""
+    rng = np.random.default_rng([seed, 7])
+    ran = failed = 0
+    for kind in weight_kinds.KINDS.values():
+        for bits in (4, 8, 16):
+            columns = int(rng.integers(1, 40))
+            tile = WeightTile(kind(rng, int(rng.integers(1, 60)), columns, bits), columns, bits)
+            stream = encode_stream(tile, SMALL)
+            for _ in range(20):
+                damaged = bytearray(stream[: len(stream) - int(rng.choice([0, 0, 0, 1, 5]))])
+                for _ in range(rng.integers(0, 4)):
+                    end = len(damaged) if rng.random() < 0.3 else min(len(damaged), streams.HEADER_BYTES + 40)
+                    bit = int(rng.integers(0, 8 * end))
+                    damaged[bit // 8] ^= 1 << bit % 8
+                sealed = streams.sealed(damaged[0] % 64, WIDTHS_AND_RESERVED[damaged[0] // 64], bytes(damaged[5:]))
+                count, rows = (
+                    max(1, size + int(rng.choice([0, 0, 0, -1, 1, 500]))) for size in (tile.weights.size, columns)
+                )
+                results = [decoded(sealed, count, rows, bits) for _ in range(2)]
+                assert results[0] == results[1]
+                ran, failed = ran + (results[0] is not None), failed + (results[0] is None)
+    assert ran > 100 and failed > 500
+
+
+def decoded(stream: bytes, count: int, row_weights: int, bits: int) -> DecodedStream | None:
+    """Nothing if the stream is refused."""
+    try:
+        return decode_stream(stream, count, row_weights, bits, SMALL)
+    except QaccelError as error:
+        assert re.fullmatch(r"(raw )?stream[^\n]+", str(error))
+        return None
+
+
+def sanitized(build: Path, target: str, repo_root: Path) -> Path:
+    """One of the C++ fuzzers, built with AddressSanitizer and UndefinedBehaviorSanitizer."""
     cmake = shutil.which("cmake")
     if cmake is None:
         pytest.skip("cmake is not installed")
-    build, corpus = tmp_path / "build", tmp_path / "corpus"
     options = ["-DQACCEL_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", f"-DPython_EXECUTABLE={sys.executable}"]
     subprocess.run([cmake, "-S", repo_root, "-B", build, *options], check=True, capture_output=True)
-    subprocess.run([cmake, "--build", build, "--target", "fuzz_program", "-j", "2"], check=True, capture_output=True)
+    subprocess.run([cmake, "--build", build, "--target", target, "-j", "2"], check=True, capture_output=True)
+    return build / target
+
+
+@pytest.mark.slow
+def test_damaged_artefacts_under_the_sanitizers(tmp_path: Path, repo_root: Path) -> None:
+    fuzzer, corpus = sanitized(tmp_path / "build", "fuzz_program", repo_root), tmp_path / "corpus"
     corpus.mkdir()
     for seed in range(CORPUS):
         (corpus / f"{seed:03d}.qaccel").write_bytes(random_artefact(seed).to_bytes())
-    done = subprocess.run([build / "fuzz_program", corpus, "1", str(MUTATIONS)], capture_output=True, text=True)
+    done = subprocess.run([fuzzer, corpus, "1", str(MUTATIONS)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     ran = re.match(rf"{MUTATIONS} mutations, (\d+) still ran, (\d+) kinds of errors", done.stdout)
     assert ran and int(ran[1]) > MUTATIONS // 50 and int(ran[2]) > 60, done.stdout[:200]
+
+
+@pytest.mark.slow
+def test_damaged_streams_under_the_sanitizers(tmp_path: Path, repo_root: Path) -> None:
+    fuzzer = sanitized(tmp_path / "build", "fuzz_streams", repo_root)
+    done = subprocess.run([fuzzer, "1", str(STREAM_MUTATIONS)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ran = re.match(rf"{STREAM_MUTATIONS} mutations, (\d+) still decoded, (\d+) kinds of errors", done.stdout)
+    assert ran and int(ran[1]) > STREAM_MUTATIONS // 20 and int(ran[2]) >= 18, done.stdout[:200]

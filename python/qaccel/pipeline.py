@@ -20,10 +20,9 @@ from .npu.codegen import CompiledSubgraph, compile_subgraph
 from .npu.partition import Partitioned, float_macs, partition, subgraph_functions
 from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, GUESSED_INPUT_RANGE, Bits, BitWidths, CompileOptions
 from .quant import cache
-from .quant.bias_correction import SAMPLES, ChannelMeans, correct_biases
+from .quant.bias_correction import correct_biases
 from .quant.calibrate import Ranges, calibrate
 from .quant.dataset import check_inputs, load_calibration_data
-from .quant.float_executor import Observer
 from .quant.io_dtype import with_integer_ends
 from .quant.quantize import LayerBits, QuantizedModel, quantize
 from .quant.synthetic import synthetic_inputs, widened
@@ -105,13 +104,12 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
             raise QaccelError("the model has no inputs: its outputs are constants, and there is nothing to compile")
     with stages("calibrate", own_progress=True):
         data = _checked_data(imported, options) if options.calibration_data is not None else None
-        means = ChannelMeans(imported)
-        ranges, notes = measure_ranges(imported, data, options, stages.show, means)
+        ranges, notes = measure_ranges(imported, data, options, stages.show)
     with stages("quantize"):
         bits = options.bits or (DEFAULT_BITS if data is not None else BITS_WITHOUT_DATA)
         quantized = quantize(imported, ranges, layer_bits(bits))
         if data is not None:
-            quantized = correct_biases(quantized, data, means.values)
+            quantized = correct_biases(quantized, data, ranges.means)
     return Quantized(quantized, (*notes, *quantized.notes), _sample(imported, data, options))
 
 
@@ -193,12 +191,8 @@ def measure_ranges(
     data: Mapping[str, np.ndarray] | None,
     options: CompileOptions,
     show: bool,
-    watch: Observer | None = None,
 ) -> tuple[Ranges, tuple[str, ...]]:
-    """Ranges of all tensors, from the user's data or from synthetic inputs, and what to tell the user about them.
-
-    ``watch`` sees what bias correction needs, unless the ranges are known already.
-    """
+    """Ranges of all tensors, from the user's data or from synthetic inputs, and what to tell the user about them."""
     if data is not None:
         key = cache.key_of(model, data, options.calibration)
         known = cache.load(key)
@@ -206,7 +200,7 @@ def measure_ranges(
             return known, (
                 f"calibration: ranges of the same model and samples are known from before ({cache.folder()})",
             )
-        ranges = calibrate(model, dict(data), options.calibration, progress=show, watch=watch and (SAMPLES, watch))
+        ranges = calibrate(model, dict(data), options.calibration, progress=show)
         cache.store(key, ranges)
         return ranges, ()
     if options.preprocess is not None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tvm
 
 import qaccel
 from qaccel import pipeline
@@ -32,6 +33,7 @@ def test_other_bits_do_not_measure_again(measured):
     assert measured == ["minmax"]
     np.testing.assert_array_equal(first.run(data)["y"], again.run(data)["y"])
     assert (first.run(data)["y"] != second.run(data)["y"]).any()
+    tvm.ir.assert_structural_equal(first.quantized.model.mod, again.quantized.model.mod)  # corrected biases as well
 
 
 def test_another_method_sample_or_model_measures_again(measured):
@@ -48,7 +50,14 @@ def test_another_method_sample_or_model_measures_again(measured):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{", b'{"values": {"x": [0]}}', b'{"values": {"x": [1, 0]}, "method": "", "samples": 1}']
+    "damage",
+    [
+        b"",
+        b"{",
+        b'{"values": {"x": [0]}}',
+        b'{"values": {"x": [1, 0]}, "method": "", "samples": 1, "means": {}}',
+        b'{"values": {"x": [0, 1]}, "method": "minmax", "samples": 1, "means": {"conv1": [0, "NaN"]}}',
+    ],
 )
 def test_a_damaged_entry_is_measured_and_written_anew(measured, damage):
     data = samples(chain())

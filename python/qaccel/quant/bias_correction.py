@@ -14,41 +14,15 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ..frontend.import_onnx import ImportedModel
 from ..hw import WIDE_ACCUMULATOR_BITS
 from ..numerics import accumulator_width, activation_limits
 from . import operators
+from .channel_means import SAMPLES, ChannelMeans
 from .float_executor import execute
-from .interpret import BATCH, run_quantized
+from .interpret import run_quantized
 from .quantize import QuantizedModel
 
-WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}  # which axis their channels are
-SAMPLES = BATCH  # all in one pass
 _INT32 = np.iinfo(np.int32)
-
-
-class ChannelMeans:
-    """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
-
-    def __init__(self, model: ImportedModel) -> None:
-        nodes = model.onnx_model.graph.node
-        self._axes = {n.name: WEIGHTED[n.op_type] for n in nodes if n.op_type in WEIGHTED}
-        products = {n.output[0] for n in nodes if n.op_type == "MatMul"}
-        self._axes |= {n.name: -1 for n in nodes if n.op_type == "Add" and products & set(n.input)}  # their biases
-        self._sums: dict[str, np.ndarray] = {}
-        self._counts: dict[str, int] = {}
-
-    def __call__(self, name: str, value: np.ndarray) -> None:
-        if name in self._axes and value.ndim >= 2:
-            channels = self._axes[name] % value.ndim
-            total = value.sum(axis=tuple(k for k in range(value.ndim) if k != channels), dtype=np.float64)
-            self._sums[name] = self._sums.get(name, 0.0) + total
-            self._counts[name] = self._counts.get(name, 0) + value.size // value.shape[channels]
-
-    @property
-    def values(self) -> dict[str, np.ndarray]:
-        """The means [channels] by node, of all that it was called with."""
-        return {name: total / self._counts[name] for name, total in self._sums.items()}
 
 
 def correct_biases(

@@ -21,7 +21,7 @@ import tvm
 from ..frontend.import_onnx import ImportedModel
 from .calibrate import Ranges
 
-FORMAT = 1  # of the entries, and of how ranges are measured: raise it when either changes
+FORMAT = 2  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
 
@@ -53,8 +53,11 @@ def load(key: str) -> Ranges | None:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         values = {str(name): (float(lo), float(hi)) for name, (lo, hi) in entry["values"].items()}
-        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]))
+        means = {str(name): np.array(each, np.float64) for name, each in entry["means"].items()}
+        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not all(each.ndim == 1 and np.isfinite(each).all() for each in means.values()):
         return None
     if not all(math.isfinite(lo) and math.isfinite(hi) and lo <= 0 <= hi for lo, hi in values.values()):
         return None
@@ -69,6 +72,7 @@ def store(key: str, ranges: Ranges) -> None:
         "values": {k: list(v) for k, v in ranges.values.items()},
         "method": ranges.method,
         "samples": ranges.samples,
+        "means": {k: v.tolist() for k, v in ranges.means.items()},
     }
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.special import rel_entr
 
 from qaccel.errors import QaccelError
 from qaccel.frontend.import_onnx import ImportedModel
-from qaccel.quant.float_executor import Observer, execute
+from qaccel.quant.channel_means import SAMPLES, ChannelMeans
+from qaccel.quant.float_executor import execute
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
@@ -26,11 +27,15 @@ LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
 
 @dataclass(frozen=True)
 class Ranges:
-    """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable."""
+    """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
+
+    `means`: those of the channels of each layer with weights, by node, over the first SAMPLES samples in whole batches.
+    """
 
     values: dict[str, tuple[float, float]]
     method: str
     samples: int
+    means: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,8 @@ def calibrate(
     method: str = "minmax",
     batch: int = 16,
     progress: bool = False,
-    watch: tuple[int, Observer] | None = None,
 ) -> Ranges:
     """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
-
-    watch: (how many, observer) that is shown what the nodes give for that many first samples, in whole batches.
 
     method: "minmax" exact; "percentile" drops 0.01% of the values; "entropy" minimises the KL divergence; "mse" the
     expected squared error at 8 bits. Raises QaccelError for an unknown method, no samples, and values that are not
@@ -86,15 +88,16 @@ def calibrate(
         before = extremes.get(name, (0.0, 0.0))
         extremes[name] = (min(before[0], lo), max(before[1], hi))
 
-    def widen_and_watch(name: str, value: np.ndarray) -> None:
+    means = ChannelMeans(model)
+
+    def widen_and_add(name: str, value: np.ndarray) -> None:
         widen(name, value)
-        if watch is not None:
-            watch[1](name, value)
+        means(name, value)
 
     for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
-        execute(model, pieces, widen_and_watch if watch is not None and k * batch < watch[0] else widen)
+        execute(model, pieces, widen_and_add if k * batch < SAMPLES else widen)
     if method == "minmax":
-        return Ranges(extremes, method, samples)
+        return Ranges(extremes, method, samples, means.values)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
 
     def count(name: str, value: np.ndarray) -> None:
@@ -108,7 +111,7 @@ def calibrate(
     values = {}
     for name, (lo, hi) in extremes.items():
         values[name] = choose(Histogram(counts[name], lo, hi)) if hi > lo else (lo, hi)
-    return Ranges(values, method, samples)
+    return Ranges(values, method, samples, means.values)
 
 
 def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:

@@ -32,7 +32,9 @@ def correct_biases(q: QuantizedModel, data: Mapping[str, np.ndarray]) -> Quantiz
     A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, and where it has
     no weights.
     """
-    samples = {name: value[:BATCH] for name, value in data.items()}
+    own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
+    passes = max(1, BATCH // max(own.values(), default=1))
+    samples = {name: value[: passes * own[name]] if name in own else value for name, value in data.items()}
     ops = {attrs.name: attrs.op for attrs in attributes(q.mod).values() if isinstance(attrs, operators.ConvAttrs)}
     means: dict[str, np.ndarray] = {}
 

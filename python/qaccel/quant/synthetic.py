@@ -39,7 +39,7 @@ def synthetic_inputs(
         if guessed and spec.dtype in ("int8", "uint8"):
             lo, hi = float(np.iinfo(spec.dtype).min), float(np.iinfo(spec.dtype).max)
         shape = spec.shape[1:]
-        values = [_sample(rng, k, shape) for k in range(samples * (spec.shape[0] if spec.shape else 1))]
+        values = [_sample(rng, k, shape) for k in range(samples * spec.shape[0] if spec.shape else 1)]
         array: np.ndarray = lo + (hi - lo) * np.stack(values).reshape(-1, *shape)
         dtype = np.dtype(spec.dtype)
         if dtype.kind in "iu":

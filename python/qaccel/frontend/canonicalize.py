@@ -35,7 +35,7 @@ def canonical_graph(
     try:
         with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
             return simplify(with_statistics(fold(graph_of(proto, dict(input_shapes or {})))))
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as err:
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as err:
         reason = _one_line(err) or type(err).__name__
         raise QaccelError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
 

@@ -11,6 +11,7 @@ from tvm import relax
 
 import qaccel
 import small_models
+from frontend.onnx_models import model, node, ort_run
 from processes import run_python
 
 
@@ -188,3 +189,29 @@ def test_pipeline_partitions_what_is_not_partitioned(quantized, data):
     vm = relax.VirtualMachine(executable, tvm.cpu())
     y = vm["main"](tvm.runtime.tensor(data["x"][:1])).numpy()
     np.testing.assert_array_equal(y, quantized.run({"x": data["x"][:1]})["y"])
+
+
+def test_inputs_of_other_batches_and_scalars_calibrate_and_run():
+    """A recurrent state [2, 1, 8], a scalar and data of batch 1 side by side, as speech networks have them; batch 3 alone."""
+    nodes = [
+        node("Gather", ["state", "one"], ["s"], axis=0),
+        node("MatMul", ["x", "w"], ["m"]),
+        node("Add", ["m", "s"], ["a"]),
+        node("Mul", ["a", "gain"], ["y"]),
+    ]
+    rng = np.random.default_rng(6)
+    consts = {"one": np.array(1), "w": rng.standard_normal((8, 8)).astype(np.float32)}
+    proto = model(nodes, consts, {"x": (1, 8), "state": (2, 1, 8), "gain": ()})
+    data = {
+        "x": rng.standard_normal((5, 8)).astype(np.float32),
+        "state": rng.standard_normal((10, 1, 8)).astype(np.float32),
+        "gain": np.array(0.5, np.float32),
+    }
+    one = {"x": data["x"][:1], "state": data["state"][:2], "gain": data["gain"]}
+    wanted = ort_run(proto, one)["y"]
+    for options in ({"calibration_data": data, "bits": "W16A16"}, {"input_range": (-3, 3)}):
+        got = qaccel.compile(proto, **options).run(one)["y"]
+        assert got.shape == wanted.shape and np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()
+    three = model([node("MatMul", ["x", "w"], ["y"])], consts, (3, 8))
+    samples = {"x": rng.standard_normal((66, 8)).astype(np.float32)}
+    assert qaccel.compile(three, calibration_data=samples).run({"x": samples["x"][:3]})["y"].shape == (3, 8)

@@ -209,11 +209,12 @@ def measure_ranges(
     made = _synthetic(model, options)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
     exact = [spec.name for spec in model.inputs] if options.input_range else []
-    ranges = widened(calibrate(model, made, "minmax"), exact)
+    ranges = widened(calibrate(model, made, "minmax"), model, exact)
     lo, hi = input_range
     guessed = "" if options.input_range else ", a guess: give --input-range LO,HI"
     bits = "" if options.bits else f"; bits are {BITS_WITHOUT_DATA} for that reason, for 8 bits give --calibration-data"
-    return ranges, (f"no calibration data: ranges come from synthetic inputs in {lo:g}..{hi:g}{guessed}{bits}",)
+    learnt = "batch-norm statistics and " if model.statistics else ""
+    return ranges, (f"no calibration data: ranges come from {learnt}synthetic inputs in {lo:g}..{hi:g}{guessed}{bits}",)
 
 
 def _sample(

@@ -68,6 +68,7 @@ SHAPE_OPERANDS = {
     "ReduceSum": [1], "ReduceMean": [1], "ReduceMax": [1], "ReduceMin": [1], "ReduceProd": [1], "ReduceL1": [1],
     "ReduceL2": [1], "ReduceLogSum": [1], "ReduceLogSumExp": [1], "ReduceSumSquare": [1], "Dropout": [1, 2],
     "BlackmanWindow": [0], "HannWindow": [0], "HammingWindow": [0], "Col2Im": [1, 2], "NonMaxSuppression": [2, 3, 4],
+    "LSTM": [1, 2, 3, 4, 7], "GRU": [1, 2, 3, 4], "RNN": [1, 2, 3, 4],
 }  # fmt: skip
 
 

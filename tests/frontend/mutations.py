@@ -122,7 +122,9 @@ def _constant(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
 
 def _input_type(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     kinds = [TensorProto.FLOAT16, TensorProto.INT8, TensorProto.STRING, TensorProto.BOOL, TensorProto.FLOAT, 77]
-    shape = _pick([(1, 3, 8, 8), (2, 3, 8, 8), (1, 3, 1, 1), (0, 3, 8, 8), (3,), (), (1, "c", 8, 8), (1, 3, 999999, 8)], rng)
+    shape = _pick(
+        [(1, 3, 8, 8), (2, 3, 8, 8), (1, 3, 1, 1), (0, 3, 8, 8), (3,), (), (1, "c", 8, 8), (1, 3, 999999, 8)], rng
+    )
     graph.input[0].CopyFrom(helper.make_tensor_value_info("x", int(_pick(kinds, rng)), shape))
 
 

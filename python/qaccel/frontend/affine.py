@@ -47,6 +47,18 @@ def fold_affine(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes), consts=consts)
 
 
+def with_statistics(graph: Graph) -> Graph:
+    """The folded graph with what its BatchNormalizations say of their outputs: bias and |scale| are mean and standard
+    deviation of every channel over the training data. Source: Nagel et al., arXiv 1906.04721, section 4.2.1.
+    """
+    found = {}
+    for node in graph.nodes:
+        if node.op_type == "BatchNormalization" and all(i in graph.consts for i in node.input[1:3]):
+            scale, bias = (np.asarray(graph.consts[i], np.float64) for i in node.input[1:3])
+            found[node.output[0]] = (bias, np.abs(scale))
+    return replace(graph, statistics=found)
+
+
 def _affine(node: onnx.NodeProto, graph: Graph) -> Affine | None:
     """What the node does to each channel (axis 1), or None if it is no such step."""
     if node.op_type == "BatchNormalization":

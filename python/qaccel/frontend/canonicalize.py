@@ -13,6 +13,7 @@ from onnx import external_data_helper, helper, inliner, numpy_helper, version_co
 
 from qaccel.errors import QaccelError
 from qaccel.frontend import contrib
+from qaccel.frontend.affine import with_statistics
 from qaccel.frontend.fold import fold
 from qaccel.frontend.graph import Graph, NotStatic, TensorType, fresh_name
 from qaccel.frontend.simplify import simplify
@@ -33,8 +34,8 @@ def canonical_graph(
     proto = checked(load(model))
     try:
         with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
-            return simplify(fold(graph_of(proto, dict(input_shapes or {}))))
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as err:
+            return simplify(with_statistics(fold(graph_of(proto, dict(input_shapes or {})))))
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as err:
         reason = _one_line(err) or type(err).__name__
         raise QaccelError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
 

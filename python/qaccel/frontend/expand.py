@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from qaccel.errors import QaccelError
-from qaccel.frontend import expand_moves
+from qaccel.frontend import expand_moves, expand_recurrent
 from qaccel.frontend.graph import Graph, attrs_of, remade
 from qaccel.frontend.writer import Writer
 
@@ -188,4 +188,5 @@ EXPANSIONS: dict[str, Expansion] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     **expand_moves.EXPANSIONS,
+    **expand_recurrent.EXPANSIONS,
 }

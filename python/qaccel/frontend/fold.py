@@ -7,6 +7,7 @@ Concat, Cast, ...) therefore disappears as soon as the input shapes are static.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -33,6 +34,7 @@ from qaccel.frontend.graph import (
 GROWN_CONSTANT_BYTES = 16 << 20
 # Constants up to this many elements are shown to shape inference (shapes, axes, pads, scales).
 SHAPE_OPERAND_ELEMENTS = 4096
+LARGEST_TENSOR_ELEMENTS = (1 << 31) - 1  # of an activation; what is larger is a damaged file or a wrong shape
 # Random values must not be frozen, and a quantized constant must keep its integers and its scale.
 NEVER_FOLDED = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
@@ -298,6 +300,11 @@ def _infer(
             raise NotStatic(
                 f"node '{node.name}': the shape of output '{out}' of {node.op_type} (opset {graph.opset}, domain "
                 f"'{node.domain or 'ai.onnx'}') is not known before the model runs; only static shapes compile"
+            )
+        if math.prod(shape) > LARGEST_TENSOR_ELEMENTS:
+            raise QaccelError(
+                f"node '{node.name}': output '{out}' of {node.op_type} would have the shape {list(shape)}; the limit is "
+                f"{LARGEST_TENSOR_ELEMENTS} elements: mend the model or give smaller --input-shapes"
             )
         assert kind is not None
         found[out] = (shape, kind.tensor_type.elem_type)

@@ -30,6 +30,7 @@ class Graph:
     """`types` covers inputs and node outputs; `consts` are the former initializers and everything folded.
 
     `declared` are the static types that the file itself states for tensors whose types do not follow from its inputs'.
+    `statistics`: mean and standard deviation of every channel, as training left them, of what a BatchNormalization gave.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -41,6 +42,7 @@ class Graph:
     ir_version: int
     name: str
     declared: Mapping[str, TensorType] = field(default_factory=dict)
+    statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:

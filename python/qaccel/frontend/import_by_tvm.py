@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Mapping
@@ -31,7 +33,7 @@ def import_by_tvm(
         raise refusal
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot convert
             warnings.simplefilter("ignore")
             mod = from_onnx(proto, shape_dict=dict(input_shapes or {}) or None, keep_params_in_input=False)
     except Exception as error:  # TVM's converters raise whatever they meet

@@ -7,9 +7,10 @@ carry the node's name as their span (`to_relax`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 import tvm
 from onnx import helper
@@ -45,6 +46,8 @@ class ImportedModel:
     mod: tvm.IRModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    # Mean and standard deviation of every channel in training, by the node whose output a BatchNormalization made.
+    statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
 def import_onnx(
@@ -61,6 +64,7 @@ def import_onnx(
         mod=to_relax(graph),
         inputs=tuple(_spec(graph, name) for name in graph.inputs),
         outputs=tuple(_spec(graph, name) for name in graph.outputs),
+        statistics={n.name: graph.statistics[n.output[0]] for n in graph.nodes if n.output[0] in graph.statistics},
     )
 
 

@@ -33,7 +33,9 @@ def correct_biases(
     ``means``: those of the float model's channels on the same samples, where they are known. A channel keeps its bias where
     the corrected one would leave int32 or could overflow the accumulator, and where it has no weights.
     """
-    samples = {name: value[:SAMPLES] for name, value in data.items()}
+    own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
+    passes = -(-SAMPLES // max(own.values(), default=1))
+    samples = {name: value[: passes * own[name]] if name in own else value for name, value in data.items()}
     if not means:
         watch = ChannelMeans(q.model)
         execute(q.model, samples, watch)

@@ -42,12 +42,12 @@ def execute(
         own = spec.shape[0] if spec.shape else 1
         good = value.shape[1:] == spec.shape[1:] and value.ndim == len(spec.shape)
         times = (value.shape[0] // own if value.shape[0] % own == 0 else 0) if good and spec.shape else int(good)
-        if times < 1 or factor not in (None, times):
+        if times < 1 or spec.shape and factor not in (None, times):
             raise QaccelError(
                 f"input '{spec.name}' has shape {list(value.shape)}; needed is {list(spec.shape)}, or a multiple of it "
                 "along axis 0 common to all inputs"
             )
-        factor = times
+        factor = times if spec.shape else factor
         arrays[spec.name] = value
     plan = plan_of(model)
     at_once = 1 if not plan.batchable else plan.comfortable if observe is None else factor or 1
@@ -55,7 +55,10 @@ def execute(
         return _run(plan, model, arrays, observe)
     pieces = []
     for k in range(0, factor, at_once):
-        sample = {s.name: arrays[s.name][k * s.shape[0] : (k + at_once) * s.shape[0]] for s in model.inputs}
+        sample = {
+            s.name: arrays[s.name][k * s.shape[0] : (k + at_once) * s.shape[0]] if s.shape else arrays[s.name]
+            for s in model.inputs
+        }
         pieces.append(_run(plan, model, sample, observe))
     return {name: np.concatenate([np.atleast_1d(p[name]) for p in pieces]) for name in pieces[0]}
 

@@ -51,8 +51,10 @@ def run_quantized(
             raise QaccelError(f"input '{param.name}' is missing")
         arrays[param.name] = np.asarray(inputs[param.name], dtype=str(param.ty.dtype))
     shapes = {param.name: operators.static_shape(param) for param in function.params}
-    own = {shape[0] for shape in shapes.values()}
-    factors = {arrays[name].shape[0] / shape[0] for name, shape in shapes.items()}
+    own = {shape[:1] for shape in shapes.values()}
+    factors = {arrays[name].shape[0] / shape[0] for name, shape in shapes.items() if shape and arrays[name].shape} or {
+        1.0
+    }
     good = all(arrays[name].shape[1:] == shape[1:] for name, shape in shapes.items())
     if not good or len(factors) != 1 or not min(factors).is_integer() or min(factors) < 1:
         raise QaccelError(f"inputs of shapes {[v.shape for v in arrays.values()]} do not fit {list(shapes.values())}")
@@ -60,9 +62,12 @@ def run_quantized(
     step = BATCH if together else 1
     pieces = []
     for first in range(0, int(min(factors)), step):
-        part = {name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] for name, v in arrays.items()}
+        part = {
+            name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] if v.shape else v
+            for name, v in arrays.items()
+        }
         pieces.append(_run(mod, part, observe, correct, subgraph))
-    return {str(k): np.concatenate([piece[k] for piece in pieces]) for k in range(len(pieces[0]))}
+    return {str(k): np.concatenate([np.atleast_1d(piece[k]) for piece in pieces]) for k in range(len(pieces[0]))}
 
 
 def _all_batched(function: relax.Function) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from .cpu.records import Records, open_records, shipped_records
+from .cpu.rules import Choice
 from .errors import QaccelError
 from .frontend.import_model import import_model
 from .frontend.import_onnx import ImportedModel
@@ -57,6 +59,7 @@ class Compiled:
     metadata: dict[str, Any]
     report: dict[str, Any] | None
     notes: tuple[str, ...]
+    choices: tuple[Choice, ...] = ()
 
     def timeline(self) -> dict[str, Any]:
         """Perfetto's JSON of all subgraphs, one after the other."""
@@ -77,7 +80,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
     ``name`` is what the report calls the model. Raises QaccelError with one line for everything that a user can mend.
     """
-    link.host_target(options.target)  # a mistake in the target shows before the long work
+    _records(options)  # a mistake in target or records shows before the long work
     if options.target.config is None:
         return _compile_float(model, options, name, stages)
     load_config(options.target.config)
@@ -126,9 +129,10 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     with stages("link"):
         metadata = make_metadata(name, str(options.target), model, quantized.model, report(), ends)
         mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
-        executable = link.build(mod, link.host_target(options.target), metadata)
+        choices: list[Choice] = []
+        executable = link.build(mod, link.host_target(options.target), metadata, _records(options), choices)
     return Compiled(
-        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes
+        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes, tuple(choices)
     )  # fmt: skip
 
 
@@ -155,8 +159,17 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
         imported = import_model(model, options.input_shapes, options.model_format)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
-        executable = link.build(imported.mod, link.host_target(options.target), metadata)
-    return Compiled(imported, options, None, None, None, (), executable, metadata, None, ())
+        choices: list[Choice] = []
+        executable = link.build(imported.mod, link.host_target(options.target), metadata, _records(options), choices)
+    notes = link.host_notes(options.target)
+    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, tuple(choices))
+
+
+def _records(options: CompileOptions) -> list[Records]:
+    """The user's, then those that come with the package."""
+    target = link.host_target(options.target)
+    own = [open_records(options.tuning_records, target)] if options.tuning_records is not None else []
+    return own + shipped_records(target)
 
 
 def measure_ranges(

@@ -50,6 +50,6 @@ def qaccel_pipeline(hw: Any = None) -> Any:
         from .run.link import lowered
 
         target = tvm.target.Target.current(allow_none=True) or tvm.target.Target({"kind": "llvm"})
-        return lowered(mod if subgraph_functions(mod) else partition_for_qaccel(mod, config), target)
+        return lowered(mod if subgraph_functions(mod) else partition_for_qaccel(mod, config), target)[0]
 
     return run

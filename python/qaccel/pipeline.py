@@ -12,6 +12,8 @@ import onnx
 import tvm
 from tvm import relax
 
+from .cpu.records import Records, open_records, shipped_records
+from .cpu.rules import Choice
 from .errors import QaccelError
 from .frontend.import_model import import_for_cpu, import_model
 from .frontend.import_onnx import ImportedModel
@@ -61,6 +63,7 @@ class Compiled:
     report: dict[str, Any] | None
     notes: tuple[str, ...]
     sample: Mapping[str, np.ndarray]
+    choices: tuple[Choice, ...] = ()
 
     def golden_inputs(self) -> dict[str, tuple[bytes, ...]]:
         """What enters each subgraph for one of the samples that the ranges come from, as `golden.golden_inputs`."""
@@ -88,7 +91,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
     ``name`` is what the report calls the model. Raises QaccelError with one line for everything that a user can mend.
     """
-    link.host_target(options.target)  # a mistake in the target shows before the long work
+    _records(options)  # a mistake in target or records shows before the long work
     if options.target.config is None and options.bits is None and options.calibration_data is None:
         return _compile_float(model, options, name, stages)
     if options.target.config is not None:
@@ -117,12 +120,15 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     """The stages partition, codegen, profile and link; for the CPU alone, which runs the same integers, only link."""
     source, ends = _with_ends(quantized.model, options.io_dtype)
     model = quantized.model.model
+    choices: list[Choice] = []
     if options.target.config is None:
         with stages("link"):
             metadata = make_metadata(name, str(options.target), model, quantized.model, None, ends)
-            executable = link.build(source, link.host_target(options.target), metadata)
+            executable = link.build(source, link.host_target(options.target), metadata, _records(options), choices)
+        notes = (*quantized.notes, *link.host_notes(options.target))
         return Compiled(
-            model, options, None, quantized.model, None, (), executable, metadata, None, quantized.notes, quantized.sample
+            model, options, None, quantized.model, None, (), executable, metadata, None, notes, quantized.sample,
+            tuple(choices),
         )  # fmt: skip
     hw = load_config(options.target.config)
     with stages("partition"):
@@ -144,9 +150,10 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     with stages("link"):
         metadata = make_metadata(name, str(options.target), model, quantized.model, report(), ends)
         mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
-        executable = link.build(mod, link.host_target(options.target), metadata)
+        executable = link.build(mod, link.host_target(options.target), metadata, _records(options), choices)
     return Compiled(
-        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes, quantized.sample
+        model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes, quantized.sample,
+        tuple(choices),
     )  # fmt: skip
 
 
@@ -182,8 +189,17 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
         imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
-        executable = link.build(imported.mod, link.host_target(options.target), metadata)
-    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {})
+        choices: list[Choice] = []
+        executable = link.build(imported.mod, link.host_target(options.target), metadata, _records(options), choices)
+    notes = (*notes, *link.host_notes(options.target))
+    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {}, tuple(choices))
+
+
+def _records(options: CompileOptions) -> list[Records]:
+    """The user's, then those that come with the package."""
+    target = link.host_target(options.target)
+    own = [open_records(options.tuning_records, target)] if options.tuning_records is not None else []
+    return own + shipped_records(target)
 
 
 def measure_ranges(

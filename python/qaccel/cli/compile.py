@@ -22,6 +22,7 @@ from ..options import (
 from ..run.files import check_file, check_folder, write_file, write_text
 
 if TYPE_CHECKING:
+    from ..cpu.rules import Choice
     from ..pipeline import Compiled
 
 DUMPS = ("relax", "asm")
@@ -61,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
+    parser.add_argument(
+        "--tuning-records",
+        metavar="PATH",
+        type=Path,
+        help="what tvmc tune wrote; taken before the records that come along",
+    )
     extra = parser.add_argument_group("what else to write")
     extra.add_argument("--emit-qdq", metavar="FILE.onnx", type=Path, help="the quantized model as standard ONNX QDQ")
     extra.add_argument(
@@ -90,6 +97,8 @@ def execute(arguments: argparse.Namespace) -> None:
         place = arguments.output.with_name(f"{arguments.output.name}.{kind}")
         written.append(write_text(place, _dump(compiled, kind), "dump"))
     _print_notes(compiled.notes, arguments.verbose)
+    if arguments.verbose:
+        _print_choices(compiled.choices)
     if compiled.report is not None:
         from ..run.report_text import print_summary
 
@@ -113,6 +122,7 @@ def options_of(arguments: argparse.Namespace) -> CompileOptions:
         bits=parse_bits(arguments.bits) if arguments.bits is not None else None,
         io_dtype=checked_io_dtype(arguments.io_dtype),
         model_format=checked_model_format(arguments.model_format),
+        tuning_records=arguments.tuning_records,
     )
 
 
@@ -176,3 +186,10 @@ def _print_notes(notes: tuple[str, ...], verbose: bool) -> None:
         print(f"note: {note}")
     if len(notes) > len(shown):
         print(f"note: and {len(notes) - len(shown)} more; -v shows them")
+
+
+def _print_choices(choices: tuple[Choice, ...]) -> None:
+    for choice in choices:
+        plan = f", {choice.plan}" if choice.plan else ""
+        layers = ", ".join(choice.layers) or "between layers"
+        print(f"schedule: {choice.function}: by {choice.source}{plan}: {layers}")

@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import QaccelError
 from ..stages import stage_of
 
-VERBS = ("compile", "run", "evaluate", "inspect")
+VERBS = ("compile", "run", "tune", "evaluate", "inspect")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,11 +20,12 @@ class LowerKernels:
 
     def __init__(self, target: tvm.target.Target) -> None:
         self.host = host_of(target)
+        self.layers: list[tuple[relax.Expr, str]] = []  # packed weights, and the variable of the layer that they are of
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Calls without a kernel here are left to TVM's own legalization."""
         mutator = _Mutator(mod)
-        mutator.host = self.host
+        mutator.host, mutator.layers = self.host, self.layers
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function) and not offloaded(function):
                 mutator.builder_.update_func(var, mutator.visit_expr(function))
@@ -34,6 +35,12 @@ class LowerKernels:
 @relax.expr_functor.mutator
 class _Mutator(relax.PyExprMutator):
     host: Host
+    layers: list[tuple[relax.Expr, str]]
+    name = ""  # of the variable whose binding is being visited
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.name = binding.var.name
+        super().visit_var_binding_(binding)
 
     def visit_function_(self, function: relax.Function) -> relax.Expr:
         return function if offloaded(function) else super().visit_function_(function)
@@ -53,6 +60,7 @@ class _Mutator(relax.PyExprMutator):
         )
         function = function.with_attr("op_pattern", _FUSABLE).without_attr("global_symbol")
         constants = [relax.const(array, str(array.dtype)) for _, array in kernel.constants]
+        self.layers += [(constant, self.name) for constant in constants[:1]]
         name = name_of(call).removeprefix("nn.")
         return relax.call_tir(
             self.builder_.add_func(function, name), [*call.args[: len(kernel.data)], *constants], call.ty

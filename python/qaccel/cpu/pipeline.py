@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
 import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
 from .functions import legalizations
+from .host import host_of
 from .lower import LowerKernels
-from .nhwc import ToNHWC
-from .rules import ScheduleByRule
+from .nhwc import ToNHWC, offloaded
+from .records import Records
+from .rules import Choice, schedule_all
 
 
-def fused(target: tvm.target.Target) -> tvm.transform.Pass:
-    """Float operators in one layout, as calls of fused functions that no rule has scheduled yet."""
-    return tvm.transform.Sequential(
-        [
-            ToNHWC(),
-            relax.transform.DeadCodeElimination(),
-            LowerKernels(target),
-            *cpu_generic.library_dispatch_passes(target),
-            relax.transform.LegalizeOps(legalizations()),
-            relax.transform.AnnotateTIROpPattern(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
-        ]
-    )
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """``mod`` calls fused functions that no rule has scheduled yet; ``layers``: names of the network's that each computes."""
+
+    mod: tvm.IRModule
+    layers: Mapping[str, tuple[str, ...]]
 
 
-def cpu_pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
-    """Everything between the partitioned module and the virtual machine's code generator."""
-    return tvm.transform.Sequential(
-        [
-            fused(target),
-            ScheduleByRule(target),
-            *cpu_generic.dataflow_lower_passes(target),
-            *cpu_generic.finalize_passes(target),
-        ]
-    )
+def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
+    """Float operators in one layout, fused."""
+    nodes = {binding.var.name: node for binding in _bindings(mod) if (node := _node(binding.value))}
+    lower = LowerKernels(target)
+    passes = [
+        ToNHWC(),
+        relax.transform.DeadCodeElimination(),
+        lower,
+        *cpu_generic.library_dispatch_passes(target),
+        relax.transform.LegalizeOps(legalizations()),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with target:
+        mod = tvm.transform.Sequential(passes)(mod)
+    layers: dict[str, list[str]] = {}
+    for call in (binding.value for binding in _bindings(mod)):
+        if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir":
+            weights = [arg for arg in call.args[1].fields if isinstance(arg, tvm.ir.GenericConst)]
+            own = [nodes.get(name, name) for weight, name in lower.layers if any(weight.same_as(w) for w in weights)]
+            layers.setdefault(call.args[0].name_hint, []).extend(own)
+    return Fused(mod, {function: tuple(names) for function, names in layers.items()})
+
+
+def _bindings(mod: tvm.IRModule) -> list[relax.Binding]:
+    """Of all Relax functions that no accelerator takes."""
+    functions = [f for f in mod.functions.values() if isinstance(f, relax.Function) and not offloaded(f)]
+    return [
+        b for f in functions if isinstance(f.body, relax.SeqExpr) for block in f.body.blocks for b in block.bindings
+    ]
+
+
+def _node(value: relax.Expr) -> str:
+    span = value.span if isinstance(value, relax.Call) else None
+    return str(span.source_name.name) if span is not None else ""
+
+
+def compile_cpu(
+    mod: tvm.IRModule, target: tvm.target.Target, records: Sequence[Records] = ()
+) -> tuple[tvm.IRModule, tuple[Choice, ...]]:
+    """A partitioned module ready for the virtual machine's code generator, and how each function was scheduled.
+
+    ``records``: where to look for tuned schedules, the first that has one wins; all others are made by rule.
+    """
+    fused = fuse(mod, target)
+    mod, chosen = schedule_all(fused.mod, host_of(target), records)
+    choices = tuple(replace(choice, layers=fused.layers.get(choice.function, ())) for choice in chosen)
+    with target:
+        passes = [*cpu_generic.dataflow_lower_passes(target), *cpu_generic.finalize_passes(target)]
+        return tvm.transform.Sequential(passes)(mod), choices

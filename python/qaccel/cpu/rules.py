@@ -2,40 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from .host import Host, host_of
+from .host import Host
 from .kernels import RULE
+from .records import Records
 from .rule_depthwise import DepthwisePlan, depthwise_plans, schedule_depthwise
 from .rule_loops import schedule_loops
 from .rule_tile import TilePlan, schedule_tile, tile_plans
 
 SCHEDULED = "tirx.is_scheduled"
+PLAN = "qaccel_plan"  # annotation of a main block: what was chosen for it
 _OPAQUE = 8
 Plan = TilePlan | DepthwisePlan
 _PLANS: dict[str, Callable[..., list[Any]]] = {"tile": tile_plans, "depthwise": depthwise_plans}
 _RULES: dict[str, Callable[..., None]] = {"tile": schedule_tile, "depthwise": schedule_depthwise}
 
 
-@tvm.transform.module_pass(opt_level=0, name="ScheduleByRule")
-class ScheduleByRule:
-    """Every PrimFunc that is not scheduled yet gets the schedule of its rule."""
+@dataclass(frozen=True)
+class Choice:
+    """How a function is scheduled: ``source`` is "record" or "rule"; ``plan`` what either chose, empty for a rule without a choice.
 
-    def __init__(self, target: tvm.target.Target) -> None:
-        self.host = host_of(target)
+    ``layers``: the network's, by name, that it computes.
+    """
 
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """Functions that are opaque to fusion or carry ``tirx.is_scheduled`` are left as they are."""
-        functions = dict(mod.functions_items())
-        for var, function in mod.functions_items():
-            if isinstance(function, tirx.PrimFunc) and not is_scheduled(function):
-                functions[var] = scheduled(function, self.host).with_attr(SCHEDULED, True)
-        return tvm.IRModule(functions, attrs=mod.attrs)
+    function: str
+    source: str
+    plan: str
+    layers: tuple[str, ...] = ()
+
+
+def schedule_all(
+    mod: tvm.IRModule, host: Host, records: Sequence[Records] = ()
+) -> tuple[tvm.IRModule, tuple[Choice, ...]]:
+    """Every PrimFunc that is not scheduled yet with the schedule of a record, else with that of its rule.
+
+    Functions that are opaque to fusion or carry ``tirx.is_scheduled`` are left as they are.
+    """
+    functions, choices = dict(mod.functions_items()), []
+    for var, function in mod.functions_items():
+        if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
+            continue
+        schedule = next((s for each in records if (s := each.best(function)) is not None), None)
+        source = "rule" if schedule is None else "record"
+        if schedule is None:
+            schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
+            apply_rule(schedule, host)
+        result = schedule.mod["main"].with_attr(SCHEDULED, True)
+        symbol = function.attrs.get("global_symbol", None) if function.attrs else None
+        functions[var] = result.with_attr("global_symbol", symbol) if symbol else result.without_attr("global_symbol")
+        choices.append(Choice(var.name_hint, source, plan_of(schedule.trace)))
+    return tvm.IRModule(functions, attrs=mod.attrs), tuple(choices)
 
 
 def is_scheduled(function: tirx.PrimFunc) -> bool:
@@ -44,13 +67,12 @@ def is_scheduled(function: tirx.PrimFunc) -> bool:
     return bool(attrs) and (bool(attrs.get(SCHEDULED, False)) or int(attrs.get("op_pattern", 0)) == _OPAQUE)
 
 
-def scheduled(function: tirx.PrimFunc, host: Host) -> tirx.PrimFunc:
-    """The function with the schedule of its rule."""
-    symbol = function.attrs.get("global_symbol", None) if function.attrs else None
-    schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
-    apply_rule(schedule, host)
-    result = schedule.mod["main"]
-    return result.with_attr("global_symbol", symbol) if symbol else result.without_attr("global_symbol")
+def plan_of(trace: s_tir.schedule.Trace) -> str:
+    """The plan that a schedule was made by, empty if by none."""
+    for instruction in trace.insts:
+        if instruction.kind.name == "Annotate" and str(instruction.attrs[0]) == PLAN:
+            return str(instruction.inputs[1])
+    return ""
 
 
 def plans(function: tirx.PrimFunc, host: Host) -> list[Plan]:
@@ -67,7 +89,9 @@ def apply_rule(schedule: s_tir.Schedule, host: Host, plan: Plan | None = None) -
         schedule_loops(schedule, host)
         return
     rule = _rule(schedule, main)
-    _RULES[rule](schedule, main, host, plan or _PLANS[rule](schedule, main, host)[0])
+    plan = plan or _PLANS[rule](schedule, main, host)[0]
+    schedule.annotate(main, PLAN, str(plan))
+    _RULES[rule](schedule, main, host, plan)
 
 
 def _rule(schedule: s_tir.Schedule, main: SBlockRV) -> str:

@@ -12,7 +12,9 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
-from ..cpu.pipeline import cpu_pipeline
+from ..cpu.pipeline import compile_cpu
+from ..cpu.records import Records
+from ..cpu.rules import Choice
 from ..errors import QaccelError
 from ..npu.artefact import Artefact
 from ..npu.partition import CODEGEN, hw_of, subgraph_functions
@@ -28,10 +30,15 @@ _CODEGEN_CONSTANTS = "const_name_to_constant"
 
 
 def host_target(options: TargetOptions) -> tvm.target.Target:
-    """TVM's target for the CPU part. TVM 0.27 does not parse flags itself and takes ``native`` for a generic CPU."""
+    """TVM's target for the CPU part. TVM 0.27 does not parse flags itself and takes ``native`` for a generic CPU.
+
+    Without -mcpu, -mattr and -mtriple it is this machine's CPU.
+    """
     values: dict[str, Any] = {"kind": "llvm"}
     for name, value in options.host:
         values[name] = list(value) if isinstance(value, tuple) else value
+    if _for_this_cpu(values):
+        values["mcpu"] = "native"
     if values.get("mcpu") == "native":
         if "mtriple" in values:
             raise QaccelError(
@@ -43,6 +50,23 @@ def host_target(options: TargetOptions) -> tvm.target.Target:
         return tvm.target.Target(values)
     except (ValueError, TypeError, RuntimeError) as error:
         raise QaccelError(f"--target '{options}': TVM does not take it: {one_line(error)}") from error
+
+
+def _for_this_cpu(values: Mapping[str, Any]) -> bool:
+    """Plain llvm means this machine, whose vectors LLVM would not use otherwise."""
+    return not any(name in values for name in ("mcpu", "mattr", "mtriple"))
+
+
+def host_notes(options: TargetOptions) -> tuple[str, ...]:
+    """What to know about the target that was made of the options."""
+    if not _for_this_cpu(dict(options.host)):
+        return ()
+    cpu = tvm.target.codegen.llvm_get_system_cpu()
+    return (f"compiled for this machine's CPU ({cpu}); -mcpu={_any_cpu()} runs on any of its kind",)
+
+
+def _any_cpu() -> str:
+    return "x86-64" if "x86" in tvm.target.codegen.llvm_get_system_triple() else "generic"
 
 
 def _check_cpu(values: Mapping[str, Any]) -> None:
@@ -82,8 +106,13 @@ def codegen(functions: Sequence[relax.Function], options: Any, constant_names: A
     return modules
 
 
-def lowered(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """A partitioned module with external modules attached and everything else ready for the VM code generator."""
+def lowered(
+    mod: tvm.IRModule, target: tvm.target.Target, records: Sequence[Records] = ()
+) -> tuple[tvm.IRModule, tuple[Choice, ...]]:
+    """A partitioned module with external modules attached and everything else ready for the VM code generator.
+
+    Also gives how each function of the CPU was scheduled.
+    """
     passes = []
     if subgraph_functions(mod):
         from ..backend import register
@@ -96,7 +125,7 @@ def lowered(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
         passes.insert(0, LegalizeQuantized())
     with target:
         mod = tvm.transform.Sequential(passes)(mod).without_attr(_CODEGEN_CONSTANTS)
-        return cpu_pipeline(target)(mod)
+    return compile_cpu(mod, target, records)
 
 
 def _has_dialect(mod: tvm.IRModule) -> bool:
@@ -111,8 +140,16 @@ def _has_dialect(mod: tvm.IRModule) -> bool:
     )
 
 
-def build(mod: tvm.IRModule, target: tvm.target.Target, metadata: Mapping[str, Any]) -> relax.VMExecutable:
+def build(
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    metadata: Mapping[str, Any],
+    records: Sequence[Records] = (),
+    choices: list[Choice] | None = None,
+) -> relax.VMExecutable:
     """VM executable of a partitioned (or plain float) module; ``metadata`` is what ``read_metadata`` will give.
+
+    ``records``: tuned schedules for the CPU's part; ``choices``, if given, gets how each of its functions was scheduled.
 
     It lies in the module as a function that returns its JSON: that survives every way of exporting, needs no library
     of ours to be read, and works over RPC.
@@ -120,7 +157,9 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, metadata: Mapping[str, A
     mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     text = tvm.ir.StringImm(json.dumps(metadata))
     function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
-    mod = lowered(mod, target)
+    mod, chosen = lowered(mod, target, records)
+    if choices is not None:
+        choices += chosen
     mod[METADATA_FUNCTION] = function
     finish = tvm.transform.Sequential([relax.transform.ToNonDataflow(), relax.transform.VMShapeLower()])
     return relax.build(mod, target, relax_pipeline=finish)

@@ -1,0 +1,108 @@
+"""tvmc tune: measure schedules of a model's CPU operators and keep the fastest as records for tvmc compile."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import QaccelError
+from ..options import MODEL_FORMATS, checked_model_format, parse_input_shapes, parse_target
+
+if TYPE_CHECKING:
+    from ..cpu.tune import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help=".onnx, .pt2 (torch.export.save) or .tflite")
+    parser.add_argument("--target", required=True, help='"llvm", "llvm -mcpu=native", "llvm -mtriple=..."')
+    parser.add_argument(
+        "-o", "--output", metavar="RECORDS", type=Path, required=True, help="folder; what it holds is gone on with"
+    )
+    parser.add_argument("--trials", metavar="N", default="256", help="measurements in all (default: %(default)s)")
+    parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
+    parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
+    parser.add_argument("--rpc-tracker", metavar="HOST:PORT", help="measure on the servers of TVM's tracker")
+    parser.add_argument("--rpc-key", metavar="KEY", help="which of them")
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    """Tune until the folder holds as many measurements as asked for; stopping and starting again loses none."""
+    trials, options = _trials(arguments.trials), parse_target(arguments.target)
+    if options.config is not None:
+        raise QaccelError(f"--target '{options}': only the CPU's part is tuned; give llvm alone")
+    tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
+    shapes = parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None
+    model_format = checked_model_format(arguments.model_format)
+    from ..cpu.measure import measure_by_rpc, measure_here
+    from ..cpu.pipeline import fuse
+    from ..cpu.records import create_records
+    from ..cpu.threads import use_all_cores
+    from ..cpu.tune import tasks_of, tune
+    from ..frontend.import_model import import_model
+    from ..run.link import host_target
+
+    target = host_target(options)
+    if options.mtriple is not None and tracker is None:
+        raise QaccelError(
+            f"-mtriple={options.mtriple} does not run here; give --rpc-tracker of machines that it runs on"
+        )
+    use_all_cores()
+    logging.getLogger("tvm").setLevel(logging.ERROR)
+    measure = measure_here(target) if tracker is None else measure_by_rpc(target, *tracker)
+    network = fuse(import_model(arguments.model, shapes, model_format).mod, target)
+    records = create_records(arguments.output, target)
+    tasks = tasks_of(network, target, records)
+    with _Shown(trials) as shown:
+        result = tune(tasks, records, target, trials, measure, shown)
+    complete = "" if result.done >= trials else "; there is nothing else to measure"
+    print(
+        f"{result.done} measurements of {len(tasks)} functions{complete}: "
+        f"{result.seconds * 1e3:.3f} ms, by rule {result.untuned * 1e3:.3f} ms"
+    )
+    print(f"written: {arguments.output}")
+
+
+def _trials(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise QaccelError(f"--trials {text}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _tracker(address: str | None, key: str | None) -> tuple[str, int, str] | None:
+    if address is None and key is None:
+        return None
+    if address is None or key is None:
+        raise QaccelError("--rpc-tracker HOST:PORT and --rpc-key KEY belong together; give both")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise QaccelError(f"--rpc-tracker {address!r} must have the form HOST:PORT")
+    return host, int(port), key
+
+
+class _Shown:
+    """A line of progress with the best so far, on a terminal."""
+
+    def __init__(self, trials: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("tune"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("", total=trials)
+
+    def __enter__(self) -> _Shown:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def __call__(self, state: Progress) -> None:
+        best = f"best {state.seconds * 1e3:.3f} ms, by rule {state.untuned * 1e3:.3f} ms"
+        self.bar.update(self.task, completed=state.done, description=best)

@@ -100,7 +100,8 @@ def test_sums_beyond_32_bits_are_exact(cpu):
     bias = rng.choice([-(2**31), 2**31 - 1], 20)
     check_conv(cpu, attrs, q, weight, bias, scale * np.float32(2**-9))
     attrs, q, weight, bias, scale = case(rng, (16, 16, 16), (1, 2, 2, 700), 5, (2, 2))
-    check_conv(cpu, attrs, np.full_like(q, -(2**15)), np.full_like(weight, -(2**15)), bias, scale / 64)
+    for value in (-(2**15), 255):
+        check_conv(cpu, attrs, np.full_like(q, -(2**15)), np.full_like(weight, value), bias, scale / 64)
 
 
 @pytest.mark.parametrize("cpu", HERE)
@@ -112,6 +113,16 @@ def test_scales_far_apart(cpu):
         scale = (2.0 ** rng.integers(-60, 14, 40)).astype(np.float32)
         scale[::3] = np.float32(2.0 ** -(bits[0] + bits[1] - 6))
         check_conv(cpu, attrs, q, weight, bias, scale)
+
+
+def test_sums_beyond_24_bits_are_exact():
+    """float32 does not hold them; a tie is one unit of the sum away from what is rounded the other way."""
+    rng = np.random.default_rng(5)
+    attrs, q, _, _, _ = case(rng, (8, 8, 16), (1, 4, 4, 1200), 400, (1, 1))
+    weight = rng.integers(100, 128, (400, 1, 1, 1200))
+    q = np.maximum(q, 100)
+    bias = -weight.sum(axis=(1, 2, 3)) * (110 - attrs.in_zero_point) + rng.integers(-(2**24), 2**24, 400)
+    check_conv(SOME[-1], attrs, q, weight, bias, np.full(400, 2.0**-10, np.float32))
 
 
 def test_the_target_decides():

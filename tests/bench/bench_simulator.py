@@ -10,7 +10,7 @@ import tvm_ffi
 from qaccel.hw import load_config
 from qaccel.isa import encode, instruction, isa
 from qaccel.npu.artefact import Artefact, TensorSlot
-from qaccel.npu.compress import encode_stream
+from qaccel.npu.compress import WeightTile, encode_stream
 from qaccel.run.simulator import create_module
 
 SIZE, CHANNELS = 56, 64
@@ -22,7 +22,8 @@ def layer_artefact(op: str, weight_bits: int, activation_bits: int, kernel: int)
     rng = np.random.default_rng(0)
     reduction = kernel * kernel * (CHANNELS if op == "CONV" else 1)
     half = 1 << (weight_bits - 1)
-    stream = encode_stream(rng.integers(-half, half, reduction * CHANNELS), weight_bits)
+    hw = load_config("qaccel-1024")  # holds the layer at 16 bits too
+    stream = encode_stream(WeightTile(rng.integers(-half, half, (reduction, CHANNELS)), CHANNELS, weight_bits), hw)
     records = struct.pack("<iIB3x", 1, 1 << 30, 30 + weight_bits + 4) * CHANNELS
     map_bytes = SIZE * SIZE * CHANNELS * activation_bits // 8
     pixel = CHANNELS * activation_bits // 8
@@ -54,7 +55,7 @@ def layer_artefact(op: str, weight_bits: int, activation_bits: int, kernel: int)
         instruction("LOAD_RAW", dram_addr=constants, sram_addr=constants, bytes=len(records), signal0=2),
         instruction(
             "LOADW", stream_addr=constants + len(records), stream_bytes=len(stream), weight_count=reduction * CHANNELS,
-            weight_bits=weight_bits, signal0=3,
+            weight_bits=weight_bits, row_weights=CHANNELS, signal0=3,
         ),
         instruction(
             op, wait0=1, wait1=2, wait2=3, signal0=4, **window, **views, **channels, **bits,
@@ -66,7 +67,7 @@ def layer_artefact(op: str, weight_bits: int, activation_bits: int, kernel: int)
     artefact = Artefact(
         symbol="layer",
         isa_version=isa().version,
-        hw=load_config("qaccel-1024"),  # holds the layer at 16 bits too
+        hw=hw,
         layers=("layer",),
         program_addr=constants + (1 << 20),
         program=encode(program),

@@ -195,3 +195,11 @@ def test_within_two_percent_of_entropy(name: str) -> None:
     for tile, stream in zip(tiles, encoded, strict=True):
         check(tile, stream, HW, plain=False)
     assert 8 * sum(map(len, encoded)) <= 1.02 * entropy_bits(weights)
+
+
+@pytest.mark.parametrize(("bits", "weight"), [(4, 8), (4, -9), (8, 128), (8, -129), (16, 32768), (16, -32769)])
+def test_a_weight_outside_of_its_width_is_refused(bits: int, weight: int) -> None:
+    weights = np.zeros(100, np.int64)
+    weights[70] = weight
+    with pytest.raises(RuntimeError, match=f"weight 70 of a tile is {weight}, outside of {bits} bits"):
+        encode_stream(WeightTile(weights, 10, bits), HW)

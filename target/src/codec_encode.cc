@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint32_t kStateLow = uint32_t{1} << isa::kStreamStateBits;
 // Candidates whose estimate is this much above the best one's are not tried.
-constexpr double kTriedRatio = 1.001, kTriedBits = 32;
+constexpr double kTriedRatio = 1.0001, kTriedBits = 24;
 
 // What a lane decodes in one cycle.
 struct Item {

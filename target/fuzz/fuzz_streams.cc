@@ -67,7 +67,7 @@ Case Good(Random& random) {
   made.tile.bits = isa::kWidths[Below(random, std::size(isa::kWidths))];
   made.tile.count = 1 + static_cast<int64_t>(Below(random, Chance(random, 20) ? 40 : 3000));
   made.tile.row_weights = Chance(random, 50) ? 16 : 1 + static_cast<int64_t>(Below(random, 200));
-  made.limits = {kLanes[Below(random, std::size(kLanes))], Chance(random, 80) ? 512 : 8};
+  made.limits = {kLanes[Below(random, std::size(kLanes))], Chance(random, 80) ? 640 : 10};
   const auto kind = static_cast<unsigned>(Below(random, 6));
   std::vector<int32_t> palette, weights;
   for (int i = 0; i < 9; ++i) palette.push_back(Weight(random, 0, 0, made.tile.bits, palette));

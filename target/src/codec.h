@@ -22,7 +22,8 @@ struct TileShape {
   int64_t bits;
 };
 
-// The smallest stream that any codec makes of the tile's weights, which are in buffer order and within their width.
+// The smallest stream that any codec makes of the tile's weights, which are in buffer order. Throws Fault if one of
+// them is not within its width.
 std::string EncodeStream(const int32_t* weights, const TileShape& tile, const DecoderLimits& limits);
 
 struct Decoded {

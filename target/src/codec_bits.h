@@ -57,7 +57,7 @@ class BitReader {
     const int64_t sign = int64_t{1} << (count - 1);
     return (static_cast<int64_t>(Take(count)) ^ sign) - sign;
   }
-  // To be called before more than kSlack bytes were read since the last call.
+  // To be called at least once a cycle of all lanes, and after each table.
   void CheckEnd() const {
     if (at_ > end_) Fail("stream ends before its last weight");
   }
@@ -70,6 +70,14 @@ class BitReader {
 
  private:
   static constexpr size_t kSlack = 1024;
+  // Most that is read between two calls of CheckEnd: a symbol of every lane, or a table of symbols with their values.
+  static_assert((1 << ((1 << isa::kStreamLaneBits) - 1)) *
+                            (isa::kStreamFrequencyBits + (1 << isa::kStreamExtraBits) - 1) / 8 +
+                        2 * sizeof(uint64_t) <
+                    kSlack &&
+                (1 << isa::kStreamSymbolBits) * (16 + isa::kStreamExtraBits + 2 + isa::kStreamFrequencyCodeBits) / 8 +
+                        2 * sizeof(uint64_t) <
+                    kSlack);
   std::vector<uint8_t> data_;
   int64_t at_ = 0, end_;
 };

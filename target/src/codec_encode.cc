@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint32_t kStateLow = uint32_t{1} << isa::kStreamStateBits;
 // Candidates whose estimate is this much above the best one's are not tried.
-constexpr double kTriedRatio = 1.001, kTriedBits = 32;
+constexpr double kTriedRatio = 1.0001, kTriedBits = 24;
 
 // What a lane decodes in one cycle.
 struct Item {
@@ -176,8 +176,11 @@ std::string Sealed(isa::Codec codec, int64_t bits, const std::string& payload) {
 std::string RawPayload(const int32_t* weights, const TileShape& tile) {
   BitWriter out;
   const auto width = static_cast<unsigned>(tile.bits);
-  for (int64_t i = 0; i < tile.count; ++i)
+  for (int64_t i = 0; i < tile.count; ++i) {
+    if (weights[i] < LowestOf(tile.bits) || weights[i] > HighestOf(tile.bits))
+      Fail("weight ", i, " of a tile is ", weights[i], ", outside of ", tile.bits, " bits");
     out.Put(static_cast<uint32_t>(weights[i]) & ((uint32_t{1} << width) - 1), width);
+  }
   return out.Finish();
 }
 

@@ -124,11 +124,12 @@ def palette(bits: Bits, value_bits: int) -> Table:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Weights int64 [count] in buffer order; how long the decoder is busy."""
+    """Weights int64 [count] in buffer order; how long the decoder is busy; symbols of all its tables."""
 
     weights: np.ndarray
     codec: str
     cycles: int
+    table_symbols: int
 
 
 def decode(stream: bytes, count: int, row_weights: int, bits: int, lanes: int, table_bytes: int) -> Decoded:
@@ -145,18 +146,18 @@ def decode(stream: bytes, count: int, row_weights: int, bits: int, lanes: int, t
         if len(payload) != -(-count * bits // 8):
             raise StreamFault("wrong size")
         weights = np.array([source.signed(bits) for _ in range(count)])
-        cycles = -(-count // lanes)
+        cycles, symbols = -(-count // lanes), 0
     else:
         tile = (count, row_weights, bits)
-        weights, cycles = _decode_coded(CODECS[codec], source, tile, lanes, table_bytes)
+        weights, cycles, symbols = _decode_coded(CODECS[codec], source, tile, lanes, table_bytes)
     if source.left >= 8 or source.number:
         raise StreamFault("something is left")
-    return Decoded(weights, CODECS[codec], cycles)
+    return Decoded(weights, CODECS[codec], cycles, symbols)
 
 
 def _decode_coded(
     codec: str, source: Bits, tile: tuple[int, int, int], most_lanes: int, table_bytes: int
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, int, int]:
     count, row_weights, bits = tile
     lanes = 1 << source.take(3)
     if lanes > most_lanes:
@@ -177,7 +178,7 @@ def _decode_coded(
     else:
         tables = [buckets(source, 0), buckets(source, bits)]
     entries = sum(len(table.symbols) for table in tables)
-    if 4 * entries > table_bytes:
+    if 5 * entries > table_bytes:
         raise StreamFault("tables too large")
     states = [65536 + source.take(16) for _ in range(lanes)]
     done: list[list[int]] = [[] for _ in range(lanes)]
@@ -200,4 +201,4 @@ def _decode_coded(
     for lane in range(lanes):
         last = Bits((states[lane] - 65536).to_bytes(2, "little"))
         weights[order[lane]] = done[lane] + [last.signed(bits) for _ in range(held)]
-    return weights, entries + cycle + held
+    return weights, entries + cycle + held, entries

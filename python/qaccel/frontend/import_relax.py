@@ -54,8 +54,9 @@ def prepare(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _bindings(function: relax.Function, builder: relax.BlockBuilder) -> dict[relax.Var, relax.Expr]:
-    """Every binding of the function emitted again with its name as span."""
+    """Every binding of the function emitted again with its name as span, made unique: variables may share theirs."""
     now: dict[relax.Var, relax.Expr] = {param: param for param in function.params}
+    taken: set[str] = set()
     layers: dict[relax.Var, str] = {}
     uses = _use_counts(function)
     for block in function.body.blocks:
@@ -67,12 +68,22 @@ def _bindings(function: relax.Function, builder: relax.BlockBuilder) -> dict[rel
                 )
             value = _renewed(value, now)
             if isinstance(value, relax.Call):
-                name = _layer_of_bias(binding.value, layers, uses) or str(binding.var.name)
+                name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)
                 if isinstance(value.op, ir.Op) and value.op.name in _BIASED:
                     layers[binding.var] = name
                 value = relax.Call(value.op, value.args, value.attrs, value.ty_args, Span(SourceName(name), 0, 0, 0, 0))
             now[binding.var] = builder.emit(value, str(binding.var.name))
     return now
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it if it is taken; it is taken from now on."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found)
+    return found
 
 
 def _layer_of_bias(call: relax.Call, layers: dict[relax.Var, str], uses: dict[relax.Var, int]) -> str:

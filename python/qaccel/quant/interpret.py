@@ -40,8 +40,8 @@ def run_quantized(
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
     ``correct(attributes, sums, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``sums`` are
-    its products summed, NHWC, without the bias. ``subgraph(symbol, operands)`` runs an accelerator subgraph of a partitioned
-    module and gives its results.
+    its products summed over all samples, NHWC, without the bias. ``subgraph(symbol, operands)`` runs an accelerator subgraph of
+    a partitioned module and gives its results.
     Raises QaccelError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]
@@ -60,13 +60,16 @@ def run_quantized(
         raise QaccelError(f"inputs of shapes {[v.shape for v in arrays.values()]} do not fit {list(shapes.values())}")
     together = _all_batched(function) and len(own) == 1
     step = BATCH if together else 1
-    pieces = []
-    for first in range(0, int(min(factors)), step):
-        part = {
+    parts = [
+        {
             name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] if v.shape else v
             for name, v in arrays.items()
         }
-        pieces.append(_run(mod, part, observe, correct, subgraph))
+        for first in range(0, int(min(factors)), step)
+    ]
+    # A bias is corrected by all samples at once, so the passes then go from layer to layer side by side.
+    groups = [parts] if correct is not None else [[part] for part in parts]
+    pieces = [piece for group in groups for piece in _run(mod, group, observe, correct, subgraph)]
     return {str(k): np.concatenate([np.atleast_1d(piece[k]) for piece in pieces]) for k in range(len(pieces[0]))}
 
 
@@ -91,50 +94,69 @@ def _all_batched(function: relax.Function) -> bool:
     return True
 
 
+Values = dict[relax.Var, Any]
+
+
 def _run(
     mod: tvm.IRModule,
-    arrays: Mapping[str, np.ndarray],
+    parts: Sequence[Mapping[str, np.ndarray]],
     observe: Observer | None,
     correct: Correct | None,
     subgraph: CallSubgraph | None,
-) -> list[np.ndarray]:
+) -> list[list[np.ndarray]]:
+    """The results of each part, all of them taken from binding to binding together."""
     function = mod["main"]
-    values: dict[relax.Var, Any] = {param: arrays[param.name] for param in function.params}
-
-    def value_of(expr: relax.Expr) -> Any:
-        if isinstance(expr, relax.Var):
-            return values[expr]
-        if isinstance(expr, relax.Tuple):
-            return tuple(value_of(field) for field in expr.fields)
-        if isinstance(expr, relax.TupleGetItem):
-            return value_of(expr.tuple_value)[expr.index]
-        return operators.constant(expr) if isinstance(expr, ir.GenericConst) else expr
-
+    passes: list[Values] = [{param: arrays[param.name] for param in function.params} for arrays in parts]
     bindings = [binding for block in function.body.blocks for binding in block.bindings]
     last = _last_reads(bindings)
     for k, binding in enumerate(bindings):
-        call = binding.value
-        if operators.is_quantized(call):
-            attrs = operators.read(call)
-            operands = [value_of(arg) for arg in call.args]
-            if correct is not None and isinstance(attrs, operators.ConvAttrs):
-                q, weight, bias, weight_scale = operands
-                values[binding.var] = _conv(attrs, q, weight, bias, weight_scale, correct)
-            else:
-                values[binding.var] = _OPERATIONS[type(attrs)](attrs, *operands)
-            if observe is not None and not isinstance(attrs, operators.DequantizeAttrs):
-                observe(attrs.name, values[binding.var])
-        elif isinstance(call, relax.Call) and isinstance(call.op, ir.GlobalVar) and subgraph is not None:
-            results = subgraph(call.op.name_hint, [value_of(arg) for arg in call.args])
-            values[binding.var] = results if isinstance(call.ty, relax.TupleType) else results[0]
-        elif isinstance(call, relax.Call):
-            values[binding.var] = _float(binding, mod, value_of)
+        attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
+        if correct is not None and isinstance(attrs, operators.ConvAttrs):
+            _corrected(attrs, binding, passes, correct)
         else:
-            values[binding.var] = value_of(call)
-        for var in last.get(k, ()):
-            values.pop(var)
-    result = value_of(function.body.body)
-    return list(result) if isinstance(result, tuple) else [result]
+            for values in passes:
+                values[binding.var] = _value(binding, attrs, mod, values, subgraph)
+        for values in passes:
+            if observe is not None and attrs is not None and not isinstance(attrs, operators.DequantizeAttrs):
+                observe(attrs.name, values[binding.var])
+            for var in last.get(k, ()):
+                values.pop(var)
+    results = [_value_of(function.body.body, values) for values in passes]
+    return [list(result) if isinstance(result, tuple) else [result] for result in results]
+
+
+def _value_of(expr: relax.Expr, values: Values) -> Any:
+    if isinstance(expr, relax.Var):
+        return values[expr]
+    if isinstance(expr, relax.Tuple):
+        return tuple(_value_of(field, values) for field in expr.fields)
+    if isinstance(expr, relax.TupleGetItem):
+        return _value_of(expr.tuple_value, values)[expr.index]
+    return operators.constant(expr) if isinstance(expr, ir.GenericConst) else expr
+
+
+def _value(
+    binding: relax.Binding, attrs: operators.Attrs | None, mod: tvm.IRModule, values: Values, subgraph: CallSubgraph | None
+) -> Any:  # fmt: skip
+    call = binding.value
+    if attrs is not None:
+        return _OPERATIONS[type(attrs)](attrs, *(_value_of(arg, values) for arg in call.args))
+    if isinstance(call, relax.Call) and isinstance(call.op, ir.GlobalVar) and subgraph is not None:
+        results = subgraph(call.op.name_hint, [_value_of(arg, values) for arg in call.args])
+        return results if isinstance(call.ty, relax.TupleType) else results[0]
+    if isinstance(call, relax.Call):
+        return _float(binding, mod, lambda expr: _value_of(expr, values))
+    return _value_of(call, values)
+
+
+def _corrected(attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[Values], correct: Correct) -> None:
+    """A convolution with the bias that ``correct`` gives for the sums of all passes."""
+    q, *constants = binding.value.args
+    weight, bias, weight_scale = (operators.constant(arg) for arg in constants)
+    sums = [_sums(attrs, _value_of(q, values), weight) for values in passes]
+    bias = correct(attrs, sums[0] if len(sums) == 1 else np.concatenate(sums), weight, bias, weight_scale)
+    for values, each in zip(passes, sums, strict=True):
+        values[binding.var] = requantize(each, attrs.multipliers(weight_scale), _ending(attrs), bias=bias)
 
 
 def _last_reads(bindings: list[relax.Binding]) -> dict[int, list[relax.Var]]:
@@ -198,13 +220,9 @@ def _batched(batch: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _conv(
-    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray,
-    correct: Correct | None = None,
-) -> np.ndarray:  # fmt: skip
-    sums = _sums(attrs, q, weight)
-    if correct is not None:
-        bias = correct(attrs, sums, weight, bias, weight_scale)
-    return requantize(sums, attrs.multipliers(weight_scale), _ending(attrs), bias=bias)
+    attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+) -> np.ndarray:
+    return requantize(_sums(attrs, q, weight), attrs.multipliers(weight_scale), _ending(attrs), bias=bias)
 
 
 def accumulate(attrs: operators.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

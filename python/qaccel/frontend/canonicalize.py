@@ -267,6 +267,13 @@ def _input_types(
     for name in input_shapes:
         if name not in names:
             raise QaccelError(f"--input-shapes names '{name}', which is not an input; inputs are {', '.join(names)}")
+    for info in inputs:
+        if not info.type.HasField("tensor_type"):
+            raise NotStatic(f"input '{info.name}' is no tensor; sequences, maps and optionals cannot be compiled")
+        kind = info.type.tensor_type.elem_type
+        if kind in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+            label = onnx.TensorProto.DataType.Name(kind)
+            raise QaccelError(f"input '{info.name}' has element type {label}; only numbers can be compiled")
     # One symbol stands for one size throughout the model, so whatever fixes it once fixes it everywhere.
     known: dict[str, int] = {}
     for info in inputs:
@@ -288,12 +295,7 @@ def _input_types(
 def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known: Mapping[str, int]) -> tuple[int, ...]:
     """The static shape of one input; `known` maps symbols to sizes."""
     name = info.name
-    if not info.type.HasField("tensor_type"):
-        raise NotStatic(f"input '{name}' is no tensor; sequences, maps and optionals cannot be compiled")
     tensor = info.type.tensor_type
-    if tensor.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise QaccelError(f"input '{name}' has element type {kind}; only numbers can be compiled")
     if given is not None and any(size < 1 for size in given):
         raise QaccelError(f"--input-shapes gives {list(given)} for input '{name}'; sizes must be at least 1")
     if not tensor.HasField("shape"):

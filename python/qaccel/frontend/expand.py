@@ -174,7 +174,29 @@ def _plane_reduction(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool
     return True
 
 
+def _sum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """A sum over all but the batch is a mean times the number of values: the accelerator has means."""
+    attrs, shape = attrs_of(node), graph.shape(node.input[0])
+    given = graph.consts.get(node.input[1]) if len(node.input) > 1 and node.input[1] else attrs.get("axes")
+    axes = sorted({int(a) % len(shape) for a in np.reshape(given, -1)}) if given is not None and shape else []
+    if not axes or axes[0] == 0 or 0 in shape or node.input[0] in graph.consts:
+        return False
+    if graph.types[node.input[0]][1] != onnx.TensorProto.FLOAT:
+        return False
+    keep = {"keepdims": attrs.get("keepdims", 1)}
+    if graph.opset >= 18:
+        mean = writer.node(
+            "ReduceMean", [node.input[0], writer.const(f"{node.name}_axes", axes, np.int64)], node.name, **keep
+        )
+    else:
+        mean = writer.node("ReduceMean", [node.input[0]], node.name, axes=axes, **keep)
+    count = writer.const(f"{node.name}_count", np.prod([shape[a] for a in axes]), np.float32)
+    writer.node("Mul", [mean, count], f"{node.name}:times", node.output[0])
+    return True
+
+
 EXPANSIONS: dict[str, Expansion] = {
+    "ReduceSum": _sum,
     "ReduceMean": _plane_reduction,
     "ReduceMax": _plane_reduction,
     "Min": _chain,

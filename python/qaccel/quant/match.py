@@ -28,6 +28,7 @@ _KINDS = {
     ("relax.nn.max_pool2d",): "max_pool",
     ("relax.nn.avg_pool2d",): "avg_pool",
     ("relax.mean",): "mean",
+    ("relax.max",): "max",
     ("relax.reshape",): "reshape",
     ("relax.permute_dims",): "transpose",
     ("relax.strided_slice",): "move",
@@ -47,11 +48,11 @@ _KINDS = {
 }
 _OP_OF_KIND = {
     "conv": "Conv", "conv_transpose": "ConvTranspose", "gemm": "Gemm", "clamp": "Clip", "max_pool": "MaxPool",
-    "avg_pool": "AveragePool", "mean": "ReduceMean", "reshape": "Reshape", "transpose": "Transpose", "resize": "Resize",
-    "prelu": "PRelu",
+    "avg_pool": "AveragePool", "mean": "ReduceMean", "max": "ReduceMax", "reshape": "Reshape", "transpose": "Transpose",
+    "resize": "Resize", "prelu": "PRelu",
 }  # fmt: skip
 _BIASED = ("conv", "conv_transpose", "gemm")
-CARRIES_CLAMPS = ("conv", "conv_transpose", "gemm", "eltwise", "max_pool", "avg_pool", "mean", "clamp")
+CARRIES_CLAMPS = ("conv", "conv_transpose", "gemm", "eltwise", "max_pool", "avg_pool", "mean", "max", "clamp")
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,9 @@ def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     for axis in (0, 1):
         if _empty_window(shape[2 + axis], result[2 + axis], kernel[axis], strides[axis], dilation[axis], padding[axis]):
             raise NotQuantizable("one of its windows lies wholly in the padding")
+    if max(kernel) > LARGEST_KERNEL and kernel == shape[2:] and not any(padding):
+        _reduce(node, bits, emitter, kind, [2, 3])
+        return
     result_layout, wanted = plane_layouts(node)
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
     keeps = kind == "max" and not node.clamps
@@ -260,16 +263,21 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     emitter.hold(node.output, operators.table(source.var, made.values, attrs), out.q, source.layout, out.span)
 
 
-def _mean(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """A mean over any axes but the first: a pool over the whole plane, the reduced axes being its rows and pixels."""
+def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
+    """A mean or maximum over any axes but the first."""
     shape = operators.static_shape(node.inputs[0])
     given = node.call.attrs.axis
     axes = sorted({int(axis) % len(shape) for axis in given} if given is not None else range(len(shape)))
     if not axes or axes[0] == 0:
-        raise NotQuantizable("it is a mean over the samples of a batch")
+        raise NotQuantizable("it reduces over the samples of a batch")
+    _reduce(node, bits, emitter, kind, axes)
+
+
+def _reduce(node: Node, bits: NodeBits, emitter: Emitter, kind: str, axes: list[int]) -> None:
+    """A pool over the whole plane, the reduced axes being its rows and pixels. A maximum keeps the scale of its input."""
+    shape = operators.static_shape(node.inputs[0])
     kept = [axis for axis in range(len(shape)) if axis not in axes]
-    result = canonical(operators.static_shape(node.output))
-    if result is None:
+    if canonical(operators.static_shape(node.output)) is None:
         raise NotQuantizable(f"its result has the shape {list(operators.static_shape(node.output))}")
     count = int(np.prod([shape[axis] for axis in axes]))
     first = max((k for k in range(1, LARGEST_KERNEL + 1) if count % k == 0 and k * k <= count), default=1)
@@ -277,15 +285,19 @@ def _mean(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     nhwc = (shape[0], first, rest, int(np.prod([shape[axis] for axis in kept[1:]])))
     wanted = layout(shape, [kept[0], *axes, *kept[1:]], nhwc)
     source = emitter.integers(node.inputs[0], bits.activation, _in_place(emitter.layout(node.inputs[0]), wanted))
+    if max(source.layout.nhwc[1:3]) > LARGEST_KERNEL:
+        source = emitter.integers(node.inputs[0], bits.activation, wanted)
     _, first, rest, _ = source.layout.nhwc
-    out = output(node, bits.out, emitter)
+    keeps = kind == "max" and not node.clamps
+    out = output(node, bits.out, emitter, source.q if keeps else None)
     made = operators.PoolAttrs(
-        node.name, node.op, "avg", (first, rest), (first, rest), (0, 0, 0, 0), (1, 1), False,
+        node.name, node.op, kind, (first, rest), (first, rest), (0, 0, 0, 0), (1, 1), False,
         source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
     )  # fmt: skip
-    expressible(lambda: made.multiplier(first * rest))
+    expressible(lambda: made.multiplier(first * rest if kind == "avg" else 1))
     order = layout(tuple(shape[axis] for axis in kept), range(len(kept)), (shape[0], 1, 1, nhwc[3]))
-    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, order, out.span)
+    span = source.span if keeps else out.span
+    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, order, span)
 
 
 RULES: dict[str, Rule] = {
@@ -295,7 +307,8 @@ RULES: dict[str, Rule] = {
     "avg_pool": _avg_pool,
     "clamp": _clamp,
     "table": _table,
-    "mean": _mean,
+    "mean": lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
+    "max": lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
 }
 WEIGHTED = ("conv", "conv_transpose", "gemm")
 

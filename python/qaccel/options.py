@@ -70,8 +70,8 @@ class CompileOptions:
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
     takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
-    module's inputs and outputs. ``model_format`` None: by the file's suffix. ``tuning_records``: a folder of tvmc tune for the
-    CPU's part.
+    module's inputs and outputs. ``model_format`` None: by the file's suffix.
+    ``tuning_records``: a folder of tvmc tune, for the CPU's part.
     """
 
     target: TargetOptions = TargetOptions()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import tvm
@@ -15,7 +18,6 @@ from ..errors import QaccelError
 
 _REPEATS = 10
 _REPEAT_MS = 4  # per repeat, at least; of all repeats the least counts, as others may use the machine too
-_BUILD_SECONDS = 60.0
 _SESSION_SECONDS = 60
 _RETRIES = 3  # of a candidate whose server was lost
 
@@ -53,48 +55,52 @@ def measure_by_rpc(target: tvm.target.Target, host: str, port: int, key: str) ->
         tracker_host=host, tracker_port=port, tracker_key=key, session_timeout_sec=_SESSION_SECONDS
     )
     workers = _servers(host, port, key)
-    builder = ms.builder.LocalBuilder(max_workers=2, timeout_sec=_BUILD_SECONDS)
     evaluator = ms.runner.EvaluatorConfig(number=1, repeat=_REPEATS, min_repeat_ms=_REPEAT_MS)
 
     def measure(candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:
-        built = builder.build([ms.builder.BuilderInput(schedule.mod, target) for schedule in candidates])
-        waiting = []
-        for position, result in enumerate(built):
-            if result.error_msg is not None:
-                found(position, str(result.error_msg))
-            else:
-                waiting.append(position)
-        for _ in range(_RETRIES):
-            if not waiting:
-                return
-            runner = ms.runner.RPCRunner(config, evaluator, max_workers=workers)
-            inputs = [
-                ms.runner.RunnerInput(
-                    built[p].artifact_path,
-                    "cpu",
-                    ms.arg_info.ArgInfo.from_entry_func(candidates[p].mod, remove_preproc=True),
-                )
-                for p in waiting
-            ]
-            futures = list(zip(waiting, runner.run(inputs), strict=True))
-            waiting = []
-            for position, future in futures:
-                result = future.result()
-                if result.error_msg is None:
-                    found(position, min(float(seconds) for seconds in result.run_secs))
-                else:
-                    waiting.append(position)
-            if waiting:
-                _servers(host, port, key)  # if none is left, that is the error to tell
-        for position in waiting:
-            found(position, "no server could run it")
+        with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
+            waiting = {}
+            for position, schedule in enumerate(candidates):
+                try:
+                    waiting[position] = _input(schedule.mod, target, Path(folder) / f"{position}.tar")
+                except (RuntimeError, ValueError, TypeError) as error:
+                    found(position, str(error))
+            for _ in range(_RETRIES):
+                if not waiting:
+                    return
+                waiting = _run(ms.runner.RPCRunner(config, evaluator, max_workers=workers), waiting, found)
+                if waiting:
+                    _servers(host, port, key)  # if none is left, that is the error to tell
+            for position in waiting:
+                found(position, "no server could run it")
 
     return measure
+
+
+def _input(mod: tvm.IRModule, target: tvm.target.Target, path: Path) -> ms.runner.RunnerInput:
+    tvm.compile(mod, target=target).export_library(str(path))
+    return ms.runner.RunnerInput(str(path), "cpu", ms.arg_info.ArgInfo.from_entry_func(mod, remove_preproc=True))
+
+
+def _run(
+    runner: ms.runner.RPCRunner, inputs: Mapping[int, ms.runner.RunnerInput], found: Callable[[int, float | str], None]
+) -> dict[int, ms.runner.RunnerInput]:
+    """Measures all at the same time; gives those whose server was lost."""
+    futures = dict(zip(inputs, runner.run(list(inputs.values())), strict=True))
+    lost = {}
+    for position, future in futures.items():
+        result = future.result()
+        if result.error_msg is None:
+            found(position, min(float(seconds) for seconds in result.run_secs))
+        else:
+            lost[position] = inputs[position]
+    return lost
 
 
 def _servers(host: str, port: int, key: str) -> int:
     """How many servers the tracker knows under the key; waits a little for the first."""
     try:
+        socket.create_connection((host, port), timeout=3).close()  # TVM itself tries for a minute
         for _ in range(10):
             tracker = connect_tracker(host, port)
             count = sum(1 for server in tracker.summary()["server_info"] if str(server["key"]) == f"server:{key}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,33 +11,64 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
+from tvm_ffi import structural_hash
 
 from ..errors import QaccelError
 
 ABOUT = "about.json"
 WORKLOADS = "database_workload.json"
 MEASURED = "database_tuning_record.json"
+BEST = "best.json"
+PLAN = "qaccel_plan"  # annotation of a main block: what was chosen for it
+FAILED_SECONDS = 1e9  # of a candidate that could not be measured
 _IDENTITY = ("kind", "mtriple", "mcpu", "mattr")  # of a target: what decides which schedule is fast
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Measurements for one target. ``database`` finds them by workload: a function before it is scheduled."""
+    """Measurements for one target. ``best``: by workload, a function before it is scheduled, the fastest plan as text.
+
+    ``database`` holds all that was measured; None for records that come with the package, which have the best alone.
+    """
 
     folder: Path
-    database: ms.database.Database
+    best: Mapping[str, str]
+    database: ms.database.Database | None
 
-    def best(self, function: tirx.PrimFunc) -> s_tir.Schedule | None:
-        """The function with the fastest schedule that was measured for it, None if none was."""
-        mod = workload_of(function)
-        if not self.database.has_workload(mod):
-            return None
-        record = self.database.query_tuning_record(mod, tvm.target.Target({"kind": "llvm"}), "main")
-        if record is None:
-            return None
-        schedule = s_tir.Schedule(mod)
-        record.trace.apply_to_schedule(schedule, remove_postproc=False)
-        return schedule
+    def plan(self, function: tirx.PrimFunc) -> str | None:
+        """The fastest plan that was measured for the function, None if none was."""
+        return self.best.get(key_of(workload_of(function)))
+
+
+def key_of(workload: tvm.IRModule) -> str:
+    """What a workload is found by."""
+    return f"{structural_hash(workload) & (1 << 64) - 1:016x}"
+
+
+def plan_of(trace: s_tir.schedule.Trace) -> str:
+    """The plan that a schedule was made by, empty if by none."""
+    for instruction in trace.insts:
+        if instruction.kind.name == "Annotate" and str(instruction.attrs[0]) == PLAN:
+            return str(instruction.inputs[1])
+    return ""
+
+
+def write_best(records: Records) -> Path:
+    """Writes the fastest plan of each workload as best.json, which together with about.json can be shipped."""
+    assert records.database is not None
+    path = records.folder / BEST
+    path.write_text(json.dumps(_best_of(records.database), indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+def _best_of(database: ms.database.Database) -> dict[str, str]:
+    fastest: dict[str, tuple[float, str]] = {}
+    for record in database.get_all_tuning_records():
+        plan = plan_of(record.trace)
+        if plan and record.run_secs and float(record.run_secs[0]) < FAILED_SECONDS:
+            key, found = key_of(record.workload.mod), (float(record.run_secs[0]), plan)
+            fastest[key] = min(fastest.get(key, found), found)
+    return {key: plan for key, (_, plan) in fastest.items()}
 
 
 def workload_of(function: tirx.PrimFunc) -> tvm.IRModule:
@@ -115,6 +147,8 @@ def _words(target: dict[str, Any]) -> str:
 
 
 def _opened(folder: Path) -> Records:
+    if (folder / BEST).exists() and not (folder / MEASURED).exists():
+        return Records(folder, json.loads((folder / BEST).read_text(encoding="utf-8")), None)
     for name in (WORKLOADS, MEASURED):
         path = folder / name
         if path.exists():
@@ -126,4 +160,4 @@ def _opened(folder: Path) -> Records:
         database = ms.database.JSONDatabase(work_dir=str(folder), module_equality="structural")
     except (RuntimeError, ValueError, TypeError) as error:
         raise QaccelError(f"records '{folder}' are damaged: {' '.join(str(error).split())[:200]}") from error
-    return Records(folder, database)
+    return Records(folder, _best_of(database), database)

@@ -12,13 +12,12 @@ from tvm.s_tir.schedule import SBlockRV
 
 from .host import Host
 from .kernels import RULE
-from .records import Records
+from .records import PLAN, Records
 from .rule_depthwise import DepthwisePlan, depthwise_plans, schedule_depthwise
 from .rule_loops import schedule_loops
 from .rule_tile import TilePlan, schedule_tile, tile_plans
 
 SCHEDULED = "tirx.is_scheduled"
-PLAN = "qaccel_plan"  # annotation of a main block: what was chosen for it
 _OPAQUE = 8
 Plan = TilePlan | DepthwisePlan
 _PLANS: dict[str, Callable[..., list[Any]]] = {"tile": tile_plans, "depthwise": depthwise_plans}
@@ -49,15 +48,16 @@ def schedule_all(
     for var, function in mod.functions_items():
         if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
-        schedule = next((s for each in records if (s := each.best(function)) is not None), None)
-        source = "rule" if schedule is None else "record"
-        if schedule is None:
-            schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
-            apply_rule(schedule, host)
+        offered = plans(function, host)
+        wanted = [plan for each in records if (plan := each.plan(function)) is not None]
+        tuned = next((plan for text in wanted for plan in offered if str(plan) == text), None)
+        chosen = tuned or next(iter(offered), None)
+        schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
+        apply_rule(schedule, host, chosen)
         result = schedule.mod["main"].with_attr(SCHEDULED, True)
         symbol = function.attrs.get("global_symbol", None) if function.attrs else None
         functions[var] = result.with_attr("global_symbol", symbol) if symbol else result.without_attr("global_symbol")
-        choices.append(Choice(var.name_hint, source, plan_of(schedule.trace)))
+        choices.append(Choice(var.name_hint, "record" if tuned else "rule", str(chosen or "")))
     return tvm.IRModule(functions, attrs=mod.attrs), tuple(choices)
 
 
@@ -67,14 +67,6 @@ def is_scheduled(function: tirx.PrimFunc) -> bool:
     return bool(attrs) and (bool(attrs.get(SCHEDULED, False)) or int(attrs.get("op_pattern", 0)) == _OPAQUE)
 
 
-def plan_of(trace: s_tir.schedule.Trace) -> str:
-    """The plan that a schedule was made by, empty if by none."""
-    for instruction in trace.insts:
-        if instruction.kind.name == "Annotate" and str(instruction.attrs[0]) == PLAN:
-            return str(instruction.inputs[1])
-    return ""
-
-
 def plans(function: tirx.PrimFunc, host: Host) -> list[Plan]:
     """What may be chosen for the function, the rule's own choice first; empty if its rule leaves no choice."""
     schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
@@ -82,16 +74,14 @@ def plans(function: tirx.PrimFunc, host: Host) -> list[Plan]:
     return [] if main is None else _PLANS[_rule(schedule, main)](schedule, main, host)
 
 
-def apply_rule(schedule: s_tir.Schedule, host: Host, plan: Plan | None = None) -> None:
-    """The rule of the function ``main`` in ``schedule``, applied to it; ``plan`` None: the rule's own choice."""
+def apply_rule(schedule: s_tir.Schedule, host: Host, plan: Plan | None) -> None:
+    """The rule of the function ``main`` in ``schedule``, applied to it; ``plan`` is None where the rule has no choice."""
     main = main_block(schedule)
-    if main is None:
+    if main is None or plan is None:
         schedule_loops(schedule, host)
         return
-    rule = _rule(schedule, main)
-    plan = plan or _PLANS[rule](schedule, main, host)[0]
     schedule.annotate(main, PLAN, str(plan))
-    _RULES[rule](schedule, main, host, plan)
+    _RULES[_rule(schedule, main)](schedule, main, host, plan)
 
 
 def _rule(schedule: s_tir.Schedule, main: SBlockRV) -> str:

@@ -14,12 +14,11 @@ from tvm.s_tir import meta_schedule as ms
 from ..errors import QaccelError
 from .host import Host, host_of
 from .pipeline import Fused
-from .records import Records, workload_of
-from .rules import Plan, apply_rule, is_scheduled, plan_of, plans
+from .records import FAILED_SECONDS, Records, plan_of, workload_of
+from .rules import Plan, apply_rule, is_scheduled, plans
 
 BATCH = 8
 _AT_RANDOM = 0.2  # of a batch: what the cost model has not seen yet is worth a look
-_FAILED = 1e9  # seconds of a candidate that could not be measured
 _TOO_FEW = 16  # measurements of all tasks before the cost model is asked
 
 
@@ -67,6 +66,7 @@ class Progress:
 
 def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[Task]:
     """The functions of a network that leave a choice, with what ``records`` know of them."""
+    assert records.database is not None
     host = host_of(target)
     tasks = []
     for var, function in fused.mod.functions_items():
@@ -100,7 +100,7 @@ def tune(
     model = ms.cost_model.XGBModel(num_warmup_samples=_TOO_FEW, num_tuning_cores=1, tree_method="hist")
     host, rng = host_of(target), random.Random(0)
     for task in tasks:
-        known = [plan for plan in task.plans if task.measured.get(str(plan), _FAILED) < _FAILED]
+        known = [plan for plan in task.plans if task.measured.get(str(plan), FAILED_SECONDS) < FAILED_SECONDS]
         _learn(model, task, [_scheduled(task, plan, host) for plan in known], [task.measured[str(p)] for p in known])
     state = _progress(tasks, trials)
     tell(state)
@@ -120,20 +120,19 @@ def _measure_batch(
     model: ms.cost_model.XGBModel,
     tell: Callable[[], None],
 ) -> None:
-    host, arguments = host_of(target), _arguments(task)
+    database, host, arguments = records.database, host_of(target), _arguments(task)
+    assert database is not None
     schedules = [_scheduled(task, plan, host) for plan in batch]
 
     def found(position: int, result: float | str) -> None:
-        seconds = result if isinstance(result, float) else _FAILED
+        seconds = result if isinstance(result, float) else FAILED_SECONDS
         task.measured[str(batch[position])] = seconds
         trace = schedules[position].trace
-        records.database.commit_tuning_record(
-            ms.database.TuningRecord(trace, task.workload, [seconds], target, arguments)
-        )
+        database.commit_tuning_record(ms.database.TuningRecord(trace, task.workload, [seconds], target, arguments))
         tell()
 
     measure(schedules, found)
-    good = [k for k, plan in enumerate(batch) if task.measured[str(plan)] < _FAILED]
+    good = [k for k, plan in enumerate(batch) if task.measured[str(plan)] < FAILED_SECONDS]
     _learn(model, task, [schedules[k] for k in good], [task.measured[str(batch[k])] for k in good])
 
 

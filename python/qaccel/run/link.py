@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,37 @@ def host_target(options: TargetOptions) -> tvm.target.Target:
         values["mcpu"] = tvm.target.codegen.llvm_get_system_cpu()
     _check_cpu(values)
     try:
-        return tvm.target.Target(values)
+        target = tvm.target.Target(values)
     except (ValueError, TypeError, RuntimeError) as error:
         raise QaccelError(f"--target '{options}': TVM does not take it: {one_line(error)}") from error
+    _check_features(target, values.get("mattr", []))
+    return target
+
+
+def _check_features(target: tvm.target.Target, wanted: Sequence[str]) -> None:
+    """LLVM ignores a feature that it does not know, saying so on standard error at every turn."""
+    added = [name[1:] for name in wanted if name.startswith("+")]
+    if not added:
+        return
+    with _no_standard_error():
+        known = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(target)}
+    for name in added:
+        if name not in known:
+            raise QaccelError(f"--target: LLVM has no CPU feature {name!r} for this kind of machine; check -mattr")
+
+
+@contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """Keeps what C++ writes to standard error out of the user's sight."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _for_this_cpu(values: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", metavar="IN.npz", type=Path, required=True, help="one array per input name")
     parser.add_argument("--outputs", metavar="OUT.npz", type=Path, help="where the outputs go, one array per name")
     parser.add_argument("--print-time", action="store_true", help="time on this machine, simulator included")
-    parser.add_argument("--profile", action="store_true", help="where the accelerator's cycles go, layer by layer")
+    parser.add_argument("--profile", action="store_true", help="where cycles (on the CPU alone: time) go, by layer")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run so many times (default: %(default)s)")
 
 
@@ -32,6 +32,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
     from .. import api
     from ..quant.dataset import check_inputs, load_npz
+    from ..run.profile_cpu import profile_cpu, profile_text
     from ..run.report_text import print_summary
 
     module = api.load(arguments.module)
@@ -49,5 +50,7 @@ def execute(arguments: argparse.Namespace) -> None:
     if arguments.print_time:
         mean, best, worst = sum(milliseconds) / len(milliseconds), min(milliseconds), max(milliseconds)
         print(f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {len(milliseconds)} runs on this machine")
-    if arguments.profile:
+    if arguments.profile and module.metadata["report"] is None:
+        print(profile_text(profile_cpu(module.runner, data, arguments.repeat)))
+    elif arguments.profile:
         print_summary(module.report, layers=True)

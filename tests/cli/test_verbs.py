@@ -126,6 +126,9 @@ def test_the_cpu_alone_in_integers(capfd, folder: Path):
         tvmc(capfd, "run", f"{name}.so", "--inputs", "inputs.npz", "--outputs", f"{name}.npz")
     np.testing.assert_array_equal(np.load(folder / "integers.npz")["y"], np.load(folder / "npu.npz")["y"])
     assert "agreement" in tvmc(capfd, "evaluate", "integers.so", "--data", "labelled.npz", "--reference", "model.onnx")
+    out = tvmc(capfd, "run", "integers.so", "--inputs", "inputs.npz", "--profile", "--repeat", "2")
+    assert "conv2d_" in out
+    assert "100.0%" in out
     out = tvmc(capfd, "inspect", "integers.so")
     assert "target     llvm -mcpu=native" in out
     assert "8 bits, scale" in out

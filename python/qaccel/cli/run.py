@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", metavar="IN.npz", type=Path, required=True, help="one array per input name")
     parser.add_argument("--outputs", metavar="OUT.npz", type=Path, help="where the outputs go, one array per name")
     parser.add_argument("--print-time", action="store_true", help="time on this machine, simulator included")
-    parser.add_argument("--profile", action="store_true", help="where the accelerator's cycles go, layer by layer")
+    parser.add_argument("--profile", action="store_true", help="where cycles (on the CPU alone: time) go, by layer")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run so many times (default: %(default)s)")
     remote = parser.add_argument_group("on another machine, through TVM's RPC")
     remote.add_argument(
@@ -42,6 +42,7 @@ def execute(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from ..quant.dataset import check_inputs, load_npz
+    from ..run.profile_cpu import profile_cpu, profile_text
     from ..run.report_text import print_summary
 
     module = _load(arguments)
@@ -60,7 +61,9 @@ def execute(arguments: argparse.Namespace) -> None:
         where = "on this machine" if arguments.rpc_key is None else f"on '{arguments.rpc_key}', transfers included"
         mean, best, worst = sum(milliseconds) / len(milliseconds), min(milliseconds), max(milliseconds)
         print(f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {len(milliseconds)} runs {where}")
-    if arguments.profile:
+    if arguments.profile and module.metadata["report"] is None:
+        print(profile_text(profile_cpu(module.runner, data, arguments.repeat)))
+    elif arguments.profile:
         print_summary(module.report, layers=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,8 @@ class _Mutator(relax.PyExprMutator):
             return call
         attrs = operators.read(call)
         function, args = primitive(attrs, call, self.isa)
-        name = "qaccel_" + attrs.operator.removeprefix("qaccel.")
+        node = re.sub(r"\W+", "_", attrs.name).strip("_")
+        name = f"{attrs.operator.removeprefix('qaccel.')}_{node}"
         return relax.call_tir(self.builder_.add_func(function, name), args, result)
 
 

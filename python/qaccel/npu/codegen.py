@@ -10,6 +10,7 @@ from tvm import relax
 from ..hw import HwConfig
 from .allocate import allocate
 from .artefact import Artefact
+from .channel_order import order_channels
 from .compress import entropy_bits, estimate_streams
 from .emit import emit_program
 from .encode import build_artefact
@@ -52,7 +53,7 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> Com
 
 def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
     """The same from layer operations."""
-    graph = _with_estimates(graph, hw)
+    graph = _with_estimates(order_channels(graph), hw)
     allocation = allocate(graph, hw)
     program = emit_program(graph, allocation, hw)
     artefact = build_artefact(graph, allocation, program, hw)

@@ -12,7 +12,6 @@ import small_models
 from qaccel.hw import load_config
 from qaccel.isa import isa
 from qaccel.npu.partition import Rejection
-from qaccel.isa import isa
 from qaccel.run.report import STALLS, Boundary, bound_cycles
 from qaccel.run.report_text import layers_csv, report_html, write_report
 

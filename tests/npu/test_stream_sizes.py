@@ -1,6 +1,6 @@
 """What the streams of compiled networks take, at the chunk sizes of the tiler, against order-0 entropy and against raw streams.
 
-Measured when the bars were set: resnet +0.92% and +1.44%, mobilenet +2.37% and +1.92% (W8A8, W4A8); for the shared
+Measured when the bars were set: resnet +0.77% and +1.16%, mobilenet +2.13% and +1.47% (W8A8, W4A8); for the shared
 models see tests/bench/bench_streams.py.
 """
 
@@ -65,7 +65,7 @@ def check(path: Path, weight_bits: int, most_percent: float) -> int:
 
 @pytest.mark.parametrize(
     ("name", "weight_bits", "most_percent"),
-    [("resnet", 8, 1.0), ("resnet", 4, 1.5), ("mobilenet", 8, 2.5), ("mobilenet", 4, 2.0)],
+    [("resnet", 8, 1.0), ("resnet", 4, 1.4), ("mobilenet", 8, 2.3), ("mobilenet", 4, 1.7)],
 )
 def test_networks_stay_near_their_entropy(repo_root: Path, name: str, weight_bits: int, most_percent: float) -> None:
     check(repo_root / "tests" / "networks" / f"{name}.onnx", weight_bits, most_percent)

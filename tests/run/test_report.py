@@ -40,7 +40,8 @@ def check_sums(module: qaccel.Module) -> None:
     report = module.report
     assert set(report) >= TOP_LEVEL
     hw = module.compiled.hw
-    for layer in report["layers"]:
+    facts = [each for subgraph in module.compiled.subgraphs for each in subgraph.compiled.layers]
+    for layer, fact in zip(report["layers"], facts, strict=True):
         assert set(layer) == OF_A_LAYER
         assert set(layer["stalls"]) == set(STALLS)
         assert sum(layer["stalls"].values()) == layer["cycles"]

@@ -17,7 +17,8 @@ Orders = dict[int, np.ndarray]  # by feature map: where its channels come from
 
 
 def order_channels(graph: Subgraph) -> Subgraph:
-    """The same subgraph with the channels of inner maps sorted by the mean size of the weights that make them.
+    """The same subgraph with the channels of inner maps sorted by the mean size of the weights that make them, largest first:
+    the longest streams are then fetched while the layer before still computes.
 
     Maps that a layer reads and writes channel by channel share an order. Those that the subgraph takes or gives keep theirs, and so
     do constants and what is moved around; of grouped convolutions only one with a single matrix follows.
@@ -52,7 +53,7 @@ def _orders(graph: Subgraph) -> Orders:
             makers[find(layer.output)].append(layer)
     kept = {find(index) for index in fixed}
     best = {
-        root: np.argsort(np.abs(np.concatenate([layer.matrix for layer in layers])).mean(axis=0), kind="stable")
+        root: np.argsort(-np.abs(np.concatenate([layer.matrix for layer in layers])).mean(axis=0), kind="stable")
         for root, layers in makers.items()
         if root not in kept
     }

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+import tvm
 from tvm import relax
 
 from .errors import QaccelError
@@ -128,10 +129,20 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     with stages("link"):
         metadata = make_metadata(name, str(options.target), model, quantized.model, report(), ends)
         mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
-        executable = link.build(mod, link.host_target(options.target), metadata)
+        executable = _built(mod, options, metadata)
     return Compiled(
         model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes
     )  # fmt: skip
+
+
+def _built(mod: tvm.IRModule, options: CompileOptions, metadata: dict[str, Any]) -> relax.VMExecutable:
+    """What `link.build` gives; what TVM cannot compile for the CPU is the user's to know in one line, not a bug here."""
+    try:
+        return link.build(mod, link.host_target(options.target), metadata)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise QaccelError(
+            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {link.one_line(error)}"
+        ) from error
 
 
 def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
@@ -157,7 +168,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
         imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
-        executable = link.build(imported.mod, link.host_target(options.target), metadata)
+        executable = _built(imported.mod, options, metadata)
     return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes)
 
 

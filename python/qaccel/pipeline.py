@@ -120,15 +120,13 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     """The stages partition, codegen, profile and link; for the CPU alone, which runs the same integers, only link."""
     source, ends = _with_ends(quantized.model, options.io_dtype)
     model = quantized.model.model
-    choices: list[Choice] = []
     if options.target.config is None:
         with stages("link"):
             metadata = make_metadata(name, str(options.target), model, quantized.model, None, ends)
-            executable = link.build(source, link.host_target(options.target), metadata, _records(options), choices)
+            executable, choices = _built(source, options, metadata)
         notes = (*quantized.notes, *link.host_notes(options.target))
         return Compiled(
-            model, options, None, quantized.model, None, (), executable, metadata, None, notes, quantized.sample,
-            tuple(choices),
+            model, options, None, quantized.model, None, (), executable, metadata, None, notes, quantized.sample, choices
         )  # fmt: skip
     hw = load_config(options.target.config)
     with stages("partition"):
@@ -150,10 +148,10 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
     with stages("link"):
         metadata = make_metadata(name, str(options.target), model, quantized.model, report(), ends)
         mod = link.with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
-        executable = link.build(mod, link.host_target(options.target), metadata, _records(options), choices)
+        executable, choices = _built(mod, options, metadata)
     return Compiled(
         model, options, hw, quantized.model, partitioned, subgraphs, executable, metadata, report(), notes, quantized.sample,
-        tuple(choices),
+        choices,
     )  # fmt: skip
 
 
@@ -163,6 +161,23 @@ def _with_ends(quantized: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, 
         return quantized.mod, None
     source, *meanings = with_integer_ends(quantized.mod, io_dtype, quantized.model.inputs, quantized.model.outputs)
     return source, IntegerEnds(io_dtype, *meanings)
+
+
+def _built(
+    mod: tvm.IRModule, options: CompileOptions, metadata: dict[str, Any]
+) -> tuple[relax.VMExecutable, tuple[Choice, ...]]:
+    """What `link.build` gives, and how each function of the CPU was scheduled.
+
+    What TVM cannot compile for the CPU is the user's to know in one line, not a bug here.
+    """
+    choices: list[Choice] = []
+    try:
+        executable = link.build(mod, link.host_target(options.target), metadata, _records(options), choices)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise QaccelError(
+            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {link.one_line(error)}"
+        ) from error
+    return executable, tuple(choices)
 
 
 def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
@@ -189,10 +204,9 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
         imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
-        choices: list[Choice] = []
-        executable = link.build(imported.mod, link.host_target(options.target), metadata, _records(options), choices)
+        executable, choices = _built(imported.mod, options, metadata)
     notes = (*notes, *link.host_notes(options.target))
-    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {}, tuple(choices))
+    return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {}, choices)
 
 
 def _records(options: CompileOptions) -> list[Records]:

@@ -85,3 +85,12 @@ def test_no_inputs_and_no_elements():
     imported, _ = import_for_cpu(empty, None, None)
     machine = relax.VirtualMachine(link.build(imported.mod, tvm.target.Target("llvm"), {}), tvm.cpu())
     assert machine["main"](tvm.runtime.tensor(np.zeros((0, 3, 4), np.float32))).numpy().shape == (3, 4, 0)
+
+
+def test_what_tvm_cannot_compile_is_one_line():
+    proto = model([node("ReduceMax", ["x", "axes"], ["y"])], {"axes": np.array([0])}, (2, 3), opset=20)
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.type.tensor_type.elem_type = TensorProto.BOOL
+    with pytest.raises(QaccelError, match="TVM cannot compile the part that runs on the CPU") as caught:
+        compiled(proto)
+    assert "\n" not in str(caught.value)

@@ -14,6 +14,7 @@ import onnx
 from qaccel.errors import QaccelError
 from qaccel.frontend import expand_moves, expand_recurrent
 from qaccel.frontend.graph import Graph, attrs_of, remade
+from qaccel.frontend.long_kernels import fold_stride
 from qaccel.frontend.writer import Writer
 
 Expansion = Callable[[onnx.NodeProto, Graph, Writer], bool]
@@ -196,6 +197,7 @@ def _sum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
 
 
 EXPANSIONS: dict[str, Expansion] = {
+    "Conv": fold_stride,
     "ReduceSum": _sum,
     "ReduceMean": _plane_reduction,
     "ReduceMax": _plane_reduction,

@@ -26,7 +26,8 @@ class Row:
 
 ROWS = (
     Row(("Conv",), operators.ConvAttrs, WEIGHTED,
-        "1-D and 2-D; constant weights; any stride, dilation, padding and groups (depthwise with a mode of its own)"),
+        "1-D and 2-D; constant weights; any stride, dilation, padding and groups (depthwise with a mode of its own); longer 1-D "
+        "kernels than limit 2 allows where they have a stride"),
     Row(("ConvTranspose",), operators.ConvAttrs, WEIGHTED,
         "1-D and 2-D; constant weights; one convolution for every phase of the strides, their outputs interleaved"),
     Row(("Gemm", "MatMul"), operators.ConvAttrs, WEIGHTED,

@@ -38,7 +38,7 @@ def execute(arguments: argparse.Namespace) -> None:
     model_format = checked_model_format(arguments.model_format)
     from ..cpu.measure import measure_by_rpc, measure_here
     from ..cpu.pipeline import fuse
-    from ..cpu.records import create_records, write_best
+    from ..cpu.records import create_records, key_of, write_best
     from ..cpu.threads import use_all_cores
     from ..cpu.tune import tasks_of, tune
     from ..frontend.import_model import import_model
@@ -62,7 +62,7 @@ def execute(arguments: argparse.Namespace) -> None:
         f"{result.done} measurements of {len(tasks)} functions{complete}: "
         f"{result.seconds * 1e3:.3f} ms, by rule {result.untuned * 1e3:.3f} ms"
     )
-    write_best(records)
+    write_best(arguments.output, {key_of(task.mod): task.best for task in tasks if task.measured})
     print(f"written: {arguments.output}")
 
 

@@ -21,6 +21,7 @@ from .rules import Plan, apply_rule, is_scheduled, loop_extents, plans
 BATCH = 8
 _AT_RANDOM = 0.2  # of a batch: what the cost model has not seen yet is worth a look
 _WORTH = 0.97
+_CONFIRMATIONS, _FASTEST = 4, 3  # turns, and how many plans beside the rule's own take part
 _TOO_FEW = 16  # measurements of all tasks before the cost model is asked
 
 
@@ -54,6 +55,10 @@ class Task:
         plan = min(self.measured, key=self.measured.__getitem__, default=None)
         own = self.measured.get(str(self.plans[0]), FAILED_SECONDS)
         return plan if plan is not None and self.measured[plan] < _WORTH * own else None
+
+    def add(self, plan: str, seconds: float) -> None:
+        """Of several measurements of a plan the least counts."""
+        self.measured[plan] = min(self.measured.get(plan, seconds), seconds)
 
     def known(self) -> Measured:
         """What the cost model learns from."""
@@ -95,7 +100,7 @@ def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[
         plan = plan_of(record.trace)
         for task in tasks:
             if plan and record.run_secs and task.workload.same_as(record.workload):
-                task.measured[plan] = float(record.run_secs[0])
+                task.add(plan, float(record.run_secs[0]))
     return tasks
 
 
@@ -111,13 +116,29 @@ def tune(
             "nothing to tune: no convolution or product of this network is computed by a rule with a choice"
         )
     rng = random.Random(0)
-    state = _progress(tasks, trials)
+    state = progress_of(tasks, trials)
     tell(state)
     while state.done < trials and (next_task := _next_task(tasks)) is not None:
         batch = _batch(tasks, next_task, min(BATCH, trials - state.done), rng)
-        _measure_batch(next_task, batch, records, target, measure, lambda: tell(_progress(tasks, trials)))
-        state = _progress(tasks, trials)
+        _measure_batch(next_task, batch, records, target, measure, lambda: tell(progress_of(tasks, trials)))
+        state = progress_of(tasks, trials)
     return state
+
+
+def confirm(
+    tasks: Sequence[Task], records: Records, target: tvm.target.Target, measure: Measure, tell: Callable[[int], None]
+) -> None:
+    """Measures the best plans and the rules' own again, in turns: what others do on the machine must not decide between them.
+
+    ``tell`` gets the number of tasks that are done.
+    """
+    for count, task in enumerate(tasks):
+        own, best = task.plans[0], task.best
+        for _ in range(_CONFIRMATIONS if best is not None else 0):
+            fastest = sorted(task.known().seconds.items(), key=lambda pair: pair[1])[:_FASTEST]
+            turn = [own, *(plan for plan, _ in fastest if plan != own)]
+            _measure_batch(task, turn, records, target, measure, lambda: None)
+        tell(count + 1)
 
 
 def _measure_batch(
@@ -134,7 +155,7 @@ def _measure_batch(
 
     def found(position: int, result: float | str) -> None:
         seconds = result if isinstance(result, float) else FAILED_SECONDS
-        task.measured[str(batch[position])] = seconds
+        task.add(str(batch[position]), seconds)
         trace = schedules[position].trace
         database.commit_tuning_record(ms.database.TuningRecord(trace, task.workload, [seconds], target, arguments))
         tell()
@@ -142,7 +163,8 @@ def _measure_batch(
     measure(schedules, found)
 
 
-def _progress(tasks: Sequence[Task], trials: int) -> Progress:
+def progress_of(tasks: Sequence[Task], trials: int) -> Progress:
+    """How far the tasks are."""
     own = sum(task.measured.get(str(task.plans[0]), task.seconds / task.uses) * task.uses for task in tasks)
     return Progress(sum(len(task.measured) for task in tasks), trials, sum(task.seconds for task in tasks), own)
 

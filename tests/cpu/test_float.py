@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tvm
 from onnx import TensorProto, helper, numpy_helper
+from tvm import relax
 
 import qaccel
+from qaccel.cpu.host import host_of
+from qaccel.cpu.pipeline import compile_cpu
+from qaccel.frontend.import_model import import_model
+from qaccel.options import parse_target
+from qaccel.run import link
 
 RELATIVE = 1e-5  # of the largest output
 
@@ -76,6 +84,13 @@ def test_convolutions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     model, shape = convolution(rng)
     check(model, {"x0": drawn(rng, *shape)})
+
+
+@pytest.mark.parametrize(("width", "channels"), [(17, 40), (19, 16), (23, 130), (37, 24), (41, 5)])
+def test_pixels_and_channels_that_no_tile_divides(width: int, channels: int) -> None:
+    rng = np.random.default_rng(width)
+    model = one_node("Conv", [(1, 7, 3, width)], [drawn(rng, channels, 7, 1, 1), drawn(rng, channels)])
+    check(model, {"x0": drawn(rng, 1, 7, 3, width)})
 
 
 @pytest.mark.parametrize("mcpu", ["x86-64", "haswell"])
@@ -165,3 +180,44 @@ def test_resize(mode: str) -> None:
     scales = [np.zeros(0, np.float32), np.array([1, 1, 2, 3], np.float32)]
     model = one_node("Resize", [shape], scales, mode=mode, coordinate_transformation_mode="half_pixel")
     check(model, {"x0": drawn(np.random.default_rng(4), *shape)})
+
+
+def test_a_batch_of_any_size() -> None:
+    """A module whose shapes are known only when it runs gets rules that need no sizes."""
+    size = tvm.tirx.Var("n", "int64")
+    x = relax.Var("x", relax.TensorType((size, 8), "float32"))
+    weight = np.random.default_rng(5).standard_normal((8, 24), dtype=np.float32)
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            soft = builder.emit(relax.op.nn.softmax(x, axis=1))
+            centred = builder.emit(relax.op.subtract(soft, builder.emit(relax.op.mean(soft, [1], True))))
+            out = builder.emit_output(relax.op.matmul(centred, relax.const(weight)))
+        builder.emit_func_output(out)
+    executable = link.build(builder.get(), link.host_target(parse_target("llvm")), {})
+    values = drawn(np.random.default_rng(6), 5, 8)
+    soft = np.exp(values) / np.exp(values).sum(1, keepdims=True)
+    result = relax.VirtualMachine(executable.jit(), tvm.cpu())["main"](tvm.runtime.tensor(values)).numpy()
+    np.testing.assert_allclose(result, (soft - soft.mean(1, keepdims=True)) @ weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [
+        ({"mtriple": "aarch64-linux-gnu"}, r"fmla\s+v\d+\.4s"),
+        ({"mcpu": "haswell", "mtriple": "x86_64-linux-gnu"}, r"vfmadd\d+ps.*%ymm"),
+        ({"mcpu": "skylake-avx512", "mtriple": "x86_64-linux-gnu"}, r"vfmadd\d+ps.*%zmm"),
+    ],
+)
+def test_a_register_tile_is_what_the_cpu_multiplies_with(target: dict[str, str], instruction: str) -> None:
+    """The inner loop of a 1x1 convolution: vectors of the CPU's full width, and no sum that goes through memory."""
+    made = tvm.target.Target({"kind": "llvm", "num-cores": 2, **target})
+    weight = np.zeros((64, 32, 1, 1), np.float32)
+    mod, _ = compile_cpu(import_model(one_node("Conv", [(1, 32, 14, 14)], [weight]), None, None).mod, made)
+    (function,) = [f for v, f in mod.functions_items() if isinstance(f, tvm.tirx.PrimFunc) and "conv" in v.name_hint]
+    built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=made)
+    # Basic blocks: up to a label or a jump.
+    blocks = re.split(r"\n\S+:|\n\s+(?:j\w+|b\.\w+|cbn?z)\s[^\n]*", built.mod.inspect_source("asm"))
+    inner = max(blocks, key=lambda block: len(re.findall(instruction, block)))
+    assert len(re.findall(instruction, inner)) >= host_of(made).accumulators // 2
+    assert not re.findall(r"vmov[au]ps\s+%[yz]mm\d+, .*\(|\sst[rp]\s+q", inner)

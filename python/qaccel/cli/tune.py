@@ -38,9 +38,9 @@ def execute(arguments: argparse.Namespace) -> None:
     model_format = checked_model_format(arguments.model_format)
     from ..cpu.measure import measure_by_rpc, measure_here
     from ..cpu.pipeline import fuse
-    from ..cpu.records import create_records, write_best
+    from ..cpu.records import create_records, key_of, write_best
     from ..cpu.threads import use_all_cores
-    from ..cpu.tune import tasks_of, tune
+    from ..cpu.tune import confirm, progress_of, tasks_of, tune
     from ..frontend.import_model import import_model
     from ..run.link import host_target
 
@@ -56,13 +56,15 @@ def execute(arguments: argparse.Namespace) -> None:
     records = create_records(arguments.output, target)
     tasks = tasks_of(network, target, records)
     with _Shown(trials) as shown:
-        result = tune(tasks, records, target, trials, measure, shown)
+        tune(tasks, records, target, trials, measure, shown)
+        confirm(tasks, records, target, measure, lambda done: shown.confirming(done, len(tasks)))
+    result = progress_of(tasks, trials)
     complete = "" if result.done >= trials else "; there is nothing else to measure"
     print(
         f"{result.done} measurements of {len(tasks)} functions{complete}: "
         f"{result.seconds * 1e3:.3f} ms, by rule {result.untuned * 1e3:.3f} ms"
     )
-    write_best(records)
+    write_best(arguments.output, {key_of(task.mod): task.best for task in tasks if task.measured})
     print(f"written: {arguments.output}")
 
 
@@ -103,6 +105,9 @@ class _Shown:
 
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
+
+    def confirming(self, done: int, tasks: int) -> None:
+        self.bar.update(self.task, total=tasks, completed=done, description="measuring the best again")
 
     def __call__(self, state: Progress) -> None:
         best = f"best {state.seconds * 1e3:.3f} ms, by rule {state.untuned * 1e3:.3f} ms"

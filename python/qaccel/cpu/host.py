@@ -23,7 +23,7 @@ class Host:
     @property
     def accumulators(self) -> int:
         """Vectors that a register tile may hold: some registers are left for operands, and the tile stays on the stack."""
-        spare = 3 if self.registers <= 16 else 4
+        spare = 3 if self.registers <= 16 else 8
         return min(self.registers - spare, (STACK_BYTES - 1) // (4 * self.lanes))
 
 

@@ -53,12 +53,15 @@ def plan_of(trace: s_tir.schedule.Trace) -> str:
     return ""
 
 
-def write_best(records: Records) -> Path:
-    """Writes the fastest plan of each workload as best.json, which together with about.json can be shipped."""
-    assert records.database is not None
-    path = records.folder / BEST
-    path.write_text(json.dumps(_best_of(records.database), indent=0, sort_keys=True) + "\n", encoding="utf-8")
-    return path
+def write_best(folder: Path, plans: Mapping[str, str | None]) -> None:
+    """Adds the fastest plans by key of their workload to best.json; None takes out what is no better than the rule's own.
+
+    With about.json beside it that is all that has to be shipped.
+    """
+    path = folder / BEST
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    best = {key: plan for key, plan in {**known, **plans}.items() if plan is not None}
+    path.write_text(json.dumps(best, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _best_of(database: ms.database.Database) -> dict[str, str]:

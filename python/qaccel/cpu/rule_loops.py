@@ -111,7 +111,7 @@ def _rows(schedule: s_tir.Schedule, blocks: Sequence[SBlockRV]) -> int:
             while (
                 same < min(common, len(region.region))
                 and region.region[same].min.same_as(own[same])
-                and int(region.region[same].extent) == 1
+                and str(region.region[same].extent) == "1"
             ):
                 same += 1
             common = same
@@ -172,7 +172,7 @@ def _plain(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
     own = [var.var for var in stmt.iter_vars]
     return all(
         len(region.region) in (0, len(own))
-        and [int(size) for size in region.source.ty.shape] == [int(size) for size in stmt.writes[0].source.ty.shape]
+        and _sizes(region) == _sizes(stmt.writes[0])
         and all(r.min.same_as(var) for r, var in zip(region.region, own, strict=False))
         for region in [*stmt.reads, *stmt.writes]
     )
@@ -198,5 +198,5 @@ def _decompose(schedule: s_tir.Schedule, block: SBlockRV, first: LoopRV | None) 
         schedule.decompose_reduction(block, first)
 
 
-def _sizes(region: TensorRegion) -> list[int]:
-    return [int(size) for size in region.source.ty.shape]
+def _sizes(region: TensorRegion) -> list[str]:
+    return [str(size) for size in region.source.ty.shape]

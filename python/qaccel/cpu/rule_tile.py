@@ -68,7 +68,7 @@ def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[Til
         for rows in divisors(shape.height, shape.height):
             for first in (False, True):
                 plan = TilePlan(tile.pixels, tile.vectors, rows, first)
-                if plan not in plans and not (first and shape.bordered) and _shared(shape, plan) >= host.cores:
+                if plan not in plans and not (first and shape.bordered) and _even(_shared(shape, plan), host):
                     plans.append(plan)
     return plans
 
@@ -78,14 +78,17 @@ def _shared(shape: _Shape, plan: TilePlan) -> int:
     return shape.outer * (shape.height // plan.rows) * (1 if shape.bordered else blocks)
 
 
+def _even(shared: int, host: Host) -> bool:
+    """Whether so many pieces of work give every core about the same."""
+    return shared % host.cores == 0 or shared > 16 * host.cores
+
+
 def _planned(shape: _Shape, tile: Tile, rows: int | None, host: Host) -> TilePlan:
     weights = shape.channels * shape.depth
     first = not shape.bordered and weights > shape.height * shape.width * shape.depth
     chunks = divisors(shape.height, shape.height)
     plans = [TilePlan(tile.pixels, tile.vectors, chunk, first) for chunk in chunks]
-    even = [
-        p for p in plans if (s := _shared(shape, p)) >= 4 * host.cores and (s % host.cores == 0 or s > 16 * host.cores)
-    ]
+    even = [p for p in plans if (s := _shared(shape, p)) >= 4 * host.cores and _even(s, host)]
     return max(even or plans[:1], key=lambda plan: plan.rows)
 
 

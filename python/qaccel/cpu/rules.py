@@ -12,6 +12,7 @@ from tvm.s_tir.schedule import SBlockRV
 
 from .host import Host
 from .kernels import RULE
+from .loops import extents
 from .records import PLAN, Records
 from .rule_depthwise import DepthwisePlan, depthwise_plans, schedule_depthwise
 from .rule_loops import schedule_loops
@@ -72,6 +73,13 @@ def plans(function: tirx.PrimFunc, host: Host) -> list[Plan]:
     schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
     main = main_block(schedule)
     return [] if main is None else _PLANS[_rule(schedule, main)](schedule, main, host)
+
+
+def loop_extents(function: tirx.PrimFunc) -> list[int]:
+    """How often the loops of the function's main block run; empty if it has none."""
+    schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
+    main = main_block(schedule)
+    return [] if main is None else extents(schedule, schedule.get_loops(main))
 
 
 def apply_rule(schedule: s_tir.Schedule, host: Host, plan: Plan | None) -> None:

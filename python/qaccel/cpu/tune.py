@@ -12,13 +12,16 @@ from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 
 from ..errors import QaccelError
+from .cost_model import Measured, ranked
 from .host import Host, host_of
 from .pipeline import Fused
 from .records import FAILED_SECONDS, Records, plan_of, workload_of
-from .rules import Plan, apply_rule, is_scheduled, plans
+from .rules import Plan, apply_rule, is_scheduled, loop_extents, plans
 
 BATCH = 8
 _AT_RANDOM = 0.2  # of a batch: what the cost model has not seen yet is worth a look
+_WORTH = 0.97
+_CONFIRMATIONS, _FASTEST = 4, 3  # turns, and how many plans beside the rule's own take part
 _TOO_FEW = 16  # measurements of all tasks before the cost model is asked
 
 
@@ -38,13 +41,29 @@ class Task:
     uses: int
     plans: list[Plan]
     workload: ms.database.Workload
-    context: ms.TuneContext
+    extents: list[int]  # of the main block's loops
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
         """The best so far, of all its uses together."""
         return min(self.measured.values(), default=0.0) * self.uses
+
+    @property
+    def best(self) -> str | None:
+        """The fastest plan, if it is worth a record: faster than the rule's own by more than measurements differ."""
+        plan = min(self.measured, key=self.measured.__getitem__, default=None)
+        own = self.measured.get(str(self.plans[0]), FAILED_SECONDS)
+        return plan if plan is not None and self.measured[plan] < _WORTH * own else None
+
+    def add(self, plan: str, seconds: float) -> None:
+        """Of several measurements of a plan the least counts."""
+        self.measured[plan] = min(self.measured.get(plan, seconds), seconds)
+
+    def known(self) -> Measured:
+        """What the cost model learns from."""
+        seconds = {plan: self.measured[str(plan)] for plan in self.plans if str(plan) in self.measured}
+        return Measured(self.extents, {plan: value for plan, value in seconds.items() if value < FAILED_SECONDS})
 
     def open(self) -> list[Plan]:
         """Plans without a measurement, the rule's own choice first."""
@@ -75,14 +94,13 @@ def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[
         choice = plans(function, host)
         if len(choice) > 1:
             workload, uses = workload_of(function), max(len(fused.layers.get(var.name_hint, ())), 1)
-            context = ms.TuneContext(workload, target=target, task_name=var.name_hint, num_threads=1)
             committed = records.database.commit_workload(workload)
-            tasks.append(Task(var.name_hint, workload, uses, choice, committed, context))
+            tasks.append(Task(var.name_hint, workload, uses, choice, committed, loop_extents(function)))
     for record in records.database.get_all_tuning_records():
         plan = plan_of(record.trace)
         for task in tasks:
             if plan and record.run_secs and task.workload.same_as(record.workload):
-                task.measured[plan] = float(record.run_secs[0])
+                task.add(plan, float(record.run_secs[0]))
     return tasks
 
 
@@ -97,18 +115,30 @@ def tune(
         raise QaccelError(
             "nothing to tune: no convolution or product of this network is computed by a rule with a choice"
         )
-    model = ms.cost_model.XGBModel(num_warmup_samples=_TOO_FEW, num_tuning_cores=1, tree_method="hist")
-    host, rng = host_of(target), random.Random(0)
-    for task in tasks:
-        known = [plan for plan in task.plans if task.measured.get(str(plan), FAILED_SECONDS) < FAILED_SECONDS]
-        _learn(model, task, [_scheduled(task, plan, host) for plan in known], [task.measured[str(p)] for p in known])
-    state = _progress(tasks, trials)
+    rng = random.Random(0)
+    state = progress_of(tasks, trials)
     tell(state)
     while state.done < trials and (next_task := _next_task(tasks)) is not None:
-        batch = _batch(next_task, model, host, min(BATCH, trials - state.done), rng)
-        _measure_batch(next_task, batch, records, target, measure, model, lambda: tell(_progress(tasks, trials)))
-        state = _progress(tasks, trials)
+        batch = _batch(tasks, next_task, min(BATCH, trials - state.done), rng)
+        _measure_batch(next_task, batch, records, target, measure, lambda: tell(progress_of(tasks, trials)))
+        state = progress_of(tasks, trials)
     return state
+
+
+def confirm(
+    tasks: Sequence[Task], records: Records, target: tvm.target.Target, measure: Measure, tell: Callable[[int], None]
+) -> None:
+    """Measures the best plans and the rules' own again, in turns: what others do on the machine must not decide between them.
+
+    ``tell`` gets the number of tasks that are done.
+    """
+    for count, task in enumerate(tasks):
+        own, best = task.plans[0], task.best
+        for _ in range(_CONFIRMATIONS if best is not None else 0):
+            fastest = sorted(task.known().seconds.items(), key=lambda pair: pair[1])[:_FASTEST]
+            turn = [own, *(plan for plan, _ in fastest if plan != own)]
+            _measure_batch(task, turn, records, target, measure, lambda: None)
+        tell(count + 1)
 
 
 def _measure_batch(
@@ -117,7 +147,6 @@ def _measure_batch(
     records: Records,
     target: tvm.target.Target,
     measure: Measure,
-    model: ms.cost_model.XGBModel,
     tell: Callable[[], None],
 ) -> None:
     database, host, arguments = records.database, host_of(target), _arguments(task)
@@ -126,17 +155,16 @@ def _measure_batch(
 
     def found(position: int, result: float | str) -> None:
         seconds = result if isinstance(result, float) else FAILED_SECONDS
-        task.measured[str(batch[position])] = seconds
+        task.add(str(batch[position]), seconds)
         trace = schedules[position].trace
         database.commit_tuning_record(ms.database.TuningRecord(trace, task.workload, [seconds], target, arguments))
         tell()
 
     measure(schedules, found)
-    good = [k for k, plan in enumerate(batch) if task.measured[str(plan)] < FAILED_SECONDS]
-    _learn(model, task, [schedules[k] for k in good], [task.measured[str(batch[k])] for k in good])
 
 
-def _progress(tasks: Sequence[Task], trials: int) -> Progress:
+def progress_of(tasks: Sequence[Task], trials: int) -> Progress:
+    """How far the tasks are."""
     own = sum(task.measured.get(str(task.plans[0]), task.seconds / task.uses) * task.uses for task in tasks)
     return Progress(sum(len(task.measured) for task in tasks), trials, sum(task.seconds for task in tasks), own)
 
@@ -149,22 +177,17 @@ def _next_task(tasks: Sequence[Task]) -> Task | None:
     )
 
 
-def _batch(task: Task, model: ms.cost_model.XGBModel, host: Host, size: int, rng: random.Random) -> list[Plan]:
+def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> list[Plan]:
+    """The rule's own plan first of all; then what is expected to be fast, and some at random."""
     waiting = task.open()
     if len(waiting) <= size:
         return waiting
-    chosen = waiting[:1] if not task.measured else []
-    rest = [plan for plan in waiting if plan not in chosen]
-    rng.shuffle(rest)
-    rest = rest[:64]
-    if task.measured:
-        candidates = [ms.MeasureCandidate(_scheduled(task, plan, host), _arguments(task)) for plan in rest]
-        scores = model.predict(task.context, candidates)
-        rest = [plan for _, plan in sorted(zip(scores, rest, strict=True), key=lambda pair: -pair[0])]
+    known = [each.known() for each in tasks]
+    if not task.measured or sum(len(each.seconds) for each in known) < _TOO_FEW:
+        return [*waiting[: not task.measured], *rng.sample(waiting[not task.measured :], size - (not task.measured))]
     at_random = round(size * _AT_RANDOM)
-    chosen += rest[: size - at_random - len(chosen)]
-    left = [plan for plan in waiting if plan not in chosen]
-    return chosen + rng.sample(left, min(size - len(chosen), len(left)))
+    order = ranked(known, task.extents, waiting)
+    return order[: size - at_random] + rng.sample(order[size - at_random :], at_random)
 
 
 def _scheduled(task: Task, plan: Plan, host: Host) -> s_tir.Schedule:
@@ -175,11 +198,3 @@ def _scheduled(task: Task, plan: Plan, host: Host) -> s_tir.Schedule:
 
 def _arguments(task: Task) -> list[ms.arg_info.ArgInfo]:
     return ms.arg_info.ArgInfo.from_entry_func(task.mod, remove_preproc=True)
-
-
-def _learn(
-    model: ms.cost_model.XGBModel, task: Task, schedules: Sequence[s_tir.Schedule], seconds: Sequence[float]
-) -> None:
-    if schedules:
-        candidates = [ms.MeasureCandidate(schedule, _arguments(task)) for schedule in schedules]
-        model.update(task.context, candidates, [ms.runner.RunnerResult([value], None) for value in seconds])

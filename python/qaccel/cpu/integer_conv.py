@@ -21,7 +21,7 @@ from .integer_plan import Dense, Sums, packed_weight, planned, sums_of
 from .integer_requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
 
-_FEW_TASKS = 4  # fewer are divided by output channels
+_FEW_TASKS = 16  # fewer are divided by output channels
 
 
 def conv2d(

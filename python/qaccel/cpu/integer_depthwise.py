@@ -21,7 +21,7 @@ from .integer_requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, grouped_order, interleaved, load, narrowed, of
 
 _FINISH_WORK = 50  # instructions that requantize a pixel's vectors
-_TASKS = 8  # as many at least, if there are so many rows
+_TASKS = 32  # as many at least, if there are so many rows
 _TASK_BYTES = 24 << 10  # of a task's input
 _MOST_TAPS = 256  # whose sum of products of 16 by 8 bits stays within 32
 

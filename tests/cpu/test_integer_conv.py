@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tvm
 
-from cpu.kernels import CPUS, check_conv, runs_here, vectors
+from cpu.kernels import CPUS, check_conv, runs_here, target, vectors
 from qaccel import numerics
 from qaccel.cpu.integer_conv import conv2d
 from qaccel.cpu.vectors import vectors_of
@@ -131,13 +131,27 @@ def test_the_target_decides():
     assert vectors("haswell").bytes4 is None and vectors("x86-64").vector_bytes == 16
 
 
+def assembly_of(chosen: tvm.target.Target) -> str:
+    attrs, q, weight, bias, scale = case(np.random.default_rng(0), (8, 8, 8), **SHAPES["3x3"])
+    function, _ = conv2d(vectors_of(chosen), attrs, q.shape, weight, bias, scale)
+    module = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), chosen)
+    return module.mod.inspect_source("asm")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "instruction"), [("cascadelake", "zmm"), ("alderlake", "ymm"), ("haswell", None), ("skylake-avx512", None)]
+)
+def test_x86_code(cpu, instruction):
+    lines = [line for line in assembly_of(target(cpu)).splitlines() if "vpdpbusd" in line]
+    assert bool(lines) == (instruction is not None)
+    assert all(instruction in line for line in lines)
+
+
 @pytest.mark.parametrize("attributes", [[], ["+dotprod"]])
 def test_arm_code(attributes):
     """Compiled only: there is no such machine here. The dot product is used where the CPU has it."""
-    target = tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", *attributes]})
-    attrs, q, weight, bias, scale = case(np.random.default_rng(0), (8, 8, 8), **SHAPES["3x3"])
-    function, _ = conv2d(vectors_of(target), attrs, q.shape, weight, bias, scale)
-    module = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target)
-    assembly = module.mod.inspect_source("asm")
+    assembly = assembly_of(
+        tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", *attributes]})
+    )
     assert ("sdot" in assembly) == bool(attributes)
     assert "fmla" in assembly

@@ -12,8 +12,10 @@ from tvm import relax
 import qaccel
 from cpu.kernels import CPUS, runs_here, target
 from qaccel import numerics
+from qaccel.cpu.integer_move import MOST_PIECES
 from qaccel.cpu.legalize import LegalizeQuantized
 from qaccel.quant import operators as o
+from qaccel.quant import pieces
 from qaccel.quant.interpret import run_quantized
 from qaccel.quant.quantize import LayerBits, quantize
 from quant.layers import conv_model, model, node, prepared
@@ -91,6 +93,28 @@ def test_pooling_and_copies(bits):
     agree(module([(shape, o.carrier(bits))], *makers), integers(rng, shape, bits))
 
 
+def test_many_values():
+    """So many that tasks are divided among threads, and a rest is left: copies, tables, sums, pools, the whole plane."""
+    rng = np.random.default_rng(9)
+    shape = (1, 29, 31, 70)
+    entries = integers(rng, (256,), 8)
+    lo, hi = numerics.activation_limits(8)
+    ends = (8, 0.25, 1, lo, hi)
+    makers = [
+        lambda q: o.requantize(q, o.RequantizeAttrs("copy", "Clip", 8, 0.5, 3, *ends)),
+        lambda q: o.requantize(q, o.RequantizeAttrs("same", "Clip", 8, 0.25, 1, 8, 0.25, 1, -100, 99)),
+        lambda q: o.table(q, entries, o.TableAttrs("table", "Tanh", 8, 0.5, 3, 8, 0.25, 1)),
+        lambda q: o.eltwise(q, q, o.EltwiseAttrs("sum", "Add", "add", 8, 0.5, 3, 8, 0.125, 3, *ends)),
+        lambda q: o.dequantize(q, o.DequantizeAttrs("real", 0.5, 3, 8, (0, 3, 1, 2), shape)),
+    ]
+    for kind, kernel, strides in (("max", (3, 2), (2, 2)), ("avg", (2, 3), (1, 1)), ("avg", (29, 31), (1, 1))):
+        attrs = o.PoolAttrs(
+            "pool", "Pool", kind, kernel, strides, (0, 0, 0, 0), (1, 1), True, 8, 0.5, 3, *ends
+        )  # fmt: skip
+        makers.append(lambda q, a=attrs: o.pool2d(q, a))
+    agree(module([(shape, "int8")], *makers), integers(rng, shape, 8))
+
+
 @pytest.mark.parametrize("kind", o.ELTWISE_KINDS)
 def test_element_wise(kind):
     """All widths; the second operand whole, one pixel, one value."""
@@ -138,6 +162,40 @@ def test_quantize_and_dequantize(bits):
     attrs = [o.DequantizeAttrs("y", scale, zero, bits, axes, shape) for axes, shape in ends]
     makers = [lambda v, a=a: o.dequantize(v, a) for a in attrs]
     agree(module([(q.shape, o.carrier(bits))], *makers), q)
+
+
+@pytest.mark.parametrize("out_bits", [4, 8, 16])
+def test_moves(out_bits):
+    """Concatenation with fills around it, every other pixel, and a permutation of too many pieces for loops of their own."""
+    rng = np.random.default_rng(out_bits)
+    sizes, bits, scales, zeros = [(4, 6, 3), (4, 6, 5)], (8, 16), (0.5, 0.001), (-3, 0)
+    lo, hi = numerics.activation_limits(out_bits)
+    fills = (lo, hi)
+    plans = []
+    source = np.full((6, 8, 10), 2)  # the first fill
+    source[1:5, 1:7, :3], source[1:5, 1:7, 3:8] = 0, 1
+    y, x, c = np.meshgrid(range(4), range(6), range(8), indexing="ij")
+    pixel, channel = np.zeros((6, 8, 10), np.int64), np.zeros((6, 8, 10), np.int64)
+    pixel[1:5, 1:7, :8], channel[1:5, 1:7, :8] = y * 6 + x, np.where(c < 3, c, c - 3)
+    plans.append((source, pixel, channel))
+    y, x, c = np.meshgrid(range(2), range(3), range(5), indexing="ij")
+    plans.append((np.ones((2, 3, 5), np.int64), 2 * y * 6 + 2 * x, c))
+    shuffled = rng.permutation(4 * 6 * 5).reshape(4, 6, 5)
+    plans.append((np.ones((4, 6, 5), np.int64), shuffled // 5, shuffled % 5))
+    makers, counts = [], []
+    for source, pixel, channel in plans:
+        found = pieces.pieces_of(source, pixel, channel)
+        assert found is not None
+        counts.append(len(found))
+        attrs = o.MoveAttrs(
+            "m", "Concat", (2, *source.shape), bits, scales, zeros, out_bits, 0.25, 0 if out_bits == 16 else 1,
+            lo, hi - 1, fills, pieces.flattened(found),
+        )  # fmt: skip
+        makers.append(lambda a, b, x=attrs: o.move([a, b], x))
+    assert max(counts[:2]) <= MOST_PIECES < counts[2]
+    shapes = [((2, *size), o.carrier(width)) for size, width in zip(sizes, bits, strict=True)]
+    inputs = [integers(rng, shape, width) for (shape, _), width in zip(shapes, bits, strict=True)]
+    agree(module(shapes, *makers), *inputs)
 
 
 def test_quantize_is_onnx_quantize_linear():

@@ -21,7 +21,7 @@ from .integer_plan import Dense, Sums, packed_weight, planned, sums_of
 from .integer_requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
 
-_FEW_TASKS = 4  # fewer are divided by output channels
+_FEW_TASKS = 16  # fewer are divided by output channels
 
 
 def conv2d(
@@ -116,10 +116,8 @@ class _Body:
         image, strip = tirx.floordiv(task, strips), tirx.floormod(task, strips)
         with loops.loop(dense.in_rows) as r:
             row = T.Bind(strip * (dense.rows * dense.attrs.strides[0]) - top + r)
-            loops.padded_row(
-                source, row, scratch, r * dense.pitch, image, (height, width, channels), (left, right), base, zero,
-                dense.isa, not (top or bottom),
-            )  # fmt: skip
+            line = loops.Line(height, width, channels, channels, channels, left, right, top > 0 or bottom > 0)
+            loops.padded_row(source, image, row, start, scratch, r * dense.pitch, line, base, zero, dense.isa)
         return _Window(scratch, start, task * dense.pixels)
 
     def pixels(self, window: _Window, number: Expr) -> tuple[list[Expr], list[Expr]]:

@@ -6,7 +6,7 @@ A vector holds channels. The rows of a column are interleaved once and serve eve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from .integer_requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, grouped_order, interleaved, load, narrowed, of
 
 _FINISH_WORK = 50  # instructions that requantize a pixel's vectors
+_TASKS = 32  # as many at least, if there are so many rows
+_TASK_BYTES = 24 << 10  # of a task's input
 _MOST_TAPS = 256  # whose sum of products of 16 by 8 bits stays within 32
 
 
@@ -33,6 +35,9 @@ def is_depthwise(attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray) -
         and taps <= _MOST_TAPS
         and (attrs.weight_bits == attrs.activation_bits == 16 or int(bound) < 1 << 31)
     )
+
+
+_Block = tuple[Vectors, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +71,7 @@ class _Depthwise:
         return self.groups * self.kernel[1] * self.mac.depth
 
     @property
-    def blocks(self) -> list[tuple[Vectors, int, int]]:
+    def blocks(self) -> list[_Block]:
         """(vectors, first channel, count) of the channels' blocks: equal ones joined, the last one maybe not full."""
         found, channel, channels = [], 0, self.shape[3]
         isa = self.isa
@@ -85,12 +90,13 @@ class _Depthwise:
 
     @property
     def line_rows(self) -> int:
+        """Input rows of a task."""
         return (self.rows - 1) * self.attrs.strides[0] + (self.kernel[0] - 1) * self.attrs.dilation[0] + 1
 
-    @property
-    def pitch(self) -> int:
+    def pitch(self, size: int) -> int:
+        """Elements of a padded row of ``size`` channels."""
         _, left, _, right = self.attrs.padding
-        return (self.shape[2] + left + right) * self.shape[3]
+        return (self.shape[2] + left + right) * size
 
     def order(self) -> np.ndarray:
         """Channels as the vectors hold them; -1 beyond the last."""
@@ -102,42 +108,61 @@ class _Depthwise:
         return np.array(order)
 
     def __call__(self, source: Any, weight: Any, correction: Any, scales: Any, *rest: Any) -> None:
-        limits, output = (rest[0] if self.limited else None), rest[-1]
-        batch, height, width, channels = self.shape
-        top, left, bottom, right = self.attrs.padding
-        strips = self.out_size[0] // self.rows
-        work = batch * self.out_size[0] * self.out_size[1] * channels // self.isa.lanes
+        tables = (weight, correction, scales, rest[0] if self.limited else None, rest[-1])
+        strips = self.shape[0] * self.out_size[0] // self.rows
+        work = self.shape[0] * self.out_size[0] * self.out_size[1] * self.shape[3] // self.isa.lanes
         parallel = work * (self.per_channel // self.mac.depth + 10) // 2 >= loops.SERIAL_CYCLES
-        with loops.loop(batch * strips, parallel) as task:
-            scratch = T.alloc_buffer((self.line_rows * self.pitch + 4 * loops.SLACK_BYTES,), self.mac.dtype)
-            image, strip = tirx.floordiv(task, strips), tirx.floormod(task, strips)
-            with loops.loop(self.line_rows) as r:
-                row = T.Bind(strip * (self.rows * self.attrs.strides[0]) - top + r)
-                loops.padded_row(
-                    source, row, scratch, r * self.pitch, image, (height, width, channels), (left, right),
-                    self.mac.base, self.attrs.in_zero_point, self.isa, not (top or bottom),
-                )  # fmt: skip
-            for isa, first, count in self.blocks:
-                size = self.mac.depth * isa.lanes
-                with loops.loop(-(-count // size)) as block:
-                    channel = T.Bind(first + block * size)
-                    with loops.loop(self.rows) as y:
-                        line = T.Bind(y * (self.attrs.strides[0] * self.pitch))
-                        place = T.Bind((task * self.rows + y) * (self.out_size[1] * channels))
-                        tables = (weight, correction, scales, limits, output)
-                        self.line(isa, scratch, tables, channel, line, place, min(count, size))
+        numbers = [-(-count // (self.mac.depth * isa.lanes)) for isa, _, count in self.blocks]
+        with loops.loop(strips * sum(numbers), parallel) as task:
+            strip, block = tirx.floordiv(task, sum(numbers)), tirx.floormod(task, sum(numbers))
+            self.chosen(source, tables, T.Bind(strip), T.Bind(block), list(zip(self.blocks, numbers, strict=True)))
+
+    def chosen(
+        self, source: Any, tables: tuple[Any, ...], strip: Expr, block: Expr, left: list[tuple[_Block, int]]
+    ) -> None:
+        """The code for the block's kind: ``left`` holds the kinds that it may be of, with how many of each there are."""
+        (kind, number), others = left[0], left[1:]
+        if not others:
+            self.block(kind, source, tables, strip, block)
+            return
+        with T.If(block < number):
+            with T.Then():
+                self.block(kind, source, tables, strip, block)
+            with T.Else():
+                self.chosen(source, tables, strip, block - number, others)
+
+    def block(self, kind: _Block, source: Any, tables: tuple[Any, ...], strip: Expr, block: Expr) -> None:
+        """A strip of rows of one block of channels: its input is padded, with its channels side by side, and then used."""
+        isa, first, count = kind
+        size = self.mac.depth * isa.lanes
+        real, pitch = min(count, size), self.pitch(size)
+        channel = T.Bind(first + block * size)
+        scratch = T.alloc_buffer((max(self.line_rows * pitch, loops.STACK_BYTES),), self.mac.dtype)
+        strips, channels = self.out_size[0] // self.rows, self.shape[3]
+        top, left, bottom, right = self.attrs.padding
+        image, number = tirx.floordiv(strip, strips), tirx.floormod(strip, strips)
+        with loops.loop(self.line_rows) as r:
+            row = T.Bind(number * (self.rows * self.attrs.strides[0]) - top + r)
+            line = loops.Line(self.shape[1], self.shape[2], channels, size, real, left, right, top > 0 or bottom > 0)
+            loops.padded_row(
+                source, image, row, channel, scratch, r * pitch, line, self.mac.base, self.attrs.in_zero_point, isa
+            )
+        with loops.loop(self.rows) as y:
+            start = T.Bind(y * (self.attrs.strides[0] * pitch))
+            place = T.Bind((strip * self.rows + y) * (self.out_size[1] * channels) + channel)
+            self.line(isa, scratch, tables, channel, start, place, real)
 
     def line(
         self, isa: Vectors, scratch: Any, tables: tuple[Any, ...], channel: Expr, line: Expr, place: Expr, count: int
     ) -> None:
         """One row of outputs of one block of channels, of which ``count`` are real."""
-        width = self.out_size[1]
+        width, size = self.out_size[1], self.mac.depth * isa.lanes
         tile = self.tile(isa)
         with loops.loop(-(-width // tile)) as number:
             first = T.Bind(tirx.min(number * tile, width - tile))
-            base = T.Bind(line + first * (self.attrs.strides[1] * self.shape[3]) + channel)
+            base = T.Bind(line + first * (self.attrs.strides[1] * size))
             results = self.sums(isa, scratch, tables, channel, base, tile)
-            self.finish(isa, tables, results, channel, place + first * self.shape[3] + channel, count)
+            self.finish(isa, tables, results, channel, place + first * self.shape[3], count)
 
     def tile(self, isa: Vectors) -> int:
         """Output pixels of a tile: as many as registers hold, with few columns read and pixels done twice."""
@@ -204,7 +229,7 @@ class _Depthwise:
                 for r in range(depth):
                     row = group * depth + r
                     if row < self.kernel[0]:
-                        at = base + (row * self.attrs.dilation[0] * self.pitch + column * self.shape[3])
+                        at = base + (row * self.attrs.dilation[0] * self.pitch(size) + column * size)
                         rows.append(T.Bind(load(scratch, at, size).astype(of(wide, size))))
                     else:
                         rows.append(const(0, of(wide, size)))
@@ -246,11 +271,11 @@ def depthwise(
     bound = sizes * reach(attrs) + np.abs(bias)
     real = split or int(bound.max()) >= 1 << 31
     rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, wide=real)
-    rows = max((r for r in (1, 2, 4) if out_size[0] % r == 0 and out_size[0] // r >= 8), default=1)
+    planes = (256, 1) if split else (1,)
     made = _Depthwise(
-        isa, attrs, mac, shape, out_size, kernel, rows, (256, 1) if split else (1,), real, rescale.fused,
-        rescale.limits is not None,
+        isa, attrs, mac, shape, out_size, kernel, 1, planes, real, rescale.fused, rescale.limits is not None
     )  # fmt: skip
+    made = _with_rows(made)
     correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
     if real:
         correction = correction.astype(np.float64)
@@ -263,6 +288,19 @@ def depthwise(
     out_shape = (shape[0], *out_size, shape[3])
     inputs = [(shape, carrier(attrs.activation_bits))]
     return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), made), constants
+
+
+def _with_rows(made: _Depthwise) -> _Depthwise:
+    """As many rows to a task as the first cache holds the input of, and as leave enough tasks."""
+    height, size = made.out_size[0], made.mac.depth * made.isa.lanes
+    blocks = made.shape[0] * -(-made.shape[3] // size)
+    pitch_bytes = made.pitch(size) * np.dtype(made.mac.dtype).itemsize
+    found = [replace(made, rows=r) for r in range(1, height + 1) if height % r == 0 and blocks * height // r >= _TASKS]
+    return max(
+        (each for each in found if each.line_rows * pitch_bytes <= _TASK_BYTES),
+        key=lambda each: each.rows,
+        default=made,
+    )
 
 
 def _packed_weight(made: _Depthwise, weight: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..numerics import activation_limits
 from ..quant.operators import EltwiseAttrs, RequantizeAttrs, TableAttrs, carrier
 from . import integer_loops as loops
 from .integer_requantize import Output, Rescale, finished, nearest, rounded
-from .vectors import Expr, Vectors, const, intrinsic, lanes_of, load, of
+from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_of, load, of
 
 Kernel = tuple[tirx.PrimFunc, list[np.ndarray]]
 _CHUNK = 1 << 12  # elements of a task
@@ -160,9 +160,18 @@ def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.n
         whole[q & 255] = entries[q + half]
         entries = whole
 
+    else:  # neighbours in one word: the entry below in its lower half
+        entries = (entries[:-1].astype(np.int32) & 0xFFFF) | (entries[1:].astype(np.int32) << 16)
+
     def body(source: Any, values: Any, out: Any) -> None:
         if wide:
-            chunked(count, isa, lambda k, lanes: loops.write(out, k, _between(values, source, k, lanes, attrs), lanes))
+            widest = GATHERED if isa.gather else isa.lanes
+            chunked(
+                count,
+                isa,
+                lambda k, lanes: loops.write(out, k, _between(isa, values, source, k, lanes, attrs), lanes),
+                widest,
+            )
         elif isa.bytes_table and str(out.dtype) == "int8":
             parts = [load(values, 64 * k, 64) for k in range(4)]
             chunked(count, isa, lambda k, lanes: _looked_up(isa, parts, values, source, out, k, lanes), 64)
@@ -194,12 +203,13 @@ def _looked_up(isa: Vectors, parts: list[Expr], values: Any, source: Any, out: A
     loops.write(out, k, tirx.Select(index < const(0, dtype), high, low), 64)
 
 
-def _between(values: Any, source: Any, k: Expr, lanes: int, attrs: TableAttrs) -> Expr:
+def _between(isa: Vectors, values: Any, source: Any, k: Expr, lanes: int, attrs: TableAttrs) -> Expr:
     """Interpolated in 128 steps, one rounding."""
     dtype = of("int32", lanes)
     index = T.Bind(load(source, k, lanes).astype(dtype) + const(1 << 15, dtype))
     low, part = tirx.shift_right(index, const(7, dtype)), T.Bind(index & const(127, dtype))
-    first, second = values[low].astype(dtype), values[low + const(1, dtype)].astype(dtype)
+    both, half = T.Bind(gathered(isa, values, T.Bind(low))), const(16, dtype)
+    first, second = tirx.shift_right(both << half, half), tirx.shift_right(both, half)
     exact = T.Bind(first * (const(128, dtype) - part) + second * part)
     floor = tirx.shift_right(exact, const(7, dtype))
     # Halves to even: 63 more, or 64 where the floor is odd.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -113,31 +114,51 @@ def copy(source: Any, begin: Expr, target: Any, place: Expr, count: int, base: i
     each(count, widest, move)
 
 
-def padded_row(
-    source: Any, row: Expr, target: Any, place: Expr, image: Expr, size: tuple[int, int, int],
-    sides: tuple[int, int], base: int, zero: int, isa: Vectors, inside: bool,
-) -> None:  # fmt: skip
-    """Row ``row`` of an image [H, W, C] = ``size`` into ``target`` from ``place`` on, with ``sides`` cells around it.
+@dataclass(frozen=True)
+class Line:
+    """Rows of images [height, width, channels] of which ``count`` channels are read, into cells of ``size`` elements.
 
-    Elements less ``base``; cells and rows outside the image hold ``zero`` less ``base``. ``inside``: the row cannot be outside.
+    ``left`` and ``right`` cells are added; ``outside``: whether rows may lie outside the image.
     """
-    height, width, channels = size
-    left, right = sides
+
+    height: int
+    width: int
+    channels: int
+    size: int
+    count: int
+    left: int
+    right: int
+    outside: bool
+
+
+def padded_row(
+    source: Any, image: Expr, row: Expr, channel: Expr, target: Any, place: Expr, line: Line, base: int, zero: int,
+    isa: Vectors,
+) -> None:  # fmt: skip
+    """Channels from ``channel`` on of one row into ``target`` from ``place`` on, less ``base``.
+
+    Cells and rows outside the image hold ``zero`` less ``base``.
+    """
     value = zero - base
     if str(target.dtype) == "int8" and value > 127:
         value -= 256  # the same byte
-    line = width * channels
+    begin = (image * line.height + row) * (line.width * line.channels) + channel
 
     def whole() -> None:
-        fill(target, place, left * channels, value, isa)
-        copy(source, (image * height + row) * line, target, place + left * channels, line, base, isa)
-        fill(target, place + left * channels + line, right * channels, value, isa)
+        fill(target, place, line.left * line.size, value, isa)
+        start = place + line.left * line.size
+        if line.count == line.size == line.channels:
+            copy(source, begin, target, start, line.width * line.size, base, isa)
+        else:
+            with loop(line.width) as x:
+                copy(source, begin + x * line.channels, target, start + x * line.size, line.count, base, isa)
+        fill(target, start + line.width * line.size, line.right * line.size, value, isa)
 
-    if inside:
+    if not line.outside:
         whole()
         return
-    with T.If(tirx.all(row >= 0, row < height)):
+    with T.If(tirx.all(row >= 0, row < line.height)):
         with T.Then():
             whole()
         with T.Else():
-            fill(target, place, line + (left + right) * channels, value, isa)
+            fill(target, place, (line.left + line.width + line.right) * line.size, value, isa)

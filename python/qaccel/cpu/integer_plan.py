@@ -12,7 +12,7 @@ from .integer_pack import Mac, mac_of, reach
 from .vectors import Vectors
 
 _MOST_VECTORS = 8  # output vectors of a tile
-_TASKS = 8  # as many at least, if there are so many tiles
+_TASKS = 32  # as many at least, if there are so many tiles
 _TASK_BYTES = 16 << 10  # of a task's input
 _ROW_PIXELS = 24  # a task has rows for about this many pixels at least
 

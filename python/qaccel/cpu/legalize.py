@@ -19,13 +19,13 @@ from .integer_border import dequantize, quantize
 from .integer_conv import conv2d
 from .integer_depthwise import depthwise, is_depthwise
 from .integer_elementwise import Kernel, eltwise, requantize, table
+from .integer_loops import OPAQUE
 from .integer_move import MOST_PIECES, move
 from .integer_pool import pool2d
 from .vectors import Vectors, vectors_of
 
 Expr = Any  # a TIR expression
 Indices = tuple[Expr, ...]
-_OPAQUE = 8  # TVM's operator pattern "opaque": scheduled already, not to be fused
 
 
 @tvm.transform.module_pass(opt_level=0, name="LegalizeQuantized")
@@ -81,12 +81,12 @@ def primitive(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> tuple[t
     result, constants = _STAGES[type(attrs)](attrs, call, inputs)
     values = [relax.const(array, str(array.dtype)) for _, array in constants]
     function = te.create_prim_func([*inputs, *(placeholder for placeholder, _ in constants), result])
-    function = function.with_attr("op_pattern", _OPAQUE)
-    return _scheduled(function, attrs), [*data, *values]
+    function = function.with_attr("op_pattern", OPAQUE)
+    return _scheduled(function), [*data, *values]
 
 
 def _kernel(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> Kernel | None:
-    """The function in vectors and its constants; None for what has none."""
+    """The function in vectors and its constants; None for what has none: rare transpositions, moves of very many pieces."""
     shape = operators.static_shape(call.args[0])
     if isinstance(attrs, operators.ConvAttrs):
         weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
@@ -206,21 +206,10 @@ _STAGES: dict[type, Callable[..., Stage]] = {
 }
 
 
-def _scheduled(function: tirx.PrimFunc, attrs: operators.Attrs) -> tirx.PrimFunc:
-    """Rows in parallel, innermost loops over contiguous values, sums kept in order of their outputs' channels."""
+def _scheduled(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The outer loops in parallel."""
     schedule = s_tir.Schedule(function)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        loops = schedule.get_loops(block)
-        spatial, reduced = loops[:4], loops[4:]
-        border = isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs)  # of any rank, without sums
-        if len(spatial) < 4 or border and reduced:
-            schedule.parallel(spatial[0])
-            continue
-        if isinstance(attrs, operators.QuantizeAttrs) and attrs.axes == (0, 2, 3, 1):
-            spatial = [spatial[0], spatial[1], spatial[3], spatial[2]]
-        schedule.reorder(*spatial[:3], *reduced, spatial[3])
-        rows = schedule.fuse(*spatial[:2])
-        schedule.parallel(rows)
-        if reduced:
-            schedule.decompose_reduction(block, reduced[0])
+        outer = schedule.get_loops(block)[:2]
+        schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
     return schedule.mod["main"].without_attr("global_symbol")

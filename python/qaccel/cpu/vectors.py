@@ -15,6 +15,8 @@ Expr = Any  # a TIR expression
 _PACK16 = {64: "llvm.x86.avx512.packssdw.512", 32: "llvm.x86.avx2.packssdw", 16: "llvm.x86.sse2.packssdw.128"}
 _PACK8 = {64: "llvm.x86.avx512.packsswb.512", 32: "llvm.x86.avx2.packsswb", 16: "llvm.x86.sse2.packsswb.128"}
 _MADD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
+_GATHER = "llvm.x86.avx2.gather.d.d.256"
+GATHERED = 8  # words that it reads
 _LANE = 16  # bytes of a lane that x86's unpack and pack instructions stay within
 
 
@@ -24,7 +26,7 @@ class Vectors:
 
     ``bytes4`` multiplies unsigned by signed bytes and adds groups of four to 32-bit lanes (VNNI); ``signed4`` does so with
     both signed (NEON's dot product); ``words2`` adds pairs of products of 16-bit words (VNNI). None where the CPU lacks it.
-    ``bytes_table``: whether it looks up bytes in 128 (VBMI).
+    ``bytes_table``: whether it looks up bytes in 128 (VBMI). ``gather`` reads eight 32-bit words at once (AVX2).
     """
 
     x86: bool
@@ -35,6 +37,7 @@ class Vectors:
     words2: str | None = None
     fma: bool = False
     bytes_table: bool = False
+    gather: str | None = None
 
     @staticmethod
     def anywhere() -> Vectors:
@@ -62,13 +65,13 @@ def vectors_of(target: tvm.target.Target) -> Vectors:
         dot = has("avx512vnni")
         return Vectors(
             True, 64, 32, "llvm.x86.avx512.vpdpbusd.512" if dot else None, None,
-            "llvm.x86.avx512.vpdpwssd.512" if dot else None, True, has("avx512vbmi"),
+            "llvm.x86.avx512.vpdpwssd.512" if dot else None, True, has("avx512vbmi"), _GATHER,
         )  # fmt: skip
     if has("avx2"):
         dot = has("avxvnni")
         return Vectors(
             True, 32, 16, "llvm.x86.avx512.vpdpbusd.256" if dot else None, None,
-            "llvm.x86.avx512.vpdpwssd.256" if dot else None, has("fma"),
+            "llvm.x86.avx512.vpdpwssd.256" if dot else None, has("fma"), gather=_GATHER,
         )  # fmt: skip
     if has("sse2"):
         return Vectors(True, 16, 16, fma=has("fma"))
@@ -191,3 +194,12 @@ def pairs_added(isa: Vectors, total: Expr, first: Expr, second: Expr) -> Expr:
     if isa.words2 is not None:
         return intrinsic(dtype, isa.words2, total, first, second)
     return total + intrinsic(dtype, _MADD[isa.vector_bytes], first, second)
+
+
+def gathered(isa: Vectors, buffer: Any, index: Expr) -> Expr:
+    """The int32 elements of a flat buffer at the lanes of ``index``; one by one where no instruction does it."""
+    lanes = lanes_of(index)
+    if isa.gather is None or lanes != GATHERED:
+        return buffer[index]
+    dtype = of("int32", lanes)
+    return intrinsic(dtype, isa.gather, const(0, dtype), buffer.data, index, const(-1, dtype), tirx.const(4, "int8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -40,3 +41,10 @@ def test_text():
     text = profile_text([FunctionTime("conv2d_a", 2, 75.0), FunctionTime("virtual machine", 9, 25.0)])
     assert text.splitlines()[1].split() == ["75.0", "75.0%", "2", "conv2d_a"]
     assert text.splitlines()[-1].split() == ["100.0", "100.0%", "all"]
+
+
+def test_a_module_on_another_machine_is_not_timed_here():
+    options = CompileOptions(target=parse_target("llvm"), bits=BitWidths(8, 8))
+    module = api.Module(compile_model(small_models.chain(), options, "chain", Stages(False)))
+    with pytest.raises(QaccelError, match="without --rpc-tracker"):
+        profile_cpu(dataclasses.replace(module.runner, remote="cpu of another machine"), {}, 1)

@@ -27,8 +27,10 @@ class FunctionTime:
 def profile_cpu(module: Runner, inputs: Mapping[str, np.ndarray], runs: int) -> list[FunctionTime]:
     """Means over ``runs`` runs after one to warm up, the slowest function first; the virtual machine's own work as one.
 
-    Raises QaccelError if ``inputs`` do not fit, or hold no sample.
+    Raises QaccelError if ``inputs`` do not fit, or hold no sample, or if the module runs on another machine.
     """
+    if module.remote is not None:
+        raise QaccelError("functions of the CPU are timed on this machine only; profile without --rpc-tracker")
     module.run(inputs)
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}

@@ -143,3 +143,11 @@ def test_what_has_no_translation_is_taken_as_it_is():
     with pytest.raises(NotTranslated, match=r"relax\.cumsum"):
         relax_to_onnx(prepare(mod))
     assert [s.shape for s in import_frontend_module(mod).outputs] == [(1, 4, 3, 3)]
+
+
+def test_several_outputs_of_what_has_no_translation():
+    def build(b, x):
+        y = b.emit(op.nn.conv2d(x, f(5, 4, 1, 1)))
+        return relax.Tuple([b.emit(op.nn.relu(y)), b.emit(op.max(y, axis=[2, 3])), b.emit(op.cumsum(y, axis=1))])
+
+    assert len(same(module((1, 4, 6, 6), build)).outputs) == 3

@@ -138,6 +138,14 @@ def test_several_outputs_and_a_split():
     assert [s.shape for s in same(module((1, 4, 3, 3), build)).outputs] == [(1, 1, 3, 3), (1, 1, 3, 3)]
 
 
+def test_largest_values():
+    def build(b, x):
+        both = b.emit(op.topk(x, k=2, axis=1, ret_type="both", dtype="int64"))
+        return b.emit(relax.TupleGetItem(both, 0))
+
+    assert "TopK" in kinds(same(module((1, 6, 3, 3), build)))
+
+
 def test_what_has_no_translation_is_taken_as_it_is():
     mod = module((1, 4, 3, 3), lambda b, x: op.cumsum(b.emit(op.nn.relu(x)), axis=1))
     with pytest.raises(NotTranslated, match=r"relax\.cumsum"):

@@ -138,8 +138,24 @@ def test_several_outputs_and_a_split():
     assert [s.shape for s in same(module((1, 4, 3, 3), build)).outputs] == [(1, 1, 3, 3), (1, 1, 3, 3)]
 
 
+def test_largest_values():
+    def build(b, x):
+        both = b.emit(op.topk(x, k=2, axis=1, ret_type="both", dtype="int64"))
+        return b.emit(relax.TupleGetItem(both, 0))
+
+    assert "TopK" in kinds(same(module((1, 6, 3, 3), build)))
+
+
 def test_what_has_no_translation_is_taken_as_it_is():
     mod = module((1, 4, 3, 3), lambda b, x: op.cumsum(b.emit(op.nn.relu(x)), axis=1))
     with pytest.raises(NotTranslated, match=r"relax\.cumsum"):
         relax_to_onnx(prepare(mod))
     assert [s.shape for s in import_frontend_module(mod).outputs] == [(1, 4, 3, 3)]
+
+
+def test_several_outputs_of_what_has_no_translation():
+    def build(b, x):
+        y = b.emit(op.nn.conv2d(x, f(5, 4, 1, 1)))
+        return relax.Tuple([b.emit(op.nn.relu(y)), b.emit(op.max(y, axis=[2, 3])), b.emit(op.cumsum(y, axis=1))])
+
+    assert len(same(module((1, 4, 6, 6), build)).outputs) == 3

@@ -140,6 +140,14 @@ def _arange(call: relax.Call, to: Translation) -> str:
     return to.const(np.arange(start, end, step), str(call.ty.dtype))
 
 
+def _topk(call: relax.Call, to: Translation) -> str:
+    a = call.attrs
+    if a.ret_type == "indices" or a.ret_type == "both" and str(a.dtype) != "int64":
+        raise ValueError("indices alone, or of another type")
+    inputs = [to.tensor(call.args[0]), to.const([int(a.k)], np.int64)]
+    return to.node("TopK", inputs, outputs=2, axis=int(a.axis), largest=int(a.largest))
+
+
 def _softplus(call: relax.Call, to: Translation) -> str:
     if call.attrs.beta != 1:
         raise ValueError("another slope")
@@ -220,6 +228,7 @@ OPERATORS: dict[str, Operator] = {
         "nn.softplus": _softplus,
         "tile": lambda call, to: to.node("Tile", [to.tensor(call.args[0]), to.const(ints(call.attrs.repeats), np.int64)]),
         "arange": _arange,
+        "topk": _topk,
         "nn.pixel_shuffle": _pixel_shuffle,
         "full": _full(None),
         "full_like": _full(None),

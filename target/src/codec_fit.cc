@@ -127,7 +127,7 @@ double Cost(const ParametricTable& table, const Sides& sides) {
 }
 
 // Walks to a better table while one of its parameters, a step up or down, gives one.
-double Improve(ParametricTable& table, const Sides& sides) {
+void Improve(ParametricTable& table, const Sides& sides) {
   constexpr uint32_t kRatioMax = (1U << isa::kStreamRatioBits) - 1, kBendMax = (1U << isa::kStreamBendBits) - 1,
                      kFirstMax = (1U << isa::kStreamFirstBits) - 1;
   double best = Cost(table, sides);
@@ -152,7 +152,6 @@ double Improve(ParametricTable& table, const Sides& sides) {
       }
     }
   }
-  return best;
 }
 
 uint32_t Units(double value, unsigned bits, unsigned fraction_bits) {
@@ -160,8 +159,8 @@ uint32_t Units(double value, unsigned bits, unsigned fraction_bits) {
   return static_cast<uint32_t>(std::clamp(std::round(std::ldexp(value, static_cast<int>(fraction_bits))), 1.0, most));
 }
 
-// A flat (Gaussian) and a pointed (Laplace) start with the data's spread, improved.
-std::pair<ParametricTable, double> FitSides(const Sides& sides) {
+// The better of a flat (Gaussian) and a pointed (Laplace) table with the data's spread, and its cost.
+std::pair<ParametricTable, double> Guess(const Sides& sides) {
   ParametricTable table;
   table.extra_bits = sides.extra_bits;
   table.sides = static_cast<uint32_t>(sides.counts.size() - 1);
@@ -179,9 +178,8 @@ std::pair<ParametricTable, double> FitSides(const Sides& sides) {
   table.bend = Units(std::exp(-1 / variance), isa::kStreamBendBits, isa::kStreamBendBits - 1);
   pointed.ratio = Units(std::exp(-1 / mean), isa::kStreamRatioBits, isa::kStreamRatioBits);
   pointed.bend = Units(1, isa::kStreamBendBits, isa::kStreamBendBits - 1);
-  if (Cost(pointed, sides) < Cost(table, sides)) table = pointed;
-  const double cost = Improve(table, sides);
-  return {table, cost};
+  const double flat_cost = Cost(table, sides), pointed_cost = Cost(pointed, sides);
+  return pointed_cost < flat_cost ? std::pair{pointed, pointed_cost} : std::pair{table, flat_cost};
 }
 
 }  // namespace
@@ -246,20 +244,23 @@ std::optional<PaletteTable> FitPalette(const Histogram& histogram, size_t symbol
 
 std::optional<ParametricTable> FitParametric(const Histogram& histogram, size_t symbols_max) {
   std::optional<ParametricTable> best;
+  Sides of_best;
   double best_bits = 1e300;
   int worse = 0;
   for (uint32_t extra_bits = 0; extra_bits <= kExtraMax && worse < 2; ++extra_bits) {
-    const std::optional<Sides> sides = SidesOf(histogram, extra_bits, symbols_max);
+    std::optional<Sides> sides = SidesOf(histogram, extra_bits, symbols_max);
     if (!sides) continue;
-    const auto [table, bits] = FitSides(*sides);
+    const auto [table, bits] = Guess(*sides);
     const double all = bits + static_cast<double>(histogram.total) * extra_bits;
     if (all < best_bits) {
       best_bits = all;
       best = table;
+      of_best = std::move(*sides);
     } else {
       ++worse;
     }
   }
+  if (best && best->sides > 0) Improve(*best, of_best);
   return best;
 }
 

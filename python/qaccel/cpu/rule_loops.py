@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tvm import ir, s_tir
+from tvm import ir, s_tir, tirx
 from tvm.ir import TensorRegion
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 from tvm_ffi import structural_walk
@@ -19,6 +19,8 @@ _COSTLY = 16  # elementary operations that a call of exp, tanh and the like coun
 
 def schedule_loops(schedule: s_tir.Schedule, host: Host) -> None:
     """Each step leaves a correct program; a block that a step does not fit stays as it was before that step."""
+    if any(_empty(schedule, block) for block in blocks_of(schedule)):
+        return
     _inline(schedule)
     for block in blocks_of(schedule):
         if is_reduction(schedule, block):
@@ -65,6 +67,12 @@ def _inline(schedule: s_tir.Schedule) -> None:
             schedule.compute_inline(block)
         except ScheduleError:
             continue  # written at other places than it is read, for instance
+
+
+def _empty(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Whether a loop of the block never runs: a tensor without values."""
+    sizes = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
+    return any(isinstance(size, tirx.IntImm) and int(size) == 0 for size in sizes)
 
 
 def _cost(block: s_tir.SBlock) -> int:

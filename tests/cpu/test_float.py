@@ -165,6 +165,8 @@ ROWS = {
     "sigmoid": ("Sigmoid", (2, 3, 17, 19), {}, 0, 17),
     "exp": ("Exp", (1000,), {}, 0, 17),
     "erf": ("Erf", (2, 31), {}, 0, 17),
+    "sinh": ("Sinh", (3, 32), {}, 0, 17),
+    "atan": ("Atan", (3, 32), {}, 0, 17),
     "hard swish": ("HardSwish", (1, 8, 6, 6), {}, 0, 17),
     "max pool": ("MaxPool", (1, 20, 15, 17), {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}, 0, 17),
     "average pool": ("AveragePool", (2, 16, 12, 12), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, 0, 17),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-# Below this many elementary operations a loop is done before other threads have woken up.
-PARALLEL_WORK = 20_000
+# Below this many multiply-adds of a register tile a loop is done before other threads have woken up.
+PARALLEL_WORK = 300_000
 
 
 def extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:

@@ -23,5 +23,3 @@ def use_all_cores() -> None:
     """
     if not any(name in os.environ for name in _VARIABLES):
         os.environ["TVM_NUM_THREADS"] = str(physical_cores())
-    # A thread that is bound to a core waits for whoever else runs there.
-    os.environ.setdefault("TVM_BIND_THREADS", "0")

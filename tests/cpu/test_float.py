@@ -141,6 +141,13 @@ def test_products_of_two_inputs(left: tuple[int, ...], right: tuple[int, ...]) -
     check(one_node("MatMul", [left, right]), {"x0": drawn(rng, *left), "x1": drawn(rng, *right)})
 
 
+def test_what_is_added_may_be_computed_too() -> None:
+    """Gemm scales its third input: two values that come from elsewhere meet after the product."""
+    rng = np.random.default_rng(8)
+    model = one_node("Gemm", [(4, 3), (5, 4), (1, 5)], alpha=0.25, beta=0.35, transA=1, transB=1)
+    check(model, {"x0": drawn(rng, 4, 3), "x1": drawn(rng, 5, 4), "x2": drawn(rng, 1, 5)})
+
+
 ROWS = {
     "softmax": ("Softmax", (2, 5, 33), {"axis": -1}, 0, 17),
     "softmax over channels": ("Softmax", (1, 21, 9, 10), {"axis": 1}, 0, 17),
@@ -158,6 +165,8 @@ ROWS = {
     "sigmoid": ("Sigmoid", (2, 3, 17, 19), {}, 0, 17),
     "exp": ("Exp", (1000,), {}, 0, 17),
     "erf": ("Erf", (2, 31), {}, 0, 17),
+    "sinh": ("Sinh", (3, 32), {}, 0, 17),
+    "atan": ("Atan", (3, 32), {}, 0, 17),
     "hard swish": ("HardSwish", (1, 8, 6, 6), {}, 0, 17),
     "max pool": ("MaxPool", (1, 20, 15, 17), {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}, 0, 17),
     "average pool": ("AveragePool", (2, 16, 12, 12), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, 0, 17),

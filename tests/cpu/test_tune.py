@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,13 +91,22 @@ def test_a_tune_that_is_stopped_goes_on(tmp_path: Path) -> None:
     assert not set(first.plans) & set(second.plans)
 
 
-def test_a_record_that_was_cut_off_is_measured_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data.replace(b"\n", b"", 1)])
+def test_what_was_half_written_is_measured_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run(tmp_path, 5, Measure())
     path = tmp_path / MEASURED
-    path.write_bytes(path.read_bytes()[:-20])
+    lost = 5 - damage(path.read_bytes()).count(b"\n") + (damage(path.read_bytes())[-1:] == b"\n")
+    path.write_bytes(damage(path.read_bytes()))
     again = Measure()
     (task,) = run(tmp_path, 5, again)
-    assert len(again.plans) == 1 and len(task.measured) == 5
+    assert len(again.plans) == lost and len(task.measured) == 5
+
+
+def test_two_tunes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    held = create_records(tmp_path, TARGET)
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from cpu.test_tune import *; create_records(Path(sys.argv[1]), TARGET)"
+    other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert held.lock is not None and "another tvmc tune" in other.stderr
 
 
 def test_records_of_another_machine_or_tvm_are_refused(tmp_path: Path) -> None:

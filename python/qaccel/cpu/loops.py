@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-# Below this many elementary operations a loop is done before other threads have woken up.
-PARALLEL_WORK = 20_000
+# Below this many multiply-adds of a register tile a loop is done before other threads have woken up.
+PARALLEL_WORK = 300_000
 
 
 def extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
@@ -28,35 +28,17 @@ def blocks_of(schedule: s_tir.Schedule) -> list[SBlockRV]:
 
 
 def inline_epilogue(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV | None:
-    """Folds the element-wise blocks after ``main`` into one and gives it; None if they do not all fold."""
-    while True:
-        consumers = schedule.get_consumers(main)
-        if len(consumers) != 1:
-            return _inlined_into_output(schedule, main)
-        after = schedule.get_consumers(consumers[0])
-        if not after:
-            return consumers[0]
-        schedule.compute_inline(consumers[0])
-
-
-def _inlined_into_output(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV | None:
-    """A value used twice, as in x * clip(x): everything but the last block folds into it."""
+    """Folds the element-wise blocks after ``main``, and what else they read, into the output's; None if they do not all fold."""
     outputs = schedule.get_output_blocks(schedule.get_sblock("root"))
     if len(outputs) != 1:
         return None
-    output = outputs[0]
-    changed = True
-    while changed:
-        changed = False
-        for block in schedule.get_producers(output):
-            if schedule.get(block).same_as(schedule.get(main)):
-                continue
-            if not is_reduction(schedule, block) and schedule.get_producers(block):
-                schedule.compute_inline(block)
-                changed = True
-                break
-    producers = schedule.get_producers(output)
-    return output if len(producers) == 1 else None
+    while True:
+        others = [b for b in schedule.get_producers(outputs[0]) if not schedule.get(b).same_as(schedule.get(main))]
+        if not others:
+            return outputs[0]
+        if any(is_reduction(schedule, block) for block in others):
+            return None
+        schedule.compute_inline(others[0])
 
 
 def is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:

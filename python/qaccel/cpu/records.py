@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tvm
 from tvm import s_tir, tirx
@@ -19,6 +20,7 @@ ABOUT = "about.json"
 WORKLOADS = "database_workload.json"
 MEASURED = "database_tuning_record.json"
 BEST = "best.json"
+LOCK = ".lock"
 PLAN = "qaccel_plan"  # annotation of a main block: what was chosen for it
 FAILED_SECONDS = 1e9  # of a candidate that could not be measured
 _IDENTITY = ("kind", "mtriple", "mcpu", "mattr")  # of a target: what decides which schedule is fast
@@ -34,6 +36,7 @@ class Records:
     folder: Path
     best: Mapping[str, str]
     database: ms.database.Database | None
+    lock: Any = None  # held while measurements are added
 
     def plan(self, function: tirx.PrimFunc) -> str | None:
         """The fastest plan that was measured for the function, None if none was."""
@@ -90,21 +93,30 @@ def _plain(value: Any) -> Any:
 
 
 def create_records(folder: Path, target: tvm.target.Target) -> Records:
-    """The records in ``folder``, which is made if it is not there; a line that was cut off is dropped.
+    """The records in ``folder``, to add to; it is made if it is not there, and what was half-written is dropped.
 
-    Raises QaccelError if the folder holds records of another target or another TVM.
+    Raises QaccelError if the folder holds records of another target or another TVM, or another process adds to it.
     """
     about = folder / ABOUT
-    if about.exists():
-        return open_records(folder, target)
-    if folder.exists() and any(folder.iterdir()):
-        raise QaccelError(f"--output '{folder}' holds other files than records; give an empty or a new folder")
+    if not about.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise QaccelError(f"--output '{folder}' holds other files than records; give an empty or a new folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            about.write_text(json.dumps({"tvm": tvm.__version__, "target": identity(target)}) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise QaccelError(f"cannot write records into '{folder}': {error.strerror}") from error
+    lock = _locked(folder)
+    return replace(open_records(folder, target), lock=lock)
+
+
+def _locked(folder: Path) -> IO[str]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        about.write_text(json.dumps({"tvm": tvm.__version__, "target": identity(target)}) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise QaccelError(f"cannot write records into '{folder}': {error.strerror}") from error
-    return _opened(folder)
+        lock = (folder / LOCK).open("w", encoding="utf-8")
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise QaccelError(f"records '{folder}' are being added to by another tvmc tune; wait for it") from None
+    return lock
 
 
 def open_records(folder: Path, target: tvm.target.Target) -> Records:
@@ -152,15 +164,39 @@ def _words(target: dict[str, Any]) -> str:
 def _opened(folder: Path) -> Records:
     if (folder / BEST).exists() and not (folder / MEASURED).exists():
         return Records(folder, json.loads((folder / BEST).read_text(encoding="utf-8")), None)
-    for name in (WORKLOADS, MEASURED):
-        path = folder / name
-        if path.exists():
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if whole != data:
-                path.write_bytes(whole)
+    _mend(folder)
     try:
         database = ms.database.JSONDatabase(work_dir=str(folder), module_equality="structural")
     except (RuntimeError, ValueError, TypeError) as error:
         raise QaccelError(f"records '{folder}' are damaged: {' '.join(str(error).split())[:200]}") from error
     return Records(folder, _best_of(database), database)
+
+
+def _mend(folder: Path) -> None:
+    """Takes out what a tune that was killed left half-written: TVM dies of such a line, or of what refers to it."""
+    workloads, measured = (_lines(folder / name) for name in (WORKLOADS, MEASURED))
+    whole = next((k for k, (_, value) in enumerate(workloads) if value is None), len(workloads))
+    good = [
+        text for text, value in measured
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and value[0] < whole
+    ]  # fmt: skip
+    for name, before, kept in (
+        (WORKLOADS, len(workloads), [text for text, _ in workloads[:whole]]), (MEASURED, len(measured), good),
+    ):  # fmt: skip
+        if len(kept) != before:
+            (folder / name).write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+
+
+def _lines(path: Path) -> list[tuple[str, Any]]:
+    """The lines of a file and what they say; None for one that is no JSON. A last line without its end counts as none."""
+    if not path.exists():
+        return []
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [(line, _parsed(line)) for line in lines] + ([(rest, None)] if rest else [])
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

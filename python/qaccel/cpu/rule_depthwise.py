@@ -13,6 +13,7 @@ from .kernels import LANES
 from .loops import PARALLEL_WORK, extents, inline_epilogue
 from .tiles import divisors
 
+_SLOWER = 4  # than a register tile, per multiply-add: each value is used a few times only
 _UNROLLED = 400  # multiply-adds in a row of code, at most
 
 
@@ -53,7 +54,7 @@ def schedule_depthwise(schedule: s_tir.Schedule, main: SBlockRV, host: Host, pla
         schedule.vectorize(ac)
         schedule.unroll(ax)
     rows = schedule.fuse(n, part, y)
-    if work >= PARALLEL_WORK:
+    if work * _SLOWER >= PARALLEL_WORK:
         schedule.parallel(rows)
     schedule.vectorize(cl)
     for loop in (ky, kx, xi):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tvm import ir, s_tir
+from tvm import ir, s_tir, tirx
 from tvm.ir import TensorRegion
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 from tvm_ffi import structural_walk
@@ -14,11 +14,20 @@ from .host import Host
 from .loops import PARALLEL_WORK, blocks_of, extent, extents, is_reduction, vectorized
 from .tiles import divisors
 
+_MOVED = 7  # multiply-adds of a register tile in the time that a value takes from memory and back
 _COSTLY = 16  # elementary operations that a call of exp, tanh and the like counts as
+
+_IN_VECTORS = {
+    "if_then_else", "likely", "reinterpret", "exp", "exp2", "log", "log2", "log10", "sqrt", "pow", "fabs", "floor", "ceil",
+    "trunc", "round", "nearbyint", "cos", "sin", "tanh", "sigmoid", "isnan", "bitwise_and", "bitwise_or", "bitwise_xor",
+    "bitwise_not", "shift_left", "shift_right", "q_multiply_shift",
+}  # fmt: skip
 
 
 def schedule_loops(schedule: s_tir.Schedule, host: Host) -> None:
     """Each step leaves a correct program; a block that a step does not fit stays as it was before that step."""
+    if any(_empty(schedule, block) for block in blocks_of(schedule)):
+        return
     _inline(schedule)
     for block in blocks_of(schedule):
         if is_reduction(schedule, block):
@@ -67,6 +76,25 @@ def _inline(schedule: s_tir.Schedule) -> None:
             continue  # written at other places than it is read, for instance
 
 
+def _empty(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Whether a loop of the block never runs: a tensor without values."""
+    sizes = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
+    return any(isinstance(size, tirx.IntImm) and int(size) == 0 for size in sizes)
+
+
+def _has_vectors(block: s_tir.SBlock) -> bool:
+    """Whether TVM can compute the block in vectors: of its functions only some, of the short floats none."""
+    kinds = [str(region.source.ty.dtype) for region in [*block.reads, *block.writes]]
+    found = True
+
+    def visit(call: ir.Call) -> None:
+        nonlocal found
+        found = found and call.op.name.removeprefix("tirx.") in _IN_VECTORS
+
+    structural_walk(block.body, (ir.Call, visit))
+    return found and not any(kind.startswith(("bfloat", "float8", "float6", "float4")) for kind in kinds)
+
+
 def _cost(block: s_tir.SBlock) -> int:
     """Elementary operations of a block's body."""
     found = 1
@@ -80,7 +108,7 @@ def _cost(block: s_tir.SBlock) -> int:
 
 
 def _work(schedule: s_tir.Schedule, block: SBlockRV) -> int:
-    return math.prod(extents(schedule, schedule.get_loops(block))) * _cost(schedule.get(block))
+    return math.prod(extents(schedule, schedule.get_loops(block))) * (_cost(schedule.get(block)) + _MOVED)
 
 
 def _fused(schedule: s_tir.Schedule, loops: Sequence[LoopRV]) -> LoopRV:
@@ -184,7 +212,7 @@ def _inner(
     """Vectors over the last axis of the output, the ``summed`` last loops inside of them. Gives the outermost of those."""
     over, sums = list(loops[: len(loops) - summed]), list(loops[len(loops) - summed :])
     first = sums[0] if sums else None
-    if not over or sums and not _along_output(schedule, block):
+    if not over or sums and not _along_output(schedule, block) or not _has_vectors(schedule.get(block)):
         return first
     parts = vectorized(schedule, over[-1], host.lanes)
     if parts is not None and sums:

@@ -255,6 +255,11 @@ def mean(x: Tensor, axes: Sequence[int], keepdims: bool, out: Q, clamps: Sequenc
     return requantized(total, np.asarray(_ratio_of(x.q, out) / count), out, clamps, size)
 
 
+def largest(x: Tensor, axes: Sequence[int], keepdims: bool, out: Q, clamps: Sequence[Clamp] = ()) -> Result:
+    """The largest value over any axes."""
+    return requantized(x.centred.max(axis=tuple(axes), keepdims=keepdims), _ratio_of(x.q, out), out, clamps)
+
+
 def _ratio_of(source: Q, out: Q) -> np.ndarray:
     return np.asarray(np.float32(source.scale) / np.float32(out.scale))
 

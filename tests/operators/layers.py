@@ -245,18 +245,33 @@ def global_max_pool(case: Case) -> Case:
     return case.want(exact.max_pool(x, size, [1, 1], [0] * 4, [1, 1], out))
 
 
-def reduce_mean(case: Case) -> Case:
-    """Over any axes but the batch."""
+def _reduction(case: Case):
+    """Input, axes (any but the batch) and keepdims."""
     shape = [1, *case.ints(1, 9, case.choice([2, 3]))]
     count = case.ints(1, len(shape) - 1, 1)[0]
     axes = sorted(int(v) for v in case.rng.choice(range(1, len(shape)), count, replace=False))
     keep = len(shape) - len(axes) < 2 or case.chance(0.5)
     x = case.input(shape)
     case.narrow &= len(shape) == 4 and keep
+    return x, axes, keep
+
+
+def reduce_mean(case: Case) -> Case:
+    x, axes, keep = _reduction(case)
     tensor = case.add("ReduceMean", ["x", case.const(axes, np.int64)], keepdims=int(keep))
     span = case.span(_spread(case))
     tensor, clamps = case.clamps(tensor, span)
     return case.want(exact.mean(x, axes, keep, case.out(tensor, span), clamps))
+
+
+def reduce_max(case: Case) -> Case:
+    """Without a clamp the input's scale and zero point stay."""
+    x, axes, keep = _reduction(case)
+    tensor, clamps = case.clamps(
+        case.add("ReduceMax", ["x", case.const(axes, np.int64)], keepdims=int(keep)), case.spans["x"]
+    )
+    span = case.span(_spread(case)) if clamps else case.spans["x"]
+    return case.want(exact.largest(x, axes, keep, case.out(tensor, span, None if clamps else x.q), clamps))
 
 
 LAYERS: dict[str, Make] = {
@@ -264,4 +279,5 @@ LAYERS: dict[str, Make] = {
     "ConvTranspose 1-D": conv_transpose_1d, "Gemm": gemm, "MatMul": matmul, "Gemm of a plane": flat_gemm,
     "MaxPool": max_pool, "MaxPool 1-D": max_pool_1d, "AveragePool": average_pool, "AveragePool 1-D": average_pool_1d,
     "GlobalAveragePool": global_average_pool, "GlobalMaxPool": global_max_pool, "ReduceMean": reduce_mean,
+    "ReduceMax": reduce_max,
 }  # fmt: skip

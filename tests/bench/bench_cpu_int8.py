@@ -1,4 +1,4 @@
-"""W8A8 on the CPU beside ONNX Runtime's int8, and beside our own float: ratios of medians of turns in one process.
+"""W8A8 on the CPU beside ONNX Runtime's int8, and beside our own float: ratios of medians of turns, each side in a process of its own.
 
 `python tests/bench/bench_cpu_int8.py SHARED [--threads 2] [--rounds 30] [--networks efflite0 ...] [--bits 8] [--no-float]` where SHARED holds
 models/. The peer is ONNX Runtime's static quantization (QDQ, per channel, u8 activations) with all its optimisations; both sides calibrate
@@ -9,12 +9,12 @@ import argparse
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from sides import TURNS, Side, measured
 
 NETWORKS = {
     "efflite0": ((3, 224, 224), -1, 1),
@@ -23,16 +23,17 @@ NETWORKS = {
     "mltk_keyword_spotting": ((1, 50, 10), -1, 1),
 }  # fmt: skip
 SAMPLES = 8
-TURNS = 10  # of one side before the other's
-PAUSE_SECONDS = 0.02  # until the other side's threads sleep
 
 
-def peers(
-    model: Path, samples: np.ndarray, folder: Path, threads: int
-) -> tuple[Callable[[], object], Callable[[], object]]:
-    """ONNX Runtime on the float model and on its own quantization of it."""
+def quantized_by_peer(model: Path, samples: np.ndarray, folder: Path) -> Path:
+    """ONNX Runtime's own quantization of the model."""
     import onnxruntime as ort
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    name = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).get_inputs()[0].name
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -41,28 +42,29 @@ def peers(
         def get_next(self) -> dict[str, np.ndarray] | None:
             return self.left.pop() if self.left else None
 
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folder / "folded.onnx")
-    name = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).get_inputs()[0].name
     quantize_static(
         folder / "folded.onnx", folder / "int8.onnx", Reader(), QuantFormat.QDQ, per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
     )  # fmt: skip
+    return folder / "int8.onnx"
 
-    def runner(path: Path) -> Callable[[], object]:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(None, {name: samples[:1]})
 
-    return runner(model), runner(folder / "int8.onnx")
+def peer(path: Path, x: np.ndarray, threads: int) -> tuple[Callable[[], object], None]:
+    """ONNX Runtime."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x}), None
 
 
 def ours(
-    model: Path, samples: np.ndarray, folder: Path, bits: str | None
+    model: Path, samples: np.ndarray, folder: Path, bits: str | None, threads: int
 ) -> tuple[Callable[[], object], dict[str, float]]:
     """Our module for this machine's CPU, from a .so, and seconds by stage."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
     import tvm
     from tvm import relax
 
@@ -85,20 +87,6 @@ def ours(
     return lambda: main(x), stages.seconds
 
 
-def measured(runs: list[Callable[[], object]], rounds: int) -> tuple[list[float], list[float]]:
-    """Medians and smallest of the seconds of each, turn about."""
-    taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
-        for run, times in zip(runs, taken, strict=True):
-            time.sleep(PAUSE_SECONDS)
-            for turn in range(TURNS + 2):
-                start = time.perf_counter()
-                run()
-                if turn >= 2:
-                    times.append(time.perf_counter() - start)
-    return [float(np.median(times)) for times in taken], [min(times) for times in taken]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path)
@@ -108,7 +96,6 @@ def main() -> None:
     parser.add_argument("--bits", default="8")
     parser.add_argument("--no-float", action="store_true", help="without our float module")
     arguments = parser.parse_args()
-    os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
     import onnxruntime
     import tvm
 
@@ -126,13 +113,15 @@ def main() -> None:
         model = arguments.shared / "models" / f"{network}.onnx"
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            peer_float, peer_int = peers(model, samples, folder, arguments.threads)
-            integers, seconds = ours(model, samples, folder, arguments.bits)
-            runs = [integers, peer_int, peer_float]
+            threads = arguments.threads
+            integers = Side(ours, model, samples, folder, arguments.bits, threads)
+            sides = [integers, Side(peer, quantized_by_peer(model, samples, folder), samples[:1], threads)]
+            sides.append(Side(peer, model, samples[:1], threads))
             if not arguments.no_float:
-                runs.append(ours(model, samples, folder, None)[0])
-            times, fastest = measured(runs, arguments.rounds)
-        names = ["ours", "onnxruntime int8", "onnxruntime float", "our float"][: len(runs)]
+                sides.append(Side(ours, model, samples, folder, None, threads))
+            seconds, taken = integers.facts, measured(sides, arguments.rounds)
+        times, fastest = [float(np.median(each)) for each in taken], [min(each) for each in taken]
+        names = ["ours", "onnxruntime int8", "onnxruntime float", "our float"][: len(sides)]
         text = ", ".join(
             f"{name} {1e3 * median:.3f} ms ({1e3 * best:.3f})"
             for name, median, best in zip(names, times, fastest, strict=True)

@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 # Below this many multiply-adds of a register tile a loop is done before other threads have woken up.
-PARALLEL_WORK = 300_000
+PARALLEL_WORK = 800_000
 
 
 def extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:

@@ -222,7 +222,7 @@ def test_a_register_tile_is_what_the_cpu_multiplies_with(target: dict[str, str],
     """The inner loop of a 1x1 convolution: vectors of the CPU's full width, and no sum that goes through memory."""
     made = tvm.target.Target({"kind": "llvm", "num-cores": 2, **target})
     weight = np.zeros((64, 32, 1, 1), np.float32)
-    mod, _ = compile_cpu(import_model(one_node("Conv", [(1, 32, 14, 14)], [weight]), None, None).mod, made)
+    mod, _ = compile_cpu(import_model(one_node("Conv", [(1, 32, 28, 28)], [weight]), None, None).mod, made)
     (function,) = [f for v, f in mod.functions_items() if isinstance(f, tvm.tirx.PrimFunc) and "conv" in v.name_hint]
     built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=made)
     # Basic blocks: up to a label or a jump.

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 import small_models
+from processes import run_python
 from qaccel.cli.main import main
 from qaccel.hw import target_dir
 
@@ -247,6 +248,28 @@ def test_damaged_program_in_a_module(folder, compiled, capfd):
     data[at] ^= 0x40
     (folder / "damaged.so").write_bytes(data)
     fails(capfd, folder, ["run", "damaged.so", "--inputs", "inputs.npz"], "damaged.so")
+
+
+LOAD_EACH = """
+import sys, qaccel
+for path in sys.argv[1:]:
+    try:
+        qaccel.load(path)
+    except qaccel.errors.QaccelError as error:
+        print(error)
+"""
+
+
+def test_module_that_is_cut_off(folder, compiled):
+    """The system's loader would die of it: in a process of its own, so that this would be seen."""
+    data = compiled.read_bytes()
+    names = []
+    for size in (10, 63, 64, 5000, len(data) // 2, len(data) - 1):
+        names.append(f"cut{size}.so")
+        (folder / names[-1]).write_bytes(data[:size])
+    lines = run_python(LOAD_EACH, folder, *names).splitlines()
+    assert [line.split("'")[1] for line in lines] == names
+    assert all("is cut off at" in line for line in lines)
 
 
 def test_module_of_another_version(folder, compiled, capfd):

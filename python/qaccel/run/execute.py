@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def check_path(path: str | Path) -> Path:
 def load(path: str | Path) -> Runner:
     """An exported module. Raises QaccelError if it is missing, damaged, of another version or not ours."""
     path = check_path(path)
+    if path.suffix == ".so":
+        _check_whole(path)
     load_library()
     use_all_cores()
     try:
@@ -118,6 +121,25 @@ def load(path: str | Path) -> Runner:
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise QaccelError(f"module '{path}' cannot be loaded: {one_line(error)}") from error
     return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm)
+
+
+# The 64-bit ELF header: magic, class 2, little-endian; then e_shoff at 40, e_shentsize and e_shnum at 58.
+_ELF64 = b"\x7fELF\x02\x01"
+_ELF64_HEADER_BYTES, _SECTIONS_AT, _SECTION_SIZES_AT = 64, 40, 58
+
+
+def _check_whole(path: Path) -> None:
+    """The system's loader dies of a bus error on a library that is cut off; its section table is the file's end."""
+    with path.open("rb") as file:
+        header = file.read(_ELF64_HEADER_BYTES)
+    if not header.startswith(_ELF64):
+        return  # of another system, or no library: the loader says so
+    if len(header) == _ELF64_HEADER_BYTES:
+        (sections,) = struct.unpack_from("<Q", header, _SECTIONS_AT)
+        entry_bytes, entries = struct.unpack_from("<HH", header, _SECTION_SIZES_AT)
+        if path.stat().st_size >= sections + entry_bytes * entries:
+            return
+    raise QaccelError(f"module '{path}' is cut off at {path.stat().st_size} bytes; copy it again, or compile it again")
 
 
 def _load_runtime(path: Path) -> Any:

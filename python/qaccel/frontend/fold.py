@@ -31,7 +31,7 @@ from qaccel.frontend.graph import (
 )
 
 # A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
-GROWN_CONSTANT_BYTES = 16 << 20
+GROWN_CONSTANT_BYTES = 1 << 30
 # Constants up to this many elements are shown to shape inference (shapes, axes, pads, scales).
 SHAPE_OPERAND_ELEMENTS = 4096
 LARGEST_TENSOR_ELEMENTS = (1 << 31) - 1  # of an activation; what is larger is a damaged file or a wrong shape

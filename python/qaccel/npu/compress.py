@@ -86,16 +86,13 @@ def decode_stream(stream: bytes, count: int, row_weights: int, bits: int, hw: Hw
     return DecodedStream(bytes(packed), isa().enums["codec"][int(codec)], int(cycles))
 
 
-# Streams of about this many weights tell what a layer's take: as many as half of a weight buffer holds.
-_SAMPLE_WEIGHTS = 32768
-
-
 def estimate_streams(matrices: Sequence[tuple[np.ndarray, int]], hw: HwConfig) -> list[StreamEstimate]:
     """What streams of each layer take, from its weights [reduction, channels] and their bits: a straight line through
-    the sizes of two tiles of it, one four times the other."""
+    the sizes of two tiles of it, one four times the other, which fills half of the weight buffer at most."""
     tiles: list[WeightTile] = []
     for matrix, bits in matrices:
-        rows = min(matrix.shape[0], max(4, _SAMPLE_WEIGHTS // matrix.shape[1]))
+        sample_weights = hw.weight_buffer_bytes * 8 // bits // 2
+        rows = min(matrix.shape[0], max(4, sample_weights // matrix.shape[1]))
         for part in (matrix[: max(1, rows // 4)], matrix[:rows]):
             tiles.append(WeightTile(part, matrix.shape[1], bits))
     measured = []

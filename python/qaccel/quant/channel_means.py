@@ -9,7 +9,7 @@ from ..frontend.import_onnx import ImportedModel, node_name
 
 _PRODUCT = "relax.matmul"
 _CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
-SAMPLES = 64  # that the means are taken over: as many as run on integers in one pass
+SAMPLES = 64  # that the means are taken over
 
 
 class ChannelMeans:

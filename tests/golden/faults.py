@@ -1,0 +1,121 @@
+"""Seeded faults: what of the compiler could stop working without a wrong result, which only the golden table shows.
+
+Each is applied at run time. The places that are changed are named as text, the only ones here that are inside the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qaccel
+from golden import table
+
+ALLOCATE = "qaccel.npu.allocate"
+BIAS_CORRECTION = "qaccel.quant.bias_correction"
+LOWER = "qaccel.npu.lower"
+PIPELINE = "qaccel.pipeline"
+SCHEDULE = "qaccel.npu.schedule"
+SYNTHETIC = "qaccel.quant.synthetic"
+TILES = "qaccel.cpu.tiles"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``golden`` names the file that shows it, ``measure`` the part of it that is measured, ``fact`` a line that changes:
+    its network, target, bits, quantity and subject."""
+
+    name: str
+    golden: str
+    measure: Callable[[], list[str]]
+    fact: tuple[str, str, str, str, str]
+    apply: Callable[[pytest.MonkeyPatch], None]
+
+
+def _accelerator(network: str, config: str, bits: str) -> list[str]:
+    quantized = qaccel.quantize(table.model_of(network), table.data_of(network), bits=bits)
+    return list(table.accelerator(network, config, bits, quantized))
+
+
+def _cycles(name: str, network: str, config: str, bits: str, apply: Callable[[pytest.MonkeyPatch], None]) -> Fault:
+    """A fault that costs or saves cycles of the whole network."""
+    fact = (network, config, bits, "cycles", "-")
+    return Fault(name, f"{network}_{bits}", partial(_accelerator, *fact[:3]), fact, apply)
+
+
+def _wrapped(module: str, name: str, wrapper: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
+    """A function of a module, replaced by one that is given the original and its arguments."""
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(f"{module}.{name}", partial(wrapper, getattr(importlib.import_module(module), name)))
+
+    return apply
+
+
+def _any_bias(patch: pytest.MonkeyPatch) -> None:
+    """A bias may leave int32 and the accumulator."""
+    patch.setattr(f"{BIAS_CORRECTION}._INT32", np.iinfo(np.int64))
+    patch.setattr(f"{BIAS_CORRECTION}.accumulator_width", lambda *bits: 63)
+
+
+def _set(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """An attribute by its dotted name."""
+    return lambda patch: patch.setattr(name, value)
+
+
+def _late(working_blocks: Callable[..., Any], tilings: Any) -> Any:
+    """Parameters and tables get their place no sooner than the rest of the layer, and are fetched when that is free."""
+    return [replace(block, first=block.last) for block in working_blocks(tilings)]
+
+
+def _one_group_each(group_parts: Callable[..., Any], *args: Any) -> Any:
+    """No more groups at once than whole bytes ask for: as on an array of one column, which more would not fill better."""
+    *rest, hw = args
+    return group_parts(*rest, replace(hw, cols=1))
+
+
+def _slow_writes(plan_layer: Callable[..., Any], layer: Any, maps: Any, hw: Any, *rest: Any) -> Any:
+    """Tiles are planned for half the bandwidth into SRAM."""
+    return plan_layer(layer, maps, replace(hw, sram_write_bytes_per_cycle=hw.sram_write_bytes_per_cycle // 2), *rest)
+
+
+def _biases(network: str) -> list[str]:
+    return table.biases(network, "W8A8", qaccel.quantize(table.model_of(network), table.data_of(network), bits="W8A8"))
+
+
+FAULTS = (
+    _cycles(
+        "no map stays in SRAM", "resnet", "qaccel-256", "W8A8", _set(f"{ALLOCATE}._lifetimes", lambda graph: {})
+    ),
+    _cycles(
+        "weights that belong together wrap around the buffer's end", "mobilenet", "qaccel-64", "W8A8",
+        _set(f"{SCHEDULE}.ProgramBuilder.reserve_weights", lambda self, total_bytes: None),
+    ),
+    _cycles(
+        "parameters fetched late", "resnet", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "_working_blocks", _late)
+    ),
+    _cycles("groups not packed", "grouped", "qaccel-256", "W8A8", _wrapped(LOWER, "group_parts", _one_group_each)),
+    _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(ALLOCATE, "plan_layer", _slow_writes)),
+    Fault(
+        "biases may overflow", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),
+        _any_bias,
+    ),
+    Fault(
+        "biases not corrected", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),
+        _set(f"{PIPELINE}.correct_biases", lambda quantized, *data: quantized),
+    ),
+    Fault(
+        "half the headroom without data", "mobilenet_no_data", partial(table.ranges, "mobilenet"),
+        ("mobilenet", "-", "no-data", "range_hi", "image"), _set(f"{SYNTHETIC}.HEADROOM", 2.0),
+    ),
+    Fault(
+        "latency of the CPU forgotten", "resnet_cpu", partial(table.measure_cpu, "resnet", ("cascadelake",)),
+        ("resnet", "cascadelake", "float", "schedule", "fused_conv2d5_add5_relu3"), _set(f"{TILES}._LATENCY", 1),
+    ),
+)  # fmt: skip

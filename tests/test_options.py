@@ -3,15 +3,8 @@ import json
 import pytest
 
 from qaccel.errors import QaccelError
-from qaccel.hw import DEFAULT_CONFIG, load_config
-from qaccel.options import (
-    BitWidths,
-    TargetOptions,
-    parse_bits,
-    parse_input_range,
-    parse_input_shapes,
-    parse_target,
-)
+from qaccel.machine.hw import DEFAULT_CONFIG, load_config
+from qaccel.options import BitWidths, TargetOptions, parse_bits, parse_input_range, parse_input_shapes, parse_target
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tvm.script import relax as R
 import qaccel
 from qaccel.backend import register
 from qaccel.errors import QaccelError
-from qaccel.npu.partition import subgraph_functions
+from qaccel.npu.partition.partition import subgraph_functions
 
 RNG = np.random.default_rng(0)
 

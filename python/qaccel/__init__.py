@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import QaccelError
+from .version import __version__
 
 if TYPE_CHECKING:
     from .api import Module, QuantizedNetwork, compile, load, quantize
     from .relax_idioms import partition_for_qaccel
 
-__version__ = "0.1.0"
 __all__ = [
     "Module",
     "QaccelError",

@@ -12,9 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from .backend import register
-from .errors import QaccelError
-from .hw import DEFAULT_CONFIG, HwConfig, load_config
+from .errors import UserError
+from .evaluate.integers import run_model
+from .export import export_library
+from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
+from .machine.native import load_library
 from .options import (
     Bits,
     BitWidths,
@@ -27,10 +29,10 @@ from .options import (
     parse_target,
 )
 from .pipeline import Compiled, Quantized, compile_model, compile_quantized, quantize_model
-from .quant.emit_qdq import emit_qdq
-from .run import execute, link
+from .qdq.write import emit_qdq
+from .report.text import write_report
+from .run import execute
 from .run.files import check_folder, write_file
-from .run.report_text import write_report
 from .stages import Stages
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
@@ -63,7 +65,7 @@ class QuantizedNetwork:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling."""
-        return self.quantized.model.run(inputs)
+        return run_model(self.quantized.model, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +77,20 @@ class Module:
 
     @cached_property
     def runner(self) -> execute.Runner:
-        """What runs it. Raises QaccelError if it was compiled for another kind of machine."""
+        """What runs it. Raises UserError if it was compiled for another kind of machine."""
         if self.compiled is None:
             assert self.loaded is not None
             return self.loaded
         if self.compiled.options.target.mtriple is not None:
-            raise QaccelError(f"the module is for {self.compiled.options.target.mtriple}; export it and run it there")
+            raise UserError(f"the module is for {self.compiled.options.target.mtriple}; export it and run it there")
         return execute.runner(self.compiled.executable, self.compiled.metadata)
 
     @property
     def report(self) -> dict[str, Any]:
-        """``report.json`` as a dictionary. Raises QaccelError for a module that was compiled for the CPU alone."""
+        """``report.json`` as a dictionary. Raises UserError for a module that was compiled for the CPU alone."""
         report = self.metadata["report"] if self.compiled is None else self.compiled.report
         if report is None:
-            raise QaccelError("the module was compiled for the CPU alone; there is no report of the accelerator")
+            raise UserError("the module was compiled for the CPU alone; there is no report of the accelerator")
         return report
 
     @property
@@ -106,10 +108,10 @@ class Module:
         return self.runner.run(inputs)
 
     def export_library(self, path: str | Path) -> Path:
-        """Write the module as .so or .tar. Raises QaccelError if it was loaded from one, or the path cannot be written."""
+        """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""
         if self.compiled is None:
-            raise QaccelError("this module was loaded from a file; copy that file")
-        return link.export_library(self.compiled.executable, path, self.compiled.options.target.mtriple)
+            raise UserError("this module was loaded from a file; copy that file")
+        return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple)
 
 
 def quantize(
@@ -129,7 +131,7 @@ def quantize(
     ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``hw`` is what `compile` defaults to.
-    Raises QaccelError with one line for what a user can mend.
+    Raises UserError with one line for what a user can mend.
     """
     options = _options(
         TargetOptions(load_config(hw)), calibration_data, bits, calibration, input_range, input_shapes, preprocess
@@ -159,13 +161,13 @@ def compile(
     ``target`` names the host ("llvm -mcpu=native") or both ("qaccel -config=qaccel-64, llvm"); ``report`` is a folder for
     report.json, layers.csv, timeline.json and report.html; ``io_dtype`` "int8" or "uint8" gives the module integer
     inputs and outputs. The other arguments are those of `quantize`; they must be
-    absent if that was called before. Raises QaccelError with one line for what a user can mend.
+    absent if that was called before. Raises UserError with one line for what a user can mend.
     """
     if report is not None:
         check_folder(report, "report")
     parsed = parse_target(target)
     if parsed.config is not None and hw is not None:
-        raise QaccelError(f"the accelerator is given twice: hw={hw!r} and target={target!r}")
+        raise UserError(f"the accelerator is given twice: hw={hw!r} and target={target!r}")
     default = model.hw if isinstance(model, QuantizedNetwork) else DEFAULT_CONFIG
     config = load_config(parsed.config or hw or default)
     stages = Stages(progress)
@@ -175,12 +177,11 @@ def compile(
     options = replace(options, io_dtype=checked_io_dtype(io_dtype))
     if isinstance(model, QuantizedNetwork):
         if any(each is not None for each in (calibration_data, bits, input_range, input_shapes, preprocess)):
-            raise QaccelError("the model is quantized already; give bits and data to qaccel.quantize")
+            raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
         stages.seconds.update(model.seconds)
         compiled = compile_quantized(model.quantized, options, model.name, stages)
     else:
         compiled = compile_model(model, options, model_name(model), stages)
-    register()
     module = Module(compiled)
     if report is not None:
         write_report(report, module.report, compiled.timeline())
@@ -188,8 +189,8 @@ def compile(
 
 
 def load(path: str | Path) -> Module:
-    """A module that was exported. Raises QaccelError if it is missing, damaged or of another version."""
-    register()
+    """A module that was exported. Raises UserError if it is missing, damaged or of another version."""
+    load_library()
     return Module(loaded=execute.load(path))
 
 

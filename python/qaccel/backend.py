@@ -13,7 +13,7 @@ def register() -> None:
     """
     import tvm_ffi
 
-    from .native import load_library
+    from .machine.native import load_library
 
     # The library registers `ffi.Module.load_from_bytes.qaccel` itself; it is small, and a worker has no other moment.
     load_library()
@@ -26,7 +26,7 @@ def register() -> None:
 
 
 def _codegen(functions: Any, options: Any, constant_names: Any) -> Any:
-    from .run.link import codegen
+    from .link import codegen
 
     return codegen(functions, options, constant_names)
 
@@ -39,15 +39,15 @@ def qaccel_pipeline(hw: Any = None) -> Any:
     """
     import tvm
 
-    from .hw import DEFAULT_CONFIG, load_config
+    from .machine.hw import DEFAULT_CONFIG, load_config
 
     config = load_config(DEFAULT_CONFIG if hw is None else hw)
 
     @tvm.transform.module_pass(opt_level=0, name="qaccel")
     def run(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        from .npu.partition import subgraph_functions
+        from .link import lowered
+        from .npu.partition.partition import subgraph_functions
         from .relax_idioms import partition_for_qaccel
-        from .run.link import lowered
 
         target = tvm.target.Target.current(allow_none=True) or tvm.target.Target({"kind": "llvm"})
         return lowered(mod if subgraph_functions(mod) else partition_for_qaccel(mod, config), target)[0]

@@ -12,27 +12,29 @@ import onnx
 import tvm
 from tvm import relax
 
-from .cpu.records import Records, open_records, shipped_records
-from .cpu.rules import Choice
-from .errors import QaccelError
+from . import link
+from .dialect.quantized import QuantizedModel
+from .errors import UserError, one_line
+from .evaluate.dataset import check_inputs, load_calibration_data
 from .frontend.import_model import import_for_cpu, import_model
-from .frontend.import_onnx import ImportedModel
-from .hw import HwConfig, load_config
+from .host import host_notes, host_target
+from .machine.hw import HwConfig, load_config
+from .metadata import IntegerEnds, boundary, make_metadata
+from .model import ImportedModel
 from .npu.codegen import CompiledSubgraph, compile_subgraph
-from .npu.partition import Partitioned, float_macs, partition, subgraph_functions
-from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, GUESSED_INPUT_RANGE, Bits, BitWidths, CompileOptions
-from .quant import cache
-from .quant.bias_correction import correct_biases
-from .quant.calibrate import Ranges, calibrate
-from .quant.dataset import check_inputs, load_calibration_data
+from .npu.partition.partition import Partitioned, float_macs, partition, subgraph_functions
+from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, GUESSED_INPUT_RANGE, CompileOptions
+from .quant.calibrate import cache
+from .quant.calibrate.ranges import Ranges, calibrate
+from .quant.calibrate.synthetic import synthetic_inputs, widened
 from .quant.io_dtype import with_integer_ends
-from .quant.quantize import LayerBits, QuantizedModel, quantize
-from .quant.synthetic import synthetic_inputs, widened
-from .run import link
+from .quant.passes.bias_correction import correct_biases
+from .quant.quantize import quantize
+from .report.report import Profile, make_report, timeline
 from .run.golden import golden_inputs
-from .run.metadata import IntegerEnds, boundary, make_metadata
 from .run.program import profile
-from .run.report import Profile, make_report, timeline
+from .schedules.database import Records, open_records, shipped_records
+from .schedules.floating.rules import Choice
 from .stages import Stages
 
 FLOAT = "float32"
@@ -89,7 +91,7 @@ class Quantized:
 def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
     """All stages: import, calibrate, quantize, partition, codegen, profile, link.
 
-    ``name`` is what the report calls the model. Raises QaccelError with one line for everything that a user can mend.
+    ``name`` is what the report calls the model. Raises UserError with one line for everything that a user can mend.
     """
     _records(options)  # a mistake in target or records shows before the long work
     if options.target.config is None and options.bits is None and options.calibration_data is None:
@@ -104,13 +106,13 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     with stages("import"):
         imported = import_model(model, options.input_shapes, options.model_format)
         if not imported.inputs:
-            raise QaccelError("the model has no inputs: its outputs are constants, and there is nothing to compile")
+            raise UserError("the model has no inputs: its outputs are constants, and there is nothing to compile")
     with stages("calibrate", own_progress=True):
         data = _checked_data(imported, options) if options.calibration_data is not None else None
         ranges, notes = measure_ranges(imported, data, options, stages.show)
     with stages("quantize"):
         bits = options.bits or (DEFAULT_BITS if data is not None else BITS_WITHOUT_DATA)
-        quantized = quantize(imported, ranges, layer_bits(bits))
+        quantized = quantize(imported, ranges, bits)
         if data is not None:
             quantized = correct_biases(quantized, data, ranges.means)
     return Quantized(quantized, (*notes, *quantized.notes), _sample(imported, data, options))
@@ -124,7 +126,7 @@ def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, 
         with stages("link"):
             metadata = make_metadata(name, str(options.target), model, quantized.model, None, ends)
             executable, choices = _built(source, options, metadata)
-        notes = (*quantized.notes, *link.host_notes(options.target))
+        notes = (*quantized.notes, *host_notes(options.target))
         return Compiled(
             model, options, None, quantized.model, None, (), executable, metadata, None, notes, quantized.sample, choices
         )  # fmt: skip
@@ -172,10 +174,10 @@ def _built(
     """
     choices: list[Choice] = []
     try:
-        executable = link.build(mod, link.host_target(options.target), metadata, _records(options), choices)
+        executable = link.build(mod, host_target(options.target), metadata, _records(options), choices)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise QaccelError(
-            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {link.one_line(error)}"
+        raise UserError(
+            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {one_line(error)}"
         ) from error
     return executable, tuple(choices)
 
@@ -184,7 +186,7 @@ def check_config(partitioned: Partitioned, hw: HwConfig) -> None:
     """Tiles make any layer fit any sensible config: one that a layer does not fit is a mistake, not a reason for the CPU."""
     for rejection in partitioned.rejections:
         if rejection.too_large:
-            raise QaccelError(
+            raise UserError(
                 f"config {hw.name} is too small for node '{rejection.name}' ({rejection.op}): {rejection.reason}; {rejection.fix}"
             )
 
@@ -196,7 +198,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
         ("--preprocess", options.preprocess is not None),
     ):  # fmt: skip
         if given:
-            raise QaccelError(
+            raise UserError(
                 f"{flag} is for quantization, and --target '{options.target}' alone compiles the float model; add --bits or "
                 "--calibration-data, which run it in integers"
             )
@@ -205,13 +207,13 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         executable, choices = _built(imported.mod, options, metadata)
-    notes = (*notes, *link.host_notes(options.target))
+    notes = (*notes, *host_notes(options.target))
     return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {}, choices)
 
 
 def _records(options: CompileOptions) -> list[Records]:
     """The user's, then those that come with the package."""
-    target = link.host_target(options.target)
+    target = host_target(options.target)
     own = [open_records(options.tuning_records, target)] if options.tuning_records is not None else []
     return own + shipped_records(target)
 
@@ -234,7 +236,7 @@ def measure_ranges(
         cache.store(key, ranges)
         return ranges, ()
     if options.preprocess is not None:
-        raise QaccelError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
+        raise UserError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     input_range = options.input_range or GUESSED_INPUT_RANGE
     made = _synthetic(model, options)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
@@ -267,16 +269,9 @@ def _checked_data(model: ImportedModel, options: CompileOptions) -> dict[str, np
     data = options.calibration_data
     if isinstance(data, Mapping):
         if options.preprocess is not None:
-            raise QaccelError(
+            raise UserError(
                 "preprocess describes a folder of images, and calibration_data are arrays; drop one of them"
             )
         return check_inputs(data, model.inputs, "calibration data")
     assert data is not None
     return load_calibration_data(data, model.inputs, options.preprocess)
-
-
-def layer_bits(bits: Bits) -> LayerBits | dict[str, LayerBits]:
-    """The user's bits as the quantizer takes them."""
-    if isinstance(bits, BitWidths):
-        return LayerBits(bits.weight_bits, bits.activation_bits)
-    return {name: LayerBits(widths.weight_bits, widths.activation_bits) for name, widths in bits.items()}

@@ -51,7 +51,7 @@ def peer(model: Path, threads: int) -> tuple[Callable[[], list[np.ndarray]], np.
 
 def records_for(target: Any, folder: Path | None) -> list[Any]:
     """The records in ``folder``, then those that come with the package."""
-    from qaccel.cpu.records import open_records, shipped_records
+    from qaccel.schedules.database import open_records, shipped_records
 
     own = [open_records(folder, target)] if folder is not None else []
     return own + shipped_records(target)
@@ -64,11 +64,13 @@ def ours(
     os.environ["TVM_NUM_THREADS"] = str(threads)
     import tvm
 
+    from qaccel import link
     from qaccel.frontend.import_model import import_model
+    from qaccel.host import host_target
     from qaccel.options import parse_target
-    from qaccel.run import execute, link
+    from qaccel.run import execute
 
-    target = link.host_target(parse_target("llvm"))
+    target = host_target(parse_target("llvm"))
     feeds = feeds_of(model)
     start = time.perf_counter()
     imported = import_model(model, {name: array.shape for name, array in feeds.items()}, None)
@@ -92,8 +94,8 @@ def main() -> None:
     import onnxruntime
     import tvm
 
+    from qaccel.host import host_target
     from qaccel.options import parse_target
-    from qaccel.run.link import host_target
 
     target = host_target(parse_target("llvm"))
     known = records_for(target, arguments.tuning_records)

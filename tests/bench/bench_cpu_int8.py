@@ -68,9 +68,9 @@ def ours(
     import tvm
     from tvm import relax
 
+    from qaccel.export import export_library
     from qaccel.options import CompileOptions, parse_bits, parse_target
     from qaccel.pipeline import compile_model
-    from qaccel.run import link
     from qaccel.stages import Stages
 
     options = CompileOptions(parse_target("llvm -mcpu=native"))
@@ -81,7 +81,7 @@ def ours(
         options = replace(options, calibration_data={spec.name: samples}, bits=parse_bits(bits))
     stages = Stages()
     compiled = compile_model(str(model), options, model.stem, stages)
-    path = link.export_library(compiled.executable, folder / f"{bits or 'float'}.so")
+    path = export_library(compiled.executable, folder / f"{bits or 'float'}.so")
     main = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"]
     x = tvm.runtime.tensor(samples[:1])
     return lambda: main(x), stages.seconds

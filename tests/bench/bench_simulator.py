@@ -20,11 +20,11 @@ import pytest
 import tvm_ffi
 
 import qaccel
-from qaccel.hw import load_config
-from qaccel.isa import encode, instruction, isa
-from qaccel.npu.artefact import Artefact, TensorSlot
-from qaccel.npu.compress import WeightTile, encode_stream
-from qaccel.run.simulator import create_module, simulate
+from qaccel.machine.artefact import Artefact, TensorSlot
+from qaccel.machine.hw import load_config
+from qaccel.machine.isa import encode, instruction, isa
+from qaccel.machine.simulator import create_module, simulate
+from qaccel.machine.streams import WeightTile, encode_stream
 
 HW = load_config("qaccel-1024")  # holds the layer at 16 bits too
 SIZE, CHANNELS = 56, 64

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 import qaccel
-from qaccel.hw import HwConfig, load_config
-from qaccel.isa import decode, encode
-from qaccel.isa import replace as with_fields
-from qaccel.npu.artefact import Artefact
-from qaccel.npu.compress import WeightTile, codec_of, decode_stream, encode_streams, entropy_bits, unpack
+from qaccel.machine.artefact import Artefact
+from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.isa import decode, encode
+from qaccel.machine.isa import replace as with_fields
+from qaccel.machine.streams import WeightTile, codec_of, decode_stream, encode_streams, entropy_bits, unpack
 from qaccel.run.program import profile
 
 try:

@@ -6,11 +6,11 @@ import numpy as np
 import tvm
 
 from npu.harness import run_artefact
-from qaccel.hw import load_config
+from qaccel.dialect.quantized import QuantizedModel
+from qaccel.evaluate.integers import run_quantized
+from qaccel.machine.hw import load_config
 from qaccel.npu.codegen import compile_subgraph
-from qaccel.npu.partition import Partitioned, partition, subgraph_functions
-from qaccel.quant.interpret import run_quantized
-from qaccel.quant.quantize import QuantizedModel
+from qaccel.npu.partition.partition import Partitioned, partition, subgraph_functions
 
 
 def check_on_machine(q: QuantizedModel, config: str, seed: int = 0, mode: str = "functional") -> Partitioned:

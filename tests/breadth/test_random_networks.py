@@ -10,22 +10,26 @@ import pytest
 
 from breadth.generator import network
 from breadth.machine import check_on_machine
+from qaccel.dialect.pieces import Piece
+from qaccel.dialect.quantized import QuantizedModel
 from qaccel.errors import QaccelError
-from qaccel.frontend.import_onnx import ImportedModel, import_onnx
-from qaccel.hw import config_names
+from qaccel.evaluate.integers import run_model
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.machine.hw import config_names
+from qaccel.model import ImportedModel
 from qaccel.npu.layers import FeatureMap
-from qaccel.npu.strided import Strided
-from qaccel.quant.calibrate import calibrate
-from qaccel.quant.pieces import Piece
-from qaccel.quant.quantize import LayerBits, QuantizedModel, quantize
+from qaccel.npu.plan.strided import Strided
+from qaccel.options import BitWidths
+from qaccel.quant.calibrate.ranges import calibrate
+from qaccel.quant.quantize import quantize
 
 IN_CI = range(30)
 ONCE = range(int(os.environ.get("QACCEL_NETWORKS_FROM", 1000)), int(os.environ.get("QACCEL_NETWORKS_TO", 1300)))
-WIDTHS = [LayerBits(w, a) for w, a in product((4, 8, 16), (4, 8, 16))]
+WIDTHS = [BitWidths(w, a) for w, a in product((4, 8, 16), (4, 8, 16))]
 LEAST_SQNR_DB = 40
 
 
-def quantized(seed: int, bits: LayerBits) -> tuple[QuantizedModel, dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+def quantized(seed: int, bits: BitWidths) -> tuple[QuantizedModel, dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """The network quantized on four samples, the samples, and what ONNX Runtime makes of each."""
     model = network(seed)
     imported: ImportedModel = import_onnx(model)
@@ -38,8 +42,8 @@ def quantized(seed: int, bits: LayerBits) -> tuple[QuantizedModel, dict[str, np.
 
 def check(seed: int) -> None:
     """16 bits near ONNX Runtime; the machine equal to NumPy at 16 bits and at one of the nine pairs."""
-    q, data, expected = quantized(seed, LayerBits(16, 16))
-    result = q.run(data)
+    q, data, expected = quantized(seed, BitWidths(16, 16))
+    result = run_model(q, data)
     for name in expected[0]:
         reference = np.concatenate([each[name] for each in expected])
         error = result[name] - reference
@@ -64,7 +68,7 @@ def test_more_random_networks(seed: int) -> None:
 
 def test_a_program_with_a_piece_astray_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: every piece of a move read from one channel or pixel further."""
-    from qaccel.npu import moves
+    from qaccel.npu.emit import moves
 
     original = moves.source_of
 
@@ -75,7 +79,7 @@ def test_a_program_with_a_piece_astray_is_seen(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(moves, "source_of", astray)
     caught = 0
     for seed in range(8):
-        q, *_ = quantized(seed, LayerBits(8, 8))
+        q, *_ = quantized(seed, BitWidths(8, 8))
         try:
             check_on_machine(q, "qaccel-256", seed)
         except (AssertionError, QaccelError):

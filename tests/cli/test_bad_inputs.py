@@ -12,7 +12,7 @@ from onnx import helper
 import small_models
 from processes import run_python
 from qaccel.cli.main import main
-from qaccel.hw import target_dir
+from qaccel.machine.hw import target_dir
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from cpu.test_float import one_node
 from qaccel.cli.main import main
+from schedules.test_float import one_node
 
 
 @pytest.fixture

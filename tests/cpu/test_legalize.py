@@ -10,15 +10,16 @@ import tvm
 from tvm import relax
 
 import qaccel
-from cpu.kernels import CPUS, runs_here, target
-from qaccel import numerics
-from qaccel.cpu.integer_move import MOST_PIECES
 from qaccel.cpu.legalize import LegalizeQuantized
-from qaccel.quant import operators as o
-from qaccel.quant import pieces
-from qaccel.quant.interpret import run_quantized
-from qaccel.quant.quantize import LayerBits, quantize
+from qaccel.dialect import operators as o
+from qaccel.dialect import pieces
+from qaccel.evaluate.integers import run_model, run_quantized
+from qaccel.machine import numerics
+from qaccel.options import BitWidths
+from qaccel.quant.quantize import quantize
+from qaccel.schedules.integer.move import MOST_PIECES
 from quant.layers import conv_model, model, node, prepared
+from schedules.kernels import CPUS, runs_here, target
 
 OFTEN = {"plain", "icelake-server"}  # the others in the slow tests
 
@@ -230,8 +231,8 @@ def test_models_run_the_same_compiled(pair):
         node("Sigmoid", "gate", ["pool"]), node("Flatten", "flat", ["gate"]), node("MatMul", "fc", ["flat", "m"]),
     ]  # fmt: skip
     imported, ranges, data = prepared(model(nodes, {"x": (1, 4, 8, 8)}, ["fc"], {"w": weight, "m": matrix}), samples=1)
-    q = quantize(imported, ranges, LayerBits(*pair))
-    assert np.abs(outputs(q.mod, data["x"])[0] - q.run(data)["fc"]).max() <= 1e-4
+    q = quantize(imported, ranges, BitWidths(*pair))
+    assert np.abs(outputs(q.mod, data["x"])[0] - run_model(q, data)["fc"]).max() <= 1e-4
 
 
 def test_calls_for_an_accelerator_are_left_alone():

@@ -17,8 +17,8 @@ from onnx.backend.test.loader import load_model_tests
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
+from qaccel import link
 from qaccel.frontend.import_model import import_for_cpu
-from qaccel.run import link
 
 LLVM = tvm.target.Target("llvm")
 Runner = Callable[[onnx.ModelProto, dict[str, Any]], list[np.ndarray]]

@@ -7,10 +7,12 @@ import onnx
 from tvm import relax
 
 from frontend.onnx_models import ort_run, worst
-from qaccel.frontend.import_onnx import ImportedModel, import_onnx, node_name
-from qaccel.quant.float_executor import execute
-from qaccel.quant.float_plan import plan_of
-from qaccel.quant.float_rules import RULES
+from qaccel.evaluate.executor import execute
+from qaccel.evaluate.float_operators import RULES
+from qaccel.evaluate.steps import plan_of
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.model import ImportedModel
+from qaccel.relax_tools import node_name
 
 RNG = np.random.default_rng(33)
 

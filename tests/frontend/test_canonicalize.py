@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.errors import QaccelError
+from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.quant.float_executor import execute
 
 RNG = np.random.default_rng(21)
 

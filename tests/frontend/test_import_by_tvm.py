@@ -9,13 +9,13 @@ from tvm import relax
 
 import qaccel
 from frontend.onnx_models import model, node, ort_run
+from qaccel import link
 from qaccel.api import Module
 from qaccel.errors import QaccelError
 from qaccel.frontend.graph import NotStatic
 from qaccel.frontend.import_model import import_for_cpu
 from qaccel.options import CompileOptions, parse_target
 from qaccel.pipeline import compile_model
-from qaccel.run import link
 from qaccel.stages import Stages
 
 

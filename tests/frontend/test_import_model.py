@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qaccel.errors import QaccelError
+from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_model import import_model
-from qaccel.quant.float_executor import execute
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 HAS_TFLITE = importlib.util.find_spec("tflite") is not None

@@ -13,8 +13,10 @@ from tvm import relax
 
 from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.errors import QaccelError
-from qaccel.frontend.import_onnx import ImportedModel, import_onnx, node_name
-from qaccel.quant.float_executor import execute
+from qaccel.evaluate.executor import execute
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.model import ImportedModel
+from qaccel.relax_tools import node_name
 
 MODELS = [
     "efflite0",

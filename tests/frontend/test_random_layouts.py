@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.quant.float_executor import execute
 
 Shape = tuple[int, ...]
 

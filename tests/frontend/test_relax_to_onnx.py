@@ -6,10 +6,10 @@ import tvm
 from tvm import relax
 from tvm.relax import op
 
+from qaccel.evaluate.executor import execute
+from qaccel.frontend.from_relax.to_onnx import NotTranslated, relax_to_onnx
 from qaccel.frontend.import_model import import_frontend_module
 from qaccel.frontend.import_relax import prepare
-from qaccel.frontend.relax_to_onnx import NotTranslated, relax_to_onnx
-from qaccel.quant.float_executor import execute
 
 RNG = np.random.default_rng(12)
 LLVM = tvm.target.Target("llvm")

@@ -10,8 +10,8 @@ import pytest
 
 from frontend.checks import f, onnx_ops, relax_ops
 from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.quant.float_executor import execute
 
 COORDINATES = ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]
 ROUNDINGS = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]

@@ -17,13 +17,13 @@ import pytest
 import qaccel
 from golden import table
 
-ALLOCATE = "qaccel.npu.allocate"
-BIAS_CORRECTION = "qaccel.quant.bias_correction"
-LOWER = "qaccel.npu.lower"
+ALLOCATE = "qaccel.npu.plan.allocate"
+BIAS_CORRECTION = "qaccel.quant.passes.bias_correction"
+LOWER = "qaccel.npu.lower.lower"
 PIPELINE = "qaccel.pipeline"
-SCHEDULE = "qaccel.npu.schedule"
-SYNTHETIC = "qaccel.quant.synthetic"
-TILES = "qaccel.cpu.tiles"
+SCHEDULE = "qaccel.npu.emit.builder"
+SYNTHETIC = "qaccel.quant.calibrate.synthetic"
+TILES = "qaccel.schedules.floating.tiles"
 
 
 @dataclass(frozen=True)

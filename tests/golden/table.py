@@ -20,14 +20,15 @@ from tvm.tirx import PrimFunc
 
 import qaccel
 from networks import data
-
-# All that is taken from inside the package; everything else goes through `qaccel`.
-from qaccel.cpu.records import shipped_records
+from qaccel.dialect import operators
 from qaccel.frontend.import_model import import_for_cpu, import_model
+from qaccel.host import host_target
+from qaccel.link import lowered
 from qaccel.options import CompileOptions, parse_target
 from qaccel.pipeline import measure_ranges
-from qaccel.quant import operators
-from qaccel.run.link import host_target, lowered
+
+# All that is taken from inside the package; everything else goes through `qaccel`.
+from qaccel.schedules.database import shipped_records
 
 HERE = Path(__file__).parent
 NETWORKS = ("resnet", "mobilenet")

@@ -3,10 +3,10 @@
 import numpy as np
 
 from npu.oracle import unpack_map
-from qaccel.npu.artefact import Artefact
-from qaccel.npu.compress import pack_pixels
+from qaccel.machine.artefact import Artefact
+from qaccel.machine.simulator import simulate
+from qaccel.machine.streams import pack_pixels
 from qaccel.npu.layers import FeatureMap
-from qaccel.run.simulator import simulate
 
 
 def dram_image(

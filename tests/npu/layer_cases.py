@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from qaccel.hw import HwConfig
-from qaccel.npu.compress import pack_pixels
+from qaccel.machine.hw import HwConfig
+from qaccel.machine.numerics import activation_limits
+from qaccel.machine.streams import pack_pixels
 from qaccel.npu.layers import (
     ChannelParams,
     ConvLayer,
@@ -16,8 +17,7 @@ from qaccel.npu.layers import (
     TableLayer,
     Window,
 )
-from qaccel.npu.lower import group_parts
-from qaccel.numerics import activation_limits
+from qaccel.npu.lower.lower import group_parts
 
 WIDTHS = (4, 8, 16)
 KINDS = ("conv", "conv", "conv", "conv", "grouped", "depthwise", "depthwise", "pool", "eltwise", "copy", "table")

@@ -9,7 +9,7 @@ import pytest
 from npu.harness import run_artefact
 from npu.layer_cases import WIDTHS, random_layer, values
 from npu.oracle import run_graph
-from qaccel.hw import config_names, load_config
+from qaccel.machine.hw import config_names, load_config
 from qaccel.npu.codegen import compile_layers
 
 SEED = 20261124

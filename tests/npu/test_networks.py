@@ -8,20 +8,23 @@ import pytest
 
 from networks import data
 from npu.harness import run_artefact
-from qaccel import cost
+from qaccel.dialect import operators
+from qaccel.dialect.quantized import QuantizedModel
+from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.hw import config_names, load_config
-from qaccel.isa import decode
+from qaccel.machine import cost
+from qaccel.machine.hw import config_names, load_config
+from qaccel.machine.isa import decode
 from qaccel.npu.codegen import CompiledSubgraph, compile_subgraph
-from qaccel.npu.partition import partition, subgraph_functions
-from qaccel.quant import operators
-from qaccel.quant.calibrate import calibrate
-from qaccel.quant.quantize import LayerBits, QuantizedModel, quantize
+from qaccel.npu.partition.partition import partition, subgraph_functions
+from qaccel.options import BitWidths
+from qaccel.quant.calibrate.ranges import calibrate
+from qaccel.quant.quantize import quantize
 
 WIDTHS = list(product((4, 8, 16), (4, 8, 16)))
 
 
-def quantized(path: Path, bits: LayerBits) -> QuantizedModel:
+def quantized(path: Path, bits: BitWidths) -> QuantizedModel:
     model = import_onnx(path)
     images = data.load("calibration", 16)["images"]
     return quantize(model, calibrate(model, {model.inputs[0].name: images}), bits)
@@ -38,13 +41,13 @@ def compiled(q: QuantizedModel, config: str) -> CompiledSubgraph:
 def integers(q: QuantizedModel, images: np.ndarray) -> dict[str, np.ndarray]:
     """Every operation's integer output by name, from the NumPy executor."""
     seen: dict[str, np.ndarray] = {}
-    q.run({q.model.inputs[0].name: images}, observe=seen.__setitem__)
+    run_model(q, {q.model.inputs[0].name: images}, observe=seen.__setitem__)
     return seen
 
 
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), WIDTHS)
 def test_network_is_exact_at_all_widths(network_path: Path, weight_bits: int, activation_bits: int) -> None:
-    q = quantized(network_path, LayerBits(weight_bits, activation_bits))
+    q = quantized(network_path, BitWidths(weight_bits, activation_bits))
     config = config_names()[WIDTHS.index((weight_bits, activation_bits)) % len(config_names())]
     network = compiled(q, config)
     seen = integers(q, data.load("test", 1)["images"])
@@ -58,7 +61,7 @@ def test_network_is_exact_at_all_widths(network_path: Path, weight_bits: int, ac
 
 
 def test_operators_of_the_partition_are_all_on_the_accelerator(network_path: Path) -> None:
-    q = quantized(network_path, LayerBits(8, 8))
+    q = quantized(network_path, BitWidths(8, 8))
     network = compiled(q, "qaccel-256")
     calls = [b.value for block in q.mod["main"].body.blocks for b in block.bindings if operators.is_quantized(b.value)]
     wanted = [operators.read(c).name for c in calls if c.op.name not in ("qaccel.quantize", "qaccel.dequantize")]
@@ -67,7 +70,7 @@ def test_operators_of_the_partition_are_all_on_the_accelerator(network_path: Pat
 
 @pytest.mark.parametrize("config", config_names())
 def test_no_instruction_is_quicker_than_its_units(network_path: Path, config: str) -> None:
-    network = compiled(quantized(network_path, LayerBits(8, 8)), config)
+    network = compiled(quantized(network_path, BitWidths(8, 8)), config)
     artefact = network.artefact
     zeros = [np.zeros(slot.shape, np.int64) for slot in artefact.inputs]
     _, counters = run_artefact(artefact, zeros, "cycle", trace=True)

@@ -11,18 +11,20 @@ from tvm import relax
 
 from npu.harness import run_artefact
 from operators.exact import Q, Tensor
+from qaccel.dialect import operators as dialect
+from qaccel.dialect.quantized import QuantizedModel
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.hw import load_config
+from qaccel.machine.hw import load_config
 from qaccel.npu.codegen import compile_subgraph
-from qaccel.npu.partition import partition, subgraph_functions
-from qaccel.quant import operators as dialect
-from qaccel.quant.calibrate import Ranges
-from qaccel.quant.quantize import LayerBits, QuantizedModel, quantize
+from qaccel.npu.partition.partition import partition, subgraph_functions
+from qaccel.options import BitWidths
+from qaccel.quant.calibrate.ranges import Ranges
+from qaccel.quant.quantize import quantize
 
 Span = tuple[float, float]
 
 
-def quantized_model(model: onnx.ModelProto, spans: Mapping[str, Span], bits: LayerBits) -> QuantizedModel:
+def quantized_model(model: onnx.ModelProto, spans: Mapping[str, Span], bits: BitWidths) -> QuantizedModel:
     """The model with the range that ``spans`` has for each input and tensor; nothing of it may stay in float."""
     imported = import_onnx(model)
     last = list(spans.values())[-1]

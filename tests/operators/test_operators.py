@@ -16,10 +16,13 @@ from operators.exact import Result, Tensor
 from operators.layers import LAYERS
 from operators.machine import quantized_model, run_on_machine
 from operators.moves import MOVES
-from qaccel.hw import config_names
-from qaccel.npu.supported import ROWS
-from qaccel.quant import attributes, emitter, rules, rules_move
-from qaccel.quant.quantize import LayerBits
+from qaccel.dialect import attributes
+from qaccel.machine.hw import config_names
+from qaccel.npu.partition.supported import ROWS
+from qaccel.options import BitWidths
+from qaccel.quant.rules import emitter
+from qaccel.quant.rules import layers as rules
+from qaccel.quant.rules import moves as rules_move
 
 SEED = 20261124
 PAIRS = list(product((4, 8, 16), (4, 8, 16)))
@@ -41,7 +44,7 @@ def check(operator: str, index: int) -> None:
     case = make_case(operator, index)
     configs = config_names()
     try:
-        q = quantized_model(case.model(), case.spans, LayerBits(case.weight_bits, case.activation_bits))
+        q = quantized_model(case.model(), case.spans, BitWidths(case.weight_bits, case.activation_bits))
         made = run_on_machine(q, case.tensors, configs[index % len(configs)])
         for name, result in case.expected.items():
             if case.function is not None and case.activation_bits == 16:

@@ -17,8 +17,8 @@ from operators.cases import session
 from operators.exact import Result
 from operators.machine import quantized_model
 from operators.test_operators import IN_CI, ONCE, OPERATORS, make_case
-from qaccel.quant.emit_qdq import qdq_model
-from qaccel.quant.quantize import LayerBits
+from qaccel.options import BitWidths
+from qaccel.qdq.write import qdq_model
 
 PER_MILLION = 20
 FLOAT32_STEPS = 2.0**-20  # of the magnitudes that a value is made of: what float32 sums may be off
@@ -46,7 +46,7 @@ def check(operator: str, index: int) -> tuple[int, int]:
     """(values that differ, values) of one case; none where 16 bits, which float32 sums hold only nearly, may differ more often."""
     case = make_case(operator, index)
     try:
-        q = quantized_model(case.model(), case.spans, LayerBits(case.weight_bits, case.activation_bits))
+        q = quantized_model(case.model(), case.spans, BitWidths(case.weight_bits, case.activation_bits))
         made = qdq_model(q)
         onnx.checker.check_model(made, full_check=True)
         if case.refused:

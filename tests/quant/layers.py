@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from qaccel import numerics
-from qaccel.frontend.import_onnx import ImportedModel, import_onnx
-from qaccel.quant import operators
-from qaccel.quant.calibrate import Ranges, calibrate
+from qaccel.dialect import operators
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.machine import numerics
+from qaccel.model import ImportedModel
+from qaccel.quant.calibrate.ranges import Ranges, calibrate
 
 PAIRS = [(w, a) for w in (4, 8, 16) for a in (4, 8, 16)]
 

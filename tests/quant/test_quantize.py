@@ -7,16 +7,19 @@ import pytest
 import tvm
 from tvm import relax
 
-from qaccel import numerics
+from qaccel.dialect import operators as o
+from qaccel.dialect.operators import Quantization
+from qaccel.dialect.quantized import QuantizedModel
 from qaccel.errors import QaccelError
-from qaccel.quant import operators as o
-from qaccel.quant.float_executor import execute
-from qaccel.quant.operators import Quantization
-from qaccel.quant.quantize import LayerBits, QuantizedModel, attributes, quantize
-from qaccel.quant.weights import NotQuantizable, activation_quantization, quantize_real, quantize_weights
+from qaccel.evaluate.executor import execute
+from qaccel.evaluate.integers import run_model
+from qaccel.machine import numerics
+from qaccel.options import BitWidths
+from qaccel.quant.quantize import attributes, quantize
+from qaccel.quant.rules.weights import NotQuantizable, activation_quantization, quantize_real, quantize_weights
 from quant.layers import PAIRS, conv_model, conv_output, model, node, prepared
 
-W8A8 = LayerBits(8, 8)
+W8A8 = BitWidths(8, 8)
 
 
 def calls(q: QuantizedModel) -> dict[str, relax.Call]:
@@ -34,7 +37,7 @@ def operators_of(q: QuantizedModel) -> list[str]:
 def observed(q: QuantizedModel, data: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Outputs, and every integer result by name."""
     seen: dict[str, np.ndarray] = {}
-    return q.run(data, lambda name, value: seen.__setitem__(name, value)), seen
+    return run_model(q, data, lambda name, value: seen.__setitem__(name, value)), seen
 
 
 def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
@@ -47,7 +50,7 @@ def test_convolutions_are_exact(weight_bits, activation_bits):
     rng = np.random.default_rng(weight_bits * 100 + activation_bits)
     for relu in ("", "Relu", "Clip", "Relu"):
         imported, ranges, data = prepared(conv_model(rng, relu), samples=2)
-        q = quantize(imported, ranges, LayerBits(weight_bits, activation_bits))
+        q = quantize(imported, ranges, BitWidths(weight_bits, activation_bits))
         _, seen = observed(q, data)
         attrs, constants = o.read(calls(q)["conv"]), [o.constant(arg) for arg in calls(q)["conv"].args[1:]]
         assert (attrs.weight_bits, attrs.activation_bits) == (weight_bits, activation_bits)
@@ -66,10 +69,10 @@ def test_convolutions_are_exact(weight_bits, activation_bits):
 def test_every_pair_is_as_good_as_its_bits(weight_bits, activation_bits, resnet_path, calibration_data):
     """The narrowest operand bounds the noise of the whole network."""
     imported, ranges, data = _network(resnet_path, calibration_data)
-    q = quantize(imported, ranges, LayerBits(weight_bits, activation_bits))
+    q = quantize(imported, ranges, BitWidths(weight_bits, activation_bits))
     assert not q.unquantized
-    assert set(q.plan.values()) == {LayerBits(weight_bits, activation_bits)}
-    reference, value = execute(imported, data), q.run(data)
+    assert set(q.plan.values()) == {BitWidths(weight_bits, activation_bits)}
+    reference, value = execute(imported, data), run_model(q, data)
     least = {4: 0, 8: 18, 16: 50}[min(weight_bits, activation_bits)]
     assert sqnr_db(reference["scores"], value["scores"]) > least
 
@@ -80,7 +83,7 @@ _NETWORKS: dict[str, tuple] = {}
 def _network(path, calibration_data):
     if str(path) not in _NETWORKS:
         from qaccel.frontend.import_onnx import import_onnx
-        from qaccel.quant.calibrate import calibrate
+        from qaccel.quant.calibrate.ranges import calibrate
 
         imported = import_onnx(path)
         _NETWORKS[str(path)] = imported, calibrate(imported, calibration_data)
@@ -158,7 +161,7 @@ def test_a_dead_channel_is_its_constant():
     assert q.notes == ("conv: 1 of 2 channels have no weights left and are constant",)
     assert not o.constant(calls(q)["conv"].args[1])[1].any()
     step = attributes(q.mod)["conv"].out_scale
-    np.testing.assert_allclose(q.run(data)["conv"][:, 1], 0.7, atol=0.51 * step)
+    np.testing.assert_allclose(run_model(q, data)["conv"][:, 1], 0.7, atol=0.51 * step)
 
 
 def test_a_bias_beyond_int32_raises_the_scale():
@@ -168,10 +171,10 @@ def test_a_bias_beyond_int32_raises_the_scale():
     imported, ranges, data = prepared(
         model(nodes, {"x": (1, 4, 3, 3)}, ["conv"], {"w": weight, "b": np.array([0, 2], np.float32)})
     )
-    q = quantize(imported, ranges, LayerBits(16, 8))
+    q = quantize(imported, ranges, BitWidths(16, 8))
     assert q.notes == ("conv: 1 of 2 channels took a larger weight scale for their bias",)
     step = attributes(q.mod)["conv"].out_scale
-    np.testing.assert_allclose(q.run(data)["conv"][:, 1], 2.0, atol=0.51 * step)
+    np.testing.assert_allclose(run_model(q, data)["conv"][:, 1], 2.0, atol=0.51 * step)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -211,10 +214,10 @@ def test_an_add_of_one_value_per_channel_is_the_bias_of_a_product():
         constants = {"m": weight(6, 5), "b": weight(*shape, seed=2)}
         made = model(nodes, {"x": (1, 4, 6)}, ["relu"], constants)
         imported, ranges, data = prepared(made)
-        q = quantize(imported, ranges, LayerBits(8, 8))
+        q = quantize(imported, ranges, BitWidths(8, 8))
         assert operators_of(q) == ["quantize", "conv2d", *([] if joined else ["eltwise"]), "dequantize"]
         assert q.fused == ({"fc": ("sum", "relu")} if joined else {"sum": ("relu",)})
-        assert sqnr_db(execute(imported, data)["relu"], q.run(data)["relu"]) > 30
+        assert sqnr_db(execute(imported, data)["relu"], run_model(q, data)["relu"]) > 30
 
 
 def test_a_relu_beside_another_reader_is_a_copy():
@@ -226,7 +229,7 @@ def test_a_relu_beside_another_reader_is_a_copy():
     assert operators_of(q) == ["quantize", "conv2d", "requantize", "move", "dequantize"]
     assert attributes(q.mod)["relu"].clamp_lo == attributes(q.mod)["relu"].out_zero_point
     assert q.fused == {}
-    assert sqnr_db(execute(imported, data)["both"], q.run(data)["both"]) > 30
+    assert sqnr_db(execute(imported, data)["both"], run_model(q, data)["both"]) > 30
 
 
 def test_max_pool_keeps_the_scale_and_average_pool_does_not():
@@ -238,7 +241,7 @@ def test_max_pool_keeps_the_scale_and_average_pool_does_not():
     found = attributes(q.mod)
     assert (found["max"].out_scale, found["max"].out_zero_point) == (found["x"].scale, found["x"].zero_point)
     assert found["mean"].out_scale != found["x"].scale
-    assert sqnr_db(execute(imported, data)["mean"], q.run(data)["mean"]) > 30
+    assert sqnr_db(execute(imported, data)["mean"], run_model(q, data)["mean"]) > 30
 
 
 @pytest.mark.parametrize("include", [0, 1])
@@ -246,8 +249,8 @@ def test_average_pool_divides_as_onnx_does(include):
     pool = node(
         "AveragePool", "mean", ["x"], kernel_shape=[3, 2], strides=[2, 2], pads=[2, 1, 1, 0], count_include_pad=include
     )
-    q, imported, data = chain([pool], bits=LayerBits(16, 16))
-    assert sqnr_db(execute(imported, data)["mean"], q.run(data)["mean"]) > 75
+    q, imported, data = chain([pool], bits=BitWidths(16, 16))
+    assert sqnr_db(execute(imported, data)["mean"], run_model(q, data)["mean"]) > 75
 
 
 def test_flatten_folds_into_the_kernel():
@@ -256,10 +259,10 @@ def test_flatten_folds_into_the_kernel():
         node("Gemm", "fc", ["flat", "m", "b"], transB=1),
     ]  # fmt: skip
     constants = {"w": weight(5, 4, 3, 3), "m": weight(7, 5 * 3 * 3), "b": weight(7)}
-    q, imported, data = chain(nodes, constants, bits=LayerBits(16, 16))
+    q, imported, data = chain(nodes, constants, bits=BitWidths(16, 16))
     assert operators_of(q) == ["quantize", "conv2d", "conv2d", "dequantize"]
     assert o.constant(calls(q)["fc"].args[1]).shape == (7, 3, 3, 5)
-    assert sqnr_db(execute(imported, data)["fc"], q.run(data)["fc"]) > 70
+    assert sqnr_db(execute(imported, data)["fc"], run_model(q, data)["fc"]) > 70
 
 
 def test_global_pool_flatten_gemm_needs_no_whole_plane():
@@ -268,18 +271,18 @@ def test_global_pool_flatten_gemm_needs_no_whole_plane():
         node("Flatten", "flat", ["mean"]),
         node("MatMul", "fc", ["flat", "m"]),
     ]
-    q, imported, data = chain(nodes, {"m": weight(4, 6)}, bits=LayerBits(16, 16))
+    q, imported, data = chain(nodes, {"m": weight(4, 6)}, bits=BitWidths(16, 16))
     assert operators_of(q) == ["quantize", "pool2d", "conv2d", "dequantize"]
     assert o.constant(calls(q)["fc"].args[1]).shape == (6, 1, 1, 4)
-    assert sqnr_db(execute(imported, data)["fc"], q.run(data)["fc"]) > 70
+    assert sqnr_db(execute(imported, data)["fc"], run_model(q, data)["fc"]) > 70
 
 
 def test_reshape_at_the_end_joins_the_dequantize():
     nodes = [node("GlobalAveragePool", "mean", ["x"]), node("Flatten", "flat", ["mean"])]
     q, imported, data = chain(nodes)
     assert operators_of(q) == ["quantize", "pool2d", "dequantize"]
-    assert attributes(q.mod)["mean"] and q.run(data)["flat"].shape == (4, 4)
-    assert sqnr_db(execute(imported, data)["flat"], q.run(data)["flat"]) > 30
+    assert attributes(q.mod)["mean"] and run_model(q, data)["flat"].shape == (4, 4)
+    assert sqnr_db(execute(imported, data)["flat"], run_model(q, data)["flat"]) > 30
 
 
 def test_transposes_at_the_ends_join_quantize_and_dequantize():
@@ -290,14 +293,14 @@ def test_transposes_at_the_ends_join_quantize_and_dequantize():
     ]  # fmt: skip
     q, imported, data = chain(nodes, {"w": weight(5, 4, 3, 3)}, shape=(1, 8, 6, 4))
     assert operators_of(q) == ["quantize", "conv2d", "dequantize"]
-    assert sqnr_db(execute(imported, data)["out"], q.run(data)["out"]) > 30
+    assert sqnr_db(execute(imported, data)["out"], run_model(q, data)["out"]) > 30
 
 
 def test_a_flattened_plane_leaves_as_its_values():
     nodes = [node("Conv", "conv", ["x", "w"]), node("Flatten", "flat", ["conv"])]
     q, imported, data = chain(nodes, {"w": weight(5, 4, 3, 3)})
     assert not q.unquantized
-    assert sqnr_db(execute(imported, data)["flat"], q.run(data)["flat"]) > 30
+    assert sqnr_db(execute(imported, data)["flat"], run_model(q, data)["flat"]) > 30
 
 
 def test_what_has_no_integer_form_stays_in_float():
@@ -310,7 +313,7 @@ def test_what_has_no_integer_form_stays_in_float():
         "quantize", "conv2d", "dequantize", "nn.softmax", "quantize", "conv2d", "dequantize", "nn.softmax",
     ]  # fmt: skip
     assert [(name, op) for name, op, _ in q.unquantized] == [("gate", "Softmax"), ("prob", "Softmax")]
-    assert sqnr_db(execute(imported, data)["prob"], q.run(data)["prob"]) > 20
+    assert sqnr_db(execute(imported, data)["prob"], run_model(q, data)["prob"]) > 20
 
 
 def test_several_inputs_and_outputs():
@@ -318,7 +321,7 @@ def test_several_inputs_and_outputs():
     made = model(nodes, {"x": (1, 4, 5, 5), "y": (1, 4, 5, 5)}, ["relu", "conv", "sum"], {"w": weight(4, 4, 1, 1)})
     imported, ranges, data = prepared(made)
     q = quantize(imported, ranges)
-    reference, value = execute(imported, data), q.run(data)
+    reference, value = execute(imported, data), run_model(q, data)
     for name in ("relu", "conv", "sum"):
         assert sqnr_db(reference[name], value[name]) > 30
 
@@ -331,18 +334,18 @@ def test_readers_that_disagree_get_a_copy():
         node("Conv", "stem", ["x", "w"]), node("Conv", "narrow", ["stem", "w"]), node("Conv", "wide", ["stem", "w"]),
         node("Add", "sum", ["narrow", "wide"]),
     ]  # fmt: skip
-    bits = {"stem": LayerBits(8, 8), "narrow": LayerBits(4, 4), "wide": LayerBits(8, 16)}
+    bits = {"stem": BitWidths(8, 8), "narrow": BitWidths(4, 4), "wide": BitWidths(8, 16)}
     q, imported, data = chain(nodes, {"w": weight(4, 4, 3, 3)}, bits=bits)
     found = attributes(q.mod)
     assert found["stem"].out_bits == 16 and found["wide"].activation_bits == 16
     assert found["stem.to4"].out_bits == 4 and found["narrow"].in_scale == found["stem.to4"].out_scale
     assert found["sum"].a_bits == found["sum"].b_bits == 8
     assert q.plan == bits
-    assert sqnr_db(execute(imported, data)["sum"], q.run(data)["sum"]) > 10
+    assert sqnr_db(execute(imported, data)["sum"], run_model(q, data)["sum"]) > 10
 
 
 def test_what_the_user_reads_has_at_least_8_bits():
-    q, *_ = chain([node("Conv", "conv", ["x", "w"])], {"w": weight(4, 4, 3, 3)}, bits=LayerBits(8, 4))
+    q, *_ = chain([node("Conv", "conv", ["x", "w"])], {"w": weight(4, 4, 3, 3)}, bits=BitWidths(8, 4))
     assert (attributes(q.mod)["conv"].activation_bits, attributes(q.mod)["conv"].out_bits) == (4, 8)
 
 
@@ -350,7 +353,7 @@ def test_what_the_user_reads_has_at_least_8_bits():
 def test_integers_of_whole_networks_agree_with_the_form(weight_bits, activation_bits, mobilenet_path, calibration_data):
     """Every integer lies within its width and clamp."""
     imported, ranges, data = _network(mobilenet_path, calibration_data)
-    q = quantize(imported, ranges, LayerBits(weight_bits, activation_bits))
+    q = quantize(imported, ranges, BitWidths(weight_bits, activation_bits))
     _, seen = observed(q, {name: value[:2] for name, value in data.items()})
     for name, attrs in attributes(q.mod).items():
         if hasattr(attrs, "clamp_lo"):
@@ -360,8 +363,8 @@ def test_integers_of_whole_networks_agree_with_the_form(weight_bits, activation_
 def test_a_batch_runs_as_its_samples(mobilenet_path, calibration_data):
     imported, ranges, data = _network(mobilenet_path, calibration_data)
     q = quantize(imported, ranges)
-    together = q.run(data)["scores"]
-    alone = [q.run({name: value[k : k + 1] for name, value in data.items()})["scores"] for k in range(3)]
+    together = run_model(q, data)["scores"]
+    alone = [run_model(q, {name: value[k : k + 1] for name, value in data.items()})["scores"] for k in range(3)]
     np.testing.assert_array_equal(together[:3], np.concatenate(alone))
 
 
@@ -372,7 +375,7 @@ def test_unknown_nodes_and_bits_are_named():
     with pytest.raises(QaccelError, match="'nope'"):
         chain([node("Relu", "relu", ["x"])], bits={"nope": W8A8})
     with pytest.raises(QaccelError, match="weight_bits is 5"):
-        LayerBits(5, 8)
+        BitWidths(5, 8)
 
 
 def test_a_missing_range_is_named():
@@ -385,9 +388,9 @@ def test_a_missing_range_is_named():
 def test_wrong_inputs_are_named():
     q, _, data = chain([node("Relu", "relu", ["x"])])
     with pytest.raises(QaccelError, match="'x' is missing"):
-        q.run({})
+        run_model(q, {})
     with pytest.raises(QaccelError, match="do not fit"):
-        q.run({"x": data["x"][:, :1]})
+        run_model(q, {"x": data["x"][:, :1]})
 
 
 def test_json_round_trip_runs_the_same():

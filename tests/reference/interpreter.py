@@ -9,8 +9,8 @@ from collections import deque
 import numpy as np
 
 from qaccel.errors import QaccelError
-from qaccel.hw import HwConfig
-from qaccel.isa import Instruction, decode, isa
+from qaccel.machine.hw import HwConfig
+from qaccel.machine.isa import Instruction, decode, isa
 from reference import semantics
 from reference.memory import MachineError, Memory
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from qaccel.hw import HwConfig, load_config
-from qaccel.isa import Instruction, encode, instruction
-from qaccel.isa import replace as with_fields
-from qaccel.npu.compress import WeightTile, encode_stream
-from qaccel.npu.legal import first_fault
-from qaccel.npu.semaphores import insert_semaphores, semaphore_id
-from qaccel.numerics import activation_limits
+from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.isa import Instruction, encode, instruction
+from qaccel.machine.isa import replace as with_fields
+from qaccel.machine.numerics import activation_limits
+from qaccel.machine.streams import WeightTile, encode_stream
+from qaccel.npu.check.legal import first_fault
+from qaccel.npu.emit.semaphores import insert_semaphores, semaphore_id
 from reference.streams import raw_stream
 
 WIDTHS = (4, 8, 16)

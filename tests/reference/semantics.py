@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qaccel.isa import Instruction
+from qaccel.machine.isa import Instruction
 from reference import streams
 from reference.memory import Fault, block, bytes_for, from_bytes, run_of, to_bytes
 

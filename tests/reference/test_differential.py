@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from qaccel.errors import QaccelError
-from qaccel.isa import decode, isa
-from qaccel.native import library_path
-from qaccel.npu.check import DramMap, check_instructions
-from qaccel.run.simulator import simulate
+from qaccel.machine.isa import decode, isa
+from qaccel.machine.native import library_path
+from qaccel.machine.simulator import simulate
+from qaccel.npu.check.program import DramMap, check_instructions
 from reference.interpreter import run
 from reference.memory import MachineError
 from reference.programs import PAIRS, RandomProgram, random_program

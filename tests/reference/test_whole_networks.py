@@ -10,13 +10,13 @@ from npu.harness import dram_image
 from npu.oracle import unpack_map
 from npu.test_networks import compiled, integers, quantized
 from qaccel.npu.layers import FeatureMap
-from qaccel.quant.quantize import LayerBits
+from qaccel.options import BitWidths
 from reference.interpreter import run
 
 
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (8, 16)])
 def test_network_is_interpreted_exactly(network_path: Path, weight_bits: int, activation_bits: int) -> None:
-    q = quantized(network_path, LayerBits(weight_bits, activation_bits))
+    q = quantized(network_path, BitWidths(weight_bits, activation_bits))
     network = compiled(q, "qaccel-64")
     seen = integers(q, data.load("test", 1)["images"])
     (source,) = [value for name, value in seen.items() if name.startswith(q.model.inputs[0].name)]

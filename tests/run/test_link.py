@@ -14,8 +14,9 @@ import qaccel
 import small_models
 from processes import environment, run_python
 from qaccel.errors import QaccelError
+from qaccel.export import export_library
+from qaccel.host import host_target
 from qaccel.options import parse_target
-from qaccel.run import link
 
 MODELS = {"chain": small_models.chain, "interrupted": small_models.interrupted, "several": small_models.several}
 
@@ -112,14 +113,14 @@ def _connect(port: int) -> rpc.RPCSession:
 
 def test_float_module_for_the_cpu_alone(tmp_path: Path):
     from qaccel import pipeline
+    from qaccel.evaluate.executor import execute
     from qaccel.options import CompileOptions
-    from qaccel.quant.float_executor import execute
     from qaccel.stages import Stages
 
     model = small_models.chain()
     compiled = pipeline.compile_model(model, CompileOptions(parse_target("llvm")), "chain", Stages())
     data = small_models.samples(model, 2)
-    path = link.export_library(compiled.executable, tmp_path / "float.so")
+    path = export_library(compiled.executable, tmp_path / "float.so")
     module = qaccel.load(path)
     np.testing.assert_allclose(module.run(data)["y"], execute(compiled.model, data)["y"], rtol=1e-4, atol=1e-5)
     with pytest.raises(QaccelError, match="CPU alone"):
@@ -136,7 +137,7 @@ def test_float_module_for_the_cpu_alone(tmp_path: Path):
     ],
 )
 def test_host_target(text: str, expected: dict):
-    target = link.host_target(parse_target(text))
+    target = host_target(parse_target(text))
     assert target.kind.name == expected.pop("kind")
     for name, value in expected.items():
         attribute = target.attrs[name]
@@ -145,7 +146,7 @@ def test_host_target(text: str, expected: dict):
 
 def test_native_of_another_machine():
     with pytest.raises(QaccelError, match="native is this machine"):
-        link.host_target(parse_target("llvm -mcpu=native -mtriple=aarch64-linux-gnu"))
+        host_target(parse_target("llvm -mcpu=native -mtriple=aarch64-linux-gnu"))
 
 
 def test_cross_compiled_host_part(tmp_path: Path):

@@ -8,11 +8,11 @@ import pytest
 
 import qaccel
 import small_models
-from qaccel.hw import config_from_dict
-from qaccel.isa import assemble, encode
+from qaccel.machine.hw import config_from_dict
+from qaccel.machine.isa import assemble, encode
+from qaccel.machine.simulator import simulate
 from qaccel.pipeline import Compiled
 from qaccel.run.package import write_program
-from qaccel.run.simulator import simulate
 
 
 def replay(folder: Path) -> None:

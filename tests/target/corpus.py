@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from qaccel.hw import load_config
-from qaccel.isa import isa
-from qaccel.npu.artefact import Artefact, TensorSlot
+from qaccel.machine.artefact import Artefact, TensorSlot
+from qaccel.machine.hw import load_config
+from qaccel.machine.isa import isa
 from reference.programs import INPUT_BYTES, OUTPUT_BYTES, random_program
 
 SMALL = replace(load_config("qaccel-64"), name="small", sram_bytes=1 << 15)

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qaccel.hw import HwConfig, load_config
-from qaccel.isa import Instruction, encode, instruction
-from qaccel.numerics import activation_limits, requantize
-from qaccel.run.simulator import simulate
+from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.isa import Instruction, encode, instruction
+from qaccel.machine.numerics import activation_limits, requantize
+from qaccel.machine.simulator import simulate
 from reference.programs import chained
 from reference.streams import raw_stream
 

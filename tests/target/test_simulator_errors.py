@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from qaccel.errors import QaccelError
-from qaccel.isa import Instruction, encode, instruction
-from qaccel.isa import replace as with_fields
-from qaccel.run.simulator import simulate
+from qaccel.machine.isa import Instruction, encode, instruction
+from qaccel.machine.isa import replace as with_fields
+from qaccel.machine.simulator import simulate
 from reference.streams import raw_stream, sealed
 from target.machine import HW, records, whole_range
 

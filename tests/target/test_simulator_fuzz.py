@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npu import weight_kinds
+from machine import weight_kinds
 from qaccel.errors import QaccelError
-from qaccel.isa import isa
-from qaccel.npu.compress import DecodedStream, WeightTile, decode_stream, encode_stream
-from qaccel.run.simulator import simulate
+from qaccel.machine.isa import isa
+from qaccel.machine.simulator import simulate
+from qaccel.machine.streams import DecodedStream, WeightTile, decode_stream, encode_stream
 from reference import streams
 from reference.programs import random_program
 from target.corpus import SMALL, random_artefact

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from qaccel.isa import encode, instruction
-from qaccel.numerics import activation_limits
-from qaccel.run.simulator import simulate
+from qaccel.machine.isa import encode, instruction
+from qaccel.machine.numerics import activation_limits
+from qaccel.machine.simulator import simulate
 from reference.programs import chained
 from reference.streams import raw_stream
 from target.machine import (

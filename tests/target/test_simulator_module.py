@@ -12,9 +12,9 @@ import tvm_ffi
 from tvm import relax
 
 from qaccel.errors import QaccelError
-from qaccel.isa import encode, instruction, isa
-from qaccel.npu.artefact import Artefact, TensorSlot
-from qaccel.run.simulator import create_module, simulate
+from qaccel.machine.artefact import Artefact, TensorSlot
+from qaccel.machine.isa import encode, instruction, isa
+from qaccel.machine.simulator import create_module, simulate
 from target.machine import HW, pack, unpack, whole_range
 
 SHAPE = (2, 3, 5)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from qaccel.errors import QaccelError
-from qaccel.isa import Instruction, encode, instruction
-from qaccel.run.simulator import simulate
+from qaccel.machine.isa import Instruction, encode, instruction
+from qaccel.machine.simulator import simulate
 from target.machine import HW
 
 DRAM_BYTES = 4096

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npu import weight_kinds
+from machine import weight_kinds
 from qaccel.errors import QaccelError
-from qaccel.hw import HwConfig
-from qaccel.isa import encode, instruction
-from qaccel.npu.compress import WeightTile, codec_of, encode_stream
-from qaccel.run.simulator import simulate
+from qaccel.machine.hw import HwConfig
+from qaccel.machine.isa import encode, instruction
+from qaccel.machine.simulator import simulate
+from qaccel.machine.streams import WeightTile, codec_of, encode_stream
 from reference import streams
 from target.machine import HW, dense, pack, records, unpack, whole_range
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qaccel import cost
-from qaccel.hw import HwConfig
-from qaccel.isa import Instruction, encode, instruction
-from qaccel.run.simulator import simulate
+from qaccel.machine import cost
+from qaccel.machine.hw import HwConfig
+from qaccel.machine.isa import Instruction, encode, instruction
+from qaccel.machine.simulator import simulate
 from reference.programs import random_program
 from reference.streams import raw_stream
 from target.machine import HW, whole_range

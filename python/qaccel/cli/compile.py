@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import QaccelError
+from ..errors import UserError
 from ..options import (
     CALIBRATION_METHODS,
     IO_DTYPES,
@@ -22,8 +22,8 @@ from ..options import (
 from ..run.files import check_file, check_folder, write_file, write_text
 
 if TYPE_CHECKING:
-    from ..cpu.rules import Choice
     from ..pipeline import Compiled
+    from ..schedules.floating.rules import Choice
 
 DUMPS = ("relax", "asm")
 NOTES_SHOWN = 5
@@ -84,14 +84,13 @@ def execute(arguments: argparse.Namespace) -> None:
     options = options_of(arguments)
     dumps = _dumps(arguments.dump_code)
     _check_places(arguments, options)
-    from .. import api
+    from .. import api, export
     from ..pipeline import compile_model
-    from ..run import link
     from ..stages import Stages
 
-    link.check_output_path(arguments.output)
+    export.check_output_path(arguments.output)
     compiled = compile_model(arguments.model, options, api.model_name(arguments.model), Stages(show=True))
-    written = [link.export_library(compiled.executable, arguments.output, options.target.mtriple)]
+    written = [export.export_library(compiled.executable, arguments.output, options.target.mtriple)]
     written += _write_extras(arguments, compiled)
     for kind in dumps:
         place = arguments.output.with_name(f"{arguments.output.name}.{kind}")
@@ -100,16 +99,16 @@ def execute(arguments: argparse.Namespace) -> None:
     if arguments.verbose:
         _print_choices(compiled.choices)
     if compiled.report is not None:
-        from ..run.report_text import print_summary
+        from ..report.text import print_summary
 
         print_summary(compiled.report, layers=arguments.verbose)
     print("written: " + ", ".join(map(str, written)))
 
 
 def options_of(arguments: argparse.Namespace) -> CompileOptions:
-    """The flags as options. Raises QaccelError for a value that is not of its form."""
+    """The flags as options. Raises UserError for a value that is not of its form."""
     if arguments.calibration not in CALIBRATION_METHODS:
-        raise QaccelError(
+        raise UserError(
             f"--calibration {arguments.calibration} is unknown; choose one of {', '.join(CALIBRATION_METHODS)}"
         )
     return CompileOptions(
@@ -134,10 +133,10 @@ def _check_places(arguments: argparse.Namespace, options: CompileOptions) -> Non
             check_folder(getattr(arguments, flag), "--" + flag.replace("_", "-"))
     if options.target.config is None:
         if arguments.emit_qdq is not None and options.bits is None and options.calibration_data is None:
-            raise QaccelError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
+            raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
         for flag in ("emit_program", "report"):
             if getattr(arguments, flag) is not None:
-                raise QaccelError(
+                raise UserError(
                     f"--{flag.replace('_', '-')} needs the accelerator, and --target '{options.target}' has none; add qaccel"
                 )
 
@@ -146,7 +145,7 @@ def _dumps(text: str | None) -> list[str]:
     kinds = [kind.strip() for kind in text.split(",")] if text is not None else []
     for kind in kinds:
         if kind not in DUMPS:
-            raise QaccelError(f"--dump-code {kind!r} is unknown; it knows {', '.join(DUMPS)}")
+            raise UserError(f"--dump-code {kind!r} is unknown; it knows {', '.join(DUMPS)}")
     return kinds
 
 
@@ -155,7 +154,7 @@ def _dump(compiled: Compiled, kind: str) -> str:
         quantized = compiled.model.mod if compiled.quantized is None else compiled.quantized.mod
         mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
         return mod.script(show_meta=False)
-    from ..isa import decode, disassemble
+    from ..machine.isa import decode, disassemble
 
     artefacts = [each.compiled.artefact for each in compiled.subgraphs]
     return "\n".join(f"# {a.symbol}\n{disassemble(decode(a.program), a.layers)}" for a in artefacts)
@@ -164,7 +163,7 @@ def _dump(compiled: Compiled, kind: str) -> str:
 def _write_extras(arguments: argparse.Namespace, compiled: Compiled) -> list[Path]:
     written = []
     if arguments.emit_qdq is not None and compiled.quantized is not None:
-        from ..quant.emit_qdq import emit_qdq
+        from ..qdq.write import emit_qdq
 
         quantized = compiled.quantized
         written.append(write_file(arguments.emit_qdq, lambda path: emit_qdq(quantized, path), "--emit-qdq"))
@@ -174,7 +173,7 @@ def _write_extras(arguments: argparse.Namespace, compiled: Compiled) -> list[Pat
         artefacts = [each.compiled.artefact for each in compiled.subgraphs]
         written.append(write_program(arguments.emit_program, artefacts, compiled.golden_inputs()))
     if arguments.report is not None and compiled.report is not None:
-        from ..run.report_text import write_report
+        from ..report.text import write_report
 
         written.append(write_report(arguments.report, compiled.report, compiled.timeline()))
     return written

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..npu.artefact import Artefact
+    from ..machine.artefact import Artefact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> None:
     """Print everything that the file says of itself."""
     from .. import api
-    from ..isa import decode, disassemble
-    from ..run.report_text import bits_of, print_summary
+    from ..machine.isa import decode, disassemble
+    from ..report.text import bits_of, print_summary
 
     module = api.load(arguments.module)
     metadata = module.metadata

@@ -12,9 +12,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from .. import __version__
 from ..errors import QaccelError
 from ..stages import stage_of
+from ..version import __version__
 
 VERBS = ("compile", "run", "tune", "evaluate", "inspect")
 

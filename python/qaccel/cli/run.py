@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import QaccelError
+from ..errors import UserError
 from ..run.files import check_file, write_file
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> None:
     """Run, write the outputs, print what was asked for."""
     if arguments.repeat < 1:
-        raise QaccelError(f"--repeat {arguments.repeat}: run at least once")
+        raise UserError(f"--repeat {arguments.repeat}: run at least once")
     if arguments.outputs is not None:
         if arguments.outputs.suffix != ".npz":
-            raise QaccelError(f"--outputs '{arguments.outputs}' must end in .npz")
+            raise UserError(f"--outputs '{arguments.outputs}' must end in .npz")
         check_file(arguments.outputs, "--outputs")
     if (arguments.rpc_tracker is None) != (arguments.rpc_key is None):
-        raise QaccelError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
+        raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
     import numpy as np
 
-    from ..quant.dataset import check_inputs, load_npz
+    from ..evaluate.dataset import check_inputs, load_npz
+    from ..report.text import print_summary
     from ..run.profile_cpu import profile_cpu, profile_text
-    from ..run.report_text import print_summary
 
     module = _load(arguments)
     data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'")

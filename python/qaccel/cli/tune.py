@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import QaccelError
+from ..errors import UserError
 from ..options import MODEL_FORMATS, checked_model_format, parse_input_shapes, parse_target
 
 if TYPE_CHECKING:
-    from ..cpu.tune import Progress
+    from ..schedules.tuning.tune import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,23 +32,21 @@ def execute(arguments: argparse.Namespace) -> None:
     """Tune until the folder holds as many measurements as asked for; stopping and starting again loses none."""
     trials, options = _trials(arguments.trials), parse_target(arguments.target)
     if options.config is not None:
-        raise QaccelError(f"--target '{options}': only the CPU's part is tuned; give llvm alone")
+        raise UserError(f"--target '{options}': only the CPU's part is tuned; give llvm alone")
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
     shapes = parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None
     model_format = checked_model_format(arguments.model_format)
-    from ..cpu.measure import measure_by_rpc, measure_here
     from ..cpu.pipeline import fuse
-    from ..cpu.records import create_records, key_of, write_best
-    from ..cpu.threads import use_all_cores
-    from ..cpu.tune import confirm, progress_of, tasks_of, tune
     from ..frontend.import_model import import_model
-    from ..run.link import host_target
+    from ..host import host_target
+    from ..schedules.database import create_records, key_of, write_best
+    from ..schedules.threads import use_all_cores
+    from ..schedules.tuning.measure import measure_by_rpc, measure_here
+    from ..schedules.tuning.tune import confirm, progress_of, tasks_of, tune
 
     target = host_target(options)
     if options.mtriple is not None and tracker is None:
-        raise QaccelError(
-            f"-mtriple={options.mtriple} does not run here; give --rpc-tracker of machines that it runs on"
-        )
+        raise UserError(f"-mtriple={options.mtriple} does not run here; give --rpc-tracker of machines that it runs on")
     use_all_cores()
     logging.getLogger("tvm").setLevel(logging.ERROR)
     measure = measure_here(target) if tracker is None else measure_by_rpc(target, *tracker)
@@ -70,7 +68,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
 def _trials(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise QaccelError(f"--trials {text}: must be a whole number, at least 1")
+        raise UserError(f"--trials {text}: must be a whole number, at least 1")
     return int(text)
 
 
@@ -78,10 +76,10 @@ def _tracker(address: str | None, key: str | None) -> tuple[str, int, str] | Non
     if address is None and key is None:
         return None
     if address is None or key is None:
-        raise QaccelError("--rpc-tracker HOST:PORT and --rpc-key KEY belong together; give both")
+        raise UserError("--rpc-tracker HOST:PORT and --rpc-key KEY belong together; give both")
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise QaccelError(f"--rpc-tracker {address!r} must have the form HOST:PORT")
+        raise UserError(f"--rpc-tracker {address!r} must have the form HOST:PORT")
     return host, int(port), key
 
 

@@ -11,18 +11,18 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, te, tirx
 
-from ..numerics import activation_limits
-from ..quant import operators
-from ..quant.pieces import FIELDS, positions, unflattened
-from .arithmetic import carried, centred, clamped, rounded
-from .integer_border import dequantize, quantize
-from .integer_conv import conv2d
-from .integer_depthwise import depthwise, is_depthwise
-from .integer_elementwise import Kernel, eltwise, requantize, table
-from .integer_loops import OPAQUE
-from .integer_move import MOST_PIECES, move
-from .integer_pool import pool2d
-from .vectors import Vectors, vectors_of
+from ..dialect import operators
+from ..dialect.pieces import FIELDS, positions, unflattened
+from ..machine.numerics import activation_limits
+from ..schedules.integer.arithmetic import carried, centred, clamped, rounded
+from ..schedules.integer.border import dequantize, quantize
+from ..schedules.integer.conv import conv2d
+from ..schedules.integer.depthwise import depthwise, is_depthwise
+from ..schedules.integer.elementwise import Kernel, eltwise, requantize, table
+from ..schedules.integer.loops import OPAQUE
+from ..schedules.integer.move import MOST_PIECES, move
+from ..schedules.integer.pool import pool2d
+from ..schedules.integer.vectors import Vectors, vectors_of
 
 Expr = Any  # a TIR expression
 Indices = tuple[Expr, ...]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import tvm
 from tvm import relax, te
 
-from .host import Host, host_of
-from .kernels import Kernel, Window, conv2d, conv2d_transpose, matmul, product
+from ..schedules.floating.kernels import Kernel, Window, conv2d, conv2d_transpose, matmul, product
+from ..schedules.host import Host, host_of
 from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
 
 _FUSABLE = 4  # TVM's operator pattern "output can take element-wise operations"

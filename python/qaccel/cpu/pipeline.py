@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
+from ..schedules.database import Records
+from ..schedules.floating.rules import Choice, schedule_all
+from ..schedules.fused import Fused
+from ..schedules.host import host_of
 from .functions import legalizations
-from .host import host_of
 from .lower import LowerKernels
 from .nhwc import ToNHWC, offloaded
-from .records import Records
-from .rules import Choice, schedule_all
-
-
-@dataclass(frozen=True, eq=False)
-class Fused:
-    """``mod`` calls fused functions that no rule has scheduled yet; ``layers``: names of the network's that each computes."""
-
-    mod: tvm.IRModule
-    layers: Mapping[str, tuple[str, ...]]
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:

@@ -11,12 +11,12 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
 
-from qaccel.errors import QaccelError
-from qaccel.frontend import contrib
-from qaccel.frontend.affine import with_statistics
-from qaccel.frontend.fold import fold
-from qaccel.frontend.graph import Graph, NotStatic, TensorType, fresh_name
-from qaccel.frontend.simplify import simplify
+from ..errors import UserError
+from .graph import Graph, NotStatic, TensorType, fresh_name
+from .passes import contrib
+from .passes.affine import with_statistics
+from .passes.fold import fold
+from .passes.simplify import simplify
 
 OLDEST_OPSET = 7  # older files are brought to it by ONNX's own converter
 LARGEST_MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
@@ -29,7 +29,7 @@ def canonical_graph(
     """Loads, checks and canonicalises a model.
 
     `input_shapes` fixes symbolic dimensions by input name; a symbolic batch (axis 0) becomes 1 by itself.
-    Raises QaccelError for everything that is wrong with the file or that cannot be compiled.
+    Raises UserError for everything that is wrong with the file or that cannot be compiled.
     """
     proto = checked(load(model))
     try:
@@ -37,7 +37,7 @@ def canonical_graph(
             return simplify(with_statistics(fold(graph_of(proto, dict(input_shapes or {})))))
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as err:
         reason = _one_line(err) or type(err).__name__
-        raise QaccelError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
+        raise UserError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -50,19 +50,19 @@ def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     try:
         size_bytes = path.stat().st_size
         if not path.is_file():
-            raise QaccelError(f"'{path}' is not a file; give an .onnx model")
+            raise UserError(f"'{path}' is not a file; give an .onnx model")
         if size_bytes == 0:
-            raise QaccelError(f"'{path}' is empty; give an .onnx model")
+            raise UserError(f"'{path}' is empty; give an .onnx model")
         if size_bytes > LARGEST_MODEL_BYTES:
-            raise QaccelError(_too_large(path, size_bytes))
+            raise UserError(_too_large(path, size_bytes))
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as err:
-        raise QaccelError(f"cannot read the model '{path}': {err.strerror or err}") from err
+        raise UserError(f"cannot read the model '{path}': {err.strerror or err}") from err
     except DecodeError as err:
-        raise QaccelError(f"'{path}' is not an ONNX model, or is truncated or damaged") from err
+        raise UserError(f"'{path}' is not an ONNX model, or is truncated or damaged") from err
     _load_external_data(proto, path)
     if not proto.HasField("graph") or not proto.ir_version:
-        raise QaccelError(f"'{path}' is not an ONNX model: it holds no graph")
+        raise UserError(f"'{path}' is not an ONNX model: it holds no graph")
     return proto
 
 
@@ -80,12 +80,12 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
     for tensor in tensors:
         total += math.prod(tensor.dims) * max(1, _item_bytes(tensor.data_type))
     if total > LARGEST_MODEL_BYTES:
-        raise QaccelError(_too_large(path, total))
+        raise UserError(_too_large(path, total))
     for tensor in tensors:
         info = {entry.key: entry.value for entry in tensor.external_data}
         beside = path.parent / info.get("location", "")
         if not beside.is_file():
-            raise QaccelError(
+            raise UserError(
                 f"tensor '{tensor.name}' is stored in '{info.get('location', '')}', which is missing beside '{path}'; "
                 "copy that file next to the model"
             )
@@ -95,7 +95,7 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
             del tensor.external_data[:]
             numpy_helper.to_array(tensor)
         except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as err:
-            raise QaccelError(
+            raise UserError(
                 f"tensor '{tensor.name}': its external data in '{beside}' is truncated or unreadable ({_one_line(err)})"
             ) from err
 
@@ -110,28 +110,26 @@ def _item_bytes(data_type: int) -> int:
 def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with local functions inlined, after ONNX's checker, the opset range and the domains."""
     if not all(isinstance(text, str) for text in _names(proto)):
-        raise QaccelError("the model is damaged: it holds names that are not UTF-8")
+        raise UserError("the model is damaged: it holds names that are not UTF-8")
     if proto.functions:
         try:
             proto = inliner.inline_local_functions(proto)
         except (RuntimeError, ValueError) as err:
-            raise QaccelError(f"the model's local functions cannot be inlined: {_one_line(err)}") from err
+            raise UserError(f"the model's local functions cannot be inlined: {_one_line(err)}") from err
     if not proto.graph.name:
         proto.graph.name = "model"
     if not proto.graph.node or not proto.graph.output:
-        raise QaccelError("the model is empty: its graph has no nodes or no outputs")
+        raise UserError("the model is empty: its graph has no nodes or no outputs")
     opset, newest = _opset(proto), onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
-        raise QaccelError(
-            f"the model uses opset {opset}; supported are 1 to {newest}: export it again at opset 13 to 21"
-        )
+        raise UserError(f"the model uses opset {opset}; supported are 1 to {newest}: export it again at opset 13 to 21")
     if opset < OLDEST_OPSET:
         proto = _converted(proto, opset)
         opset = OLDEST_OPSET
     for node in proto.graph.node:
         if node.domain not in DOMAINS and not contrib.is_known(node):
             name = node.name or next(iter(node.output), "")
-            raise QaccelError(
+            raise UserError(
                 f"node '{name}': operator {node.op_type} of domain '{node.domain}' is not supported; "
                 f"export the model with standard ONNX operators only"
             )
@@ -147,7 +145,7 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as err:
-        raise QaccelError(f"the model breaks the ONNX standard: {_one_line(err)}") from err
+        raise UserError(f"the model breaks the ONNX standard: {_one_line(err)}") from err
     for tensor in unshaped:
         tensor.ClearField("shape")
     return proto
@@ -161,7 +159,7 @@ def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """A model of an old opset at OLDEST_OPSET. The converter wants every initializer among the inputs, as files had it then."""
     for node in proto.graph.node:
         if node.op_type == "PRelu" or any(a.name == "axis" for a in node.attribute) and _broadcasts(node):
-            raise QaccelError(
+            raise UserError(
                 f"node '{node.name or node.output[0]}': {node.op_type} of opset {opset} broadcasts along an axis of its own, "
                 "which ONNX's converter to newer opsets gets wrong: export the model again at opset 13 to 21"
             )
@@ -173,7 +171,7 @@ def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
         return version_converter.convert_version(proto, OLDEST_OPSET)
     except (RuntimeError, ValueError, *refused) as err:
-        raise QaccelError(
+        raise UserError(
             f"the model uses opset {opset}, and ONNX's converter cannot bring it to {OLDEST_OPSET} ({_one_line(err)}): "
             "export it again at opset 13 to 21"
         ) from err
@@ -211,11 +209,11 @@ def _names(proto: onnx.ModelProto) -> Iterator[object]:
 def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -> Graph:
     """The graph with static input types and a unique name for every node; tensors not yet inferred."""
     if proto.graph.sparse_initializer:
-        raise QaccelError(f"tensor '{proto.graph.sparse_initializer[0].values.name}' is sparse; store it densely")
+        raise UserError(f"tensor '{proto.graph.sparse_initializer[0].values.name}' is sparse; store it densely")
     try:
         consts = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     except (ValueError, TypeError, KeyError) as err:
-        raise QaccelError(f"an initializer of the model is damaged: {_one_line(err)}") from err
+        raise UserError(f"an initializer of the model is damaged: {_one_line(err)}") from err
     inputs = [i for i in proto.graph.input if i.name not in consts]
     exact = [i for i in inputs if _is_static(i) and i.name not in input_shapes] if _means_zero(proto) else []
     types = _input_types(inputs, input_shapes, {i.name: _exact_type(i) for i in exact})
@@ -266,14 +264,14 @@ def _input_types(
     names = [i.name for i in inputs]
     for name in input_shapes:
         if name not in names:
-            raise QaccelError(f"--input-shapes names '{name}', which is not an input; inputs are {', '.join(names)}")
+            raise UserError(f"--input-shapes names '{name}', which is not an input; inputs are {', '.join(names)}")
     for info in inputs:
         if not info.type.HasField("tensor_type"):
             raise NotStatic(f"input '{info.name}' is no tensor; sequences, maps and optionals cannot be compiled")
         kind = info.type.tensor_type.elem_type
         if kind in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
             label = onnx.TensorProto.DataType.Name(kind)
-            raise QaccelError(f"input '{info.name}' has element type {label}; only numbers can be compiled")
+            raise UserError(f"input '{info.name}' has element type {label}; only numbers can be compiled")
     # One symbol stands for one size throughout the model, so whatever fixes it once fixes it everywhere.
     known: dict[str, int] = {}
     for info in inputs:
@@ -297,17 +295,17 @@ def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known
     name = info.name
     tensor = info.type.tensor_type
     if given is not None and any(size < 1 for size in given):
-        raise QaccelError(f"--input-shapes gives {list(given)} for input '{name}'; sizes must be at least 1")
+        raise UserError(f"--input-shapes gives {list(given)} for input '{name}'; sizes must be at least 1")
     if not tensor.HasField("shape"):
         if given is None:
-            raise QaccelError(f"input '{name}' has no shape in the model; give --input-shapes \"{name}:[1,3,224,224]\"")
+            raise UserError(f"input '{name}' has no shape in the model; give --input-shapes \"{name}:[1,3,224,224]\"")
         return tuple(int(size) for size in given)
     declared = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
     symbols = [d.dim_param or "?" for d in tensor.shape.dim]
     shown = [s if v is None else v for v, s in zip(declared, symbols, strict=True)]
     shown_text = "[" + ",".join(str(s) for s in shown) + "]"
     if given is not None and len(given) != len(declared):
-        raise QaccelError(
+        raise UserError(
             f"--input-shapes gives {len(given)} dimensions for input '{name}', the model has {len(declared)}: "
             f"{shown_text}"
         )
@@ -315,7 +313,7 @@ def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known
     for axis, (size, symbol) in enumerate(zip(declared, symbols, strict=True)):
         wanted = None if given is None else int(given[axis])
         if size is not None and wanted is not None and wanted != size:
-            raise QaccelError(
+            raise UserError(
                 f"--input-shapes gives {wanted} for dimension {axis} of input '{name}', the model fixes it at {size}"
             )
         fixed = size if size is not None else wanted if wanted is not None else known.get(symbol)
@@ -323,7 +321,7 @@ def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known
             fixed = 1
         if fixed is None:
             example = ",".join(str(v if v is not None else 1 if k == 0 else 224) for k, v in enumerate(declared))
-            raise QaccelError(
+            raise UserError(
                 f"input '{name}' has the symbolic dimension '{symbol}' on axis {axis} of {shown_text}; fix it with "
                 f'--input-shapes "{name}:[{example}]"'
             )

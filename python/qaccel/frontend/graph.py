@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from qaccel.errors import QaccelError
+from ..errors import UserError
 
 TensorType = tuple[tuple[int, ...], int]  # static shape, onnx.TensorProto data type
 
 
-class NotStatic(QaccelError):
+class NotStatic(UserError):
     """The model is no graph of tensors whose shapes are known beforehand. Raised for that and nothing else, so that the
     CPU alone may try what TVM makes of it."""
 

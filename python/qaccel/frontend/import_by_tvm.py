@@ -14,10 +14,10 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
-from qaccel.frontend.canonicalize import checked, load
-from qaccel.frontend.graph import NotStatic
-from qaccel.frontend.import_onnx import ImportedModel, TensorSpec
-from qaccel.frontend.to_relax import FIRST_OUTPUT_ONLY
+from ..model import ImportedModel, TensorSpec
+from .canonicalize import checked, load
+from .graph import NotStatic
+from .to_relax.nodes import FIRST_OUTPUT_ONLY
 
 
 def import_by_tvm(

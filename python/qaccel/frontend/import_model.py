@@ -8,11 +8,12 @@ from pathlib import Path
 import onnx
 import tvm
 
-from ..errors import QaccelError
+from ..errors import UserError
+from ..model import ImportedModel
+from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
-from .import_onnx import ImportedModel, import_onnx
+from .import_onnx import import_onnx
 from .import_relax import import_relax, prepare
-from .relax_to_onnx import NotTranslated, relax_to_onnx
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
@@ -22,7 +23,7 @@ def import_model(
 ) -> ImportedModel:
     """The model in canonical Relax. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
 
-    Raises QaccelError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
+    Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """
     if isinstance(model, onnx.ModelProto):
         return import_onnx(model, input_shapes)
@@ -31,11 +32,11 @@ def import_model(
     if chosen == "onnx":
         return import_onnx(path, input_shapes)
     if input_shapes:
-        raise QaccelError(
+        raise UserError(
             f"--input-shapes: the shapes of a {chosen} model are in its file; export it with the shapes you want"
         )
     if not path.is_file():
-        raise QaccelError(f"cannot read '{path}': there is no such file")
+        raise UserError(f"cannot read '{path}': there is no such file")
     return _from_torch(path) if chosen == "torch" else _from_tflite(path)
 
 
@@ -43,7 +44,7 @@ def import_for_cpu(
     model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
 ) -> tuple[ImportedModel, tuple[str, ...]]:
     """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
-    what to tell the user about that. Raises QaccelError as `import_model` does."""
+    what to tell the user about that. Raises UserError as `import_model` does."""
     try:
         return import_model(model, input_shapes, model_format), ()
     except NotStatic as refusal:
@@ -58,13 +59,13 @@ def _from_torch(path: Path) -> ImportedModel:
         import torch
         from tvm.relax.frontend.torch import from_exported_program
     except ImportError:
-        raise QaccelError(
+        raise UserError(
             f"'{path}': PyTorch models need the package torch; pip install torch, or export to ONNX"
         ) from None
     try:
         program = torch.export.load(str(path))
     except Exception as error:  # torch raises whatever its unpicklers meet
-        raise QaccelError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
+        raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
     return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True))
 
 
@@ -74,13 +75,13 @@ def _from_tflite(path: Path) -> ImportedModel:
         import tflite
         from tvm.relax.frontend.tflite import from_tflite
     except ImportError:
-        raise QaccelError(
+        raise UserError(
             f"'{path}': TFLite models need the package tflite; pip install tflite, or convert to ONNX"
         ) from None
     try:
         flat = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
     except Exception as error:  # the flatbuffer reader checks nothing
-        raise QaccelError(f"'{path}' is not a TFLite model: {_one_line(error)}") from error
+        raise UserError(f"'{path}' is not a TFLite model: {_one_line(error)}") from error
     return _imported(path, lambda: from_tflite(flat))
 
 
@@ -88,7 +89,7 @@ def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:
     try:
         mod = make()
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
-        raise QaccelError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
+        raise UserError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
     return import_frontend_module(mod)
 
 

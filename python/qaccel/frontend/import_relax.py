@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 from tvm import ir, relax
 from tvm.ir import SourceName, Span
 
-from ..errors import QaccelError
-from .import_onnx import ImportedModel, TensorSpec
+from ..errors import UserError
+from ..model import ImportedModel, TensorSpec
 
 # Relax operators that a constant added after them belongs to.
 _BIASED = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
@@ -21,7 +21,7 @@ def import_relax(mod: tvm.IRModule) -> ImportedModel:
     """A module with a float ``main`` of static shapes whose weights are constants.
 
     Operators of training are decomposed (batch normalization, dropout), constants folded, every call named after the
-    variable that it defines. Raises QaccelError for a missing ``main``, control flow, and symbolic shapes.
+    variable that it defines. Raises UserError for a missing ``main``, control flow, and symbolic shapes.
     """
     prepared = relax.transform.DeadCodeElimination(["main"])(relax.transform.FoldConstant()(prepare(mod)))
     function = prepared["main"]
@@ -43,9 +43,9 @@ def import_relax(mod: tvm.IRModule) -> ImportedModel:
 
 
 def prepare(mod: tvm.IRModule) -> tvm.IRModule:
-    """The module without operators of training. Raises QaccelError where there is no ``main``."""
+    """The module without operators of training. Raises UserError where there is no ``main``."""
     if "main" not in {var.name_hint for var in mod.get_global_vars()}:
-        raise QaccelError("the Relax module has no function 'main'")
+        raise UserError("the Relax module has no function 'main'")
     return tvm.transform.Sequential(
         [
             relax.transform.FoldBatchnormToConv2D(),
@@ -66,7 +66,7 @@ def _bindings(function: relax.Function, builder: relax.BlockBuilder) -> dict[rel
         for binding in block.bindings:
             value = binding.value
             if isinstance(value, relax.If | relax.Function):
-                raise QaccelError(
+                raise UserError(
                     f"'{binding.var.name}' of the Relax module is control flow; only straight code compiles"
                 )
             value = _renewed(value, now)
@@ -131,7 +131,7 @@ def _fields(result: relax.Expr, function: relax.Function) -> Sequence[relax.Expr
 def _spec(var: relax.Expr, name: str) -> TensorSpec:
     shape = getattr(var.ty, "shape", None)
     if shape is None or not all(isinstance(dim, tvm.tirx.IntImm) for dim in shape):
-        raise QaccelError(f"'{name}' of the Relax module has the type {var.ty}; only tensors of static shape compile")
+        raise UserError(f"'{name}' of the Relax module has the type {var.ty}; only tensors of static shape compile")
     return TensorSpec(name, tuple(int(dim) for dim in shape), str(var.ty.dtype))
 
 

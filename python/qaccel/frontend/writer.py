@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from qaccel.frontend.graph import Graph, fresh_name
+from .graph import Graph, fresh_name
 
 
 class Writer:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .. import cost
-from ..hw import HwConfig
-from ..isa import Instruction, isa
+from ..machine import cost
+from ..machine.hw import HwConfig
+from ..machine.isa import Instruction, isa
 from .layers import channel_bytes
 
 

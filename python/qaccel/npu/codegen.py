@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import relax
 
-from ..hw import HwConfig
-from .allocate import allocate
-from .artefact import Artefact
-from .channel_order import order_channels
-from .compress import entropy_bits, estimate_streams
-from .emit import emit_program
-from .encode import build_artefact
+from ..machine.artefact import Artefact
+from ..machine.hw import HwConfig
+from ..machine.streams import entropy_bits, estimate_streams
+from .check.program import check_program
+from .emit.encode import build_artefact
+from .emit.instructions import emit_program
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
-from .lower import lower
+from .lower.channel_order import order_channels
+from .lower.lower import lower
+from .plan.allocate import allocate
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class CompiledSubgraph:
 
 
 def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> CompiledSubgraph:
-    """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises QaccelError naming the layer."""
+    """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises UserError naming the layer."""
     return compile_layers(lower(function, symbol, hw), hw)
 
 
@@ -57,6 +58,7 @@ def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
     allocation = allocate(graph, hw)
     program = emit_program(graph, allocation, hw)
     artefact = build_artefact(graph, allocation, program, hw)
+    check_program(artefact, program.intent)
     streams = zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
     return CompiledSubgraph(artefact, tuple(_facts(graph, *each) for each in streams))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cost import StreamEstimate
-from ..quant.pieces import Piece
+from ..dialect.pieces import Piece
+from ..machine.cost import StreamEstimate
 
 
 @dataclass(frozen=True)

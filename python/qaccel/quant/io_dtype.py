@@ -11,10 +11,10 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..errors import QaccelError
-from ..frontend.import_onnx import TensorSpec
-from . import operators
-from .operators import DequantizeAttrs, Quantization, QuantizeAttrs
+from ..dialect import operators
+from ..dialect.operators import DequantizeAttrs, Quantization, QuantizeAttrs
+from ..errors import UserError
+from ..model import TensorSpec
 
 OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
 _BITS = 8
@@ -25,7 +25,7 @@ def with_integer_ends(
 ) -> tuple[tvm.IRModule, list[Quantization], list[Quantization]]:
     """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean, in order.
 
-    Shapes and order of axes stay the model's. Raises QaccelError naming an input that is not quantized to 8 bits by
+    Shapes and order of axes stay the model's. Raises UserError naming an input that is not quantized to 8 bits by
     what reads it first, or an output that is not an 8-bit integer before it is dequantized.
     """
     function = mod["main"]
@@ -38,7 +38,7 @@ def with_integer_ends(
         attrs = reads.get(param)
         if attrs is None or attrs.bits != _BITS:
             width = f"has {attrs.bits} bits" if attrs is not None else "is read in floating point"
-            raise QaccelError(
+            raise UserError(
                 f"--io-dtype {dtype}: input '{spec.name}' {width} in this module; choose 8-bit activations for what "
                 "reads it, or --io-dtype float32"
             )
@@ -172,7 +172,7 @@ def _integers_of(
         if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):
             break
         expr = call if isinstance(call, relax.Var) else call.args[0]
-    raise QaccelError(
+    raise UserError(
         f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as Softmax "
         "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
     )

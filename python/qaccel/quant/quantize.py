@@ -6,90 +6,41 @@ is, between a dequantize and a quantize. From here on the bits live in the IR.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 
-from ..errors import QaccelError
-from ..frontend.import_onnx import ImportedModel
-from . import normalization, operators, rules, rules_eltwise, rules_move
-from .calibrate import Ranges
-from .check import check_quantized
-from .emitter import Emitter
-from .interpret import run_quantized
-from .match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
-from .normalization import keep_normalizations
-from .rules import WEIGHTED, NodeBits, Rule, rename
-from .rules_move import is_linear
-from .tables import fuse_tables
-from .weights import NotQuantizable
+from ..dialect import operators
+from ..dialect.check import check_quantized
+from ..dialect.quantized import QuantizedModel
+from ..errors import UserError
+from ..model import ImportedModel
+from ..options import DEFAULT_BITS, Bits, BitWidths
+from .calibrate.ranges import Ranges
+from .rules import eltwise as rules_eltwise
+from .rules import layers as rules
+from .rules import moves as rules_move
+from .rules import normalization
+from .rules.emitter import Emitter
+from .rules.layers import WEIGHTED, NodeBits, Rule, rename
+from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
+from .rules.moves import is_linear
+from .rules.normalization import keep_normalizations
+from .rules.tables import fuse_tables
+from .rules.weights import NotQuantizable
 
 RULES: dict[str, Rule] = {**rules.RULES, **rules_eltwise.RULES, **rules_move.RULES}
 FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
 
 
-@dataclass(frozen=True)
-class LayerBits:
-    """Widths of a layer: its weights, and the activations that it reads. Each 4, 8 or 16."""
-
-    weight_bits: int
-    activation_bits: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
-            if value not in operators.BITS:
-                raise QaccelError(f"{name} is {value!r}; the machine has 4, 8 and 16")
-
-
-BitsOf = LayerBits | Mapping[str, LayerBits]
-DEFAULT_BITS = LayerBits(8, 8)
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizedModel:
-    """A model on integers.
-
-    `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
-    operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
-    Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
-    `inner`: nodes before it that its table stands for.
-    `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node.
-    """
-
-    mod: tvm.IRModule
-    model: ImportedModel
-    plan: Mapping[str, LayerBits]
-    notes: tuple[str, ...]
-    unquantized: tuple[tuple[str, str, str], ...]
-    fused: Mapping[str, tuple[str, ...]]
-    added: Mapping[str, str]
-    inner: Mapping[str, tuple[str, ...]]
-
-    def run(
-        self, inputs: Mapping[str, np.ndarray], observe: Callable[[str, np.ndarray], None] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Outputs by name, computed in exact integers: what the compiled module will give."""
-        params = self.mod["main"].params
-        by_param = {param.name: spec.name for param, spec in zip(params, self.model.inputs, strict=True)}
-        missing = [name for name in by_param.values() if name not in inputs]
-        if missing:
-            raise QaccelError(f"input '{missing[0]}' is missing; the model has {', '.join(by_param.values())}")
-        values = run_quantized(self.mod, {param: inputs[name] for param, name in by_param.items()}, observe)
-        return {spec.name: value for spec, value in zip(self.model.outputs, values.values(), strict=True)}
-
-
-def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) -> QuantizedModel:
+def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
     """Quantizes every node that has a rule.
 
     `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
     operations the widest that their readers ask for. A tensor has the width of its widest reader; readers that want
     less get a requantizing copy. A tensor that float operators or the user read has at least 8 bits.
-    Raises QaccelError for a name in `bits` that no node has, and for a missing range.
+    Raises UserError for a name in `bits` that no node has, and for a missing range.
     """
     source = model.mod["main"]
     op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
@@ -118,7 +69,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
     return QuantizedModel(
         mod=mod,
         model=model,
-        plan={n: LayerBits(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind in WEIGHTED},
+        plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind in WEIGHTED},
         notes=tuple(emitter.notes),
         unquantized=tuple((name, ops.get(name, ""), reason) for name, reason in emitter.in_float.items()),
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
@@ -128,7 +79,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: BitsOf = DEFAULT_BITS) 
 
 
 def plan_widths(
-    nodes: list[Node], bits: BitsOf, results: list[relax.Var]
+    nodes: list[Node], bits: Bits, results: list[relax.Var]
 ) -> tuple[dict[relax.Var, NodeBits], dict[relax.Var, int]]:
     """Widths of each node by its output, and the widest that integer operations ask for of each tensor."""
     asked: dict[relax.Var, int] = {}
@@ -148,12 +99,12 @@ def plan_widths(
     return widths, {var: width for var, width in asked.items() if width}
 
 
-def _bits_of(node: Node, bits: BitsOf, asked: int, read_in_float: bool) -> NodeBits:
+def _bits_of(node: Node, bits: Bits, asked: int, read_in_float: bool) -> NodeBits:
     """Widths of one node, from the width that its readers ask for (0: none of them works on integers)."""
     out = max(asked, FLOAT_READER_BITS if read_in_float or not asked else 0)
-    given = bits if isinstance(bits, LayerBits) else bits.get(node.name)
+    given = bits if isinstance(bits, BitWidths) else bits.get(node.name)
     if given is None:
-        given = DEFAULT_BITS if node.kind in WEIGHTED else LayerBits(out, out)
+        given = DEFAULT_BITS if node.kind in WEIGHTED else BitWidths(out, out)
     if read_in_float or not asked:
         out = max(out, given.activation_bits)
     keeps = node.kind in ("max_pool", "move") or node.kind == "resize" and not is_linear(node)
@@ -193,13 +144,13 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
         emitter.copy(node)
 
 
-def _check_names(bits: BitsOf, nodes: list[Node]) -> None:
-    if isinstance(bits, LayerBits):
+def _check_names(bits: Bits, nodes: list[Node]) -> None:
+    if isinstance(bits, BitWidths):
         return
     known = {each.name for node in nodes for each in node.all_nodes}
     for name in bits:
         if name not in known:
-            raise QaccelError(f"bits are given for '{name}', but the model has no such node")
+            raise UserError(f"bits are given for '{name}', but the model has no such node")
 
 
 def _pair(widths: NodeBits) -> tuple[int, int]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import QaccelError
-from ..frontend.import_onnx import ImportedModel, TensorSpec, import_onnx
-from ..quant.dataset import check_inputs, load_npz
-from ..quant.float_executor import execute
+from ..errors import UserError
+from ..evaluate.dataset import check_inputs, load_npz
+from ..evaluate.executor import execute
+from ..frontend.import_onnx import import_onnx
+from ..model import ImportedModel, TensorSpec
 from .execute import Runner
 
 LABELS = "labels"
@@ -31,13 +32,13 @@ class Evaluation:
 
 
 def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Arrays by input name, and ``labels`` [samples] as int64. Raises QaccelError for what is missing or does not fit.
+    """Arrays by input name, and ``labels`` [samples] as int64. Raises UserError for what is missing or does not fit.
 
     A network with one input may find its samples under any name, if there is no other array.
     """
     arrays = load_npz(path)
     if LABELS not in arrays:
-        raise QaccelError(f"'{path}' holds no array '{LABELS}'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        raise UserError(f"'{path}' holds no array '{LABELS}'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
     labels = arrays.pop(LABELS)
     if len(arrays) == len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
@@ -50,12 +51,10 @@ def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dic
     )
     data = check_inputs(arrays, real, f"labelled data '{path}'")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise QaccelError(
-            f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample"
-        )
+        raise UserError(f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample")
     samples = len(data[inputs[0].name])
     if len(labels) != samples:
-        raise QaccelError(f"'{path}': {len(labels)} labels for {samples} samples")
+        raise UserError(f"'{path}': {len(labels)} labels for {samples} samples")
     return data, labels.astype(np.int64)
 
 
@@ -66,7 +65,7 @@ def evaluate(
     reference: str | Path | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
-    """Runs all samples; ``advance`` hears how many were done. Raises QaccelError if the output has no classes."""
+    """Runs all samples; ``advance`` hears how many were done. Raises UserError if the output has no classes."""
     given = {entry["name"]: _as_integers(data[entry["name"]], entry) for entry in module.metadata["inputs"]}
     scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, given, advance)
     _check_classes(scores, labels)
@@ -95,7 +94,7 @@ def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
 def _reference(path: str | Path, module: Runner) -> ImportedModel:
     model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs})
     if [(s.name, s.shape) for s in model.inputs] != [(s.name, s.shape) for s in module.inputs]:
-        raise QaccelError(
+        raise UserError(
             f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}"
         )
     return model
@@ -127,14 +126,14 @@ def _scores(
 
 def _check_classes(scores: np.ndarray, labels: np.ndarray) -> None:
     if len(scores) != len(labels):
-        raise QaccelError(
+        raise UserError(
             f"the module's first output has {len(scores)} rows for {len(labels)} samples; evaluate needs scores by class"
         )
     if scores.shape[1] < 2:
-        raise QaccelError(
+        raise UserError(
             "the module's first output has one value per sample; evaluate needs scores of two classes or more"
         )
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise QaccelError(
+        raise UserError(
             f"labels go from {labels.min()} to {labels.max()}, the module has classes 0 to {scores.shape[1] - 1}"
         )

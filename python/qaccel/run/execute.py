@@ -14,15 +14,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..cpu.threads import use_all_cores
-from ..errors import QaccelError
-from ..frontend.import_onnx import TensorSpec
-from ..isa import isa
-from ..native import load_library
-from ..npu.artefact import Artefact
-from ..quant.dataset import check_inputs
-from .link import one_line, read_metadata
-from .metadata import check_metadata, specs
+from ..errors import UserError, one_line
+from ..evaluate.dataset import check_inputs
+from ..machine.artefact import Artefact
+from ..machine.isa import isa
+from ..machine.native import load_library
+from ..metadata import check_metadata, read_metadata, specs
+from ..model import TensorSpec
+from ..schedules.threads import use_all_cores
 
 ACCELERATOR_KIND = "qaccel"
 
@@ -49,7 +48,7 @@ class Runner:
         """Outputs by name for inputs by name.
 
         Axis 0 may be any multiple of the module's batch, which then runs once per batch; outputs are joined along axis 0.
-        Raises QaccelError for a name, shape, type or value that does not fit the model.
+        Raises UserError for a name, shape, type or value that does not fit the model.
         """
         arrays = check_inputs(inputs, self.inputs, "inputs")
         times = {len(arrays[s.name]) // s.shape[0] for s in self.inputs if s.shape and s.shape[0]} or {1}
@@ -61,7 +60,7 @@ class Runner:
             ]
             pieces.append(self._run_batch(batch))
         if not pieces:
-            raise QaccelError("inputs hold no sample; give at least one")
+            raise UserError("inputs hold no sample; give at least one")
         if len(pieces) == 1:
             return pieces[0]
         return {name: np.concatenate([np.atleast_1d(piece[name]) for piece in pieces]) for name in pieces[0]}
@@ -76,7 +75,7 @@ class Runner:
                 self.vm.invoke_stateful("main")
                 result = self.vm.get_outputs("main")
         except (RuntimeError, ValueError, TypeError) as error:
-            raise QaccelError(f"the module failed: {one_line(error)}") from error
+            raise UserError(f"the module failed: {one_line(error)}") from error
         results = [result] if len(self.outputs) == 1 and hasattr(result, "numpy") else list(result)
         return {spec.name: value.numpy() for spec, value in zip(self.outputs, results, strict=True)}
 
@@ -99,17 +98,17 @@ def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
 
 
 def check_path(path: str | Path) -> Path:
-    """The path of an exported module. Raises QaccelError if there is no such file, or it has another suffix."""
+    """The path of an exported module. Raises UserError if there is no such file, or it has another suffix."""
     path = Path(path)
     if not path.is_file():
-        raise QaccelError(f"module '{path}' does not exist; compile one with tvmc compile -o {path}")
+        raise UserError(f"module '{path}' does not exist; compile one with tvmc compile -o {path}")
     if path.suffix not in (".so", ".tar"):
-        raise QaccelError(f"module '{path}' is neither a .so nor a .tar")
+        raise UserError(f"module '{path}' is neither a .so nor a .tar")
     return path
 
 
 def load(path: str | Path) -> Runner:
-    """An exported module. Raises QaccelError if it is missing, damaged, of another version or not ours."""
+    """An exported module. Raises UserError if it is missing, damaged, of another version or not ours."""
     path = check_path(path)
     if path.suffix == ".so":
         _check_whole(path)
@@ -119,7 +118,7 @@ def load(path: str | Path) -> Runner:
         runtime = _load_runtime(path.resolve())
         vm = relax.VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
-        raise QaccelError(f"module '{path}' cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"module '{path}' cannot be loaded: {one_line(error)}") from error
     return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm)
 
 
@@ -139,7 +138,7 @@ def _check_whole(path: Path) -> None:
         entry_bytes, entries = struct.unpack_from("<HH", header, _SECTION_SIZES_AT)
         if path.stat().st_size >= sections + entry_bytes * entries:
             return
-    raise QaccelError(f"module '{path}' is cut off at {path.stat().st_size} bytes; copy it again, or compile it again")
+    raise UserError(f"module '{path}' is cut off at {path.stat().st_size} bytes; copy it again, or compile it again")
 
 
 def _load_runtime(path: Path) -> Any:

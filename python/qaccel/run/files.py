@@ -8,31 +8,31 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..errors import QaccelError
+from ..errors import UserError
 
 
 def check_folder(path: str | Path, what: str) -> Path:
-    """``path``, if files can be written there or the folder can be made. Raises QaccelError naming ``what`` it is for."""
+    """``path``, if files can be written there or the folder can be made. Raises UserError naming ``what`` it is for."""
     path = Path(path)
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise QaccelError(f"{what} folder '{path}' cannot be made: '{existing}' is a file")
+        raise UserError(f"{what} folder '{path}' cannot be made: '{existing}' is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise QaccelError(f"{what} folder '{path}' cannot be written; choose another")
+        raise UserError(f"{what} folder '{path}' cannot be written; choose another")
     return path
 
 
 def check_file(path: str | Path, what: str) -> Path:
-    """``path``, if a file can be written there. Raises QaccelError naming ``what`` it is for."""
+    """``path``, if a file can be written there. Raises UserError naming ``what`` it is for."""
     path = Path(path)
     if path.is_dir():
-        raise QaccelError(f"{what} '{path}' is a folder; name a file in it")
+        raise UserError(f"{what} '{path}' is a folder; name a file in it")
     if not path.parent.is_dir():
-        raise QaccelError(f"{what} '{path}': the folder '{path.parent}' does not exist; create it first")
+        raise UserError(f"{what} '{path}': the folder '{path.parent}' does not exist; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise QaccelError(f"{what} '{path}': the folder '{path.parent}' cannot be written; choose another")
+        raise UserError(f"{what} '{path}': the folder '{path.parent}' cannot be written; choose another")
     return path
 
 
@@ -47,7 +47,7 @@ def write_file(path: str | Path, write: Callable[[Path], object], what: str) -> 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise QaccelError(f"{what} '{path}' cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{what} '{path}' cannot be written: {error.strerror or error}") from error
     return path
 
 
@@ -78,5 +78,5 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], what: str) -> Pat
     except OSError as error:
         if made and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-        raise QaccelError(f"{what} folder '{path}' cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{what} folder '{path}' cannot be written: {error.strerror or error}") from error
     return path

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import tvm
 
-from ..npu.artefact import Artefact, TensorSlot
-from ..npu.compress import pack_pixels, unpack
-from ..quant.interpret import run_quantized
-from ..quant.operators import carrier
+from ..dialect.operators import carrier
+from ..evaluate.integers import run_quantized
+from ..machine.artefact import Artefact, TensorSlot
+from ..machine.streams import pack_pixels, unpack
 from .program import run_program
 
 

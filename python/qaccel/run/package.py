@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..isa import decode, disassemble
-from ..npu.artefact import Artefact, TensorSlot
+from ..machine.artefact import Artefact, TensorSlot
+from ..machine.isa import decode, disassemble
 from .files import write_folder
 from .program import run_program
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import QaccelError
+from ..errors import UserError
 from .execute import Runner
 
 _RUNTIME = "vm.builtin."  # the virtual machine's own: allocation, checks
@@ -27,10 +27,10 @@ class FunctionTime:
 def profile_cpu(module: Runner, inputs: Mapping[str, np.ndarray], runs: int) -> list[FunctionTime]:
     """Means over ``runs`` runs after one to warm up, the slowest function first; the virtual machine's own work as one.
 
-    Raises QaccelError if ``inputs`` do not fit, or hold no sample, or if the module runs on another machine.
+    Raises UserError if ``inputs`` do not fit, or hold no sample, or if the module runs on another machine.
     """
     if module.remote is not None:
-        raise QaccelError("functions of the CPU are timed on this machine only; profile without --rpc-tracker")
+        raise UserError("functions of the CPU are timed on this machine only; profile without --rpc-tracker")
     module.run(inputs)
     seconds: dict[str, float] = {}
     calls: dict[str, int] = {}
@@ -52,7 +52,7 @@ def profile_cpu(module: Runner, inputs: Mapping[str, np.ndarray], runs: int) -> 
     finally:
         module.vm.set_instrument(lambda *_: 0)
     if not seconds:
-        raise QaccelError("the module calls no function; there is nothing to profile")
+        raise UserError("the module calls no function; there is nothing to profile")
     rows = [
         FunctionTime("virtual machine" if name == _RUNTIME else name, calls[name] // runs, 1e6 * spent / runs)
         for name, spent in seconds.items()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..npu.artefact import Artefact
-from .simulator import simulate
+from ..machine.artefact import Artefact
+from ..machine.simulator import simulate
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ProgramRun:
 def run_program(
     artefact: Artefact, inputs: Sequence[bytes], mode: str = "functional", trace: bool = False
 ) -> ProgramRun:
-    """One sample through a program; ``inputs`` are the DRAM contents of the input slots. Raises QaccelError on a fault."""
+    """One sample through a program; ``inputs`` are the DRAM contents of the input slots. Raises UserError on a fault."""
     dram = np.zeros(artefact.dram_bytes, np.uint8)
     read_only = []
     for addr, data in ((artefact.constants_addr, artefact.constants), (artefact.program_addr, artefact.program)):

@@ -9,10 +9,9 @@ from typing import Any
 
 from tvm import relax, rpc
 
-from ..errors import QaccelError
+from ..errors import UserError, one_line
+from ..metadata import check_metadata, read_metadata
 from .execute import Runner, check_path
-from .link import one_line, read_metadata
-from .metadata import check_metadata
 
 TRACKER_SECONDS = 10.0  # for each answer of the tracker; a server that is in use is asked for five times
 
@@ -20,7 +19,7 @@ TRACKER_SECONDS = 10.0  # for each answer of the tracker; a server that is in us
 def load_remote(path: str | Path, tracker: str, key: str) -> Runner:
     """The module on a server of ``key`` that the tracker at ``tracker`` (HOST:PORT) gives out.
 
-    Raises QaccelError if the module is missing or damaged, nothing answers there, the tracker has no server of that key
+    Raises UserError if the module is missing or damaged, nothing answers there, the tracker has no server of that key
     or none becomes free, or the server cannot load the module.
     """
     path = check_path(path)
@@ -31,7 +30,7 @@ def load_remote(path: str | Path, tracker: str, key: str) -> Runner:
         vm = relax.VirtualMachine(module, session.cpu(0))
         metadata = check_metadata(read_metadata(vm), str(path))
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
-        raise QaccelError(
+        raise UserError(
             f"the RPC server of key '{key}' cannot load '{path}': {one_line(error)}; it needs this qaccel and TVM installed"
         ) from error
     return Runner(metadata, module, vm, session.cpu(0))
@@ -48,13 +47,13 @@ def _session(tracker: str, key: str) -> Any:
         keys = sorted({str(entry["key"]).removeprefix("server:") for entry in client.summary()["server_info"]})
         if key not in keys:
             known = ", ".join(f"'{each}'" for each in keys) or "none"
-            raise QaccelError(
+            raise UserError(
                 f"--rpc-key '{key}': the tracker at {tracker} has no server of that key; it has {known}: start one with "
                 f"python -m tvm.exec.rpc_server --tracker {tracker} --key {key}"
             )
         return client.request(key)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise QaccelError(
+        raise UserError(
             f"--rpc-tracker {tracker}: {_reason(error)}; start a tracker with python -m tvm.exec.rpc_tracker --host HOST "
             "--port PORT, or wait until its servers are free"
         ) from error
@@ -72,5 +71,5 @@ def _reason(error: BaseException) -> str:
 def _address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise QaccelError(f"--rpc-tracker '{text}' is not HOST:PORT, such as 127.0.0.1:9190")
+        raise UserError(f"--rpc-tracker '{text}' is not HOST:PORT, such as 127.0.0.1:9190")
     return host, int(port)

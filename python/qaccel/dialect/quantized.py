@@ -1,0 +1,33 @@
+"""A network on integers: what the quantizer makes, and what code generation and the QDQ writer take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tvm
+
+from ..model import ImportedModel
+from ..options import BitWidths
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """A model on integers.
+
+    `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
+    operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
+    Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
+    `inner`: nodes before it that its table stands for.
+    `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
+    beginning with the node.
+    """
+
+    mod: tvm.IRModule
+    model: ImportedModel
+    plan: Mapping[str, BitWidths]
+    notes: tuple[str, ...]
+    unquantized: tuple[tuple[str, str, str], ...]
+    fused: Mapping[str, tuple[str, ...]]
+    added: Mapping[str, str]
+    inner: Mapping[str, tuple[str, ...]]

@@ -1,0 +1,259 @@
+"""Relax operators in ONNX: each function writes the nodes of one call and returns the name of its (first) output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import helper
+from tvm import relax
+
+from .layers import LAYERS, ints, number, shape_of
+from .translation import Operator, Translation
+
+
+def _plain(op: str) -> Operator:
+    return lambda call, to: to.node(op, [to.tensor(a) for a in call.args])
+
+
+def _scaled(op: str, *attributes: str) -> Operator:
+    """An operator whose attributes have the names of ONNX's."""
+    return lambda call, to: to.node(
+        op, [to.tensor(call.args[0])], **{name: getattr(call.attrs, name) for name in attributes}
+    )
+
+
+def _clip(call: relax.Call, to: Translation) -> str:
+    dtype = np.dtype(str(call.ty.dtype))
+    bounds = [to.const(number(a), dtype) for a in call.args[1:]]
+    return to.node("Clip", [to.tensor(call.args[0]), *bounds])
+
+
+def _silu(call: relax.Call, to: Translation) -> str:
+    x = to.tensor(call.args[0])
+    return to.node("Mul", [x, to.node("Sigmoid", [x])])
+
+
+def _gelu(call: relax.Call, to: Translation) -> str:
+    x, dtype = to.tensor(call.args[0]), np.dtype(str(call.ty.dtype))
+    gate = to.node("Erf", [to.node("Mul", [x, to.const(0.5**0.5, dtype)])])
+    return to.node(
+        "Mul", [to.node("Mul", [x, to.const(0.5, dtype)]), to.node("Add", [gate, to.const(1, dtype)])]
+    )  # fmt: skip
+
+
+def _rsqrt(call: relax.Call, to: Translation) -> str:
+    return to.node("Reciprocal", [to.node("Sqrt", [to.tensor(call.args[0])])])
+
+
+def _reshape(call: relax.Call, to: Translation) -> str:
+    return to.reshape(to.tensor(call.args[0]), shape_of(call))
+
+
+def _permute(call: relax.Call, to: Translation) -> str:
+    rank = len(shape_of(call))
+    axes = ints(call.attrs.axes) or list(range(rank))[::-1]
+    return to.transpose(to.tensor(call.args[0]), [a % rank for a in axes])
+
+
+def _fields(expr: relax.Expr, to: Translation) -> Sequence[relax.Expr]:
+    made = to.values.get(expr, expr) if isinstance(expr, relax.Var) else expr
+    if not isinstance(made, relax.Tuple):
+        raise ValueError("a computed tuple")
+    return list(made.fields)
+
+
+def _concat(call: relax.Call, to: Translation) -> str:
+    axis = int(call.attrs.axis) if call.attrs.axis is not None else 0
+    return to.node("Concat", [to.tensor(f) for f in _fields(call.args[0], to)], axis=axis)
+
+
+def _split(call: relax.Call, to: Translation) -> str:
+    axis = int(call.attrs.axis)
+    sizes = [int(field.shape[axis]) for field in call.ty.fields]
+    return to.node(
+        "Split", [to.tensor(call.args[0]), to.const(sizes, np.int64)], outputs=len(sizes), axis=axis
+    )  # fmt: skip
+
+
+def _strided_slice(call: relax.Call, to: Translation) -> str:
+    lists = [ints(field.value if hasattr(field, "value") else field for field in a.fields) for a in call.args[1:]]
+    axes, begins, ends = lists[:3]
+    steps = lists[3] if len(lists) > 3 else [1] * len(axes)
+    return to.node(
+        "Slice", [to.tensor(call.args[0]), *(to.const(v, np.int64) for v in (begins, ends, axes, steps))]
+    )  # fmt: skip
+
+
+def _take(call: relax.Call, to: Translation) -> str:
+    axis = call.attrs.axis
+    if axis is None:
+        raise ValueError("of the flattened tensor")
+    return to.node("Gather", [to.tensor(call.args[0]), to.tensor(call.args[1])], axis=int(axis))
+
+
+def _pad(call: relax.Call, to: Translation) -> str:
+    widths, dtype = ints(call.attrs.pad_width), np.dtype(str(call.ty.dtype))
+    mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[call.attrs.pad_mode]
+    amounts = to.const(widths[0::2] + widths[1::2], np.int64)
+    more = [to.const(float(call.attrs.pad_value), dtype)] if mode == "constant" else []
+    return to.node("Pad", [to.tensor(call.args[0]), amounts, *more], mode=mode)
+
+
+def _reduce(op: str) -> Operator:
+    def translate(call: relax.Call, to: Translation) -> str:
+        axes = ints(call.attrs.axis) or list(range(len(shape_of(call.args[0]))))
+        x, keep = to.tensor(call.args[0]), int(call.attrs.keepdims)
+        if op == "ReduceSum":
+            return to.node(op, [x, to.const(axes, np.int64)], keepdims=keep)
+        return to.node(op, [x], axes=axes, keepdims=keep)
+
+    return translate
+
+
+def _cast(call: relax.Call, to: Translation) -> str:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(str(call.attrs.dtype)))
+    return to.node("Cast", [to.tensor(call.args[0])], to=kind)
+
+
+def _expand(call: relax.Call, to: Translation) -> str:
+    return to.node("Expand", [to.tensor(call.args[0]), to.const(shape_of(call), np.int64)])
+
+
+def _full(value: float | None) -> Operator:
+    """A constant tensor: of `value`, or of the operand after the shape or tensor."""
+
+    def translate(call: relax.Call, to: Translation) -> str:
+        fill = value if value is not None else to.value(call.args[1])
+        if fill is None:
+            raise ValueError("a computed value")
+        return to.const(np.full(shape_of(call), fill), str(call.ty.dtype))
+
+    return translate
+
+
+def _arange(call: relax.Call, to: Translation) -> str:
+    start, end, step = (number(a) for a in call.args)
+    return to.const(np.arange(start, end, step), str(call.ty.dtype))
+
+
+def _topk(call: relax.Call, to: Translation) -> str:
+    a = call.attrs
+    if a.ret_type == "indices" or a.ret_type == "both" and str(a.dtype) != "int64":
+        raise ValueError("indices alone, or of another type")
+    inputs = [to.tensor(call.args[0]), to.const([int(a.k)], np.int64)]
+    return to.node("TopK", inputs, outputs=2, axis=int(a.axis), largest=int(a.largest))
+
+
+def _softplus(call: relax.Call, to: Translation) -> str:
+    if call.attrs.beta != 1:
+        raise ValueError("another slope")
+    return to.node("Softplus", [to.tensor(call.args[0])])
+
+
+def _stack(call: relax.Call, to: Translation) -> str:
+    axis, shape = int(call.attrs.axis) % len(shape_of(call)), shape_of(call)
+    one = [1 if k == axis else size for k, size in enumerate(shape)]
+    return to.node("Concat", [to.reshape(to.tensor(f), one) for f in _fields(call.args[0], to)], axis=axis)
+
+
+def _variance(call: relax.Call, to: Translation) -> str:
+    """Mean of the squared distances from the mean."""
+    axes = ints(call.attrs.axis) or list(range(len(shape_of(call.args[0]))))
+    x = to.tensor(call.args[0])
+    distance = to.node("Sub", [x, to.node("ReduceMean", [x], axes=axes, keepdims=1)])
+    return to.node("ReduceMean", [to.node("Mul", [distance, distance])], axes=axes, keepdims=int(call.attrs.keepdims))
+
+
+def _std(call: relax.Call, to: Translation) -> str:
+    return to.node("Sqrt", [_variance(call, to)])
+
+
+def _pixel_shuffle(call: relax.Call, to: Translation) -> str:
+    return to.node("DepthToSpace", [to.tensor(call.args[0])], blocksize=int(call.attrs.upscale_factor), mode="CRD")
+
+
+def _dequantized(call: relax.Call, q: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    along = [-1 if k == int(call.attrs.axis) % q.ndim else 1 for k in range(q.ndim)] if scale.ndim else []
+    exact = (q.astype(np.float64) - zero.reshape(along if zero.ndim else [])) * scale.reshape(along)
+    return exact.astype(str(call.attrs.out_dtype))
+
+
+# Constants that these make are stored as such: weights must be constant for the import to see a layer in them.
+FOLDED: dict[str, Callable[..., np.ndarray]] = {
+    "relax.dequantize": _dequantized,
+    "relax.reshape": lambda call, x: x.reshape(shape_of(call)),
+    "relax.broadcast_to": lambda call, x: np.broadcast_to(x, shape_of(call)),
+    "relax.permute_dims": lambda call, x: x.transpose(ints(call.attrs.axes) or None),
+    "relax.astype": lambda call, x: x.astype(str(call.attrs.dtype)),
+}
+
+
+def _quantize(op: str) -> Operator:
+    def translate(call: relax.Call, to: Translation) -> str:
+        folded = to.value(call) if op == "DequantizeLinear" else None
+        if folded is not None:
+            return to.const(folded)
+        x, scale = (to.tensor(a) for a in call.args[:2])
+        integers = np.dtype(str(call.ty.dtype if op == "QuantizeLinear" else call.args[0].ty.dtype))
+        value = to.value(call.args[2])
+        if value is None:
+            raise ValueError("a computed zero point")
+        return to.node(op, [x, scale, to.const(value, integers)], axis=int(call.attrs.axis))
+
+    return translate
+
+
+OPERATORS: dict[str, Operator] = {
+    f"relax.{name}": operator
+    for name, operator in {
+        **{relax_op: _plain(op) for relax_op, op in {
+            "add": "Add", "subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max", "minimum": "Min",
+            "power": "Pow", "matmul": "MatMul", "where": "Where", "nn.relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh",
+            "erf": "Erf", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs", "negative": "Neg", "floor": "Floor",
+            "ceil": "Ceil", "round": "Round", "sign": "Sign", "sin": "Sin", "cos": "Cos", "equal": "Equal",
+            "greater": "Greater", "less": "Less", "greater_equal": "GreaterOrEqual", "less_equal": "LessOrEqual",
+            "logical_and": "And", "logical_or": "Or", "logical_not": "Not", "logical_xor": "Xor",
+        }.items()},
+        **LAYERS,
+        "nn.leakyrelu": _scaled("LeakyRelu", "alpha"),
+        "nn.softmax": _scaled("Softmax", "axis"),
+        "nn.log_softmax": _scaled("LogSoftmax", "axis"),
+        "nn.silu": _silu,
+        "nn.gelu": _gelu,
+        "nn.pad": _pad,
+        "nn.softplus": _softplus,
+        "tile": lambda call, to: to.node("Tile", [to.tensor(call.args[0]), to.const(ints(call.attrs.repeats), np.int64)]),
+        "arange": _arange,
+        "topk": _topk,
+        "nn.pixel_shuffle": _pixel_shuffle,
+        "full": _full(None),
+        "full_like": _full(None),
+        "zeros": _full(0),
+        "zeros_like": _full(0),
+        "ones": _full(1),
+        "ones_like": _full(1),
+        "stack": _stack,
+        "variance": _variance,
+        "std": _std,
+        "clip": _clip,
+        "rsqrt": _rsqrt,
+        "reshape": _reshape,
+        "squeeze": _reshape,
+        "expand_dims": _reshape,
+        "flatten": _reshape,
+        "permute_dims": _permute,
+        "concat": _concat,
+        "split": _split,
+        "strided_slice": _strided_slice,
+        "take": _take,
+        "mean": _reduce("ReduceMean"),
+        "sum": _reduce("ReduceSum"),
+        "max": _reduce("ReduceMax"),
+        "min": _reduce("ReduceMin"),
+        "astype": _cast,
+        "broadcast_to": _expand,
+        "quantize": _quantize("QuantizeLinear"),
+        "dequantize": _quantize("DequantizeLinear"),
+    }.items()
+}  # fmt: skip

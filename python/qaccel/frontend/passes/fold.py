@@ -1,0 +1,310 @@
+"""Shapes and constants of an ONNX graph in one forward walk.
+
+Every node is inferred with ONNX's own type inference, given the values of its small constant inputs; a node whose
+inputs are all constant is evaluated with ONNX's reference implementation. Shape arithmetic (Shape, Gather, Slice,
+Concat, Cast, ...) therefore disappears as soon as the input shapes are static.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ...errors import UserError
+from ..graph import Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
+from . import contrib
+
+# A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
+GROWN_CONSTANT_BYTES = 1 << 30
+# Constants up to this many elements are shown to shape inference (shapes, axes, pads, scales).
+SHAPE_OPERAND_ELEMENTS = 4096
+LARGEST_TENSOR_ELEMENTS = (1 << 31) - 1  # of an activation; what is larger is a damaged file or a wrong shape
+# Random values must not be frozen, and a quantized constant must keep its integers and its scale.
+NEVER_FOLDED = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
+    "QuantizeLinear", "DequantizeLinear",
+}  # fmt: skip
+# Sized by operands that are rarely computed; where they are, the model's own word on the result's shape is taken. What
+# is sized by the data itself (NonZero, Compress, Unique) has no static shape, whatever one test input gave.
+SIZED_BY_OPERANDS = {
+    "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Tile", "Expand", "Pad", "Resize", "Upsample", "TopK", "OneHot",
+    "Range", "ConstantOfShape", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+    "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
+}  # fmt: skip
+# Functions of ONNX that its inference knows nothing of; their output has the type of their first operand.
+KEEPS_TYPE = {
+    "GroupNormalization", "MeanVarianceNormalization", "LpNormalization", "Shrink", "RMSNormalization",
+    "RotaryEmbedding",
+}  # fmt: skip
+
+
+def fold(graph: Graph) -> Graph:
+    """Static types for all tensors; constant nodes evaluated; Identity, Dropout, Cast to the same type dropped.
+
+    Raises UserError for a node whose output shape depends on data, for training-mode Dropout and for control flow
+    that does not fold.
+    """
+    consts = dict(graph.consts)
+    types: dict[str, TensorType] = {name: graph.types[name] for name in graph.inputs}
+    alias: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    pending = list(reversed(graph.nodes))
+    taken = {name for n in graph.nodes for name in n.output} | set(consts) | set(graph.inputs)
+    while pending:
+        node = pending.pop()
+        if any(i in alias for i in node.input):
+            node = remade(node, inputs=[alias.get(i, i) for i in node.input])
+        if node.op_type == "If" and node.input[0] in consts:
+            pending.extend(reversed(_branch(node, bool(consts[node.input[0]].reshape(-1)[0]), taken)))
+            continue
+        if contrib.is_known(node):
+            ranks = {
+                i: len((const_type(consts[i]) if i in consts else types[i])[0])
+                for i in node.input
+                if i in {**consts, **types}
+            }
+            pending.extend(reversed(contrib.spelled_out(node, ranks, graph.opset)))
+            continue
+        _refuse_control_flow(node)
+        source = _passed_through(node, types, consts)
+        if source is not None:
+            alias[node.output[0]] = source
+            continue
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            consts[node.output[0]] = _constant_value(node)
+            continue
+        values = _evaluate(node, consts, types, graph)
+        if values is not None:
+            consts.update(values)
+            continue
+        types.update(_infer(node, consts, types, graph))
+        nodes.append(node)
+    for out in graph.outputs:  # a constant output is an Identity of a constant with another name
+        if out in consts:
+            alias[out] = fresh_name(f"{out}_value", consts)
+            consts[alias[out]] = consts.pop(out)
+    return pruned(substitute(replace(graph, nodes=tuple(nodes), consts=consts, types=types), alias))
+
+
+def _refuse_control_flow(node: onnx.NodeProto) -> None:
+    """Loops, and branches whose condition is not constant, cannot be compiled to a static program."""
+    what = {
+        "If": "chooses between two graphs by a value known only when the model runs",
+        "Loop": "repeats a graph",
+        "Scan": "repeats a graph",
+    }.get(node.op_type)
+    if what is not None and node.domain in ("", "ai.onnx"):
+        raise NotStatic(
+            f"node '{node.name}': {node.op_type} {what}; only static graphs compile: export the model without control flow"
+        )
+
+
+def _branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[onnx.NodeProto]:
+    """The nodes of the branch that a constant condition selects, writing the outputs of the If node.
+
+    `taken` holds the tensor names in use and grows by those of the branch.
+    """
+    body: onnx.GraphProto = attrs_of(node)["then_branch" if taken_branch else "else_branch"]
+    nodes = [
+        helper.make_node("Constant", [], [t.name], name=f"{node.name}/{t.name}", value=t) for t in body.initializer
+    ]
+    nodes += list(body.node)
+    rename: dict[str, str] = {}
+    for inner in nodes:
+        for out in inner.output:
+            if out:
+                rename[out] = fresh_name(f"{node.name}/{out}", taken)
+                taken.add(rename[out])
+    renamed = [_renamed(n, rename) for n in nodes]
+    for inner in renamed:
+        inner.name = fresh_name(f"{node.name}/{inner.name or inner.output[0]}", ())
+    outer = [
+        helper.make_node("Identity", [rename.get(o.name, o.name)], [target], name=f"{node.name}/{target}")
+        for o, target in zip(body.output, node.output, strict=True)
+    ]
+    return renamed + outer
+
+
+def _renamed(node: onnx.NodeProto, rename: Mapping[str, str]) -> onnx.NodeProto:
+    """The node with its tensors renamed, in the graphs within it too: they read what is written outside of them."""
+    copy = remade(node, [rename.get(i, i) for i in node.input], [rename.get(o, o) for o in node.output])
+    for attribute in copy.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            own = {o for n in attribute.g.node for o in n.output} | {t.name for t in attribute.g.initializer}
+            outside = {old: new for old, new in rename.items() if old not in own}
+            inner = [_renamed(n, outside) for n in attribute.g.node]
+            del attribute.g.node[:]
+            attribute.g.node.extend(inner)
+            for out in attribute.g.output:
+                out.name = outside.get(out.name, out.name)
+    return copy
+
+
+def _passed_through(
+    node: onnx.NodeProto, types: Mapping[str, TensorType], consts: Mapping[str, np.ndarray]
+) -> str | None:
+    """The input that this node merely repeats, or None."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "Identity":
+        return node.input[0]
+    if node.op_type == "Dropout":
+        training = len(node.input) > 2 and node.input[2] and bool(np.any(consts.get(node.input[2], True)))
+        ratio = consts.get(node.input[1], 0.5) if len(node.input) > 1 and node.input[1] else 0.5
+        if training and np.any(ratio != 0):
+            raise UserError(
+                f"node '{node.name}': Dropout in training mode cannot be compiled; export the model for inference"
+            )
+        return node.input[0] if len(node.output) == 1 or not node.output[1] else None
+    if node.op_type == "Cast":
+        name = node.input[0]
+        dtype = const_type(consts[name])[1] if name in consts else types[name][1] if name in types else None
+        return name if dtype == attrs_of(node)["to"] else None
+    return None
+
+
+def _constant_value(node: onnx.NodeProto) -> np.ndarray:
+    """The array of a Constant node, whichever of its attributes holds it."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return numpy_helper.to_array(attribute.t)
+        if attribute.name in ("value_float", "value_floats"):
+            return np.asarray(helper.get_attribute_value(attribute), np.float32)
+        if attribute.name in ("value_int", "value_ints"):
+            return np.asarray(helper.get_attribute_value(attribute), np.int64)
+    raise UserError(
+        f"node '{node.name}': Constant holds no numeric tensor; sparse and string constants are unsupported"
+    )
+
+
+def _evaluate(
+    node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType], graph: Graph
+) -> dict[str, np.ndarray] | None:
+    """Values of a node whose inputs are constants, or of Shape and Size of anything; None if it stays in the graph."""
+    if node.op_type in NEVER_FOLDED or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
+        return None
+    if node.op_type == "Shape" and node.input[0] in types:
+        attrs = attrs_of(node)
+        shape = types[node.input[0]][0]
+        return {node.output[0]: np.asarray(shape[attrs.get("start", 0) : attrs.get("end", len(shape))], np.int64)}
+    if node.op_type == "Size" and node.input[0] in types:
+        return {node.output[0]: np.asarray(np.prod(types[node.input[0]][0], dtype=np.int64))}
+    if not all(i == "" or i in consts for i in node.input):
+        return None
+    used = {i: consts[i] for i in node.input if i}
+    if not _small_enough(node, used, graph):
+        return None
+    inputs = [helper.make_tensor_value_info(i, const_type(v)[1], v.shape) for i, v in used.items()]
+    outputs = [onnx.ValueInfoProto(name=o) for o in node.output if o]
+    proto = helper.make_graph([node], "fold", inputs, outputs)
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid(*o) for o in graph.opsets], ir_version=graph.ir_version
+    )
+    try:
+        results = ReferenceEvaluator(model).run(None, used)
+    except Exception:  # noqa: BLE001 - the reference raises anything for what it does not implement; the node stays
+        return None
+    arrays = {o.name: np.asarray(r) for o, r in zip(outputs, results, strict=True)}
+    return arrays if all(a.dtype != object for a in arrays.values()) else None
+
+
+def _small_enough(node: onnx.NodeProto, used: Mapping[str, np.ndarray], graph: Graph) -> bool:
+    """Whether the outputs, as far as they can be inferred beforehand, are worth storing."""
+    inferred = _inferred(node, used, {}, graph)
+    operand_bytes = sum(v.nbytes for v in used.values())
+    for kind in inferred.values():
+        dims = [d.dim_value for d in kind.tensor_type.shape.dim]
+        result_bytes = int(np.prod(dims, dtype=np.float64)) * 8 if all(d > 0 for d in dims) else 0
+        if result_bytes > max(GROWN_CONSTANT_BYTES, 2 * operand_bytes):
+            return False
+    return True
+
+
+def _inferred(
+    node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType], graph: Graph
+) -> dict[str, onnx.TypeProto]:
+    """What ONNX's inference says of one node; empty where there is no schema or it fails."""
+    versions = dict(graph.opsets)
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = onnx.defs.get_schema(node.op_type, versions.get(domain, 1), domain)
+    except onnx.defs.SchemaError:
+        return {}
+    kinds, data = {}, {}
+    for name in node.input:
+        if name in consts:
+            shape, dtype = const_type(consts[name])
+            if consts[name].size <= SHAPE_OPERAND_ELEMENTS:
+                data[name] = numpy_helper.from_array(np.asarray(consts[name]), name)
+        elif name in types:
+            shape, dtype = types[name]
+        else:
+            continue
+        kinds[name] = helper.make_tensor_type_proto(dtype, shape)
+    try:
+        return onnx.shape_inference.infer_node_outputs(
+            schema, node, kinds, data, opset_imports=[helper.make_opsetid(*o) for o in graph.opsets],
+            ir_version=graph.ir_version,
+        )  # fmt: skip
+    except KeyError as missing:
+        raise UserError(f"node '{node.name}': input {missing} is written by no node before it") from missing
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as err:
+        raise UserError(f"node '{node.name}' ({node.op_type}) is inconsistent: {_one_line(err)}") from err
+
+
+def _infer(
+    node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType], graph: Graph
+) -> dict[str, TensorType]:
+    """Static types of a node's outputs."""
+    inferred = _inferred(node, consts, types, graph)
+    found: dict[str, TensorType] = {}
+    for position, out in enumerate(node.output):
+        if not out:
+            continue
+        kind = inferred.get(out)
+        if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+            shape = None
+        else:
+            dims = kind.tensor_type.shape.dim
+            shape = tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+        if shape is None and position > 0 and _unused_extra(node):
+            continue
+        if shape is None and node.op_type in KEEPS_TYPE and node.input[0] in types:
+            found[out] = types[node.input[0]]
+            continue
+        if shape is None and out in graph.declared and node.op_type in SIZED_BY_OPERANDS:
+            found[out] = graph.declared[out]
+            continue
+        if kind is not None and (kind.HasField("sequence_type") or kind.HasField("optional_type")):
+            raise NotStatic(
+                f"node '{node.name}': output '{out}' of {node.op_type} is a sequence or an optional; only tensors compile: "
+                "export the model without them"
+            )
+        if shape is None:
+            raise NotStatic(
+                f"node '{node.name}': the shape of output '{out}' of {node.op_type} (opset {graph.opset}, domain "
+                f"'{node.domain or 'ai.onnx'}') is not known before the model runs; only static shapes compile"
+            )
+        if math.prod(shape) > LARGEST_TENSOR_ELEMENTS:
+            raise UserError(
+                f"node '{node.name}': output '{out}' of {node.op_type} would have the shape {list(shape)}; the limit is "
+                f"{LARGEST_TENSOR_ELEMENTS} elements: mend the model or give smaller --input-shapes"
+            )
+        assert kind is not None
+        found[out] = (shape, kind.tensor_type.elem_type)
+    return found
+
+
+def _unused_extra(node: onnx.NodeProto) -> bool:
+    """Whether further outputs only matter in training: old BatchNormalization statistics, Dropout's mask."""
+    return node.op_type in ("BatchNormalization", "Dropout")
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:300]

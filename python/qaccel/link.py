@@ -1,0 +1,108 @@
+"""Linking: accelerator programs + CPU functions -> one deployable module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from .cpu.pipeline import compile_cpu
+from .machine.artefact import Artefact
+from .metadata import METADATA_FUNCTION
+from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
+from .schedules.database import Records
+from .schedules.floating.rules import Choice
+
+ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
+# Where RunCodegen keeps the subgraphs' constants for TVM to link in. Ours are in the artefacts, compressed; with these
+# the module would carry every weight a second time.
+_CODEGEN_CONSTANTS = "const_name_to_constant"
+
+
+def with_artefacts(mod: tvm.IRModule, artefacts: Mapping[str, Artefact]) -> tvm.IRModule:
+    """The partitioned module with each subgraph's artefact attached, so that linking does not compile it again."""
+    functions = dict(mod.functions_items())
+    for var, function in mod.functions_items():
+        if var.name_hint in artefacts:
+            functions[var] = function.with_attr(ARTEFACT_ATTR, artefacts[var.name_hint].to_bytes())
+    return tvm.IRModule(functions, attrs=mod.attrs)
+
+
+def codegen(functions: Sequence[relax.Function], options: Any, constant_names: Any) -> list[Any]:
+    """``relax.ext.qaccel``: one runtime module per subgraph. ``options`` and ``constant_names`` (by TVM) are not needed:
+    a subgraph carries its config, and its constants go into its artefact."""
+    del options, constant_names
+    from .machine.simulator import create_module
+    from .npu.codegen import compile_subgraph
+
+    modules = []
+    for function in functions:
+        if ARTEFACT_ATTR in function.attrs:
+            data = bytes(function.attrs[ARTEFACT_ATTR])
+        else:
+            symbol = str(function.attrs["global_symbol"])
+            data = compile_subgraph(function, symbol, hw_of(function)).artefact.to_bytes()
+        modules.append(create_module(data))
+    return modules
+
+
+def lowered(
+    mod: tvm.IRModule, target: tvm.target.Target, records: Sequence[Records] = ()
+) -> tuple[tvm.IRModule, tuple[Choice, ...]]:
+    """A partitioned module with external modules attached and everything else ready for the VM code generator.
+
+    Also gives how each function of the CPU was scheduled.
+    """
+    passes = []
+    if subgraph_functions(mod):
+        # Where qaccel is imported from a folder, `import tvm` has not registered it.
+        tvm_ffi.register_global_func("relax.ext.qaccel", codegen, override=True)
+        passes.append(relax.transform.RunCodegen({}, entry_functions=["main"]))
+    if _has_dialect(mod):
+        from .cpu.legalize import LegalizeQuantized
+
+        passes.insert(0, LegalizeQuantized())
+    with target:
+        mod = tvm.transform.Sequential(passes)(mod).without_attr(_CODEGEN_CONSTANTS)
+    return compile_cpu(mod, target, records)
+
+
+def _has_dialect(mod: tvm.IRModule) -> bool:
+    from .dialect import operators
+
+    return any(
+        operators.is_quantized(binding.value)
+        for function in mod.functions.values()
+        if isinstance(function, relax.Function) and not (function.attrs and function.attrs.get("Codegen") == CODEGEN)
+        for block in function.body.blocks
+        for binding in block.bindings
+    )
+
+
+def build(
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    metadata: Mapping[str, Any],
+    records: Sequence[Records] = (),
+    choices: list[Choice] | None = None,
+) -> relax.VMExecutable:
+    """VM executable of a partitioned (or plain float) module; ``metadata`` is what ``read_metadata`` will give.
+
+    ``records``: tuned schedules for the CPU's part; ``choices``, if given, gets how each of its functions was scheduled.
+
+    It lies in the module as a function that returns its JSON: that survives every way of exporting, needs no library
+    of ours to be read, and works over RPC.
+    """
+    mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
+    text = tvm.ir.StringImm(json.dumps(metadata))
+    function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
+    mod, chosen = lowered(mod, target, records)
+    if choices is not None:
+        choices += chosen
+    mod[METADATA_FUNCTION] = function
+    finish = tvm.transform.Sequential([relax.transform.ToNonDataflow(), relax.transform.VMShapeLower()])
+    return relax.build(mod, target, relax_pipeline=finish)

@@ -1,0 +1,245 @@
+"""Instructions: made, encoded, decoded, assembled and disassembled as ``target/isa.toml`` says (see ``isa_spec``)."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..errors import QaccelError, UserError
+from .isa_spec import Field, Format, Isa, isa
+
+__all__ = [
+    "Field",
+    "Format",
+    "Instruction",
+    "Isa",
+    "assemble",
+    "decode",
+    "disassemble",
+    "encode",
+    "instruction",
+    "isa",
+    "limits",
+    "replace",
+]
+
+Value = int | str
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """``values`` has every field but the opcode: widths as 4, 8 or 16, enums as their names, all else as integers."""
+
+    op: str
+    values: Mapping[str, Value]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    @property
+    def engine(self) -> str:
+        """The engine that executes it."""
+        return isa().formats[self.op].engine
+
+    @property
+    def waits(self) -> tuple[int, ...]:
+        """Semaphores that it takes a token from."""
+        return tuple(v for v in (self["wait0"], self["wait1"], self["wait2"]) if v)
+
+    @property
+    def signals(self) -> tuple[int, ...]:
+        """Semaphores that it gives a token to."""
+        return tuple(v for v in (self["signal0"], self["signal1"], self["signal2"]) if v)
+
+
+@lru_cache(maxsize=32)
+def _defaults(op: str) -> dict[str, Value]:
+    defaults: dict[str, Value] = {}
+    for field in isa().formats[op].fields[1:]:
+        choices = _choices(field)
+        if field.type == "width":
+            defaults[field.name] = 8
+        else:
+            defaults[field.name] = choices[0] if choices else 0
+    return defaults
+
+
+@lru_cache(maxsize=32)
+def _fields(op: str) -> dict[str, Field]:
+    return {field.name: field for field in isa().formats[op].fields[1:]}
+
+
+def _choices(field: Field) -> tuple[Value, ...]:
+    """What the codes of a width or enum field mean; nothing for numbers and flags."""
+    return isa().widths if field.type == "width" else isa().enums.get(field.type, ())
+
+
+def limits(field: Field) -> tuple[int, int]:
+    """Smallest and largest value of a uint, int or flag field."""
+    if field.type == "int":
+        return -(1 << (field.bits - 1)), (1 << (field.bits - 1)) - 1
+    return 0, (1 << field.bits) - 1
+
+
+def field_maximum(op: str, name: str) -> int:
+    """The largest value of an instruction's field."""
+    return limits(_fields(op)[name])[1]
+
+
+def _checked(op: str, field: Field, value: Any) -> Value:
+    """The value as ``Instruction`` holds it. Raises UserError naming op, field, value and limit."""
+    choices = _choices(field)
+    if choices:
+        if value not in choices:
+            raise UserError(f"{op}.{field.name} is {value!r}, must be one of {', '.join(map(str, choices))}")
+        return choices[choices.index(value)]
+    low, high = limits(field)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{op}.{field.name} is {value!r}, must be an integer") from None
+    if not low <= number <= high:
+        raise UserError(f"{op}.{field.name} is {number}, must be {low} to {high}")
+    return number
+
+
+def instruction(op: str, **values: Value) -> Instruction:
+    """An instruction; fields not given are 0 (widths 8, enums their first).
+
+    Raises UserError if there is no such instruction or field, or the field cannot hold the value.
+    """
+    if op not in isa().formats:
+        raise UserError(f"no instruction {op!r}; known are {', '.join(isa().formats)}")
+    return replace(Instruction(op, _defaults(op)), **values)
+
+
+def replace(original: Instruction, **values: Value) -> Instruction:
+    """The same instruction with some fields changed. Errors as ``instruction``."""
+    fields, op = _fields(original.op), original.op
+    changed = dict(original.values)
+    for name, value in values.items():
+        if name not in fields:
+            raise UserError(f"{op} has no field {name!r}; it has {', '.join(fields)}")
+        changed[name] = _checked(op, fields[name], value)
+    return Instruction(op, changed)
+
+
+def encode(instructions: Iterable[Instruction]) -> bytes:
+    """Program bytes, ``instruction_bytes`` each. Errors as ``instruction``."""
+    spec = isa()
+    words = []
+    for item in instructions:
+        form = spec.formats[item.op]
+        word = form.opcode
+        for field in form.fields[1:]:
+            value = _checked(item.op, field, item.values[field.name])
+            code = value if isinstance(value, int) and field.type != "width" else _choices(field).index(value)
+            word |= (code & ((1 << field.bits) - 1)) << field.offset
+        words.append(word.to_bytes(spec.instruction_bytes, "little"))
+    return b"".join(words)
+
+
+def decode(program: bytes) -> list[Instruction]:
+    """Inverse of ``encode``.
+
+    Raises UserError with the instruction's index on an unknown opcode, a reserved code or a reserved bit that is set.
+    """
+    size = isa().instruction_bytes
+    if len(program) % size:
+        raise UserError(f"a program of {len(program)} bytes is damaged: instructions have {size} bytes each")
+    words = (program[start : start + size] for start in range(0, len(program), size))
+    return [_decode_word(index, int.from_bytes(word, "little")) for index, word in enumerate(words)]
+
+
+def _decode_word(index: int, word: int) -> Instruction:
+    spec = isa()
+    opcode = word & ((1 << spec.common[0].bits) - 1)
+    form = spec.by_opcode.get(opcode)
+    if form is None:
+        raise UserError(f"instruction {index}: unknown opcode {opcode}")
+    if word >> form.bits:
+        raise UserError(f"instruction {index} ({form.name}): reserved bits from {form.bits} on are not zero")
+    values: dict[str, Value] = {}
+    for field in form.fields[1:]:
+        code = word >> field.offset & ((1 << field.bits) - 1)
+        if field.type in ("uint", "flag"):
+            values[field.name] = code
+        elif field.type == "int":
+            values[field.name] = code - (code >> (field.bits - 1) << field.bits)
+        else:
+            choices = _choices(field)
+            if code >= len(choices):
+                raise UserError(f"instruction {index} ({form.name}): {field.name} has the reserved code {code}")
+            values[field.name] = choices[code]
+    return Instruction(form.name, values)
+
+
+def disassemble(instructions: Iterable[Instruction], layers: Sequence[str] = ()) -> str:
+    """One line each: ``OP layer=3 wait=1,4 field=value ...``, other fields at their defaults left out.
+
+    A comment tells where a layer begins, with its name from ``layers`` where that has one.
+    """
+    lines: list[str] = []
+    layer = None
+    for item in instructions:
+        if item["layer"] != layer:
+            layer = item["layer"]
+            name = " ".join(layers[layer].split()) if layer < len(layers) else ""
+            lines.append(f"# layer {layer} {name}".rstrip())
+        defaults = _defaults(item.op)
+        words = [item.op, f"layer={layer}"]
+        for stem, slots in _slots().items():
+            while slots and not item[slots[-1]]:
+                slots = slots[:-1]
+            words += [f"{stem}={','.join(str(item[slot]) for slot in slots)}"] if slots else []
+        hidden = {field.name for field in isa().common}
+        for key, value in item.values.items():
+            if key not in hidden and value != defaults[key]:
+                words.append(f"{key}={value:#x}" if key.endswith("_addr") else f"{key}={value}")
+        lines.append(" ".join(words))
+    return "".join(line + "\n" for line in lines)
+
+
+@lru_cache(maxsize=1)
+def _slots() -> dict[str, tuple[str, ...]]:
+    """The numbered common fields by their stem, one list in assembly: {"wait": ("wait0", ...), "signal": ...}."""
+    slots: dict[str, tuple[str, ...]] = {}
+    for field in isa().common:
+        stem = field.name.rstrip("0123456789")
+        if stem != field.name:
+            slots[stem] = (*slots.get(stem, ()), field.name)
+    return slots
+
+
+def assemble(text: str) -> list[Instruction]:
+    """Inverse of ``disassemble``. ``#`` and ``;`` begin comments. Raises UserError with the line number."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].partition(";")[0].split()
+        if not words:
+            continue
+        try:
+            found.append(_assemble_line(words))
+        except QaccelError as error:
+            raise UserError(f"line {number}: {error}") from None
+    return found
+
+
+def _assemble_line(words: Sequence[str]) -> Instruction:
+    values: dict[str, Value] = {}
+    for word in words[1:]:
+        key, equals, value = word.partition("=")
+        names, parts = _slots().get(key, (key,)), value.split(",")
+        if not equals or len(parts) > len(names):
+            raise UserError(f"{word!r} is not field=value")
+        for name, part in zip(names, parts, strict=False):
+            if name in values:
+                raise UserError(f"{name} is given twice")
+            try:
+                values[name] = int(part, 0)
+            except ValueError:
+                values[name] = part
+    return instruction(words[0], **values)

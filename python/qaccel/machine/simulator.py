@@ -1,0 +1,60 @@
+"""The C++ simulator from Python: programs on DRAM images, and runtime modules of artefacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from ..errors import UserError
+from .hw import HwConfig
+from .native import machine_error, native_function
+
+
+def simulate(
+    hw: HwConfig,
+    program: bytes,
+    dram: np.ndarray,
+    *,
+    mode: str = "functional",
+    initialised: Sequence[tuple[int, int]] = (),
+    read_only: Sequence[tuple[int, int]] = (),
+    program_addr: int = 0,
+    layers: Sequence[str] = (),
+    trace: bool = False,
+) -> dict[str, Any]:
+    """Run a program on a DRAM image, uint8 [bytes], changed in place.
+
+    ``mode`` is "functional" or "cycle"; ``initialised`` and ``read_only`` are (begin, end) byte ranges of DRAM. Gives the
+    counters: ``instructions``, ``macs``, ``dram_bytes``, ``peak_sram_bytes``, ``layers``; in cycle mode also ``cycles``,
+    the layers' ``cycles`` and ``stalls`` and, if asked, ``trace``. Raises UserError with the machine's error, which names
+    instruction and layer.
+    """
+    options = {
+        "mode": mode,
+        "initialised": [list(map(int, pair)) for pair in initialised],
+        "read_only": [list(map(int, pair)) for pair in read_only],
+        "program_addr": int(program_addr),
+        "layers": list(layers),
+        "trace": int(trace),
+    }
+    if dram.dtype != np.uint8 or dram.ndim != 1 or not (dram.flags.c_contiguous and dram.flags.writeable):
+        raise UserError(f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous, writeable uint8 vector")
+    try:
+        text = native_function("qaccel.simulate")(
+            json.dumps(hw.to_dict()), program, tvm_ffi.from_dlpack(dram), json.dumps(options)
+        )
+    except RuntimeError as error:
+        raise machine_error(error) from None
+    return json.loads(str(text))
+
+
+def create_module(artefact: bytes) -> Any:
+    """The runtime module of an artefact (npu/artefact.py). Raises UserError if it is damaged or of another version."""
+    try:
+        return native_function("qaccel.module_create")(artefact)
+    except RuntimeError as error:
+        raise machine_error(error) from None

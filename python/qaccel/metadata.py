@@ -1,0 +1,176 @@
+"""What a module says of itself: its model, inputs and outputs, versions and report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from .dialect import operators
+from .dialect.quantized import QuantizedModel
+from .errors import UserError
+from .machine.isa import isa
+from .model import ImportedModel, TensorSpec
+from .version import __version__
+
+METADATA_FUNCTION = "qaccel_metadata"
+FORMAT = 1  # of the metadata and of how a module is called; raised when either changes
+_LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
+
+
+@dataclass(frozen=True)
+class IntegerEnds:
+    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+
+    dtype: str
+    inputs: list[operators.Quantization]
+    outputs: list[operators.Quantization]
+
+
+def make_metadata(
+    name: str,
+    target: str,
+    model: ImportedModel,
+    quantized: QuantizedModel | None,
+    report: dict[str, Any] | None,
+    integers: IntegerEnds | None = None,
+) -> dict[str, Any]:
+    """The dictionary that `link.build` embeds. ``report`` and the quantization of tensors are absent for the CPU alone."""
+    ends: tuple[list[operators.Quantization | None], list[operators.Quantization | None]] = (
+        _ends(quantized.mod, False)
+        if quantized is not None
+        else ([None] * len(model.inputs), [None] * len(model.outputs))
+    )
+    inputs, outputs = model.inputs, model.outputs
+    if integers is not None:
+        ends = (list(integers.inputs), list(integers.outputs))
+        inputs, outputs = (tuple(replace(s, dtype=integers.dtype) for s in specs) for specs in (inputs, outputs))
+    return {
+        "format": FORMAT,
+        "qaccel": __version__,
+        "tvm": tvm.__version__,
+        "isa_version": isa().version,
+        "model": name,
+        "target": target,
+        "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
+        "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
+        "report": report,
+    }
+
+
+def read_metadata(vm: relax.VirtualMachine) -> dict[str, Any] | None:
+    """What ``build`` was given; None if the module has no such function."""
+    try:
+        function = vm[METADATA_FUNCTION]
+    except (AttributeError, ValueError, RuntimeError):
+        return None
+    return json.loads(str(function()))
+
+
+def check_metadata(metadata: dict[str, Any] | None, origin: str) -> dict[str, Any]:
+    """The same metadata. Raises UserError if there is none, or it is of another version; ``origin`` names the module."""
+    if metadata is None:
+        raise UserError(
+            f"'{origin}' is a TVM module, but not one that qaccel compiled; run it with tvm.relax.VirtualMachine"
+        )
+    for key, ours, what in (("format", FORMAT, "module format"), ("isa_version", isa().version, "ISA version")):
+        if metadata.get(key) != ours:
+            raise UserError(
+                f"'{origin}' was built by qaccel {metadata.get('qaccel', 'of unknown version')} with {what} {metadata.get(key)}, "
+                f"this is qaccel {__version__} with {what} {ours}; compile the model again"
+            )
+    return metadata
+
+
+def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs in metadata as specs."""
+    return tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in entries)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The network's own input and output: bytes of one batch at the width in which the accelerator sees them."""
+
+    batch: int
+    input_bytes: int
+    output_bytes: int
+
+
+def boundary(mod: tvm.IRModule) -> Boundary:
+    """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float."""
+    function = mod["main"]
+    inputs, outputs = _ends(mod, True)
+    results = _results(function)
+    first = operators.static_shape(function.params[0]) if function.params else ()
+    return Boundary(
+        batch=first[0] if first else 1,
+        input_bytes=sum(_bytes(param, q) for param, q in zip(function.params, inputs, strict=True)),
+        output_bytes=sum(_bytes(result, q) for result, q in zip(results, outputs, strict=True)),
+    )
+
+
+def _bytes(var: relax.Var, quantization: operators.Quantization | None) -> int:
+    bits = quantization.bits if quantization is not None else tvm.DataType(str(var.ty.dtype)).bits
+    return -(-math.prod(operators.static_shape(var)) * bits // 8)
+
+
+def _tensor(spec: TensorSpec, quantization: operators.Quantization | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+    entry["layout"] = _LAYOUTS.get(len(spec.shape), "")
+    if quantization is not None:
+        entry |= {"bits": quantization.bits, "scale": quantization.scale, "zero_point": quantization.zero_point}
+    return entry
+
+
+def _bindings(function: relax.Function) -> Iterator[relax.Binding]:
+    return (binding for block in function.body.blocks for binding in block.bindings)
+
+
+def _results(function: relax.Function) -> list[relax.Expr]:
+    """The variables that ``main`` returns, seen through tuples and renamings."""
+    values = {binding.var: binding.value for binding in _bindings(function)}
+    result = function.body.body
+    while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Var | relax.Tuple):
+        result = values[result]
+    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
+
+
+def _ends(
+    mod: tvm.IRModule, through_float: bool
+) -> tuple[list[operators.Quantization | None], list[operators.Quantization | None]]:
+    """How each input and output is quantized: by the quantize that reads it, the dequantize that it comes from.
+
+    ``through_float``: also where float operators such as Softmax lie between the dequantize and the output.
+    """
+    function = mod["main"]
+    values = {binding.var: binding.value for binding in _bindings(function)}
+    reads: dict[relax.Var, operators.Quantization] = {}
+    for value in values.values():
+        if operators.is_quantized(value):
+            attrs = operators.read(value)
+            if isinstance(attrs, operators.QuantizeAttrs) and isinstance(value.args[0], relax.Var):
+                reads.setdefault(value.args[0], operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point))
+    return [reads.get(param) for param in function.params], [
+        _made_by(result, values, through_float) for result in _results(function)
+    ]
+
+
+def _made_by(
+    expr: relax.Expr | None, values: dict[relax.Var, relax.Expr], through_float: bool
+) -> operators.Quantization | None:
+    while isinstance(expr, relax.Var) and expr in values:
+        expr = values[expr]
+        if operators.is_quantized(expr):
+            attrs = operators.read(expr)
+            if isinstance(attrs, operators.DequantizeAttrs):
+                return operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point)
+            return None
+        if isinstance(expr, relax.Call) and through_float:
+            arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]
+            expr = arguments[0] if arguments else None
+    return None

@@ -1,0 +1,369 @@
+"""Scheduling: a tiled, allocated subgraph becomes its instructions, in an order that is right one after the other.
+
+What overlaps is decided by the engines' queues and by the semaphores that ``semaphores.py`` derives from the addresses. Beside the
+instructions goes the intent: whose data each one means to read, which ``check.py`` holds against what the addresses say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...machine.hw import HwConfig
+from ...machine.isa import Instruction, instruction
+from ...machine.streams import WeightTile, codec_of, encode_stream
+from ..extents import align
+from ..layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
+from ..plan.allocate import Allocation, LayerBlocks
+from ..plan.strided import Strided
+from ..plan.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class Program:
+    """``constants`` lie in DRAM from ``constants_addr`` on. ``intent``: (reader, instructions whose data it reads).
+
+    By layer: ``stream_bytes``, what its weight streams take, each once; ``codecs``, how many of them each codec made.
+    """
+
+    instructions: tuple[Instruction, ...]
+    intent: tuple[tuple[int, frozenset[int]], ...]
+    constants: bytes
+    constants_addr: int
+    stream_bytes: tuple[int, ...]
+    codecs: tuple[dict[str, int], ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """Part of a feature map in SRAM, and the instructions that wrote it."""
+
+    addr: int
+    row_stride: int
+    pixel_stride: int
+    rows: int
+    pixels: int
+    pad_top: int
+    pad_left: int
+    writers: frozenset[int]
+
+    def fields(self, prefix: str) -> dict[str, int]:
+        return {
+            f"{prefix}_addr": self.addr,
+            f"{prefix}_row_stride": self.row_stride,
+            f"{prefix}_pixel_stride": self.pixel_stride,
+        }
+
+
+@dataclass(frozen=True)
+class Box:
+    """A range of rows, pixels and channels."""
+
+    y: int
+    rows: int
+    x: int
+    pixels: int
+    c: int
+    channels: int
+
+
+@dataclass
+class _Slots:
+    """Blocks used in turn; ``held`` says what lies in each and which instruction put it there."""
+
+    addresses: tuple[int, ...]
+    held: list[tuple[object, int] | None] = field(default_factory=list)
+    turn: int = 0
+
+    def find(self, key: object) -> tuple[int, int] | None:
+        for addr, entry in zip(self.addresses, self.held, strict=False):
+            if entry is not None and entry[0] == key:
+                return addr, entry[1]
+        return None
+
+    def put(self, key: object, index: int) -> None:
+        self.held = self.held or [None] * len(self.addresses)
+        self.held[self.turn] = (key, index)
+        self.turn = (self.turn + 1) % len(self.addresses)
+
+    @property
+    def next_addr(self) -> int:
+        return self.addresses[self.turn]
+
+
+class ProgramBuilder:
+    """Appends instructions; knows what lies where at that point of the program."""
+
+    def __init__(self, graph: Subgraph, allocation: Allocation, hw: HwConfig) -> None:
+        self.graph, self.allocation, self.hw = graph, allocation, hw
+        self.instructions: list[Instruction] = []
+        self.intent: list[tuple[int, frozenset[int]]] = []
+        self.constants = bytearray()
+        self._constant_addr: dict[object, tuple[int, int]] = {}
+        self._writers: dict[int, set[int]] = {}
+        self._stores: dict[int, set[int]] = {}
+        self._ring: list[tuple[object, int, int, int]] = []  # key, begin, end, instruction
+        self._ring_end = 0
+        self.stream_bytes = [0] * len(graph.layers)
+        self.codecs: list[Counter[str]] = [Counter() for _ in graph.layers]
+        self.begin_layer(0)
+
+    def begin_layer(self, step: int) -> None:
+        self.step = step
+        blocks = self.blocks
+        self._inputs = [_Slots(addresses) for addresses in blocks.inputs]
+        self._outputs, self._params = _Slots(blocks.output), _Slots(blocks.params)
+
+    @property
+    def layer(self) -> AnyLayer:
+        return self.graph.layers[self.step]
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.allocation.tilings[self.step]
+
+    @property
+    def blocks(self) -> LayerBlocks:
+        return self.allocation.blocks[self.step]
+
+    def emit(self, op: str, reads: frozenset[int] = frozenset(), **values: int | str) -> int:
+        index = len(self.instructions)
+        self.instructions.append(instruction(op, layer=self.step, **values))
+        if reads:
+            self.intent.append((index, reads))
+        return index
+
+    def constant(self, key: object, make: Callable[[], bytes]) -> tuple[int, int]:
+        """DRAM address and size of a constant, made on first use."""
+        if key not in self._constant_addr:
+            data = make()
+            self._constant_addr[key] = (self.allocation.dram_bytes + len(self.constants), len(data))
+            self.constants += data
+        return self._constant_addr[key]
+
+    def input_view(self, which: int, box: Box, window: Window, kernel_begin: int, kernel_rows: int) -> View | None:
+        """The input that an output box needs through some rows of the kernel; ``box.c`` counts input channels.
+
+        None if all of it is padding. Loads it unless it is resident or already in a slot.
+        """
+        source = self.layer.inputs[which]
+        feature_map = self.graph.maps[source]
+        y_begin = box.y * window.stride_h + kernel_begin * window.dilation_h - window.pad_top
+        y_end = y_begin + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h + 1
+        x_begin = box.x * window.stride_w - window.pad_left
+        x_end = x_begin + (box.pixels - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
+        top, bottom, left, right = (
+            max(0, y_begin),
+            min(feature_map.h, y_end),
+            max(0, x_begin),
+            min(feature_map.w, x_end),
+        )
+        if top >= bottom or left >= right:
+            return None
+        part = Box(top, bottom - top, left, right - left, box.c, box.channels)
+        return self._sram_view(which, source, feature_map, part, max(0, -y_begin), max(0, -x_begin))
+
+    def _sram_view(
+        self, which: int, source: int, feature_map: FeatureMap, part: Box, pad_top: int, pad_left: int
+    ) -> View:
+        map_row, map_pixel = feature_map.w * feature_map.pixel_bytes, feature_map.pixel_bytes
+        offset = part.y * map_row + part.x * map_pixel + channel_bytes(part.c, feature_map.bits)
+        if source in self.allocation.sram_addr:
+            addr, writers = self.allocation.sram_addr[source] + offset, frozenset(self._writers[source])
+            return View(addr, map_row, map_pixel, part.rows, part.pixels, pad_top, pad_left, writers)
+        pixel = channel_bytes(part.channels, feature_map.bits)
+        slots = self._inputs[which]
+        found = slots.find(part)
+        if found is None:
+            addr = slots.next_addr
+            index = self.emit(
+                "LOAD",
+                frozenset(self._stores.get(source, ())),
+                dram_addr=self._dram_addr(source) + offset,
+                dram_row_stride=map_row,
+                dram_pixel_stride=map_pixel,
+                sram_addr=addr,
+                sram_row_stride=part.pixels * pixel,
+                sram_pixel_stride=pixel,
+                rows=part.rows,
+                pixels=part.pixels,
+                pixel_bytes=pixel,
+            )
+            slots.put(part, index)
+            found = addr, index
+        return View(
+            found[0], part.pixels * pixel, pixel, part.rows, part.pixels, pad_top, pad_left, frozenset({found[1]})
+        )
+
+    def strided_input(self, which: int, part: Strided) -> View:
+        """A strided part of an input; unless it is resident or already in a slot, it is loaded, repeated runs once."""
+        source = self.layer.inputs[which]
+        if source in self.allocation.sram_addr:
+            addr, writers = self.allocation.sram_addr[source] + part.begin, frozenset(self._writers[source])
+            return View(addr, part.row_stride, part.pixel_stride, part.rows, part.pixels, 0, 0, writers)
+        rows = part.rows if part.row_stride else 1
+        pixels = part.pixels if part.pixel_stride else 1
+        row_bytes = pixels * part.run_bytes
+        slots = self._inputs[which]
+        found = slots.find(part)
+        if found is None:
+            addr = slots.next_addr
+            index = self.emit(
+                "LOAD",
+                frozenset(self._stores.get(source, ())),
+                dram_addr=self._dram_addr(source) + part.begin,
+                dram_row_stride=part.row_stride,
+                dram_pixel_stride=part.pixel_stride,
+                sram_addr=addr,
+                sram_row_stride=row_bytes,
+                sram_pixel_stride=part.run_bytes,
+                rows=rows,
+                pixels=pixels,
+                pixel_bytes=part.run_bytes,
+            )
+            slots.put(part, index)
+            found = addr, index
+        strides = row_bytes if part.row_stride else 0, part.run_bytes if part.pixel_stride else 0
+        return View(found[0], *strides, part.rows, part.pixels, 0, 0, frozenset({found[1]}))
+
+    def strided_output(self, part: Strided) -> View:
+        """Where a strided part of the output goes; follow with ``finish_strided``."""
+        if self.layer.output in self.allocation.sram_addr:
+            addr = self.allocation.sram_addr[self.layer.output] + part.begin
+            return View(addr, part.row_stride, part.pixel_stride, part.rows, part.pixels, 0, 0, frozenset())
+        row_bytes = part.pixels * part.run_bytes
+        return View(self._outputs.next_addr, row_bytes, part.run_bytes, part.rows, part.pixels, 0, 0, frozenset())
+
+    def finish_strided(self, part: Strided, view: View, index: int) -> None:
+        """Note that instruction ``index`` wrote the part, and store it if it is wanted in DRAM."""
+        output = self.layer.output
+        if output in self.allocation.sram_addr:
+            self._writers.setdefault(output, set()).add(index)
+        else:
+            self._outputs.put(part, index)
+        if output in self.allocation.dram_addr:
+            self._store(output, part, view, index)
+
+    def _store(self, output: int, part: Strided, view: View, index: int) -> None:
+        store = self.emit(
+            "STORE",
+            frozenset({index}),
+            dram_addr=self.allocation.dram_addr[output] + part.begin,
+            dram_row_stride=part.row_stride,
+            dram_pixel_stride=part.pixel_stride,
+            sram_addr=view.addr,
+            sram_row_stride=view.row_stride,
+            sram_pixel_stride=view.pixel_stride,
+            rows=part.rows,
+            pixels=part.pixels,
+            pixel_bytes=part.run_bytes,
+        )
+        self._stores.setdefault(output, set()).add(store)
+
+    def _dram_addr(self, source: int) -> int:
+        data = self.graph.maps[source].data
+        if data is not None:
+            return self.constant(("map", source), lambda: data)[0]
+        return self.allocation.dram_addr[source]
+
+    def output_view(self, box: Box) -> View:
+        """Where an output box goes; follow with ``finish_output``."""
+        target = self.graph.maps[self.layer.output]
+        if self.layer.output in self.allocation.sram_addr:
+            row, pixel = target.w * target.pixel_bytes, target.pixel_bytes
+            addr = self.allocation.sram_addr[self.layer.output]
+            addr += box.y * row + box.x * pixel + channel_bytes(box.c, target.bits)
+        else:
+            pixel = channel_bytes(box.channels, target.bits)
+            row, addr = box.pixels * pixel, self._outputs.next_addr
+        return View(addr, row, pixel, box.rows, box.pixels, 0, 0, frozenset())
+
+    def finish_output(self, box: Box, view: View, index: int) -> None:
+        """Note that instruction ``index`` wrote the box, and store it if it is wanted in DRAM."""
+        output = self.layer.output
+        target = self.graph.maps[output]
+        if output in self.allocation.sram_addr:
+            self._writers.setdefault(output, set()).add(index)
+        else:
+            self._outputs.put(box, index)
+        if output not in self.allocation.dram_addr:
+            return
+        row = target.w * target.pixel_bytes
+        begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
+        run_bytes = channel_bytes(box.channels, target.bits)
+        part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
+        self._store(output, part, view, index)
+
+    def params(self, key: object, make: Callable[[], bytes]) -> tuple[int, int]:
+        """SRAM address of parameter records, loaded unless a slot holds them, and the loading instruction."""
+        found = self._params.find(key)
+        if found is None:
+            dram_addr, size = self.constant((self.step, "params", key), make)
+            addr = self._params.next_addr
+            index = self.emit("LOAD_RAW", dram_addr=dram_addr, sram_addr=addr, bytes=size)
+            self._params.put(key, index)
+            found = addr, index
+        return found
+
+    def table(self, data: bytes) -> tuple[int, int]:
+        """SRAM address of the layer's table, and the instruction that loads it now."""
+        dram_addr, size = self.constant((self.step, "table"), lambda: data)
+        return self.blocks.table, self.emit("LOAD_RAW", dram_addr=dram_addr, sram_addr=self.blocks.table, bytes=size)
+
+    def reserve_weights(self, total_bytes: int) -> None:
+        """Start at the buffer's begin if tiles that are to stay together would wrap around its end."""
+        if self._ring_end + total_bytes > self.hw.weight_buffer_bytes >= total_bytes:
+            self._ring_end = 0
+
+    def weights(self, key: object, rows: int, channels: int, make: Callable[[], np.ndarray]) -> tuple[int, int]:
+        """Weight buffer address of a tile, decoded there unless it still is, and the decoding instruction.
+
+        The tile has ``rows`` rows of ``channels`` weights, each row on a byte; ``make`` gives them, [rows, channels].
+        """
+        weight_bits = self.layer.weight_bits  # type: ignore[union-attr]
+        row_bytes = channel_bytes(channels, weight_bits)
+        row_weights, size_bytes = row_bytes * 8 // weight_bits, rows * row_bytes
+        full_key = (self.step, key)
+        for held, begin, _, index in self._ring:
+            if held == full_key:
+                return begin, index
+        dram_addr, stream_bytes = self.constant(
+            ("stream", full_key), lambda: self._stream(make(), row_weights, weight_bits)
+        )
+        begin = self._ring_end if self._ring_end + size_bytes <= self.hw.weight_buffer_bytes else 0
+        end = begin + align(size_bytes)
+        self._ring = [entry for entry in self._ring if entry[2] <= begin or end <= entry[1]]
+        index = self.emit(
+            "LOADW",
+            source="dram",
+            stream_addr=dram_addr,
+            stream_bytes=stream_bytes,
+            buffer_addr=begin,
+            weight_count=rows * row_weights,
+            weight_bits=weight_bits,
+            row_weights=row_weights,
+        )
+        self._ring.append((full_key, begin, end, index))
+        self._ring_end = end
+        return begin, index
+
+    def _stream(self, weights: np.ndarray, row_weights: int, weight_bits: int) -> bytes:
+        """The stream of a tile, counted; rows that end within a byte are filled up with a zero."""
+        padded = np.pad(weights, ((0, 0), (0, row_weights - weights.shape[1])))
+        stream = encode_stream(WeightTile(padded, row_weights, weight_bits), self.hw)
+        self.stream_bytes[self.step] += len(stream)
+        self.codecs[self.step][codec_of(stream)] += 1
+        return stream
+
+    def program(self) -> Program:
+        return Program(
+            tuple(self.instructions),
+            tuple(self.intent),
+            bytes(self.constants),
+            self.allocation.dram_bytes,
+            tuple(self.stream_bytes),
+            tuple(map(dict, self.codecs)),
+        )

@@ -1,0 +1,317 @@
+"""Instructions of one layer: the loops over its tiles, one function per kind of layer."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from ...machine.hw import HwConfig
+from ..extents import spans, valid_taps
+from ..layers import (
+    AnyLayer,
+    ChannelParams,
+    ConvLayer,
+    ConvPart,
+    CopyLayer,
+    DepthwiseLayer,
+    EltwiseLayer,
+    MoveLayer,
+    PoolLayer,
+    Subgraph,
+    TableLayer,
+    Window,
+    channel_bytes,
+)
+from ..plan.allocate import Allocation
+from .builder import Box, Program, ProgramBuilder, View
+from .moves import emit_move
+
+
+def emit_program(graph: Subgraph, allocation: Allocation, hw: HwConfig) -> Program:
+    """All layers' instructions, without semaphores."""
+    builder = ProgramBuilder(graph, allocation, hw)
+    for step, layer in enumerate(graph.layers):
+        builder.begin_layer(step)
+        _EMITTERS[type(layer)](builder, layer)
+    return builder.program()
+
+
+def _cut(size: int, step: int) -> list[tuple[int, int]]:
+    return [(begin, min(step, size - begin)) for begin in range(0, size, step)]
+
+
+def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
+    """(first row, rows, first pixel, pixels) of the layer's output tiles."""
+    layer, maps, tiling = builder.layer, builder.graph.maps, builder.tiling
+    rows, pixels = spans(layer, maps, True, tiling.tile_h), spans(layer, maps, False, tiling.tile_w)
+    return [(y, h, x, w) for y, h in rows for x, w in pixels]
+
+
+def _records(params: ChannelParams, begin: int, count: int) -> bytes:
+    """Parameter records of a range of channels (ISA manual, "numerics")."""
+    part = slice(begin, begin + count)
+    return b"".join(
+        struct.pack("<iIB3x", bias, multiplier, shift)
+        for bias, multiplier, shift in zip(
+            params.bias[part].tolist(), params.multiplier[part].tolist(), params.shift[part].tolist(), strict=True
+        )
+    )
+
+
+def _matrix(weight: np.ndarray) -> np.ndarray:
+    """[reduction..., channels] as rows of channels, which is how the weight buffer has them."""
+    return weight.reshape(-1, weight.shape[-1])
+
+
+def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, int]:
+    return {
+        "in_h": view.rows,
+        "in_w": view.pixels,
+        "kernel_h": kernel_rows,
+        "kernel_w": window.kernel_w,
+        "stride_h": window.stride_h,
+        "stride_w": window.stride_w,
+        "dilation_h": window.dilation_h,
+        "dilation_w": window.dilation_w,
+        "pad_top": view.pad_top,
+        "pad_left": view.pad_left,
+    }
+
+
+def _numeric_fields(builder: ProgramBuilder, layer: AnyLayer) -> dict[str, int]:
+    x, y = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output]
+    return {
+        "in_bits": x.bits,
+        "in_zero_point": x.zero_point,
+        "out_bits": y.bits,
+        "out_zero_point": y.zero_point,
+        "clamp_lo": layer.clamp_lo,
+        "clamp_hi": layer.clamp_hi,
+    }
+
+
+def _emit_conv(builder: ProgramBuilder, layer: ConvLayer) -> None:
+    tiling = builder.tiling
+    spaces = _spaces(builder)
+    for number, part in enumerate(layer.parts):
+        channels = _cut(part.out_channels, tiling.tile_oc)
+        chunks = [
+            (k, rows, c, count)
+            for k, rows in _cut(layer.window.kernel_h, tiling.tile_kh)
+            for c, count in _cut(part.in_channels, tiling.tile_ic)
+        ]
+        rows_bytes = layer.window.kernel_w * sum(channel_bytes(n, layer.weight_bits) for _, n in channels)
+        builder.reserve_weights(sum(rows * count for _, rows, _, count in chunks) * rows_bytes)
+        if tiling.weights_outer:
+            order = [(space, channel) for channel in channels for space in spaces]
+        else:
+            order = [(space, channel) for space in spaces for channel in channels]
+        for (y, h, x, w), (n, count) in order:
+            box = Box(y, h, x, w, part.out_begin + n, count)
+            _conv_tile(builder, layer, part, number, box, chunks)
+
+
+def _conv_tile(
+    builder: ProgramBuilder,
+    layer: ConvLayer,
+    part: ConvPart,
+    number: int,
+    box: Box,
+    chunks: list[tuple[int, int, int, int]],
+) -> None:
+    """One output tile: its reduction chunks one after the other into the accumulators."""
+
+    def view_of(chunk: tuple[int, int, int, int]) -> View | None:
+        k, rows, c, count = chunk
+        source = Box(box.y, box.rows, box.x, box.pixels, part.in_begin + c, count)
+        return builder.input_view(0, source, layer.window, k, rows)
+
+    def weights_of(chunk: tuple[int, int, int, int]) -> tuple[int, int]:
+        k, rows, c, count = chunk
+        n = box.c - part.out_begin
+        return builder.weights(
+            (number, k, c, n),
+            rows * layer.window.kernel_w * count,
+            box.channels,
+            lambda: _matrix(part.weight[k : k + rows, :, c : c + count, n : n + box.channels]),
+        )
+
+    needed = [chunk for chunk in chunks if _touches_input(builder, layer, box, chunk[0], chunk[1])]
+    param_addr, param_load = builder.params((box.c, box.channels), lambda: _records(layer.params, box.c, box.channels))
+    output = builder.output_view(box)
+    index = -1
+    for position, chunk in enumerate(needed):
+        view = view_of(chunk)
+        assert view is not None  # _touches_input
+        weight_addr, decode = weights_of(chunk)
+        finish = position == len(needed) - 1
+        index = builder.emit(
+            "CONV",
+            view.writers | {decode} | ({param_load} if finish else set()),
+            **view.fields("in"),
+            **_window_fields(layer.window, view, chunk[1]),
+            in_channels=chunk[3],
+            **output.fields("out"),
+            out_h=box.rows,
+            out_w=box.pixels,
+            out_channels=box.channels,
+            weight_addr=weight_addr,
+            param_addr=param_addr,
+            weight_bits=layer.weight_bits,
+            **_numeric_fields(builder, layer),
+            accumulate=int(position > 0),
+            finish=int(finish),
+        )
+    builder.finish_output(box, output, index)
+
+
+def _touches_input(builder: ProgramBuilder, layer: AnyLayer, box: Box, kernel_begin: int, kernel_rows: int) -> bool:
+    """Whether some row of the kernel part falls on an input row; if not, the part adds nothing."""
+    window = layer.window  # type: ignore[union-attr]
+    first = box.y * window.stride_h + kernel_begin * window.dilation_h - window.pad_top
+    last = first + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h
+    return last >= 0 and first < builder.graph.maps[layer.inputs[0]].h
+
+
+def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
+    channels = layer.weights.shape[2]
+    for n, count in _cut(channels, builder.tiling.tile_oc):
+        row_bytes = channel_bytes(count, layer.weight_bits)
+        builder.reserve_weights(layer.window.kernel_h * layer.window.kernel_w * row_bytes)
+        for y, h, x, w in _spaces(builder):
+            box = Box(y, h, x, w, n, count)
+            param_addr, param_load = builder.params((n, count), partial(_records, layer.params, n, count))
+
+            def operands(k: int, rows: int, box: Box = box) -> tuple[dict[str, int | str], int]:
+                weight_addr, decode = builder.weights(
+                    (k, box.c),
+                    rows * layer.window.kernel_w,
+                    box.channels,
+                    lambda: _matrix(layer.weights[k : k + rows, :, box.c : box.c + box.channels]),
+                )
+                return {"weight_addr": weight_addr, "weight_bits": layer.weight_bits}, decode
+
+            _windowed_tile(builder, layer, "DEPTHWISE", box, {"param_addr": param_addr}, {param_load}, operands)
+
+
+def _emit_pool(builder: ProgramBuilder, layer: PoolLayer) -> None:
+    x, y, window = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output], layer.window
+    for n, count in _cut(y.c, builder.tiling.tile_oc):
+        for row, h, pixel, w in _spaces(builder):
+            if layer.kind == "max":
+                taps = 1
+            elif layer.count_include_pad:
+                taps = window.kernel_h * window.kernel_w
+            else:
+                taps = valid_taps(row, window.stride_h, window.kernel_h, window.dilation_h, window.pad_top, x.h)
+                taps *= valid_taps(pixel, window.stride_w, window.kernel_w, window.dilation_w, window.pad_left, x.w)
+            multiplier, shift = layer.scales[taps]
+            fixed: dict[str, int | str] = {"kind": layer.kind, "multiplier": multiplier, "shift": shift}
+            _windowed_tile(builder, layer, "POOL", Box(row, h, pixel, w, n, count), fixed, set(), None)
+
+
+def _windowed_tile(
+    builder: ProgramBuilder,
+    layer: DepthwiseLayer | PoolLayer,
+    op: str,
+    box: Box,
+    fixed: dict[str, int] | dict[str, int | str],
+    finish_reads: set[int],
+    operands: Callable[[int, int], tuple[dict[str, int | str], int]] | None,
+) -> None:
+    """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives weights of a chunk."""
+    chunks = [c for c in _cut(layer.window.kernel_h, builder.tiling.tile_kh) if _touches_input(builder, layer, box, *c)]
+    output = builder.output_view(box)
+    index = -1
+    for position, (k, rows) in enumerate(chunks):
+        view = builder.input_view(0, box, layer.window, k, rows)
+        assert view is not None  # _touches_input
+        more, decode = operands(k, rows) if operands else ({}, None)
+        finish = position == len(chunks) - 1
+        index = builder.emit(
+            op,
+            view.writers | ({decode} if decode is not None else set()) | (finish_reads if finish else set()),
+            **view.fields("in"),
+            **_window_fields(layer.window, view, rows),
+            **output.fields("out"),
+            out_h=box.rows,
+            out_w=box.pixels,
+            channels=box.channels,
+            **fixed,
+            **more,
+            **_numeric_fields(builder, layer),
+            accumulate=int(position > 0),
+            finish=int(finish),
+        )
+    builder.finish_output(box, output, index)
+
+
+def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | TableLayer) -> None:
+    y = builder.graph.maps[layer.output]
+    table = builder.table(layer.table) if isinstance(layer, TableLayer) else None
+    for n, count in _cut(y.c, builder.tiling.tile_oc):
+        for row, h, pixel, w in _spaces(builder):
+            box = Box(row, h, pixel, w, n, count)
+            view = builder.input_view(0, box, Window(), 0, 1)
+            assert view is not None  # no padding
+            fields: dict[str, int | str] = {**view.fields("in"), "h": h, "w": w, "channels": count}
+            reads = view.writers
+            if isinstance(layer, EltwiseLayer):
+                second = _second_operand(builder, layer, box)
+                b = builder.graph.maps[layer.inputs[1]]
+                reads |= second.writers
+                fields |= second.fields("b") | {"b_bits": b.bits, "b_zero_point": b.zero_point, "kind": layer.kind}
+                fields |= {"b_scalar": int(layer.b_scalar), "b_multiplier": layer.b_multiplier}
+            if table is not None:
+                fields |= {
+                    "table_addr": table[0],
+                    "in_bits": builder.graph.maps[layer.inputs[0]].bits,
+                    "out_bits": y.bits,
+                }
+                reads |= {table[1]}
+            else:
+                fields |= _numeric_fields(builder, layer)
+                fields |= {"multiplier": layer.multiplier, "shift": layer.shift}  # type: ignore[union-attr]
+            output = builder.output_view(box)
+            op = {EltwiseLayer: "ELTWISE", CopyLayer: "COPY", TableLayer: "TABLE"}[type(layer)]
+            index = builder.emit(op, reads, **fields, **output.fields("out"))
+            builder.finish_output(box, output, index)
+
+
+def _second_operand(builder: ProgramBuilder, layer: EltwiseLayer, box: Box) -> View:
+    """The second operand's part for an output box; strides of 0 repeat a single row or pixel."""
+    b = builder.graph.maps[layer.inputs[1]]
+    part = Box(
+        box.y if b.h > 1 else 0,
+        box.rows if b.h > 1 else 1,
+        box.x if b.w > 1 else 0,
+        box.pixels if b.w > 1 else 1,
+        0 if layer.b_scalar else box.c,
+        1 if layer.b_scalar else box.channels,
+    )
+    view = builder.input_view(1, part, Window(), 0, 1)
+    assert view is not None  # no padding
+    return View(
+        view.addr,
+        view.row_stride if b.h > 1 else 0,
+        view.pixel_stride if b.w > 1 else 0,
+        view.rows,
+        view.pixels,
+        0,
+        0,
+        view.writers,
+    )
+
+
+_EMITTERS: dict[type, Callable] = {
+    ConvLayer: _emit_conv,
+    DepthwiseLayer: _emit_depthwise,
+    PoolLayer: _emit_pool,
+    EltwiseLayer: _emit_pointwise,
+    CopyLayer: _emit_pointwise,
+    TableLayer: _emit_pointwise,
+    MoveLayer: emit_move,
+}

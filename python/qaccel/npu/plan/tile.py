@@ -1,0 +1,316 @@
+"""Tiling: how one layer is cut over height, width, input and output channels so that it fits and takes the fewest cycles.
+
+The search is small and explicit: halvings of each dimension, scored with the time formulas of ``cost.py`` and the DRAM
+traffic that the loop order causes. Reduction is split only where nothing fits otherwise, since that occupies the accumulators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+from ...machine import cost
+from ...machine.hw import HwConfig
+from ...machine.isa import isa
+from ..extents import halvings, input_pixels, input_rows, spans, window_of
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
+from .strided import move_candidates
+from .tiling import Counts, Tiling
+
+
+def plan_layer(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], budget_bytes: int
+) -> Tiling | None:
+    """The quickest tiling whose blocks fit ``budget_bytes`` of SRAM, or None if there is none.
+
+    ``resident`` holds the indices of feature maps that lie whole in SRAM.
+    """
+    best: Tiling | None = None
+    for candidates in _candidates(layer, maps, hw, resident):
+        fitting = [tiling for tiling in candidates if tiling.working_bytes <= budget_bytes]
+        if best is not None:
+            fitting.append(best)
+        if fitting:
+            best = min(fitting, key=lambda tiling: (tiling.cycles, tiling.working_bytes))
+            if best.tile_oc >= min(maps[layer.output].c, _columns(layer, hw)):
+                break  # the array is filled; splitting further only costs
+    return best
+
+
+def _columns(layer: AnyLayer, hw: HwConfig) -> int:
+    return hw.array_columns(layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 8)
+
+
+def _candidates(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+) -> Iterator[list[Tiling]]:
+    if isinstance(layer, ConvLayer):
+        return _conv_candidates(layer, maps, hw, resident)
+    if isinstance(layer, MoveLayer):
+        return move_candidates(layer, maps, hw, resident)
+    return _pixelwise_candidates(layer, maps, hw, resident)
+
+
+def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> int | None:
+    """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
+    least: int | None = None
+    for group in _candidates(layer, maps, hw, frozenset()):
+        size = min((tiling.working_bytes for tiling in group), default=None)
+        if size is not None:
+            if size <= hw.sram_bytes:
+                return size
+            least = size if least is None else min(least, size)
+    return least
+
+
+def _conv_candidates(
+    layer: ConvLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+) -> Iterator[list[Tiling]]:
+    """Groups of candidates, the most desirable group first: reduction whole, rows whole."""
+    x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
+    part = max(layer.parts, key=lambda p: p.weight.size)
+    columns, rows = hw.array_columns(layer.weight_bits), hw.array_rows(x.bits)
+    input_resident = layer.inputs[0] in resident
+    for tile_kh in halvings(window.kernel_h):
+        for tile_ic in halvings(part.in_channels, rows):
+            if tile_kh < window.kernel_h and tile_ic > 2:
+                continue  # split channels before kernel rows
+            chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
+            depth = tile_kh * window.kernel_w * tile_ic
+            output_tiles = []
+            for tile_oc in halvings(part.out_channels, columns):
+                weight_tile_bytes = depth * channel_bytes(tile_oc, layer.weight_bits)
+                if weight_tile_bytes > hw.weight_buffer_bytes // 2:
+                    continue
+                output_tiles.append((tile_oc, weight_tile_bytes))
+            for tile_w in halvings(y.w):
+                found = []
+                for tile_h in halvings(y.h):
+                    for tile_oc, weight_tile_bytes in output_tiles:
+                        if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
+                            continue
+                        for weights_outer in (True, False):
+                            shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer)
+                            found.append(
+                                _conv_tiling(layer, x, y, hw, shape, weight_tile_bytes, input_resident, resident)
+                            )
+                if found:
+                    yield found
+
+
+def _conv_tiling(
+    layer: ConvLayer,
+    x: FeatureMap,
+    y: FeatureMap,
+    hw: HwConfig,
+    shape: tuple[int, int, int, int, int, bool],
+    weight_tile_bytes: int,
+    input_resident: bool,
+    resident: frozenset[int],
+) -> Tiling:
+    tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer = shape
+    window = layer.window
+    part = max(layer.parts, key=lambda p: p.weight.size)
+    parts = len(layer.parts)
+    spaces = ceil(y.h / tile_h) * ceil(y.w / tile_w)
+    oc_tiles = ceil(part.out_channels / tile_oc)
+    chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
+    in_tile_bytes = (
+        min(x.h, input_rows(tile_h, window, tile_kh))
+        * min(x.w, input_pixels(tile_w, window))
+        * channel_bytes(tile_ic, x.bits)
+    )
+    if chunks > 1:
+        in_loads = spaces * oc_tiles * chunks
+    else:
+        in_loads = 1 if spaces == 1 else spaces * (oc_tiles if weights_outer else 1)
+    weight_set = oc_tiles * chunks
+    if weights_outer:
+        again = spaces if chunks > 1 and chunks * weight_tile_bytes > hw.weight_buffer_bytes else 1
+    else:
+        again = spaces if weight_set * weight_tile_bytes > hw.weight_buffer_bytes else 1
+    depth, streams = tile_kh * window.kernel_w * tile_ic, layer.streams or cost.raw_streams(layer.weight_bits, hw)
+    stream_bytes = streams.stream_bytes(depth * tile_oc)
+    out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
+    param_bytes = tile_oc * isa().params_bytes
+    work = cost.conv_cycles(
+        hw, layer.weight_bits, x.bits, y.bits, tile_kh, window.kernel_w, tile_ic, tile_h, tile_w, tile_oc, chunks == 1
+    )
+    output_resident = layer.output in resident
+    counts = Counts(
+        compute_cycles=work * spaces * oc_tiles * chunks * parts,
+        computes=spaces * oc_tiles * chunks * parts,
+        loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
+        load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
+        weight_loads=parts * weight_set * again,
+        weight_bytes=parts * weight_set * again * stream_bytes,
+        decode_cycles=parts * weight_set * again * streams.decode_cycles(depth * tile_oc),
+        stores=0 if output_resident else parts * spaces * oc_tiles,
+        store_bytes=0 if output_resident else y.total_bytes,
+        first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes),
+        last_bytes=0 if output_resident else out_tile_bytes,
+    )
+    return Tiling(
+        tile_h=tile_h,
+        tile_w=tile_w,
+        tile_oc=tile_oc,
+        tile_ic=tile_ic,
+        tile_kh=tile_kh,
+        weights_outer=weights_outer,
+        in_slot_bytes=(0 if input_resident else in_tile_bytes,),
+        in_slots=min(2, in_loads * parts),
+        out_slot_bytes=0 if output_resident else out_tile_bytes,
+        out_slots=min(2, spaces * oc_tiles * parts),
+        param_slot_bytes=param_bytes,
+        param_slots=min(2, oc_tiles * parts),
+        table_bytes=0,
+        cycles=counts.estimate(hw),
+    )
+
+
+def _pixelwise_candidates(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+) -> Iterator[list[Tiling]]:
+    """Everything whose output channel depends on one input channel: depthwise, pooling, element-wise, copy, table."""
+    y, window = maps[layer.output], window_of(layer)
+    weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
+    windowed = isinstance(layer, DepthwiseLayer | PoolLayer)
+    columns = hw.array_columns(weight_bits)
+    for tile_kh in halvings(window.kernel_h):
+        chunks = ceil(window.kernel_h / tile_kh)
+        found = []
+        for tile_w in halvings(y.w):
+            for tile_oc in halvings(y.c, columns):
+                if isinstance(layer, DepthwiseLayer):
+                    weight_tile_bytes = tile_kh * window.kernel_w * channel_bytes(tile_oc, weight_bits)
+                    if weight_tile_bytes > hw.weight_buffer_bytes // 2:
+                        continue
+                for tile_h in halvings(y.h):
+                    if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
+                        continue
+                    if windowed and not _line_buffer_fits(
+                        hw, layer, maps, weight_bits, (tile_h, tile_w, tile_oc, tile_kh)
+                    ):
+                        continue
+                    found.append(_pixelwise_tiling(layer, maps, hw, (tile_h, tile_w, tile_oc, tile_kh), resident))
+        if found:
+            yield found
+
+
+def _line_buffer_fits(
+    hw: HwConfig, layer: AnyLayer, maps: tuple[FeatureMap, ...], weight_bits: int, shape: tuple[int, int, int, int]
+) -> bool:
+    """Whether every tile fits, remainders included: a narrow one needs more lines."""
+    tile_h, tile_w, tile_oc, tile_kh = shape
+    window, x = window_of(layer), maps[layer.inputs[0]]
+    return all(
+        cost.window_line_buffer_bytes(
+            hw, weight_bits, x.bits, tile_kh, window.kernel_w, window.stride_h, window.stride_w,
+            window.dilation_h, window.dilation_w, x.h, x.w, height, width, tile_oc,
+        ) <= hw.line_buffer_bytes
+        for height in {length for _, length in spans(layer, maps, True, tile_h)}
+        for width in {length for _, length in spans(layer, maps, False, tile_w)}
+    )  # fmt: skip
+
+
+def _pixelwise_tiling(
+    layer: AnyLayer,
+    maps: tuple[FeatureMap, ...],
+    hw: HwConfig,
+    shape: tuple[int, int, int, int],
+    resident: frozenset[int],
+) -> Tiling:
+    tile_h, tile_w, tile_oc, tile_kh = shape
+    x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
+    spaces, oc_tiles = ceil(y.h / tile_h) * ceil(y.w / tile_w), ceil(y.c / tile_oc)
+    chunks = ceil(window.kernel_h / tile_kh)
+    slots = []
+    for index, source in enumerate(layer.inputs):
+        feature_map = maps[source]
+        if source in resident:
+            slots.append(0)
+        elif index == 1:
+            rows, pixels = min(feature_map.h, tile_h), min(feature_map.w, tile_w)
+            slots.append(rows * pixels * channel_bytes(min(feature_map.c, tile_oc), feature_map.bits))
+        else:
+            rows, pixels = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
+            slots.append(rows * pixels * channel_bytes(tile_oc, x.bits))
+    tiles = spaces * oc_tiles
+    in_bytes = sum(slots)
+    depthwise = isinstance(layer, DepthwiseLayer)
+    param_bytes = tile_oc * isa().params_bytes if depthwise else 0
+    stream_bytes = decode_cycles = 0
+    if isinstance(layer, DepthwiseLayer):
+        streams, weights = layer.streams or cost.raw_streams(layer.weight_bits, hw), tile_kh * window.kernel_w * tile_oc
+        stream_bytes, decode_cycles = streams.stream_bytes(weights), streams.decode_cycles(weights)
+    output_resident = layer.output in resident
+    out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
+    table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
+    counts = Counts(
+        compute_cycles=_pixelwise_cycles(layer, maps, hw, shape) * tiles * chunks,
+        computes=tiles * chunks,
+        loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
+        load_bytes=tiles * chunks * in_bytes + oc_tiles * param_bytes + table_bytes,
+        weight_loads=oc_tiles * chunks if depthwise else 0,
+        weight_bytes=oc_tiles * chunks * stream_bytes,
+        decode_cycles=oc_tiles * chunks * decode_cycles,
+        stores=0 if output_resident else tiles,
+        store_bytes=0 if output_resident else y.total_bytes,
+        first_bytes=in_bytes + stream_bytes,
+        last_bytes=0 if output_resident else out_tile_bytes,
+    )
+    return Tiling(
+        tile_h=tile_h,
+        tile_w=tile_w,
+        tile_oc=tile_oc,
+        tile_ic=tile_oc,
+        tile_kh=tile_kh,
+        weights_outer=True,
+        in_slot_bytes=tuple(slots),
+        in_slots=min(2, tiles * chunks),
+        out_slot_bytes=0 if output_resident else out_tile_bytes,
+        out_slots=min(2, tiles),
+        param_slot_bytes=param_bytes,
+        param_slots=min(2, oc_tiles) if depthwise else 0,
+        table_bytes=table_bytes,
+        cycles=counts.estimate(hw),
+    )
+
+
+def _pixelwise_cycles(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, shape: tuple[int, int, int, int]
+) -> int:
+    """COMPUTE cycles of one full tile."""
+    tile_h, tile_w, tile_oc, tile_kh = shape
+    x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
+    rows, pixels = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
+    finish = tile_kh == window.kernel_h
+    if isinstance(layer, DepthwiseLayer):
+        return cost.depthwise_cycles(
+            hw,
+            layer.weight_bits,
+            x.bits,
+            y.bits,
+            tile_kh,
+            window.kernel_w,
+            rows,
+            pixels,
+            tile_h,
+            tile_w,
+            tile_oc,
+            finish,
+        )
+    if isinstance(layer, PoolLayer):
+        return cost.pool_cycles(
+            hw, x.bits, y.bits, tile_kh, window.kernel_w, rows, pixels, tile_h, tile_w, tile_oc, finish
+        )
+    operand_bits = sum(maps[i].bits for i in layer.inputs)
+    elements = tile_h * tile_w * tile_oc
+    return hw.start_up_cycles.compute + max(
+        ceil(elements * operand_bits / 8 / hw.sram_read_bytes_per_cycle),
+        ceil(elements * y.bits / 8 / hw.sram_write_bytes_per_cycle),
+        ceil(
+            elements
+            / (hw.table_lookups_per_cycle if isinstance(layer, TableLayer) else hw.requantize_outputs_per_cycle)
+        ),
+    )

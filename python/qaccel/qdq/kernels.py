@@ -1,0 +1,43 @@
+"""Integer kernels of the dialect's convolutions as ONNX stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..dialect.operators import ConvAttrs
+
+Phase = tuple[int, int, ConvAttrs, np.ndarray]  # of rows, of pixels, its convolution, its kernel OHWI
+
+
+def stored_kernel(op: str, weight: np.ndarray) -> tuple[np.ndarray, int]:
+    """A Conv's kernel OHWI as OIHW, a Gemm's or MatMul's as [K, M]; with it the axis of the output channels."""
+    if op == "Conv":
+        return weight.transpose(0, 3, 1, 2), 0
+    return weight.transpose(3, 1, 2, 0).reshape(-1, len(weight)), 1
+
+
+def transposed_kernel(phases: Sequence[Phase], size: tuple[int, int], attributes: Mapping[str, Any]) -> np.ndarray:
+    """The kernel [OC, IC / groups, *size] whose taps the phases of a ConvTranspose share out (rules_move.phases).
+
+    Output y = stride * t + phase takes kernel[k] at input t + place where phase + pad - place * stride = k * dilation. Taps that
+    no output needs are 0. ``attributes`` are those of the ONNX node.
+    """
+    strides, dilations = (list(attributes.get(key, [1, 1])) for key in ("strides", "dilations"))
+    pads = list(attributes.get("pads", [0] * 4))
+    channels, _, _, per_group = phases[0][3].shape
+    kernel = np.zeros((channels, per_group, *size), np.int64)
+    for row, pixel, attrs, weight in phases:
+        taps = []
+        for axis, phase in enumerate((row, pixel)):
+            offsets = [
+                phase + pads[axis] - (k - attrs.padding[axis]) * strides[axis] for k in range(weight.shape[1 + axis])
+            ]
+            known = [offset // dilations[axis] if offset % dilations[axis] == 0 else -1 for offset in offsets]
+            taps.append([(k, tap) for k, tap in enumerate(known) if 0 <= tap < size[axis]])
+        for i, y in taps[0]:
+            for j, x in taps[1]:
+                kernel[:, :, y, x] = weight[:, i, j]
+    return kernel

@@ -1,0 +1,377 @@
+"""A quantized model as standard ONNX: the canonical graph with QuantizeLinear and DequantizeLinear around its tensors.
+
+All integers are those of the quantized Relax module: weights and biases are integer initializers with a
+DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
+Constants of element-wise operators are written as the real numbers that the machine's integers stand for. A PRelu is
+spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..dialect import operators
+from ..dialect.operators import ConvAttrs, EltwiseAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from ..dialect.quantized import QuantizedModel
+from ..dialect.rescale import quantize_constant
+from ..errors import UserError
+from .kernels import Phase, stored_kernel, transposed_kernel
+
+PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
+NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
+_IR_VERSION_OF_21 = 10
+_RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
+_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
+
+
+def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
+    """Writes the model to ``path``; the file appears complete or not at all.
+
+    Opset 13 or the model's own for 8 bits, 21 where tensors have 4 or 16. Raises UserError if the file cannot be
+    written or the model cannot be brought to that opset.
+    """
+    path = Path(path)
+    data = qdq_model(q).SerializeToString()
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+
+
+def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
+    """The model that `emit_qdq` writes, checked by onnx."""
+    calls = _calls(q)
+    wide = any(bits != 8 for attrs, _ in calls for bits in _widths(attrs))
+    source = _at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
+    graph = _Graph(source, q)
+    for attrs, constants in calls:
+        graph.learn(attrs, constants)
+    model = graph.build()
+    onnx.checker.check_model(model)
+    return model
+
+
+def _calls(q: QuantizedModel) -> list[tuple[operators.Attrs, tuple[np.ndarray, ...]]]:
+    """Every call of the dialect: its attributes, and the constants of a convolution (weight, bias, weight scale)."""
+    result = []
+    for block in q.mod["main"].body.blocks:
+        for binding in block.bindings:
+            if operators.is_quantized(binding.value):
+                attrs = operators.read(binding.value)
+                constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
+                result.append((attrs, tuple(operators.constant(value) for value in constants)))
+    return result
+
+
+def _widths(attrs: operators.Attrs) -> list[int]:
+    made = operators.output_of(attrs)
+    widths = [each.bits for each in (*operators.inputs_of(attrs), *([made] if made else []))]
+    return [*widths, attrs.weight_bits] if isinstance(attrs, ConvAttrs) else widths
+
+
+def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """A copy of the model at opset ``least`` or its own if that is newer."""
+    have = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    if have < least:
+        try:
+            result = onnx.version_converter.convert_version(model, least)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the model cannot be brought from opset {have} to {least}: {reason}") from None
+    else:
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+    if least >= NARROW_AND_WIDE_OPSET:
+        result.ir_version = max(result.ir_version, _IR_VERSION_OF_21)
+    return result
+
+
+class _Graph:
+    """The new graph as it grows: the source's nodes in order, each between the Q and DQ nodes that it needs."""
+
+    def __init__(self, source: onnx.ModelProto, q: QuantizedModel) -> None:
+        self.source = source
+        self.fused = q.fused
+        self.added = q.added
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.operations: dict[str, tuple[operators.Attrs, tuple[np.ndarray, ...]]] = {}
+        self.steps: dict[str, dict[str, operators.Attrs]] = {}  # of operations that are several calls, by suffix
+        self.phases: dict[str, list[Phase]] = {}
+        self.kernels: dict[
+            str, tuple[ConvAttrs, tuple[np.ndarray, ...]]
+        ] = {}  # the first phase: bias and scales are all theirs
+        self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
+        self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
+        self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
+        self.integers: dict[tuple[str, Quantization], str] = {}
+        self.meaning: dict[tuple[str, int], Quantization] = {}
+        self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
+        self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in _RENAMING}
+        self.outputs = {value.name for value in source.graph.output}
+        self.constants = {value.name: value for value in source.graph.initializer}
+        self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
+        self.taken |= {value.name for value in (*source.graph.input, *source.graph.initializer)}
+        self.output_of = {node.name: node.output[0] for node in source.graph.node}
+
+    def learn(self, attrs: operators.Attrs, constants: tuple[np.ndarray, ...]) -> None:
+        """Takes in one call of the quantized module."""
+        if isinstance(attrs, QuantizeAttrs):
+            tensor = self.output_of.get(attrs.name, attrs.name)
+            q = Quantization(attrs.bits, attrs.scale, attrs.zero_point)
+            self.entering.setdefault(tensor, q)
+            self._means(tensor, q)
+            return
+        made = operators.output_of(attrs)
+        if made is None:
+            return
+        node, _, part = attrs.name.rpartition(".")
+        if attrs.name in self.output_of:
+            last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
+            self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
+            self.operations.setdefault(attrs.name, (attrs, constants))
+            self.made[self.output_of[last]] = made
+            self._means(self.output_of[last], made)
+        elif part == f"to{made.bits}" and isinstance(attrs, RequantizeAttrs):
+            self._means(self.output_of.get(node, node), made)
+        elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
+            self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
+            self.steps.setdefault(node, {})[part] = attrs
+            if part.startswith("phase") and isinstance(attrs, ConvAttrs):
+                row, pixel = (int(value) for value in part.removeprefix("phase").split("_"))
+                self.phases.setdefault(node, []).append((row, pixel, attrs, constants[0]))
+                self.kernels.setdefault(node, (attrs, constants))
+
+    def _means(self, tensor: str, q: Quantization) -> None:
+        self.meaning.setdefault((tensor, q.bits), q)
+
+    def build(self) -> onnx.ModelProto:
+        """The finished model; initializers that nothing reads any more are left out."""
+        for node in self.source.graph.node:
+            if node.name not in self.added.values():
+                self._add(node)
+        result = onnx.ModelProto()
+        result.CopyFrom(self.source)
+        graph = result.graph
+        read = {name for node in self.nodes for name in node.input} | self.outputs
+        kept = [value for value in graph.initializer if value.name in read]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend([*kept, *self.initializers])
+        return result
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        if node.name in self.added:  # the Add is left out: the product writes its bias itself
+            copy.output[0] = self.output_of[self.added[node.name]]
+        name = self.part_of.get(node.name, node.name)
+        operation = self.operations.get(name)
+        for position, tensor in enumerate(node.input):
+            q = self._meaning_of(tensor, self.reads[name]) if operation else None
+            if q is not None:
+                copy.input[position] = self._dequantized(self._as(tensor, q), q)
+            elif tensor in self.made:
+                copy.input[position] = self._real(tensor)
+            elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
+                copy.input[position] = self._rounded(tensor, operation[0])
+        tensor = copy.output[0]
+        if tensor in self.made and tensor in self.outputs:
+            copy.output[0] = self._fresh(f"{tensor}_unrounded")
+        if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
+            weight, bias, scale = operation[1]
+            self._weighted(copy, operation[0], *stored_kernel(node.op_type, weight), bias, scale)
+        elif operation and node.op_type == "ConvTranspose":
+            self._transposed(node, copy, operation)
+        elif node.op_type == "PRelu" and "product" in self.steps.get(name, {}):
+            self._prelu(copy, node.input[1], self.steps[name])
+        elif node.op_type == "Sub" and "negative" in self.steps.get(name, {}):
+            self._subtracted(copy, self.steps[name]["negative"])
+        else:
+            self.nodes.append(copy)
+        if tensor in self.made:
+            made = self.made[tensor]
+            self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
+            if tensor in self.outputs:
+                self._dequantized(self.integers[tensor, made], made, tensor)
+
+    def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
+        """The real values of the integers that stand for a constant beside the tensor that ``attrs`` reads."""
+        scale = np.float32(attrs.b_scale)
+        integers = quantize_constant(numpy_helper.to_array(self.constants[tensor]), float(scale))
+        return self._initializer(f"{tensor}_rounded", integers.astype(np.float32) * scale)
+
+    def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
+        """What a tensor's integers of that many bits mean; a reshaped or transposed one has those of its source."""
+        while (tensor, bits) not in self.meaning and tensor in self.renamed:
+            tensor = self.renamed[tensor]
+        return self.meaning.get((tensor, bits))
+
+    def _as(self, tensor: str, q: Quantization) -> str:
+        """The integers of a tensor under one quantization: as they were made, or quantized from what they stand for."""
+        if (tensor, q) not in self.integers:
+            first = self.entering.get(tensor)
+            if tensor not in self.made and first is not None and first != q:
+                real = self._dequantized(self._as(tensor, first), first)
+            else:
+                real = self._real(tensor)
+            self.integers[tensor, q] = self._quantized(real, q, tensor)
+        return self.integers[tensor, q]
+
+    def _real(self, tensor: str) -> str:
+        made = self.made.get(tensor)
+        return tensor if made is None else self._dequantized(self.integers[tensor, made], made)
+
+    def _quantized(self, real: str, q: Quantization, tensor: str) -> str:
+        name = self._fresh(f"{tensor}_q{q.bits}")
+        self._node("QuantizeLinear", [real, *self._scale_and_zero(name, q)], name)
+        return name
+
+    def _dequantized(self, integers: str, q: Quantization, name: str | None = None) -> str:
+        name = name or self._fresh(f"{integers}_real")
+        self._node("DequantizeLinear", [integers, *self._scale_and_zero(name, q)], name)
+        return name
+
+    def _scale_and_zero(self, name: str, q: Quantization) -> list[str]:
+        scale = self._initializer(f"{name}_scale", np.float32(q.scale))
+        return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
+
+    def _transposed(
+        self, source: onnx.NodeProto, node: onnx.NodeProto, operation: tuple[operators.Attrs, tuple[np.ndarray, ...]]
+    ) -> None:
+        """ConvTranspose on integer weights: its kernel put together from its phases, or turned back from its only one."""
+        attrs, (_, bias, scale) = self.kernels.get(source.name) or operation
+        assert isinstance(attrs, ConvAttrs)
+        phases = self.phases.get(source.name) or [(0, 0, attrs, operation[1][0])]
+        height, width = self.constants[source.input[1]].dims[2:]
+        attributes = {each.name: helper.get_attribute_value(each) for each in source.attribute}
+        kernel = transposed_kernel(phases, (height, width), attributes)
+        groups, per_out = attrs.groups, len(kernel) // attrs.groups
+        if groups == 1:
+            self._weighted(node, attrs, kernel.swapaxes(0, 1), 1, bias, scale)
+            return
+        # ONNX has [IC, OC / groups, H, W], in which no axis is that of the scales.
+        real = self._parameter(f"{source.name}_weight", kernel, _TYPES[attrs.weight_bits], scale, 0)
+        per_in = kernel.shape[1]
+        for op, values in (
+            ("Reshape", [groups, per_out, per_in, height, width]), ("Transpose", [0, 2, 1, 3, 4]),
+            ("Reshape", [groups * per_in, per_out, height, width]),
+        ):  # fmt: skip
+            made = self._fresh(f"{source.name}_kernel")
+            if op == "Transpose":
+                self._node(op, [real], made, perm=values)
+            else:
+                self._node(op, [real, self._initializer(f"{made}_shape", np.array(values), TensorProto.INT64)], made)
+            real = made
+        self._finished(node, attrs, real, bias, scale)
+
+    def _subtracted(self, node: onnx.NodeProto, attrs: operators.Attrs) -> None:
+        """constant - x as constant + (-x): in 16 bits the negative of the least integer saturates."""
+        negative = operators.output_of(attrs)
+        assert negative is not None
+        if operators.inputs_of(attrs)[0].bits == negative.bits:
+            real = self._fresh(f"{node.name}_negative")
+            self._node("Neg", [node.input[1]], real)
+            node.op_type = "Add"
+            node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
+        self.nodes.append(node)
+
+    def _prelu(self, node: onnx.NodeProto, slope: str, steps: dict[str, operators.Attrs]) -> None:
+        """max(x, 0) + slope * min(x, 0), each rounded as the machine does."""
+        x = node.input[0]
+        zero = self._initializer(f"{node.name}_zero", np.float32(0))
+
+        def rounded(op: str, operands: list[str], part: str) -> str:
+            made = operators.output_of(steps[part])
+            assert made is not None
+            real = self._fresh(f"{node.name}_{part}")
+            self._node(op, operands, real)
+            return self._dequantized(self._quantized(real, made, real), made)
+
+        product = steps["product"]
+        assert isinstance(product, EltwiseAttrs)
+        below = rounded("Min", [x, zero], "negative")
+        scaled = rounded("Mul", [below, self._rounded(slope, product)], "product")
+        above = rounded("Max", [x, zero], "positive")
+        self.nodes.append(helper.make_node("Add", [above, scaled], list(node.output), name=node.name))
+
+    def _weighted(
+        self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: np.ndarray, axis: int, bias: np.ndarray, scale: np.ndarray
+    ) -> None:
+        """A layer on an integer kernel, stored as ONNX has it with its channels along ``axis``, and an integer bias."""
+        real = self._parameter(f"{node.name}_weight", kernel, _TYPES[attrs.weight_bits], scale, axis)
+        self._finished(node, attrs, real, bias, scale)
+
+    def _finished(
+        self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: str, bias: np.ndarray, scale: np.ndarray
+    ) -> None:
+        del node.input[1:]
+        node.input.append(kernel)
+        unit = np.float32(attrs.in_scale) * scale
+        had_bias = bias.any() or node.op_type == "Gemm"
+        real_bias = self._parameter(f"{node.name}_bias", bias, TensorProto.INT32, unit, 0) if had_bias else ""
+        if node.op_type == "Gemm":
+            del node.attribute[:]
+        if had_bias and node.op_type == "MatMul":
+            product = self._fresh(f"{node.output[0]}_product")
+            self.nodes.append(helper.make_node("MatMul", list(node.input), [product], name=node.name))
+            self._node("Add", [product, real_bias], node.output[0])
+            return
+        node.input.extend([real_bias] if had_bias else [])
+        self.nodes.append(node)
+
+    def _parameter(self, name: str, values: np.ndarray, dtype: int, scale: np.ndarray, axis: int) -> str:
+        """An integer initializer and its DequantizeLinear along ``axis``; gives the real tensor's name."""
+        integers = self._initializer(name, values, dtype)
+        zeros = self._initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32), dtype)
+        real = self._fresh(f"{name}_real")
+        self._node("DequantizeLinear", [integers, self._initializer(f"{name}_scale", scale), zeros], real, axis=axis)
+        return real
+
+    def _initializer(self, name: str, values: np.ndarray | np.float32, dtype: int = TensorProto.FLOAT) -> str:
+        name = self._fresh(name)
+        array = np.asarray(values)
+        if dtype == TensorProto.INT4:
+            tensor = helper.make_tensor(name, dtype, array.shape, _nibbles(array), raw=True)
+        else:
+            tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
+        self.initializers.append(tensor)
+        return name
+
+    def _node(self, op: str, inputs: Iterable[str], output: str, **attributes: int | list[int]) -> None:
+        name = self._fresh(f"{output}_{op}")
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attributes))
+
+    def _fresh(self, name: str) -> str:
+        result, k = name, 0
+        while result in self.taken:
+            k += 1
+            result = f"{name}_{k}"
+        self.taken.add(result)
+        return result
+
+
+def _nibbles(values: np.ndarray) -> bytes:
+    """4-bit integers packed as ONNX has them: row-major, low nibble first."""
+    flat = values.reshape(-1).astype(np.int64) & 15
+    flat = np.append(flat, 0) if flat.size % 2 else flat
+    return (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes()

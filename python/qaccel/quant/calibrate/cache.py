@@ -1,0 +1,90 @@
+"""Calibrated ranges kept by content, so that trying other bits does not measure again.
+
+An entry is a JSON file named after the hash of model, samples and method. What cannot be read is measured again and
+written anew; what cannot be written is not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tvm
+
+from ...model import ImportedModel
+from .ranges import Ranges
+
+FORMAT = 2  # of the entries, and of how ranges are measured: raise it when either changes
+MOST_ENTRIES = 200
+
+
+def folder() -> Path:
+    """QACCEL_CACHE, or qaccel in the user's cache folder."""
+    given = os.environ.get("QACCEL_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qaccel"
+
+
+def key_of(model: ImportedModel, data: Mapping[str, np.ndarray], method: str) -> str:
+    """Hash of everything that ranges depend on."""
+    digest = hashlib.sha256(f"{FORMAT} {method}".encode())
+    if model.onnx_model.graph.node:
+        digest.update(model.onnx_model.SerializeToString(deterministic=True))
+    else:  # it came as Relax
+        digest.update(tvm.ir.save_json(model.mod).encode())
+    for name in sorted(data):
+        array = np.ascontiguousarray(data[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(memoryview(array).cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def load(key: str) -> Ranges | None:
+    """The ranges under a key; None where there are none, or the entry is damaged."""
+    path = folder() / f"{key}.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        values = {str(name): (float(lo), float(hi)) for name, (lo, hi) in entry["values"].items()}
+        means = {str(name): np.array(each, np.float64) for name, each in entry["means"].items()}
+        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not all(each.ndim == 1 and np.isfinite(each).all() for each in means.values()):
+        return None
+    if not all(math.isfinite(lo) and math.isfinite(hi) and lo <= 0 <= hi for lo, hi in values.values()):
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the least recently used entries go first
+    return ranges
+
+
+def store(key: str, ranges: Ranges) -> None:
+    """Keeps ranges under a key; the oldest entries make room."""
+    entry = {
+        "values": {k: list(v) for k, v in ranges.values.items()},
+        "method": ranges.method,
+        "samples": ranges.samples,
+        "means": {k: v.tolist() for k, v in ranges.means.items()},
+    }
+    with contextlib.suppress(OSError):
+        folder().mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder(), suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(entry, file)
+            os.replace(name, folder() / f"{key}.json")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        entries = sorted(folder().glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in entries[:-MOST_ENTRIES]:
+            path.unlink(missing_ok=True)

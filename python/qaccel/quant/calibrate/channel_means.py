@@ -1,0 +1,44 @@
+"""Means of what layers with weights give in the float model: what bias correction aims at."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import ir, relax
+
+from ...model import ImportedModel
+from ...relax_tools import node_name
+
+_PRODUCT = "relax.matmul"
+_CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
+SAMPLES = 64  # that the means are taken over
+
+
+class ChannelMeans:
+    """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
+
+    def __init__(self, model: ImportedModel) -> None:
+        self._axes: dict[str, int] = {}
+        self._sums: dict[str, np.ndarray] = {}
+        self._counts: dict[str, int] = {}
+        products: set[relax.Var] = set()
+        for binding in (binding for block in model.mod["main"].body.blocks for binding in block.bindings):
+            call = binding.value
+            op = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
+            if op in _CHANNELS:
+                self._axes[node_name(call)] = _CHANNELS[op]
+            if op == _PRODUCT:
+                products.add(binding.var)
+            elif op == "relax.add" and any(arg in products for arg in call.args if isinstance(arg, relax.Var)):
+                self._axes.setdefault(node_name(call), _CHANNELS[_PRODUCT])  # what may become its bias
+
+    def __call__(self, name: str, value: np.ndarray) -> None:
+        if name in self._axes and value.ndim >= 2:
+            channels = self._axes[name] % value.ndim
+            total = value.sum(axis=tuple(k for k in range(value.ndim) if k != channels), dtype=np.float64)
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._counts[name] = self._counts.get(name, 0) + value.size // value.shape[channels]
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The means [channels] by node, of all that it was called with."""
+        return {name: total / self._counts[name] for name, total in self._sums.items()}

@@ -1,0 +1,277 @@
+"""Ranges of activations from samples: the `calibrate` arrow.
+
+Pass one finds every tensor's minimum and maximum. The other methods take a second pass that counts values in a fine
+histogram over that range, and choose a narrower range from the counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import rel_entr
+
+from ...errors import UserError
+from ...evaluate.executor import execute
+from ...model import ImportedModel
+from .channel_means import SAMPLES, ChannelMeans
+
+METHODS = ("minmax", "percentile", "entropy", "mse")
+BINS = 4096
+HISTOGRAM_PIECE = 1 << 15  # values binned at once, so that temporaries stay in the cache
+PERCENTILE = 99.99
+LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
+
+    `means`: those of the channels of each layer with weights, by node, over the first SAMPLES samples in whole batches.
+    """
+
+    values: dict[str, tuple[float, float]]
+    method: str
+    samples: int
+    means: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of values in equal bins between the observed minimum `lo` and maximum `hi`, both widened to hold 0."""
+
+    counts: np.ndarray
+    lo: float
+    hi: float
+
+    @property
+    def edges(self) -> np.ndarray:
+        """The borders of the bins, one more than bins."""
+        return np.linspace(self.lo, self.hi, len(self.counts) + 1)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The middles of the bins."""
+        edges = self.edges
+        return (edges[1:] + edges[:-1]) / 2
+
+
+def calibrate(
+    model: ImportedModel,
+    data: Mapping[str, np.ndarray],
+    method: str = "minmax",
+    batch: int = 16,
+    progress: bool = False,
+) -> Ranges:
+    """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
+
+    method: "minmax" exact; "percentile" drops 0.01% of the values; "entropy" minimises the KL divergence; "mse" the
+    expected squared error at 8 bits. Raises UserError for an unknown method, no samples, and values that are not
+    finite (naming the node).
+    """
+    if method not in METHODS:
+        raise UserError(f"--calibration {method} is unknown; choose one of {', '.join(METHODS)}")
+    spec = model.inputs[0]
+    samples = len(data[spec.name]) // max(1, spec.shape[0]) if spec.shape else 1
+    if samples < 1:
+        raise UserError("calibration data holds no samples; give at least one")
+    passes = 1 if method == "minmax" else 2
+    extremes: dict[str, tuple[float, float]] = {}
+
+    def widen(name: str, value: np.ndarray) -> None:
+        lo, hi = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+        if not (math.isfinite(lo) and math.isfinite(hi)):
+            worst = lo if not math.isfinite(lo) else hi
+            raise UserError(f"node '{name}' gives {worst} on the calibration data; check the samples' range")
+        before = extremes.get(name, (0.0, 0.0))
+        extremes[name] = (min(before[0], lo), max(before[1], hi))
+
+    means = ChannelMeans(model)
+
+    def widen_and_add(name: str, value: np.ndarray) -> None:
+        widen(name, value)
+        means(name, value)
+
+    for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
+        execute(model, pieces, widen_and_add if k * batch < SAMPLES else widen)
+    if method == "minmax":
+        return Ranges(extremes, method, samples, means.values)
+    counts = {name: np.zeros(BINS, np.int64) for name in extremes}
+
+    def count(name: str, value: np.ndarray) -> None:
+        lo, hi = extremes[name]
+        if hi > lo:
+            counts[name] += binned(value, lo, hi)
+
+    for pieces in _batches(model, data, batch, _Progress(progress, samples * passes, samples)):
+        execute(model, pieces, count)
+    choose = CHOICES[method]
+    values = {}
+    for name, (lo, hi) in extremes.items():
+        values[name] = choose(Histogram(counts[name], lo, hi)) if hi > lo else (lo, hi)
+    return Ranges(values, method, samples, means.values)
+
+
+def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:
+    """Counts [BINS] of the values in equal bins from lo to hi, which none may exceed; np.histogram is slower."""
+    flat = np.ravel(value, order="K")
+    real = np.float32 if flat.dtype == np.float32 else np.float64
+    counts = np.zeros(BINS, np.int64)
+    place, index = np.empty(HISTOGRAM_PIECE, real), np.empty(HISTOGRAM_PIECE, np.intp)
+    for start in range(0, flat.size, HISTOGRAM_PIECE):
+        piece = flat[start : start + HISTOGRAM_PIECE]
+        p, i = place[: piece.size], index[: piece.size]
+        np.subtract(piece, real(lo), out=p, dtype=real)
+        np.multiply(p, real(BINS / (hi - lo)), out=p)
+        np.minimum(p, BINS - 1, out=p)
+        i[...] = p
+        counts += np.bincount(i, minlength=BINS)
+    return counts
+
+
+class _Progress:
+    """A line of progress on standard error, where wanted."""
+
+    def __init__(self, wanted: bool, total: int, done: int) -> None:
+        self.wanted, self.total, self.done = wanted, total, done
+
+    def advance(self, samples: int) -> None:
+        self.done += samples
+        if self.wanted:
+            from rich.console import Console
+
+            end = "\n" if self.done >= self.total else "\r"
+            Console(stderr=True).print(f"calibrating: {100 * self.done // self.total}%", end=end, highlight=False)
+
+
+def _batches(
+    model: ImportedModel, data: Mapping[str, np.ndarray], batch: int, progress: _Progress
+) -> Iterator[dict[str, np.ndarray]]:
+    """The samples, `batch` at a time, in multiples of the model's own batch."""
+    own = {spec.name: spec.shape[0] if spec.shape else 0 for spec in model.inputs}
+    first = model.inputs[0]
+    samples = len(data[first.name]) // max(1, own[first.name]) if own[first.name] else 1
+    for start in range(0, samples, max(1, batch)):
+        stop = min(samples, start + max(1, batch))
+        yield {name: data[name][start * size : stop * size] if size else data[name] for name, size in own.items()}
+        progress.advance(stop - start)
+
+
+def percentile_range(histogram: Histogram) -> tuple[float, float]:
+    """Cuts half of 100 - PERCENTILE percent of the values from each side.
+
+    Source: Krishnamoorthi, arXiv 1806.08342, section 3; ONNX Runtime's PercentileCalibrater does the same for an
+    asymmetric range.
+    """
+    counts, edges = histogram.counts, histogram.edges
+    tail = (1 - PERCENTILE / 100) / 2 * counts.sum()
+    below = np.cumsum(counts)
+    above = np.cumsum(counts[::-1])
+    lo = edges[int(np.searchsorted(below, tail, side="right"))]
+    hi = edges[len(counts) - int(np.searchsorted(above, tail, side="right"))]
+    return min(float(lo), 0.0), max(float(hi), 0.0)
+
+
+def _candidates(histogram: Histogram, steps: int = 100) -> Iterator[tuple[float, float]]:
+    """Ranges to try: each side shrunk by itself, in `steps` steps; a side without values stays at zero."""
+    for k in range(steps):
+        keep = 1 - k / steps
+        yield histogram.lo * keep, histogram.hi * keep
+
+
+def _best(histogram: Histogram, loss: Callable[[float, float], float]) -> tuple[float, float]:
+    """The range of least loss: both sides shrunk together first, then each alone from there, until nothing improves.
+
+    Shrinking the sides apart is what makes it safe for one-sided and skewed tensors, where the symmetric search of
+    the sources would clip the short side's values or waste half of the grid.
+    """
+    best = (histogram.lo, histogram.hi)
+    least = loss(*best)
+    for lo, hi in _candidates(histogram):
+        value = loss(lo, hi)
+        if value < least:
+            best, least = (lo, hi), value
+    for _ in range(3):
+        start = best
+        for side in (0, 1):
+            for candidate in _candidates(histogram):
+                trial = (candidate[0], best[1]) if side == 0 else (best[0], candidate[1])
+                value = loss(*trial)
+                if value < least:
+                    best, least = trial, value
+        if best == start:
+            break
+    return best
+
+
+def mse_range(histogram: Histogram) -> tuple[float, float]:
+    """Minimises the expected squared error: clipped values by their distance, the others by step^2 / 12.
+
+    The rounding error is uniform within a step, variance step^2 / 12; a value that the grid holds exactly, zero, adds
+    nothing. Source: Sung, Shin, Hwang, arXiv 1511.06488 (L2 error minimisation); Banner et al., arXiv 1810.05723,
+    section 2.
+    """
+    counts, centres = _without_zeros(histogram)
+
+    def loss(lo: float, hi: float) -> float:
+        step = (hi - lo) / (LEVELS - 1)
+        if step <= 0:
+            return math.inf
+        outside = centres - np.clip(centres, lo, hi)
+        inside = outside == 0
+        return float(counts @ (outside * outside) + counts[inside].sum() * step * step / 12)
+
+    return _best(histogram, loss) if counts.sum() else (histogram.lo, histogram.hi)
+
+
+def entropy_range(histogram: Histogram) -> tuple[float, float]:
+    """Minimises the Kullback-Leibler divergence between the values and their quantized selves.
+
+    P is the histogram within the range, with what lies outside added to the border bins; Q spreads the count of each
+    of the LEVELS cells evenly over its non-empty bins. Source: Migacz, "8-bit inference with TensorRT", GTC 2017,
+    slides 26 to 38, with the range asymmetric instead of +-T. As there, exact zeros are left out: ReLU makes so many
+    that the search would see nothing else.
+    """
+    counts, _ = _without_zeros(histogram)
+    if not counts.sum():
+        return histogram.lo, histogram.hi
+    width = (histogram.hi - histogram.lo) / len(counts)
+
+    def loss(lo: float, hi: float) -> float:
+        first = int(np.clip(round((lo - histogram.lo) / width), 0, len(counts) - 1))
+        last = int(np.clip(round((hi - histogram.lo) / width), first + 1, len(counts)))
+        inner = counts[first:last]
+        reference = inner.copy()
+        reference[0] += counts[:first].sum()
+        reference[-1] += counts[last:].sum()
+        cell = np.arange(last - first) * LEVELS // (last - first)
+        filled = reference > 0
+        members = np.bincount(cell[filled], minlength=LEVELS)
+        total = np.bincount(cell, weights=inner, minlength=LEVELS)
+        quantized = np.where(filled, total[cell] / np.maximum(members[cell], 1), 0.0)
+        if last - first < LEVELS or not quantized.sum():
+            return math.inf  # fewer bins than levels would always look perfect
+        p, q = reference / reference.sum(), quantized / quantized.sum()
+        # A bin that only holds clipped values has q = 0; a floor keeps the loss finite and large there.
+        return float(rel_entr(p, np.maximum(q, 1e-12))[filled].sum())
+
+    return _best(histogram, loss)
+
+
+def _without_zeros(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
+    """Counts as float64 with the bin that holds zero taken down to its neighbours' level, and the bins' centres."""
+    counts = histogram.counts.astype(np.float64)
+    width = (histogram.hi - histogram.lo) / len(counts)
+    zero = int(np.clip(int(-histogram.lo / width), 0, len(counts) - 1))
+    neighbours = counts[[k for k in (zero - 1, zero + 1) if 0 <= k < len(counts)]]
+    counts[zero] = min(counts[zero], neighbours.max())
+    return counts, histogram.centres
+
+
+CHOICES: dict[str, Callable[[Histogram], tuple[float, float]]] = {
+    "percentile": percentile_range,
+    "entropy": entropy_range,
+    "mse": mse_range,
+}

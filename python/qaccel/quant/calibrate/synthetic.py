@@ -1,0 +1,111 @@
+"""Inputs for calibration where the user has no data: the range is known or guessed, the content is made up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ...model import ImportedModel, TensorSpec
+from .ranges import Ranges
+
+# Made-up inputs excite a network less than real ones; 16-bit activations can spare the two bits that this costs.
+HEADROOM = 4.0
+# Of what a BatchNormalization gave; the largest values of a layer are as far out where there are many.
+DEVIATIONS = 8.0
+# Functions whose values lie within these bounds, however large their inputs are.
+BOUNDS = {
+    "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Erf": (-1.0, 1.0),
+    "Softsign": (-1.0, 1.0), "Sin": (-1.0, 1.0), "Cos": (-1.0, 1.0),
+}  # fmt: skip
+
+
+def synthetic_inputs(
+    specs: Sequence[TensorSpec], input_range: tuple[float, float], samples: int, seed: int = 0, guessed: bool = False
+) -> dict[str, np.ndarray]:
+    """``samples`` made-up samples per input within ``input_range``, along axis 0, in the input's element type.
+
+    Flat ones at both ends first, then flat per channel, then patterns from coarse to fine: white noise alone averages
+    out in the first convolution. Integer inputs are rounded and kept within their type; where the range is only
+    ``guessed``, those of 8 bits take all values of theirs.
+    """
+    rng = np.random.default_rng(seed)
+    made = {}
+    for spec in specs:
+        lo, hi = input_range
+        if guessed and spec.dtype in ("int8", "uint8"):
+            lo, hi = float(np.iinfo(spec.dtype).min), float(np.iinfo(spec.dtype).max)
+        shape = spec.shape[1:]
+        values = [_sample(rng, k, shape) for k in range(samples * spec.shape[0] if spec.shape else 1)]
+        array: np.ndarray = lo + (hi - lo) * np.stack(values).reshape(-1, *shape)
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            array = np.clip(np.rint(array), limits.min, limits.max)
+        elif dtype.kind == "b":
+            array = array > (lo + hi) / 2
+        made[spec.name] = array.astype(dtype) if spec.shape else array.astype(dtype).reshape(())
+    return made
+
+
+def _sample(rng: np.random.Generator, index: int, shape: tuple[int, ...]) -> np.ndarray:
+    """One sample within 0..1."""
+    if index < 2:
+        return np.full(shape, float(index))
+    if len(shape) < 2 or index % 4 == 2:
+        return np.broadcast_to(rng.random((*shape[:1], *(1 for _ in shape[1:]))), shape)
+    cell = 1 << (index % 5)
+    coarse = rng.random((shape[0], *(-(-size // cell) for size in shape[1:])))
+    for axis in range(1, len(shape)):
+        coarse = np.repeat(coarse, cell, axis=axis)
+    return coarse[tuple(slice(size) for size in shape)]
+
+
+def widened(ranges: Ranges, model: ImportedModel, exact: Sequence[str] = ()) -> Ranges:
+    """Ranges from synthetic inputs made safe: with HEADROOM, or by what the model says of itself.
+
+    A tensor that a BatchNormalization gave lies within DEVIATIONS of the mean of its channels; what is computed from
+    it has its synthetic range scaled by as much as that changed the range before. Functions that are bounded keep
+    their bounds. Names in ``exact`` are known and stay. Source: Nagel et al., arXiv 1906.04721, section 4.3.
+    """
+    factors = {spec.name: HEADROOM for spec in model.inputs}
+    values = dict(ranges.values)
+    for name in factors:
+        if name in values and name not in exact:
+            values[name] = _scaled(values[name], HEADROOM)
+    consts = {tensor.name: tensor for tensor in model.onnx_model.graph.initializer}
+    for node in model.onnx_model.graph.node:
+        factor = max((factors.get(i, HEADROOM) for i in node.input if i and i not in consts), default=1.0)
+        if node.name in values:
+            before = values[node.name]
+            if node.name in model.statistics:
+                mean, deviation = model.statistics[node.name]
+                after = (mean - DEVIATIONS * deviation).min(), (mean + DEVIATIONS * deviation).max()
+                if any(before):
+                    factor = float(np.abs(after).max()) / max(map(abs, before))
+            else:
+                # A bound says nothing of what follows, and values that reach it do so however their inputs are scaled.
+                least, most = _bounds(node, consts)
+                own = max(factor, 1.0) if math.isfinite(least) or math.isfinite(most) else factor
+                after = max(before[0] * own, least), min(before[1] * own, most)
+            values[node.name] = min(float(after[0]), 0.0), max(float(after[1]), 0.0)
+        factors.update(dict.fromkeys(node.output, factor))
+    return Ranges(values, "synthetic", ranges.samples)
+
+
+def _scaled(limits: tuple[float, float], factor: float) -> tuple[float, float]:
+    return limits[0] * factor, limits[1] * factor
+
+
+def _bounds(node: onnx.NodeProto, consts: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
+    """What the values of a node cannot exceed; a Clip says it in constants."""
+    if node.op_type != "Clip":
+        return BOUNDS.get(node.op_type, (-math.inf, math.inf))
+    given = [float(numpy_helper.to_array(consts[i]).reshape(-1)[0]) if i in consts else None for i in node.input[1:]]
+    attrs = {a.name: a.f for a in node.attribute}
+    least, most = (*given, None, None)[:2]
+    least, most = attrs.get("min", least), attrs.get("max", most)
+    return -math.inf if least is None else least, math.inf if most is None else most

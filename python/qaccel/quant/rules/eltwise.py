@@ -1,0 +1,174 @@
+"""Two tensors, or a tensor and constants, element by element: operands of different shapes and orders brought together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from tvm import ir, relax
+
+from ...dialect import operators
+from ...dialect.operators import EltwiseAttrs, Quantization
+from ...dialect.rescale import CONSTANT_BITS, quantize_constant
+from ...machine.numerics import activation_limits
+from .emitter import Emitter, Held
+from .layers import NodeBits, Rule, expressible, output
+from .layout import Layout, arranged, canonical, offsets
+from .match import Node
+from .weights import NotQuantizable, activation_quantization
+
+_KIND = {"add": "add", "subtract": "sub", "multiply": "mul", "minimum": "min", "maximum": "max"}
+
+
+def _eltwise(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    kind = _KIND[node.call.op.name.removeprefix("relax.")]
+    first, second = node.call.args
+    if isinstance(second, ir.GenericConst):
+        _with_constant(node, bits, emitter, kind, operators.constant(second), constant_first=False)
+    elif isinstance(first, ir.GenericConst):
+        _with_constant(node, bits, emitter, kind, operators.constant(first), constant_first=True)
+    else:
+        _of_two(node, bits, emitter, kind)
+
+
+def _with_constant(
+    node: Node, bits: NodeBits, emitter: Emitter, kind: str, value: np.ndarray, constant_first: bool
+) -> None:
+    shape = operators.static_shape(node.output)
+    if value.dtype.kind != "f" or not np.isfinite(value).all():
+        raise NotQuantizable("its constant holds values that are not finite numbers")
+    a = _whole(node, emitter, node.inputs[0], bits.activation, shape)
+    out = output(node, bits.out, emitter)
+    if kind == "sub":
+        if constant_first:
+            a = _negated(node, emitter, a)
+        else:
+            value = -value
+        kind = "add"
+    vector = _reduced(arranged(np.broadcast_to(value, shape), a.layout))
+    if vector.shape[0] != 1:
+        if (vector != vector[:1]).any():
+            raise NotQuantizable("its constant differs between the samples of a batch")
+        vector = vector[:1]
+    q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
+    integers = np.ascontiguousarray(quantize_constant(vector, q.scale))
+    _emit(node, emitter, kind, a, relax.const(integers), q, out.q, out.fields, out.span)
+
+
+def _of_two(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
+    shape = operators.static_shape(node.output)
+    first, second = node.call.args
+    whole = [operators.static_shape(var) == shape for var in (first, second)]
+    swap = not whole[0] and whole[1] and kind != "sub"
+    if swap:
+        first, second, whole = second, first, whole[::-1]
+    # The order in memory is that of an operand which is integers already.
+    both = all(whole) and first not in emitter.held and second in emitter.held
+    wanted = emitter.layout(second) if both else None
+    a = _whole(node, emitter, first, bits.activation, shape, wanted)
+    if whole[1]:
+        b = emitter.integers(second, bits.activation, a.layout)
+    else:
+        b = _spread(node, emitter, second, bits.activation, shape, a.layout)
+    out = output(node, bits.out, emitter)
+    _emit(node, emitter, kind, a, b.var, b.q, out.q, out.fields, out.span)
+
+
+def _emit(
+    node: Node, emitter: Emitter, kind: str, a: Held, b: relax.Expr, b_q: Quantization, out_q: Quantization,
+    fields: tuple[int, float, int, int, int], span: tuple[float, float],
+) -> None:  # fmt: skip
+    attrs = EltwiseAttrs(
+        node.name, node.op, kind, a.q.bits, a.q.scale, a.q.zero_point, b_q.bits, b_q.scale, b_q.zero_point, *fields
+    )
+    expressible(attrs.multipliers)
+    emitter.hold(node.output, operators.eltwise(a.var, b, attrs), out_q, a.layout, span)
+
+
+def _whole(
+    node: Node, emitter: Emitter, var: relax.Var, bits: int, shape: tuple[int, ...], wanted: Layout | None = None
+) -> Held:
+    """An operand in the shape of the result, repeated if it is smaller."""
+    if operators.static_shape(var) == shape:
+        return emitter.integers(var, bits, wanted)
+    full = canonical(shape)
+    if full is None:
+        raise NotQuantizable(f"its result has the shape {list(shape)}; two dimensions and more can be quantized")
+    return _spread(node, emitter, var, bits, shape, full, reduce=False)
+
+
+def _spread(
+    node: Node, emitter: Emitter, var: relax.Var, bits: int, shape: tuple[int, ...], full: Layout, reduce: bool = True
+) -> Held:
+    """A smaller operand as the machine repeats it over a tensor that lies as ``full``: one row, pixel or value of it."""
+    held = emitter.integers(var, bits)
+    codes = arranged(np.broadcast_to(offsets(held.layout, operators.static_shape(var)), shape), full)
+    codes = _reduced(codes) if reduce else codes
+    if codes.shape == held.layout.nhwc and np.array_equal(codes.reshape(-1), np.arange(codes.size)):
+        return held
+    if codes.shape[0] != held.layout.nhwc[0]:
+        raise NotQuantizable("an operand is shared by the samples of a batch")
+    name = f"{node.name}.{'repeated' if codes.size > held_size(held) else 'operand'}"
+    call = emitter.move(name, "Expand", [held], codes, held.q, activation_limits(held.q.bits))
+    return replace(held, var=emitter.builder.emit(call), layout=replace(full, nhwc=codes.shape))
+
+
+def held_size(held: Held) -> int:
+    """How many values a tensor has."""
+    return int(np.prod(held.layout.nhwc))
+
+
+def _reduced(values: np.ndarray) -> np.ndarray:
+    """[N, H, W, C] with each of H, W and C cut to one where the values along it are all the same."""
+    for axis in (1, 2, 3):
+        one = np.take(values, [0], axis=axis)
+        if values.shape[axis] > 1 and (values == one).all():
+            values = one
+    return values
+
+
+def _negated(node: Node, emitter: Emitter, a: Held) -> Held:
+    """-a, exactly: the integers of at most 16 bits around zero, times -1."""
+    q = Quantization(CONSTANT_BITS, a.q.scale, 0)
+    minus_one = relax.const(np.full((1, 1, 1, 1), -1, operators.carrier(CONSTANT_BITS)))
+    attrs = EltwiseAttrs(
+        f"{node.name}.negative", "Neg", "mul", a.q.bits, a.q.scale, a.q.zero_point, CONSTANT_BITS, 1.0, 0,
+        q.bits, q.scale, q.zero_point, *activation_limits(q.bits),
+    )  # fmt: skip
+    return replace(a, var=emitter.builder.emit(operators.eltwise(a.var, minus_one, attrs)), q=q)
+
+
+def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """max(x, 0) + slope * min(x, 0) with a slope per channel: both halves exact, one rounding each for product and sum."""
+    shape = operators.static_shape(node.output)
+    slope_of, axis = node.call.args[1], int(node.call.attrs.axis) % len(shape)
+    if not isinstance(slope_of, ir.GenericConst):
+        raise NotQuantizable("its slopes are computed at run time")
+    slopes = operators.constant(slope_of).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    x = emitter.integers(node.inputs[0], bits.activation)
+    out = output(node, bits.out, emitter)
+    vector = _reduced(arranged(np.broadcast_to(slopes, shape), x.layout))[:1]
+    slope = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
+    hi = activation_limits(x.q.bits)[1]
+    wide = Quantization(CONSTANT_BITS, x.q.scale, 0)
+    common = x.q.bits, x.q.scale, x.q.zero_point
+    least = activation_limits(wide.bits)[0]
+    negative = operators.RequantizeAttrs(f"{node.name}.negative", "Min", *common, wide.bits, wide.scale, 0, least, 0)
+    positive = operators.RequantizeAttrs(f"{node.name}.positive", "Max", *common, *common, x.q.zero_point, hi)
+    reach = float(np.abs(vector).max()) * max(-x.span[0], x.span[1], x.q.scale)
+    part = activation_quantization(-reach, reach, CONSTANT_BITS)
+    product = EltwiseAttrs(
+        f"{node.name}.product", "Mul", "mul", wide.bits, wide.scale, 0, CONSTANT_BITS, slope.scale, 0,
+        part.bits, part.scale, 0, *activation_limits(part.bits),
+    )  # fmt: skip
+    expressible(product.multipliers)
+    integers = quantize_constant(vector, slope.scale)
+    below = emitter.builder.emit(operators.requantize(x.var, negative))
+    scaled = emitter.builder.emit(operators.eltwise(below, relax.const(np.ascontiguousarray(integers)), product))
+    above = emitter.builder.emit(operators.requantize(x.var, positive))
+    total = EltwiseAttrs(node.name, node.op, "add", *common, *(part.bits, part.scale, 0), *out.fields)  # type: ignore[arg-type]
+    expressible(total.multipliers)
+    emitter.hold(node.output, operators.eltwise(above, scaled, total), out.q, x.layout, out.span)
+
+
+RULES: dict[str, Rule] = {"eltwise": _eltwise, "prelu": _prelu}

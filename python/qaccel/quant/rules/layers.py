@@ -1,0 +1,354 @@
+"""How each kind of node becomes an operation of the quantized dialect: one small function per kind.
+
+A rule takes the node, its bits and the emitter; it binds the operation, or raises NotQuantizable with the reason why
+the node stays in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tvm import ir, relax
+
+from ...dialect import operators
+from ...dialect.operators import Quantization
+from ...machine.isa import field_maximum
+from ...machine.numerics import activation_limits
+from .emitter import Emitter, Held, permutation
+from .layout import Layout, arranged, canonical, channels_last, layout, transposed
+from .match import Node
+from .tables import grid_span, make_table
+from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
+
+
+@dataclass(frozen=True)
+class NodeBits:
+    """Widths that a node works at: its weights, its inputs, its output."""
+
+    weight: int
+    activation: int
+    out: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a node's output integers mean, the clamp in output integers, the range in real values."""
+
+    q: Quantization
+    clamp_lo: int
+    clamp_hi: int
+    span: tuple[float, float]
+
+    @property
+    def fields(self) -> tuple[int, float, int, int, int]:
+        """out_bits, out_scale, out_zero_point, clamp_lo, clamp_hi as the attributes of the dialect end."""
+        return self.q.bits, self.q.scale, self.q.zero_point, self.clamp_lo, self.clamp_hi
+
+
+LARGEST_KERNEL = field_maximum("CONV", "kernel_h")  # rows or pixels
+Rule = Callable[[Node, NodeBits, Emitter], None]
+
+
+def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = None) -> Output:
+    """The output of a node after the clamps that it took in; ``q`` where it is not free to choose."""
+    span = emitter.span_of(node.range_name)
+    q = q or activation_quantization(*span, bits)
+    lo, hi = activation_limits(q.bits)
+    for clamp in (node, *node.clamps) if node.kind == "clamp" else node.clamps:
+        bounds = clamp_bounds(clamp.call)
+        low, high = (quantize_real(bound, q) for bound in bounds)
+        lo, hi = min(max(lo, low), high), min(max(hi, low), high)
+    return Output(q, lo, hi, span)
+
+
+def clamp_bounds(call: relax.Call) -> tuple[float, float]:
+    """Bounds in real values of a Relu or Clip."""
+    if call.op.name == "relax.nn.relu":
+        return 0.0, float("inf")
+    low, high = (_scalar(arg) for arg in call.args[1:3])
+    if np.isnan(low) or np.isnan(high):
+        raise NotQuantizable("a bound is not a number")
+    return low, high
+
+
+def _scalar(expr: relax.Expr) -> float:
+    value = expr.value
+    return float(value.value if hasattr(value, "value") else value)
+
+
+def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    call, attrs = node.call, node.call.attrs
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW") or not is_constant(call.args[1]):
+        raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
+    weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
+    result, wanted = plane_layouts(node)
+    window = Window(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
+    bias = bias_of(node, (len(weight), 1, 1))
+    source = emitter.integers(node.inputs[0], bits.activation, wanted)
+    _weighted(node, bits, emitter, source, weight, bias, window, result)
+
+
+def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """[..., K] times a constant [K, M]; a flattened plane is taken as it lies, by a kernel of the plane's size."""
+    data, matrix = node.call.args
+    if not (isinstance(data, relax.Var) and is_constant(matrix)) or len(operators.static_shape(matrix)) != 2:
+        raise NotQuantizable("only the product of an activation and a constant matrix can be quantized")
+    values = operators.constant(matrix)
+    shape, result = operators.static_shape(data), channels_last(operators.static_shape(node.output))
+    wanted = channels_last(shape)
+    if wanted is None or result is None:
+        raise NotQuantizable(f"its activation has the shape {list(shape)}; two dimensions and more can be quantized")
+    plane = _flat_plane(emitter.layout(data), shape) if len(shape) == 2 else None
+    if plane is not None:
+        source = emitter.integers(data, bits.activation)
+        _, h, w, c = source.layout.nhwc
+        weight = values[plane].reshape(h, w, c, -1).transpose(3, 0, 1, 2)
+    else:
+        source = emitter.integers(data, bits.activation, _in_place(emitter.layout(data), wanted))
+        weight = values.T.reshape(-1, 1, 1, values.shape[0])
+        result = replace(result, nhwc=(*source.layout.nhwc[:3], len(weight)))
+    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), Window(), result)
+
+
+def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which of the K features each value of a sample's plane is, in NHWC order; None if the samples are not planes of K."""
+    n, h, w, c = held.nhwc
+    if n != shape[0] or h * w * c != shape[1] or h * w == 1 or max(h, w) > LARGEST_KERNEL:
+        return None
+    order = arranged(np.arange(n * shape[1]).reshape(shape), held).reshape(n, -1)
+    return order[0] if np.array_equal(order, order[0] + np.arange(n)[:, None] * shape[1]) else None
+
+
+def _in_place(held: Layout, wanted: Layout) -> Layout:
+    """``held`` where it has the order and the channels of ``wanted``, however it counts rows and pixels."""
+    same = (held.view, held.axes) == (wanted.view, wanted.axes)
+    return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
+
+
+@dataclass(frozen=True)
+class Window:
+    """Strides, padding (top, left, bottom, right), dilation and groups of a convolution."""
+
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+def _weighted(
+    node: Node, bits: NodeBits, emitter: Emitter, source: Held, weight: np.ndarray, bias: np.ndarray, window: Window,
+    result: Layout,
+) -> None:  # fmt: skip
+    """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
+    out = output(node, bits.out, emitter)
+    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
+    attrs = operators.ConvAttrs(
+        node.name, node.op, window.strides, window.padding, window.dilation, window.groups, bits.weight,
+        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+    )  # fmt: skip
+    call = operators.conv2d(source.var, made.weight, made.bias, made.scale, attrs)
+    emitter.hold(node.output, call, out.q, result, out.span)
+
+
+def integer_weights(
+    node: Node, bits: NodeBits, emitter: Emitter, source: Quantization, out: Quantization, weight: np.ndarray,
+    bias: np.ndarray,
+) -> QuantizedWeights:  # fmt: skip
+    """Weights and bias of a layer as integers; what had to give way is noted."""
+    made = quantize_weights(weight, bias, bits.weight, source, out.scale)
+    of_all = f"of {len(bias)} channels"
+    if made.raised:
+        emitter.notes.append(f"{node.name}: {len(made.raised)} {of_all} took a larger weight scale for their bias")
+    if made.dead:
+        emitter.notes.append(f"{node.name}: {len(made.dead)} {of_all} have no weights left and are constant")
+    return made
+
+
+def bias_of(node: Node, shape: tuple[int, ...]) -> np.ndarray:
+    """The bias [OC] that the node's second binding adds, broadcast along ``shape``; zeros without one."""
+    channels = shape[0]
+    if len(node.bindings) == 1:
+        return np.zeros(channels)
+    value = operators.constant(node.bindings[1].value.args[1])
+    try:
+        return np.broadcast_to(value, (*(1,) * max(0, value.ndim - len(shape)), *shape)).reshape(-1)
+    except ValueError:
+        raise NotQuantizable(f"its bias has the shape {list(value.shape)}, not one value per output channel") from None
+
+
+def _max_pool(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    _pool(node, bits, emitter, "max")
+
+
+def _avg_pool(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    _pool(node, bits, emitter, "avg")
+
+
+def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
+    """A maximum keeps the scale of its input, unless it took in a clamp."""
+    attrs = node.call.attrs
+    kernel, strides, dilation = pair(attrs.pool_size), pair(attrs.strides), pair(attrs.dilation)
+    padding = pads(attrs.padding)
+    if str(attrs.layout) != "NCHW" or bool(attrs.ceil_mode):
+        raise NotQuantizable("it is not in NCHW layout, or its ceil_mode adds windows that count fewer values")
+    shape, result = operators.static_shape(node.inputs[0]), operators.static_shape(node.bindings[-1].var)
+    for axis in (0, 1):
+        if _empty_window(shape[2 + axis], result[2 + axis], kernel[axis], strides[axis], dilation[axis], padding[axis]):
+            raise NotQuantizable("one of its windows lies wholly in the padding")
+    if max(kernel) > LARGEST_KERNEL and kernel == shape[2:] and not any(padding):
+        _reduce(node, bits, emitter, kind, [2, 3])
+        return
+    result_layout, wanted = plane_layouts(node)
+    source = emitter.integers(node.inputs[0], bits.activation, wanted)
+    keeps = kind == "max" and not node.clamps
+    out = output(node, bits.out, emitter, source.q if keeps else None)
+    made = operators.PoolAttrs(
+        node.name, node.op, kind, kernel, strides, padding, dilation, kind == "avg" and bool(attrs.count_include_pad),
+        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+    )  # fmt: skip
+    expressible(lambda: made.multiplier(1))
+    expressible(lambda: made.multiplier(kernel[0] * kernel[1] if kind == "avg" else 1))
+    span = source.span if keeps else out.span
+    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, result_layout, span)
+
+
+def _empty_window(size: int, outputs: int, kernel: int, stride: int, dilation: int, pad: int) -> bool:
+    taps = np.arange(outputs)[:, None] * stride - pad + np.arange(kernel)[None, :] * dilation
+    return not bool(((taps >= 0) & (taps < size)).any(axis=1).all())
+
+
+def _clamp(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """A Relu or Clip that no layer could take in: a requantizing copy that clamps."""
+    source = emitter.integers(node.inputs[0], bits.activation)
+    out = output(node, bits.out, emitter)
+    attrs = operators.RequantizeAttrs(
+        node.name, node.op, source.q.bits, source.q.scale, source.q.zero_point, *out.fields
+    )
+    expressible(attrs.multiplier)
+    emitter.hold(node.output, operators.requantize(source.var, attrs), out.q, source.layout, out.span)
+
+
+def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """Any function of one value."""
+    source = emitter.integers(node.inputs[0], bits.activation)
+    out = output(node, bits.out, emitter)
+    if source.q.bits == bits.out == 16:
+        # The entries on either side of the range are interpolated from, so they should be in the output's range as well.
+        lo, hi = out.span
+        low, high = grid_span(node, source.q, source.span)
+        width = hi - lo
+        span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
+        out = output(node, bits.out, emitter, activation_quantization(*span, 16))
+    made = make_table(node, source.q, out.q, source.span, out.span)
+    if source.q.bits == 16:
+        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
+    attrs = operators.TableAttrs(
+        node.name,
+        node.op,
+        source.q.bits,
+        source.q.scale,
+        source.q.zero_point,
+        out.q.bits,
+        out.q.scale,
+        out.q.zero_point,
+    )
+    emitter.hold(node.output, operators.table(source.var, made.values, attrs), out.q, source.layout, out.span)
+
+
+def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
+    """A mean or maximum over any axes but the first."""
+    shape = operators.static_shape(node.inputs[0])
+    given = node.call.attrs.axis
+    axes = sorted({int(axis) % len(shape) for axis in given} if given is not None else range(len(shape)))
+    if not axes or axes[0] == 0:
+        raise NotQuantizable("it reduces over the samples of a batch")
+    _reduce(node, bits, emitter, kind, axes)
+
+
+def _reduce(node: Node, bits: NodeBits, emitter: Emitter, kind: str, axes: list[int]) -> None:
+    """A pool over the whole plane, the reduced axes being its rows and pixels. A maximum keeps the scale of its input."""
+    shape = operators.static_shape(node.inputs[0])
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    if canonical(operators.static_shape(node.output)) is None:
+        raise NotQuantizable(f"its result has the shape {list(operators.static_shape(node.output))}")
+    count = int(np.prod([shape[axis] for axis in axes]))
+    first = max((k for k in range(1, LARGEST_KERNEL + 1) if count % k == 0 and k * k <= count), default=1)
+    rest = count // first
+    nhwc = (shape[0], first, rest, int(np.prod([shape[axis] for axis in kept[1:]])))
+    wanted = layout(shape, [kept[0], *axes, *kept[1:]], nhwc)
+    source = emitter.integers(node.inputs[0], bits.activation, _in_place(emitter.layout(node.inputs[0]), wanted))
+    if max(source.layout.nhwc[1:3]) > LARGEST_KERNEL:
+        source = emitter.integers(node.inputs[0], bits.activation, wanted)
+    _, first, rest, _ = source.layout.nhwc
+    keeps = kind == "max" and not node.clamps
+    out = output(node, bits.out, emitter, source.q if keeps else None)
+    made = operators.PoolAttrs(
+        node.name, node.op, kind, (first, rest), (first, rest), (0, 0, 0, 0), (1, 1), False,
+        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+    )  # fmt: skip
+    expressible(lambda: made.multiplier(first * rest if kind == "avg" else 1))
+    order = layout(tuple(shape[axis] for axis in kept), range(len(kept)), (shape[0], 1, 1, nhwc[3]))
+    span = source.span if keeps else out.span
+    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, order, span)
+
+
+RULES: dict[str, Rule] = {
+    "conv": _conv,
+    "gemm": _gemm,
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "clamp": _clamp,
+    "table": _table,
+    "mean": lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
+    "max": lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
+}
+WEIGHTED = ("conv", "conv_transpose", "gemm")
+
+
+def rename(node: Node, emitter: Emitter) -> None:
+    """A reshape or transpose of integers is another name for the same ones; of a float it is left until it is read."""
+    held = emitter.held.get(node.inputs[0])
+    if held is None:
+        return
+    if node.kind == "reshape":
+        emitter.held[node.output] = held
+        return
+    turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))
+    if turned is not None:
+        emitter.held[node.output] = replace(held, layout=turned)
+
+
+def plane_layouts(node: Node) -> tuple[Layout, Layout]:
+    """NHWC layouts of the node's output and first input, both [N, C, H, W]."""
+    result = canonical(operators.static_shape(node.output))
+    source = canonical(operators.static_shape(node.inputs[0]))
+    if result is None or source is None:
+        raise NotQuantizable(f"its output has the shape {list(operators.static_shape(node.output))}")
+    return result, source
+
+
+def expressible(make: Callable[[], object]) -> None:
+    """Raises NotQuantizable where a ratio of scales is too large for a multiplier."""
+    try:
+        make()
+    except ValueError as error:
+        raise NotQuantizable(f"requantization {error}") from None
+
+
+def pair(values: Iterable[int]) -> tuple[int, int]:
+    """An attribute of two integers."""
+    first, second = (int(value) for value in values)
+    return first, second
+
+
+def pads(values: Iterable[int]) -> tuple[int, int, int, int]:
+    """An attribute of four integers: top, left, bottom, right."""
+    top, left, bottom, right = (int(value) for value in values)
+    return top, left, bottom, right
+
+
+def is_constant(expr: relax.Expr) -> bool:
+    """Whether an operand is a constant."""
+    return isinstance(expr, ir.GenericConst)

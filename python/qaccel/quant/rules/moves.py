@@ -1,0 +1,252 @@
+"""Operators that put values elsewhere, and the two that need it to compute: transposed convolution and linear resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import ir, relax
+
+from ...dialect import operators
+from ...dialect.operators import ConvAttrs, Quantization
+from ...dialect.pieces import interleaved
+from ...evaluate.float_operators import RULES as FLOAT_RULES
+from ...evaluate.steps import holds_tensors
+from ...machine.numerics import activation_limits
+from .emitter import Emitter, Held
+from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
+from .layout import Layout, arranged, canonical, layout, offsets, order_of
+from .match import Node
+from .weights import NotQuantizable, quantize_real
+
+
+def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """Whatever only moves values: what goes where is found by moving the values' numbers."""
+    sources = [emitter.integers(var, bits.activation) for var in dict.fromkeys(node.inputs)]
+    if not sources:
+        raise NotQuantizable("all of its operands are constant")
+    values: dict[relax.Var, np.ndarray] = {}
+    total = 0
+    for var, held in zip(dict.fromkeys(node.inputs), sources, strict=True):
+        values[var] = (offsets(held.layout, operators.static_shape(var)) + total).astype(np.float64)
+        total += values[var].size
+    shape = operators.static_shape(node.output)
+    # What stays when all numbers are raised is no value of an operand but a constant that fills.
+    numbers, raised = (_run(node, {var: v + step for var, v in values.items()}) for step in (0, total))
+    filled = numbers == raised
+    constants = np.unique(numbers[filled])
+    same = all(held.q == sources[0].q for held in sources)
+    lo, hi = sources[0].span
+    if same and not any(not lo <= value <= hi for value in constants):
+        q, span = sources[0].q, (min(held.span[0] for held in sources), max(held.span[1] for held in sources))
+    else:
+        out = output(node, bits.out, emitter)
+        q, span = out.q, out.span
+    codes = numbers.astype(np.int64) if not filled.any() else np.where(filled, 0, numbers).astype(np.int64)
+    codes[filled] = -1 - np.searchsorted(constants, numbers[filled])
+    target = _like(sources[0].layout, operators.static_shape(node.inputs[0]), shape) or canonical(shape)
+    if target is None:
+        raise NotQuantizable(f"its result has the shape {list(shape)}; two dimensions and more can be quantized")
+    fills = [quantize_real(float(value), q) for value in constants]
+    arrangement = arranged(codes, target)
+    call = emitter.move(node.name, node.op, sources, arrangement, q, activation_limits(q.bits), fills)
+    emitter.hold(node.output, call, q, target, span)
+
+
+def _run(node: Node, values: Mapping[relax.Var, np.ndarray]) -> np.ndarray:
+    """The node's float bindings on other values, by the same rules as calibration."""
+    known = dict(values)
+
+    def value_of(expr: relax.Expr) -> Any:
+        if isinstance(expr, relax.Var):
+            return known[expr]
+        if isinstance(expr, relax.Tuple):
+            return tuple(value_of(field) for field in expr.fields)
+        return operators.constant(expr)
+
+    for binding in node.bindings:
+        call = binding.value
+        rule = FLOAT_RULES.get(call.op.name)
+        kernel = rule(call) if rule is not None else None
+        if kernel is None:
+            raise NotQuantizable(f"{call.op.name} of this form has no rule that says where values go")
+        operands = [value_of(arg) for arg in call.args if holds_tensors(arg)]
+        known[binding.var] = np.asarray(kernel(*operands))
+    return known[node.bindings[-1].var]
+
+
+def _like(held: Layout, shape: tuple[int, ...], result: tuple[int, ...]) -> Layout | None:
+    """For a result of the source's rank, the order of axes that the source has."""
+    order = order_of(held, shape)
+    if order is None or len(shape) != len(result) or not 3 <= len(shape) <= 4:
+        return None
+    sizes, wanted = [[s[axis] for axis in order] for s in (shape, result)]
+    if len(shape) == 3:
+        sizes.insert(1, 1)
+        wanted.insert(1, 1)
+    return layout(result, order, tuple(wanted)) if tuple(sizes) == held.nhwc else None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The outputs begin, begin + step, ... along one axis as a convolution of step 1.
+
+    ``taps`` index the kernel by window position, -1 is a zero; ``outputs`` of them, with ``before`` and ``after`` cells of padding.
+    """
+
+    taps: tuple[int, ...]
+    before: int
+    after: int
+    outputs: int
+
+
+def phases(size: int, outputs: int, kernel: int, stride: int, dilation: int, pad: int) -> list[Phase]:
+    """A transposed convolution along one axis, output position ``stride * t + phase`` by phase.
+
+    Output y sums kernel[k] * input[i] over y = i * stride + k * dilation - pad (ONNX ConvTranspose).
+    """
+    found = []
+    for phase in range(stride):
+        count = max(0, -(-(outputs - phase) // stride))
+        at = {
+            (phase + pad - k * dilation) // stride: k
+            for k in range(kernel)
+            if (phase + pad - k * dilation) % stride == 0
+        }
+        # The window reaches from the tap farthest back to the one farthest ahead, and over the input at its own position.
+        first, last = min([*at, 0]), max([*at, 0])
+        last += max(0, size - count - last)
+        after = count - 1 + last - (size - 1)
+        first = min(first, last - after)  # padding is smaller than the window
+        taps = tuple(at.get(place, -1) for place in range(first, last + 1))
+        found.append(Phase(taps, -first, after, count))
+    return found
+
+
+def _conv_transpose(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """One convolution for each phase of the strides, their outputs interleaved."""
+    call, attrs = node.call, node.call.attrs
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "IOHW") or not isinstance(
+        call.args[1], ir.GenericConst
+    ):
+        raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
+    kernel = operators.constant(call.args[1])  # [IC, OC / groups, kernel_h, kernel_w]
+    groups = int(attrs.groups)
+    ic, per_group, kh, kw = kernel.shape
+    weight = kernel.reshape(groups, ic // groups, per_group, kh, kw).transpose(0, 2, 3, 4, 1)
+    weight = weight.reshape(groups * per_group, kh, kw, ic // groups)
+    result, wanted = plane_layouts(node)
+    source = emitter.integers(node.inputs[0], bits.activation, wanted)
+    out = output(node, bits.out, emitter)
+    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias_of(node, (len(weight), 1, 1)))
+    top, left, _, _ = pads(attrs.padding)
+    (sh, sw), (dh, dw) = pair(attrs.strides), pair(attrs.dilation)
+    _, h, w, _ = source.layout.nhwc
+    rows = phases(h, result.nhwc[1], kh, sh, dh, top)
+    pixels = phases(w, result.nhwc[2], kw, sw, dw, left)
+    parts: list[Held] = []
+    for r, row in enumerate(rows):
+        for p, pixel in enumerate(pixels):
+            if not (row.outputs and pixel.outputs):
+                continue
+            name = node.name if sh * sw == 1 else f"{node.name}.phase{r}_{p}"
+            conv = ConvAttrs(
+                name, node.op, (1, 1), (row.before, pixel.before, row.after, pixel.after), (1, 1), groups, bits.weight,
+                source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+            )  # fmt: skip
+            part = operators.conv2d(source.var, taken(made.weight, row.taps, pixel.taps), made.bias, made.scale, conv)
+            nhwc = (result.nhwc[0], row.outputs, pixel.outputs, len(weight))
+            parts.append(Held(emitter.builder.emit(part), out.q, layout(nhwc, range(4), nhwc), out.span))
+    _interleave(node, emitter, parts, rows, pixels, result, out.q, out.span)
+
+
+def taken(weight: np.ndarray, rows: Sequence[int], pixels: Sequence[int]) -> np.ndarray:
+    """The taps of a kernel OHWI that a phase has, zeros where it has none."""
+    padded = np.pad(weight, ((0, 0), (0, 1), (0, 1), (0, 0)))  # index -1 is the zeros at the end
+    return padded[:, list(rows)][:, :, list(pixels)]
+
+
+def _interleave(
+    node: Node, emitter: Emitter, parts: list[Held], rows: Iterable[Phase], pixels: Iterable[Phase], result: Layout,
+    q: Quantization, span: tuple[float, float],
+) -> None:  # fmt: skip
+    rows, pixels = list(rows), list(pixels)
+    if len(parts) == 1 and len(rows) * len(pixels) == 1:
+        emitter.hold(node.output, parts[0].var, q, result, span)
+        return
+    rows, pixels = [r for r in rows if r.outputs], [p for p in pixels if p.outputs]
+    sizes = [(row.outputs, pixel.outputs) for row in rows for pixel in pixels]
+    pieces = interleaved(sizes, (len(rows), len(pixels)), result.nhwc[2], result.nhwc[3])
+    call = emitter.pieced(node.name, node.op, parts, pieces, result.nhwc, q, activation_limits(q.bits))
+    emitter.hold(node.output, call, q, result, span)
+
+
+def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """Linear resizing by whole factors: every phase is a small fixed kernel, its weights exact fractions.
+
+    It has a range of its own, as a pool has: on its input's scale many sums would lie exactly between two integers.
+    """
+    attrs = node.call.attrs
+    if not is_linear(node):
+        return _move(node, bits, emitter)
+    mode = str(attrs.coordinate_transformation_mode)
+    result, wanted = plane_layouts(node)
+    factors = [o // i for o, i in zip(result.nhwc[1:3], wanted.nhwc[1:3], strict=True)]
+    whole = all(o == i * f for o, i, f in zip(result.nhwc[1:3], wanted.nhwc[1:3], factors, strict=True))
+    if str(attrs.layout) != "NCHW" or not whole or mode not in ("half_pixel", "asymmetric", "pytorch_half_pixel"):
+        raise NotQuantizable(
+            f"linear resizing from {list(wanted.nhwc[1:3])} to {list(result.nhwc[1:3])} ({mode}) is not by a whole factor "
+            "in half_pixel or asymmetric coordinates"
+        )
+    source = emitter.integers(node.inputs[0], bits.activation, wanted)
+    n, h, w, c = source.layout.nhwc
+    edged = arranged(np.pad(offsets(source.layout, (n, c, h, w)), ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"),
+                     canonical((n, c, h + 2, w + 2)) or wanted)  # fmt: skip
+    limits = activation_limits(source.q.bits)
+    padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, limits))
+    kernels = [_linear_kernels(f, mode == "asymmetric") for f in factors]
+    out = output(node, bits.out, emitter)
+    largest = max(int(k.max()) for k, _ in kernels[0]) * max(int(k.max()) for k, _ in kernels[1])
+    weight_bits = next(b for b in (8, 16) if largest < 1 << (b - 1))
+    unit = np.float32(1.0 / (kernels[0][0][1] * kernels[1][0][1]))
+    parts: list[Held] = []
+    for r, (vertical, _) in enumerate(kernels[0]):
+        for p, (horizontal, _) in enumerate(kernels[1]):
+            weight = np.broadcast_to((vertical[:, None] * horizontal[None, :])[None, :, :, None], (c, 3, 3, 1))
+            conv = ConvAttrs(
+                f"{node.name}.phase{r}_{p}", node.op, (1, 1), (0, 0, 0, 0), (1, 1), c, weight_bits, source.q.bits,
+                source.q.scale, source.q.zero_point, *out.fields,
+            )  # fmt: skip
+            part = operators.conv2d(padded, weight, np.zeros(c), np.full(c, unit), conv)
+            parts.append(
+                Held(emitter.builder.emit(part), out.q, layout((n, h, w, c), range(4), (n, h, w, c)), out.span)
+            )
+    rows, pixels = ([Phase((), 0, 0, size)] * f for size, f in zip((h, w), factors, strict=True))
+    _interleave(node, emitter, parts, rows, pixels, result, out.q, out.span)
+    return None
+
+
+def is_linear(node: Node) -> bool:
+    """Whether a Resize computes values between those that it reads."""
+    return str(node.call.attrs.method) == "linear"
+
+
+def _linear_kernels(factor: int, asymmetric: bool) -> list[tuple[np.ndarray, int]]:
+    """By phase: weights of the cells before, at and after an input cell, as whole numbers over the second value."""
+    unit = factor if asymmetric else 2 * factor
+    found = []
+    for phase in range(factor):
+        # Position of the output between inputs, in 1 / unit: phase / factor, or (phase + 0.5) / factor - 0.5.
+        place = phase if asymmetric else 2 * phase + 1 - factor
+        weights = np.zeros(3, np.int64)
+        below = place // unit
+        weights[1 + below] = unit - (place - below * unit)
+        if place - below * unit:
+            weights[2 + below] = place - below * unit
+        found.append((weights, unit))
+    return found
+
+
+RULES: dict[str, Rule] = {"move": _move, "conv_transpose": _conv_transpose, "resize": _resize}

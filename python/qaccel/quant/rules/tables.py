@@ -1,0 +1,219 @@
+"""Element-wise functions of one tensor, however many nodes spell them out, gathered into one look-up table each.
+
+``x * sigmoid(x)``, ``x * clip(x + 3, 0, 6) / 6``, a Gelu written with Erf or Tanh: whatever depends on one value alone is one
+function of it, so nothing is matched by shape of the expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tvm import ir, relax
+
+from ...dialect import operators
+from ...dialect.operators import Quantization
+from ...evaluate.float_operators import BINARY, RULES, UNARY
+from ...machine.isa import isa
+from ...machine.numerics import activation_limits
+from .match import CARRIES_CLAMPS, Node
+from .normalization import KIND
+from .weights import NotQuantizable
+
+WORST_STEP = 2.0**-6  # of the output's range: how far an interpolated table may be off at a bend
+_FARTHEST = 64  # how many tensors back a function may begin
+
+
+def fuse_tables(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[Node]:
+    """Element-wise nodes that hang on one tensor joined into nodes of kind "table"; Relu and Clip alone stay what they are."""
+    nodes = list(nodes)
+    maker = {node.output: k for k, node in enumerate(nodes)}
+    roots: dict[relax.Var, list[relax.Var]] = {}
+    for node in nodes:
+        if _pointwise(node):
+            roots[node.output] = _common_roots(node, roots)
+    gone: set[int] = set()
+    tables: dict[int, Node] = {}
+    for k in range(len(nodes) - 1, -1, -1):
+        if k in gone or not roots.get(nodes[k].output):
+            continue
+        region = _region(k, nodes, maker, roots, uses)
+        if region is not None:
+            root, members = region
+            tables[k] = _table_node([nodes[m] for m in members], root)
+            gone.update(members)
+    return [tables.get(k, node) for k, node in enumerate(nodes) if k in tables or k not in gone]
+
+
+@dataclass(frozen=True)
+class Table:
+    """``values`` as the ISA's TABLE reads them; ``off_by``: the largest distance from the function, in output steps."""
+
+    values: np.ndarray
+    off_by: float
+
+
+def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tuple[float, float]:
+    """Least and greatest value of a 16-bit table's entries that inputs within ``span`` are interpolated from."""
+    unit = 1 << isa().interpolation_bits
+    first, last = (
+        int(edge(bound / source.scale / unit)) for edge, bound in zip((np.floor, np.ceil), span, strict=True)
+    )
+    with np.errstate(all="ignore"):
+        values = evaluate(node, np.arange(first, last + 1) * unit * source.scale)
+    if not np.isfinite(values).all():
+        raise NotQuantizable("its function is not finite within its input's range")
+    return float(values.min()), float(values.max())
+
+
+def make_table(
+    node: Node, source: Quantization, out: Quantization, span: tuple[float, float], out_span: tuple[float, float]
+) -> Table:
+    """The table of a node's function. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
+
+    ``span`` and ``out_span``: ranges in real values within which it counts how far interpolation is off. Raises
+    NotQuantizable where the function is not finite, or where interpolation strays by more than WORST_STEP.
+    """
+    lo, hi = activation_limits(out.bits)
+    if source.bits != 16:
+        first, last = activation_limits(source.bits)
+        exact = _steps(node, np.arange(first, last + 1), source, out)
+        return Table(np.clip(np.rint(exact), lo, hi).astype(np.int64), 0.5)
+    unit, bits = 1 << isa().interpolation_bits, isa().interpolation_bits
+    inputs = np.arange(-(1 << 15), (1 << 15) + 1)
+    exact = np.clip(_steps(node, inputs, source, out), lo, hi)
+    entries = np.clip(np.rint(exact[::unit]), lo, hi).astype(np.int64)
+    low, part = (inputs[:-1] + (1 << 15)) >> bits, (inputs[:-1] + (1 << 15)) & (unit - 1)
+    made = np.rint((entries[low] * (unit - part) + entries[low + 1] * part) / unit)
+    real = inputs[:-1] * source.scale
+    wanted = [bound / out.scale + out.zero_point for bound in out_span]
+    counted = (real >= span[0]) & (real <= span[1]) & (exact[:-1] >= wanted[0] - 1) & (exact[:-1] <= wanted[1] + 1)
+    off_by = float(np.abs(made - exact[:-1])[counted].max(initial=0.0))
+    if off_by > max(WORST_STEP * (hi - lo), 1.0):
+        raise NotQuantizable(
+            f"a table of 16-bit inputs interpolates between {len(entries)} entries and would be off by {off_by:.0f} of "
+            f"{hi - lo} steps; 8-bit activations make its table exact"
+        )
+    return Table(entries, off_by)
+
+
+def _steps(node: Node, integers: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
+    """The function at input integers, float64, in output integers before rounding."""
+    real = (integers - source.zero_point) * source.scale
+    with np.errstate(all="ignore"):
+        value = evaluate(node, real)
+        steps = value / out.scale + out.zero_point
+    known = ~np.isnan(steps)
+    if not known.any():
+        raise NotQuantizable("its function is not a number anywhere in its input's range")
+    # Where it is none (a root below zero), the nearest number stands for it: rounding alone takes an input there.
+    steps = np.interp(real, real[known], np.nan_to_num(steps[known], posinf=2.0**40, neginf=-(2.0**40)))
+    return np.nan_to_num(steps, posinf=2.0**40, neginf=-(2.0**40))
+
+
+def evaluate(node: Node, real: np.ndarray) -> np.ndarray:
+    """A table node's function of float64 values."""
+    values = {node.inputs[0]: real}
+    for binding in node.bindings:
+        call = binding.value
+        kernel = RULES[call.op.name](call)
+        if kernel is None:
+            raise NotQuantizable(f"{call.op.name} has no rule")
+        operands = [
+            values[arg] if isinstance(arg, relax.Var) else np.float64(_scalar(arg))
+            for arg in call.args
+            if isinstance(arg, relax.Var) or _is_tensor(arg)
+        ]
+        values[binding.var] = np.asarray(kernel(*operands))
+    return np.broadcast_to(values[node.bindings[-1].var], real.shape)
+
+
+def _scalar(expr: relax.Expr) -> float:
+    return float(operators.constant(expr).reshape(-1)[0])
+
+
+def _is_tensor(expr: relax.Expr) -> bool:
+    return isinstance(expr, ir.GenericConst) and hasattr(expr.value, "numpy")
+
+
+def _pointwise(node: Node) -> bool:
+    """Whether every binding of the node works element by element on tensors of one shape and single constants."""
+    if not node.inputs or node.kind == KIND or not isinstance(node.output.ty, relax.TensorType):
+        return False
+    shape = operators.static_shape(node.output)
+    for binding in node.bindings:
+        call = binding.value
+        if not (isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in (UNARY | BINARY)):
+            return False
+        if str(binding.var.ty.dtype) != "float32" or operators.static_shape(binding.var) != shape:
+            return False
+        for arg in call.args:
+            if _is_tensor(arg):
+                if operators.constant(arg).size != 1:
+                    return False
+            elif isinstance(arg, relax.Var) and operators.static_shape(arg) != shape:
+                return False
+    return all(operators.static_shape(var) == shape for var in node.inputs)
+
+
+def _common_roots(node: Node, roots: Mapping[relax.Var, list[relax.Var]]) -> list[relax.Var]:
+    """The tensors of which the node is a function alone, nearest first."""
+    inputs = list(dict.fromkeys(node.inputs))
+    lists = [[var, *roots.get(var, [])] for var in inputs]
+    return [var for var in lists[0] if all(var in other for other in lists[1:])][:_FARTHEST]
+
+
+def _region(
+    last: int, nodes: list[Node], maker: Mapping[relax.Var, int], roots: Mapping[relax.Var, list[relax.Var]],
+    uses: Mapping[relax.Var, int],
+) -> tuple[relax.Var, list[int]] | None:  # fmt: skip
+    """The largest region that ends in node ``last`` and that nobody looks into; None where a table is no gain."""
+    for root in reversed(roots[nodes[last].output]):
+        members = _between(last, root, nodes, maker)
+        reads = [var for m in members for var in nodes[m].inputs]
+        inside = [nodes[m].output for m in members if m != last]
+        if any(reads.count(var) != uses[var] for var in inside):
+            continue
+        # A clamp at the beginning belongs to the layer before, whose output is then no wider than it must be.
+        while len(members) > 1:
+            readers = [m for m in members if root in nodes[m].inputs]
+            host = maker.get(root)
+            if len(readers) > 1 or nodes[readers[0]].kind != "clamp" or uses[root] != 1:
+                break
+            if host is None or nodes[host].kind not in CARRIES_CLAMPS:
+                break
+            root = nodes[readers[0]].output
+            members.remove(readers[0])
+        return None if _machine_has([nodes[m] for m in members]) else (root, members)
+    return None
+
+
+def _machine_has(members: list[Node]) -> bool:
+    """Clamps alone, or a tensor and a constant with any clamps behind: exact at every width without a table."""
+    first, *others = members
+    with_constant = first.kind == "eltwise" and len(first.inputs) == 1
+    return (first.kind == "clamp" or with_constant) and all(node.kind == "clamp" for node in others)
+
+
+def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:
+    found: set[int] = set()
+    pending = [last]
+    while pending:
+        k = pending.pop()
+        if k not in found:
+            found.add(k)
+            pending += [maker[var] for var in nodes[k].inputs if not var.same_as(root)]
+    return sorted(found)
+
+
+def _table_node(members: list[Node], root: relax.Var) -> Node:
+    last = members[-1]
+    return replace(
+        last,
+        op="+".join(dict.fromkeys(node.op for node in members)),
+        kind="table",
+        bindings=tuple(binding for node in members for binding in node.bindings),
+        inputs=(root,),
+        inner=tuple(members[:-1]),
+    )

@@ -1,0 +1,135 @@
+"""The report: what the accelerator did with its time, memory and weights (DESIGN section 5), as plain values.
+
+All counts are of one sample; `cycles_per_batch` is of the whole batch, which is a loop over samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..machine.hw import HwConfig
+from ..metadata import Boundary
+from ..npu.codegen import CompiledSubgraph
+from ..npu.partition.partition import Rejection
+
+STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
+BITS_OF_FLOAT = 8  # width at which the bound counts the MACs of an operator that has no integer form
+Profile = Mapping[str, Any]  # what the simulator's cycle mode gives for one subgraph (run/simulator.py)
+Report = dict[str, Any]
+
+
+def make_report(
+    model: str,
+    hw: HwConfig,
+    subgraphs: Sequence[tuple[CompiledSubgraph, Profile]],
+    rejections: Sequence[Rejection],
+    boundary: Boundary,
+    compile_seconds: Mapping[str, float],
+) -> Report:
+    """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
+    layers = [entry for compiled, profile in subgraphs for entry in layer_entries(compiled, profile)]
+    cycles = sum(int(profile["cycles"]) for _, profile in subgraphs)
+    ideal = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
+    dram_keys = ("weights", "activations_read", "activations_written", "program")
+    return {
+        "model": model,
+        "hw": hw.to_dict(),
+        "subgraphs": len(subgraphs),
+        "batch": boundary.batch,
+        "cycles": cycles,
+        "cycles_per_batch": cycles * boundary.batch,
+        "macs": sum(layer["macs"] for layer in layers),
+        "utilization": ideal / cycles if cycles else 0.0,
+        "bound_cycles": bound_cycles(hw, layers, rejections, boundary),
+        "latency_ms": cycles / (hw.clock_mhz * 1e3),
+        "dram_bytes": {key: sum(int(profile["dram_bytes"][key]) for _, profile in subgraphs) for key in dram_keys},
+        "memory": {
+            "peak_sram_bytes": max((int(profile["peak_sram_bytes"]) for _, profile in subgraphs), default=0),
+            "dram_footprint_bytes": sum(compiled.artefact.dram_bytes for compiled, _ in subgraphs),
+        },
+        "weights": {
+            "float_bytes": 4 * sum(layer["weight_count"] for layer in layers),
+            "quantized_bytes": sum(layer["quantized_bytes"] for layer in layers),
+            "stream_bytes": sum(layer["stream_bytes"] for layer in layers),
+            "entropy_bits": sum(layer["entropy_bits"] for layer in layers),
+        },
+        "layers": layers,
+        "fallback": [
+            {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
+            for r in rejections
+        ],
+        "compile_seconds": {name: round(seconds, 3) for name, seconds in compile_seconds.items()},
+    }
+
+
+def layer_entries(compiled: CompiledSubgraph, profile: Profile) -> list[dict[str, Any]]:
+    """One entry per layer of a subgraph; a layer that needs no instruction has no cycles."""
+    counted = {int(entry["layer"]): entry for entry in profile["layers"]}
+    entries = []
+    for index, facts in enumerate(compiled.layers):
+        machine = counted.get(index, {"cycles": 0, "stalls": {}})
+        entries.append(
+            {
+                "name": facts.name,
+                "op": facts.op,
+                "weight_bits": facts.weight_bits,
+                "activation_bits": facts.activation_bits,
+                "macs": facts.macs,
+                "cycles": int(machine["cycles"]),
+                "stalls": {cause: int(machine["stalls"].get(cause, 0)) for cause in STALLS},
+                "weight_count": facts.weight_count,
+                "quantized_bytes": facts.quantized_bytes,
+                "stream_bytes": facts.stream_bytes,
+                "codecs": facts.codecs,
+                "entropy_bits": facts.entropy_bits,
+            }
+        )
+    return entries
+
+
+def bound_cycles(
+    hw: HwConfig, layers: Sequence[Mapping[str, Any]], rejections: Sequence[Rejection], boundary: Boundary
+) -> int:
+    """The least cycles of a sample that multipliers and DRAM allow, fallback included."""
+    mac_cycles = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
+    for r in rejections:
+        bits = r.weight_bits or BITS_OF_FLOAT, r.activation_bits or BITS_OF_FLOAT
+        mac_cycles += r.macs / boundary.batch / hw.macs_per_cycle(*bits)
+    weight_bits = sum(layer["entropy_bits"] for layer in layers) + sum(r.entropy_bits for r in rejections)
+    dram_bytes = weight_bits / 8 + (boundary.input_bytes + boundary.output_bytes) / boundary.batch
+    return math.ceil(max(mac_cycles, dram_bytes / hw.dram_bytes_per_cycle))
+
+
+def _rate(hw: HwConfig, layer: Mapping[str, Any]) -> int:
+    return hw.macs_per_cycle(layer["weight_bits"], layer["activation_bits"])
+
+
+def timeline(subgraphs: Sequence[tuple[CompiledSubgraph, Profile]], clock_mhz: int) -> dict[str, Any]:
+    """``timeline.json`` for Perfetto: one process per subgraph, one thread per engine, times in microseconds."""
+    from ..machine.isa import decode, isa
+
+    engines = list(isa().engines)
+    events: list[dict[str, Any]] = []
+    begin = 0
+    for process, (compiled, profile) in enumerate(subgraphs):
+        artefact, trace = compiled.artefact, profile["trace"]
+        events.append({"ph": "M", "name": "process_name", "pid": process, "args": {"name": artefact.symbol}})
+        for thread, engine in enumerate(engines):
+            events.append({"ph": "M", "name": "thread_name", "pid": process, "tid": thread, "args": {"name": engine}})
+        columns = (trace[key] for key in ("start", "end", "engine", "layer"))
+        for index, (ins, start, end, engine, layer) in enumerate(zip(decode(artefact.program), *columns, strict=True)):
+            events.append(
+                {
+                    "ph": "X",
+                    "name": f"{ins.op} {artefact.layers[layer]}",
+                    "pid": process,
+                    "tid": engine,
+                    "ts": (begin + start) / clock_mhz,
+                    "dur": (end - start) / clock_mhz,
+                    "args": {"instruction": index, "layer": layer, "cycle": begin + start, "cycles": end - start},
+                }
+            )
+        begin += int(profile["cycles"])
+    return {"displayTimeUnit": "ns", "traceEvents": events}

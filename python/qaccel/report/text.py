@@ -1,0 +1,175 @@
+"""The report for people: a summary in the terminal, layers.csv, report.html, and the folder that holds them."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..run.files import write_folder
+from .report import STALLS
+
+WIDTH_OF_A_FILE = 180  # columns, where the summary goes to no terminal
+_COLOURS = {
+    "compute": "#3b7dd8", "activation_load": "#e0a030", "weight_load": "#c0504d",
+    "decode": "#8e5ea2", "store": "#5aa469", "wait": "#b0b0b0",
+}  # fmt: skip
+_STYLE = """
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1500px; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0 2em; width: 100%; }
+th, td { padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
+th { border-bottom: 2px solid #888; } td { white-space: nowrap; }
+.t { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 4em; }
+.bar { display: flex; height: 1em; width: 200px; background: #f2f2f2; } .bar span { height: 100%; }
+.key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; vertical-align: -1px; }
+"""
+
+
+def write_report(folder: str | Path, report: Mapping[str, Any], timeline: Mapping[str, Any]) -> Path:
+    """report.json, layers.csv, timeline.json and report.html in ``folder``, all or none of them."""
+    files = {
+        "report.json": json.dumps(report, indent=2).encode(),
+        "layers.csv": layers_csv(report).encode(),
+        "timeline.json": json.dumps(timeline, separators=(",", ":")).encode(),
+        "report.html": report_html(report).encode(),
+    }
+    return write_folder(folder, files, "report")
+
+
+def layers_csv(report: Mapping[str, Any]) -> str:
+    """One line per layer, a column per stall."""
+    out = io.StringIO()
+    plain = [key for key in (report["layers"][0] if report["layers"] else {"name": ""}) if key != "stalls"]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*plain, *STALLS])
+    for layer in report["layers"]:
+        values = (codecs_of(layer) if key == "codecs" else layer[key] for key in plain)
+        writer.writerow([*values, *(layer["stalls"][cause] for cause in STALLS)])
+    return out.getvalue()
+
+
+def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures that matter, named and with units."""
+    dram, weights, memory = report["dram_bytes"], report["weights"], report["memory"]
+    rows = [
+        ("model", str(report["model"])),
+        ("config", str(report["hw"]["name"])),
+        ("accelerator subgraphs", str(report["subgraphs"])),
+        (
+            "cycles",
+            f"{report['cycles']:,} for one sample, {report['latency_ms']:.3f} ms at {report['hw']['clock_mhz']} MHz",
+        ),
+        ("bound", f"{report['bound_cycles']:,} cycles by multipliers and DRAM alone"),
+        ("MACs", f"{report['macs']:,}, multipliers busy {100 * report['utilization']:.1f}%"),
+        ("DRAM traffic", ", ".join(f"{key.replace('_', ' ')} {value:,} B" for key, value in dram.items())),
+        ("memory", f"SRAM peak {memory['peak_sram_bytes']:,} B, DRAM footprint {memory['dram_footprint_bytes']:,} B"),
+        (
+            "weights",
+            f"float {weights['float_bytes']:,} B, quantized {weights['quantized_bytes']:,} B, streams "
+            f"{weights['stream_bytes']:,} B, entropy {weights['entropy_bits'] / 8:,.0f} B",
+        ),
+    ]
+    decode_bound = [layer["name"] for layer in report["layers"] if _bound_by(layer) == "decode"]
+    if decode_bound:
+        rows.append(("decode-bound layers", ", ".join(decode_bound)))
+    if report["batch"] > 1:
+        rows.insert(4, ("batch", f"{report['batch']} samples, {report['cycles_per_batch']:,} cycles"))
+    return rows
+
+
+def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
+    """The summary on standard output, with each layer if asked, and what stays on the CPU."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # as `print` does; rich would end the process
+
+    console = Quiet(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in summary_rows(report):
+        facts.add_row(name, value)
+    console.print(facts)
+    if layers:
+        table = Table(title="layers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        texts = ("layer", "op", "bits", "codecs")
+        for column in (*texts, "MACs", "stream B", "cycles", *(cause.replace("_", " ") for cause in STALLS)):
+            table.add_column(column, justify="left" if column in texts else "right")
+        for layer in report["layers"]:
+            counts = [f"{layer[key]:,}" for key in ("macs", "stream_bytes", "cycles")]
+            stalls = [f"{layer['stalls'][cause]:,}" for cause in STALLS]
+            table.add_row(layer["name"], layer["op"], bits_of(layer), codecs_of(layer), *counts, *stalls)
+        console.print(table)
+    if not report["fallback"]:
+        console.print("every operator of the network runs on the accelerator")
+        return
+    table = Table(title="on the CPU", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("node", "op", "MACs", "reason", "way out"):
+        table.add_column(column, justify="right" if column == "MACs" else "left", overflow="fold")
+    for entry in report["fallback"]:
+        table.add_row(entry["name"], entry["op"], f"{entry['macs']:,}", entry["reason"], entry["fix"])
+    console.print(table)
+
+
+def _bound_by(layer: Mapping[str, Any]) -> str:
+    """What most of a layer's cycles went to."""
+    return max(STALLS, key=lambda cause: layer["stalls"][cause]) if layer["cycles"] else ""
+
+
+def codecs_of(layer: Mapping[str, Any]) -> str:
+    """``parametric 3, raw 1``: how many of a layer's weight streams each codec made."""
+    return ", ".join(f"{codec} {count}" for codec, count in sorted(layer["codecs"].items()))
+
+
+def bits_of(layer: Mapping[str, Any]) -> str:
+    """``W8A8``, or ``A8`` for a layer without weights."""
+    weight = f"W{layer['weight_bits']}" if layer["weight_bits"] else ""
+    return f"{weight}A{layer['activation_bits']}"
+
+
+def report_html(report: Mapping[str, Any]) -> str:
+    """The report as one page without anything to fetch."""
+    longest = max((layer["cycles"] for layer in report["layers"]), default=0) or 1
+    rows = []
+    for layer in report["layers"]:
+        parts = "".join(
+            f'<span title="{cause} {layer["stalls"][cause]:,}" style="width:{100 * layer["stalls"][cause] / longest:.2f}%;'
+            f'background:{_COLOURS[cause]}"></span>'
+            for cause in STALLS
+        )
+        texts = [layer["name"], layer["op"], bits_of(layer), codecs_of(layer)]
+        sizes = [f"{4 * layer['weight_count']:,}", f"{layer['quantized_bytes']:,}", f"{layer['stream_bytes']:,}"]
+        numbers = [f"{layer['macs']:,}", *sizes, f"{layer['entropy_bits'] / 8:,.0f}", f"{layer['cycles']:,}"]
+        rows.append(_row(texts, numbers, f'<td><div class="bar">{parts}</div></td>'))
+    fallback = [_row([f["name"], f["op"], f["reason"], f["fix"]], [f"{f['macs']:,}"]) for f in report["fallback"]]
+    key = "".join(f'<span style="background:{_COLOURS[cause]}"></span>{cause.replace("_", " ")}' for cause in STALLS)
+    facts = "".join(_row([name, value], []) for name, value in summary_rows(report))
+    title = html.escape(f"{report['model']} on {report['hw']['name']}")
+    cpu = _table(["node", "operator", "reason", "way out"], ["MACs"], fallback) if fallback else "<p>Nothing.</p>"
+    heads = ["MACs", "float B", "quantized B", "stream B", "entropy B", "cycles", "cycles by cause"]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1><table>{facts}</table><h2>Layers</h2>"
+        f'<p class="key">Where the cycles of a layer went:{key}</p>'
+        f"{_table(['layer', 'operator', 'bits', 'codecs'], heads, rows)}"
+        f"<h2>On the CPU</h2>{cpu}</html>\n"
+    )
+
+
+def _row(texts: list[str], numbers: list[str], more: str = "") -> str:
+    cells = [f'<td class="t">{html.escape(str(text))}</td>' for text in texts] + [
+        f"<td>{number}</td>" for number in numbers
+    ]
+    return f"<tr>{''.join(cells)}{more}</tr>"
+
+
+def _table(texts: list[str], numbers: list[str], rows: list[str]) -> str:
+    head = "".join(f'<th class="t">{text}</th>' for text in texts) + "".join(f"<th>{number}</th>" for number in numbers)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

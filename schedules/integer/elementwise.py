@@ -1,0 +1,217 @@
+"""Element-wise operators in integers, in vectors: sums, products, copies and tables.
+
+Sums of rescaled operands have at most 50 bits, so float64 holds them exactly and rounds them once, as in `integer_requantize`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from ...dialect.operators import EltwiseAttrs, RequantizeAttrs, TableAttrs, carrier
+from ...machine.numerics import activation_limits
+from . import loops
+from .requantize import Output, Rescale, finished, nearest, rounded
+from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_of, load, of
+
+Kernel = tuple[tirx.PrimFunc, list[np.ndarray]]
+_CHUNK = 1 << 12  # elements of a task
+_CYCLES = 1  # about, per element
+
+
+def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tuple[int, ...]) -> Kernel:
+    """``qaccel.eltwise`` on ``shape`` and ``small``, which is 1 where it is repeated."""
+    combined = _combined(isa, attrs)
+    dtypes = carrier(attrs.a_bits), carrier(attrs.b_bits)
+    output = Output.of(attrs)
+    # The innermost dimensions along which b is either all there or one value.
+    inner = len(shape)
+    one = small[-1] == 1 and shape[-1] != 1
+    while inner and (small[inner - 1] == 1 if one else small[inner - 1] == shape[inner - 1]):
+        inner -= 1
+    run = math.prod(shape[inner:])
+
+    def body(a: Any, b: Any, out: Any) -> None:
+        def vector(begin: Expr, other: Expr, k: Expr, lanes: int) -> None:
+            first = load(a, begin + k, lanes).astype(of("int32", lanes))
+            second = load(b, other, 1) if one else load(b, other + k, lanes)
+            second = tirx.Broadcast(second, lanes) if one and lanes > 1 else second
+            result = finished(isa, [combined(first, second.astype(of("int32", lanes)))], output)
+            loops.write(out, begin + k, result, lanes)
+
+        if inner == 0:
+            chunked(run, isa, lambda k, lanes: vector(tirx.const(0, "int32"), tirx.const(0, "int32"), k, lanes))
+            return
+        outer = math.prod(shape[:inner])
+        with loops.loop(outer, outer > 1 and outer * run * _CYCLES >= loops.SERIAL_CYCLES) as turn:
+            place: Expr = tirx.const(0, "int32")
+            rest = turn
+            step = math.prod(small)
+            strides = []
+            for size in small:
+                step //= size
+                strides.append(step)
+            for size, there, stride in reversed(list(zip(shape[:inner], small[:inner], strides[:inner], strict=True))):
+                if there > 1:
+                    place = place + tirx.floormod(rest, size) * stride
+                rest = tirx.floordiv(rest, size)
+            begin, other = T.Bind(turn * run), T.Bind(place)
+            loops.each(run, isa.lanes, lambda k, lanes: vector(begin, other, k, lanes))
+
+    return loops.function([(shape, dtypes[0]), (small, dtypes[1])], [], (shape, carrier(attrs.out_bits)), body), []
+
+
+def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[[Expr, Expr], Expr]:
+    """int32 lanes of both operands -> rounded int32 lanes."""
+    ma, mb, shift = attrs.multipliers()
+    reaches = [
+        max(hi - zero, zero - lo)
+        for (lo, hi), zero in (
+            (activation_limits(attrs.a_bits), attrs.a_zero_point),
+            (activation_limits(attrs.b_bits), attrs.b_zero_point),
+        )
+    ]
+    if attrs.kind == "mul":
+        rescale = Rescale.of(isa, np.array([ma]), np.array([shift]), reaches[0] * reaches[1])
+        return lambda a, b: _scaled(isa, _less(a, attrs.a_zero_point) * _less(b, attrs.b_zero_point), rescale)
+    factors = math.ldexp(ma, -shift), math.ldexp(mb, -shift)
+    zeros = [-zero * factor for zero, factor in zip((attrs.a_zero_point, attrs.b_zero_point), factors, strict=True)]
+    bound = sum(reach * factor for reach, factor in zip(reaches, factors, strict=True))
+
+    def value(a: Expr, b: Expr) -> Expr:
+        dtype = of("float64", lanes_of(a))
+        first, second = (q.astype(dtype) * const(f, dtype) for q, f in zip((a, b), factors, strict=True))
+        if attrs.kind in ("min", "max"):
+            chosen = tirx.min if attrs.kind == "min" else tirx.max
+            return nearest(chosen(first + const(zeros[0], dtype), second + const(zeros[1], dtype)), bound)
+        if attrs.kind == "sub":
+            return nearest(first - second + const(zeros[0] - zeros[1], dtype), bound)
+        return nearest(first + second + const(zeros[0] + zeros[1], dtype), bound)
+
+    return value
+
+
+def _less(value: Expr, zero_point: int) -> Expr:
+    return value - const(zero_point, of("int32", lanes_of(value))) if zero_point else value
+
+
+def _scaled(isa: Vectors, value: Expr, rescale: Rescale) -> Expr:
+    dtype = of(rescale.dtype, lanes_of(value))
+    limit = None if rescale.limits is None else const(float(rescale.limits[0]), dtype)
+    return rounded(isa, value, const(float(rescale.scales[0]), dtype), rescale.fused, limit)
+
+
+def rescaled(
+    isa: Vectors, bits: int, zero_point: int, multiplier: tuple[int, int], output: Output
+) -> Callable[[Expr], Expr]:
+    """Values of ``bits`` -> the output's: ``clamp(Z_out + rhe((q - zero_point) * M * 2**-s))`` on lanes of the carriers."""
+    lo, hi = activation_limits(bits)
+    reach = max(hi - zero_point, zero_point - lo)
+    rescale = Rescale.of(isa, np.array([multiplier[0]]), np.array([multiplier[1]]), reach)
+    same = rescale.scales[0] == 1.0 and zero_point == output.zero_point and carrier(bits) == carrier(output.bits)
+
+    def value(q: Expr) -> Expr:
+        lanes = lanes_of(q)
+        if same:
+            dtype = of(carrier(bits), lanes)
+            return tirx.max(tirx.min(q, const(output.hi, dtype)), const(output.lo, dtype))
+        return finished(isa, [_scaled(isa, _less(q.astype(of("int32", lanes)), zero_point), rescale)], output)
+
+    return value
+
+
+def requantize(isa: Vectors, attrs: RequantizeAttrs, shape: tuple[int, ...]) -> Kernel:
+    """``qaccel.requantize``."""
+    value = rescaled(isa, attrs.in_bits, attrs.in_zero_point, attrs.multiplier(), Output.of(attrs))
+
+    def body(q: Any, out: Any) -> None:
+        chunked(math.prod(shape), isa, lambda k, lanes: loops.write(out, k, value(load(q, k, lanes)), lanes))
+
+    return loops.function([(shape, carrier(attrs.in_bits))], [], (shape, carrier(attrs.out_bits)), body), []
+
+
+def chunked(count: int, isa: Vectors, body: Callable[[Expr, int], None], widest: int | None = None) -> None:
+    """``body(index, lanes)`` for all elements of a whole tensor, in tasks of `_CHUNK` where it is worth it."""
+    widest = widest or isa.lanes
+    tasks = count // _CHUNK
+    if tasks < 2 or count * _CYCLES < loops.SERIAL_CYCLES:
+        loops.each(count, widest, body)
+        return
+    with loops.loop(tasks, parallel=True) as task:
+        loops.each(_CHUNK, widest, lambda k, lanes: body(task * _CHUNK + k, lanes))
+    done = tasks * _CHUNK
+    loops.each(count - done, widest, lambda k, lanes: body(done + k, lanes))
+
+
+def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.ndarray) -> Kernel:
+    """``qaccel.table``: one look-up, or between two of 513 entries for 16-bit inputs."""
+    count = math.prod(shape)
+    wide = attrs.in_bits == 16
+    if not wide:
+        # By the byte as it is: the index of q is q + half, and a byte below half of 256 is not negative.
+        whole = np.zeros(256, entries.dtype)
+        half = 1 << (attrs.in_bits - 1)
+        q = np.arange(-half, half)
+        whole[q & 255] = entries[q + half]
+        entries = whole
+
+    else:  # neighbours in one word: the entry below in its lower half
+        entries = (entries[:-1].astype(np.int32) & 0xFFFF) | (entries[1:].astype(np.int32) << 16)
+
+    def body(source: Any, values: Any, out: Any) -> None:
+        if wide:
+            widest = GATHERED if isa.gather else isa.lanes
+            chunked(
+                count,
+                isa,
+                lambda k, lanes: loops.write(out, k, _between(isa, values, source, k, lanes, attrs), lanes),
+                widest,
+            )
+        elif isa.bytes_table and str(out.dtype) == "int8":
+            parts = [load(values, 64 * k, 64) for k in range(4)]
+            chunked(count, isa, lambda k, lanes: _looked_up(isa, parts, values, source, out, k, lanes), 64)
+        else:
+            chunked(count, isa, lambda k, _: _one(values, source, out, k), 1)
+
+    constants = [np.ascontiguousarray(entries)]
+    return loops.function(
+        [(shape, carrier(attrs.in_bits))], constants, (shape, carrier(attrs.out_bits)), body
+    ), constants
+
+
+def _one(values: Any, source: Any, out: Any, k: Expr) -> None:
+    index = load(source, k, 1).astype("int32") & tirx.const(255, "int32")
+    loops.write(out, k, values[index], 1)
+
+
+def _looked_up(isa: Vectors, parts: list[Expr], values: Any, source: Any, out: Any, k: Expr, lanes: int) -> None:
+    """64 bytes at once: 128 entries by the lower seven bits, twice, and the sign says which."""
+    if lanes != 64:
+        for one in range(lanes):
+            _one(values, source, out, k + one)
+        return
+    index = T.Bind(load(source, k, 64))
+    dtype = "int8x64"
+    low, high = (
+        intrinsic(dtype, "llvm.x86.avx512.vpermi2var.qi.512", parts[at], index, parts[at + 1]) for at in (0, 2)
+    )
+    loops.write(out, k, tirx.Select(index < const(0, dtype), high, low), 64)
+
+
+def _between(isa: Vectors, values: Any, source: Any, k: Expr, lanes: int, attrs: TableAttrs) -> Expr:
+    """Interpolated in 128 steps, one rounding."""
+    dtype = of("int32", lanes)
+    index = T.Bind(load(source, k, lanes).astype(dtype) + const(1 << 15, dtype))
+    low, part = tirx.shift_right(index, const(7, dtype)), T.Bind(index & const(127, dtype))
+    both, half = T.Bind(gathered(isa, values, T.Bind(low))), const(16, dtype)
+    first, second = tirx.shift_right(both << half, half), tirx.shift_right(both, half)
+    exact = T.Bind(first * (const(128, dtype) - part) + second * part)
+    floor = tirx.shift_right(exact, const(7, dtype))
+    # Halves to even: 63 more, or 64 where the floor is odd.
+    up = exact + const(63, dtype) + (floor & const(1, dtype))
+    return tirx.shift_right(up, const(7, dtype)).astype(of(carrier(attrs.out_bits), lanes))

@@ -1,0 +1,78 @@
+"""Ranges without data: made-up inputs, batch-norm statistics, and how far either is trusted."""
+
+import numpy as np
+
+from frontend.onnx_models import model, node
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.model import TensorSpec
+from qaccel.quant.calibrate.ranges import Ranges, calibrate
+from qaccel.quant.calibrate.synthetic import DEVIATIONS, HEADROOM, synthetic_inputs, widened
+
+RNG = np.random.default_rng(90)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def network():
+    scale, bias = np.array([2.0, -0.5, 1.0], np.float32), np.array([1.0, -3.0, 0.0], np.float32)
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], name="conv"),
+        node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"], name="norm"),
+        node("Relu", ["n"], ["r"], name="relu"),
+        node("Conv", ["r", "w2"], ["d"], name="last"),
+        node("Sigmoid", ["d"], ["y"], name="gate"),
+    ]
+    consts = {
+        "w": weights(3, 2, 3, 3), "s": scale, "b": bias, "m": weights(3), "v": np.abs(weights(3)) + 0.5,
+        "w2": weights(4, 3, 1, 1),
+    }  # fmt: skip
+    return import_onnx(model(nodes, consts, (1, 2, 8, 8))), scale, bias
+
+
+def test_statistics_survive_the_import_at_the_node_that_gives_the_tensor():
+    imported, scale, bias = network()
+    assert [n.op_type for n in imported.onnx_model.graph.node] == ["Conv", "Relu", "Conv", "Sigmoid"]
+    assert list(imported.statistics) == ["conv"]
+    mean, deviation = imported.statistics["conv"]
+    assert np.array_equal(mean, bias) and np.array_equal(deviation, np.abs(scale))
+
+
+def test_ranges_are_the_channels_furthest_deviations_and_what_follows_is_scaled_with_them():
+    imported, scale, bias = network()
+    made = calibrate(imported, synthetic_inputs(imported.inputs, (-1, 1), 8), "minmax")
+    ranges = widened(made, imported, ["x"]).values
+    assert ranges["x"] == made.values["x"]
+    lo, hi = (bias - DEVIATIONS * np.abs(scale)).min(), (bias + DEVIATIONS * np.abs(scale)).max()
+    assert np.allclose(ranges["conv"], (lo, hi))
+    factor = max(-lo, hi) / max(map(abs, made.values["conv"]))
+    for name in ("relu", "last"):
+        assert np.allclose(ranges[name], np.multiply(made.values[name], factor))
+    # A Sigmoid stays within its bounds, and what it has reached it may reach again.
+    assert np.allclose(ranges["gate"], (0, min(1, made.values["gate"][1] * max(factor, 1))))
+
+
+def test_without_statistics_there_is_headroom():
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], name="conv"),
+        node("Clip", ["c", "lo", "hi"], ["r"], name="relu6"),
+        node("Conv", ["r", "w"], ["d"], name="last"),
+        node("Tanh", ["d"], ["y"], name="tanh"),
+    ]
+    consts = {"w": weights(2, 2, 1, 1), "lo": np.float32(0), "hi": np.float32(6)}
+    imported = import_onnx(model(nodes, consts, (1, 2, 4, 4)))
+    made = Ranges(
+        {"x": (-1.0, 1.0), "conv": (-2.0, 3.0), "relu6": (0.0, 3.0), "last": (-1.0, 1.0), "tanh": (-0.1, 0.9)}, "", 1
+    )
+    assert widened(made, imported).values == {
+        "x": (-HEADROOM, HEADROOM), "conv": (-2 * HEADROOM, 3 * HEADROOM), "relu6": (0.0, 6.0),
+        "last": (-HEADROOM, HEADROOM), "tanh": (-0.1 * HEADROOM, 1.0),  # a bound takes nothing off what follows
+    }  # fmt: skip
+
+
+def test_a_guessed_range_of_8_bit_inputs_is_all_of_their_values():
+    specs = [TensorSpec("a", (1, 3, 4, 4), "uint8"), TensorSpec("b", (1, 3, 4, 4), "float32")]
+    guessed = synthetic_inputs(specs, (-1, 1), 4, guessed=True)
+    assert (guessed["a"].min(), guessed["a"].max()) == (0, 255) and np.abs(guessed["b"]).max() <= 1
+    assert synthetic_inputs(specs, (0, 9), 4)["a"].max() == 9

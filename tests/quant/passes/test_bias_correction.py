@@ -1,0 +1,81 @@
+"""Bias correction against the float model, on images that it has not seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from networks import data
+from operators.cases import session
+from qaccel.dialect import operators
+from qaccel.evaluate.executor import execute
+from qaccel.evaluate.integers import run_model
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.options import BitWidths
+from qaccel.qdq.write import qdq_model
+from qaccel.quant.calibrate.ranges import calibrate
+from qaccel.quant.passes.bias_correction import correct_biases
+from qaccel.quant.quantize import quantize
+from quant.layers import model, node, prepared
+
+
+@pytest.mark.parametrize("bits", [BitWidths(4, 8), BitWidths(8, 8)])
+def test_means_move_towards_the_float_model(network_path: Path, bits: BitWidths) -> None:
+    model = import_onnx(network_path)
+    name, output = model.inputs[0].name, model.outputs[0].name
+    samples = {name: data.load("calibration", 64)["images"]}
+    unseen = {name: data.load("test", 200)["images"]}
+    plain = quantize(model, calibrate(model, samples), bits)
+    corrected = correct_biases(plain, samples)
+    wanted = execute(model, unseen)[output]
+    errors = [np.square(run_model(q, unseen)[output] - wanted).mean() for q in (plain, corrected)]
+    if bits.weight_bits == 4:
+        assert errors[1] < 0.9 * errors[0]
+    shifts = [
+        np.abs((run_model(q, samples)[output] - execute(model, samples)[output]).mean(axis=0)).max()
+        for q in (plain, corrected)
+    ]
+    assert shifts[1] < shifts[0]
+
+
+def test_only_biases_change(mobilenet_path: Path) -> None:
+    model = import_onnx(mobilenet_path)
+    samples = {model.inputs[0].name: data.load("calibration", 8)["images"]}
+    plain = quantize(model, calibrate(model, samples))
+    corrected = correct_biases(plain, samples)
+    for before, after in zip(_convs(plain.mod), _convs(corrected.mod), strict=True):
+        assert operators.read(before) == operators.read(after)
+        for position in (1, 3):
+            np.testing.assert_array_equal(
+                operators.constant(before.args[position]), operators.constant(after.args[position])
+            )
+        assert operators.constant(after.args[2]).dtype == np.int32
+
+
+def _convs(mod) -> list:
+    calls = [b.value for block in mod["main"].body.blocks for b in block.bindings if operators.is_quantized(b.value)]
+    return [call for call in calls if call.op.name == "qaccel.conv2d"]
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_products_of_three_dimensions(added: bool) -> None:
+    """A MatMul with the Add that became its bias, or none: its channels' means come nearer, and the QDQ file has the biases."""
+    rng = np.random.default_rng(5)
+    nodes = [node("MatMul", "product", ["x", "w"])] + ([node("Add", "sum", ["product", "b"])] if added else [])
+    constants = {"w": rng.normal(size=(24, 6)), "b": rng.normal(size=6)} if added else {"w": rng.normal(size=(24, 6))}
+    made = model(
+        nodes, {"x": (1, 5, 24)}, [nodes[-1].output[0]], {k: v.astype(np.float32) for k, v in constants.items()}
+    )
+    imported, ranges, samples = prepared(made, samples=16)
+    plain = quantize(imported, ranges, BitWidths(4, 8))
+    assert plain.added == ({"product": "sum"} if added else {})
+    corrected = correct_biases(plain, samples)
+    output = imported.outputs[0].name
+    exact = execute(imported, samples)[output].mean(axis=(0, 1))
+    before, after = (np.abs(run_model(q, samples)[output].mean(axis=(0, 1)) - exact).mean() for q in (plain, corrected))
+    assert after < before / 2
+    run = session(qdq_model(corrected))
+    result = np.concatenate([run.run(None, {"x": x[None]})[0] for x in samples["x"]])
+    step = operators.read(_convs(corrected.mod)[0]).out_scale
+    assert np.abs(result - run_model(corrected, samples)[output]).max() < 1.01 * step
+    assert (np.abs(result - run_model(corrected, samples)[output]) > step / 2).mean() < 0.01

@@ -1,0 +1,181 @@
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qaccel
+import small_models
+from qaccel.machine.hw import load_config
+from qaccel.machine.isa import isa
+from qaccel.npu.partition.partition import Rejection
+from qaccel.report.report import STALLS, Boundary, bound_cycles
+from qaccel.report.text import codecs_of, layers_csv, report_html, summary_rows, write_report
+
+TOP_LEVEL = {
+    "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "latency_ms", "dram_bytes", "memory",
+    "weights", "layers", "fallback", "compile_seconds",
+}  # fmt: skip
+OF_A_LAYER = {
+    "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",
+    "stream_bytes", "codecs", "entropy_bits",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["chain", "interrupted", "several"])
+def module(request: pytest.FixtureRequest) -> qaccel.Module:
+    model = getattr(small_models, request.param)()
+    return qaccel.compile(model, calibration_data=small_models.samples(model))
+
+
+@pytest.fixture(scope="module")
+def network(network_path: Path, calibration_data) -> qaccel.Module:
+    return qaccel.compile(network_path, calibration_data=calibration_data)
+
+
+def check_sums(module: qaccel.Module) -> None:
+    report = module.report
+    assert set(report) >= TOP_LEVEL
+    hw = module.compiled.hw
+    for layer in report["layers"]:
+        assert set(layer) == OF_A_LAYER
+        assert set(layer["stalls"]) == set(STALLS)
+        assert sum(layer["stalls"].values()) == layer["cycles"]
+        assert min(layer["stalls"].values()) >= 0
+        assert layer["entropy_bits"] <= layer["weight_count"] * layer["weight_bits"]
+        assert layer["quantized_bytes"] == math.ceil(layer["weight_count"] * layer["weight_bits"] / 8)
+        if layer["weight_count"]:
+            # A stream is raw and a header at most; one of an odd number of 4-bit weights ends with half a byte.
+            streams = sum(layer["codecs"].values())
+            assert 0 < layer["stream_bytes"] <= layer["quantized_bytes"] + streams * (isa().stream["header_bytes"] + 1)
+    assert sum(layer["cycles"] for layer in report["layers"]) == report["cycles"] > 0
+    assert sum(layer["macs"] for layer in report["layers"]) == report["macs"]
+    for key in ("quantized_bytes", "stream_bytes", "entropy_bits"):
+        assert report["weights"][key] == pytest.approx(sum(layer[key] for layer in report["layers"]))
+    assert report["bound_cycles"] <= report["cycles"]
+    assert 0 < report["utilization"] <= 1
+    assert report["latency_ms"] == pytest.approx(report["cycles"] / hw.clock_mhz / 1000)
+    assert report["memory"]["peak_sram_bytes"] <= hw.sram_bytes
+    traffic = sum(report["dram_bytes"].values())
+    assert traffic / hw.dram_bytes_per_cycle <= report["cycles"]
+    assert report["dram_bytes"]["weights"] >= report["weights"]["stream_bytes"]
+    assert report["dram_bytes"]["program"] == sum(len(s.compiled.artefact.program) for s in module.compiled.subgraphs)
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_sums(module: qaccel.Module):
+    check_sums(module)
+
+
+def test_sums_of_trained_networks(network_path: Path, calibration_data):
+    check_sums(qaccel.compile(network_path, calibration_data=calibration_data))
+
+
+def test_fallback_names_node_and_reason():
+    model = small_models.interrupted()
+    report = qaccel.compile(model, calibration_data=small_models.samples(model)).report
+    (entry,) = report["fallback"]
+    assert (entry["name"], entry["op"], entry["macs"]) == ("softmax", "Softmax", 0)
+    assert entry["reason"]
+    assert entry["fix"]
+    assert report["subgraphs"] == 2
+
+
+def test_compile_seconds_name_the_stages(module: qaccel.Module):
+    assert list(module.report["compile_seconds"]) == [
+        "import", "calibrate", "quantize", "partition", "codegen", "profile", "link",
+    ]  # fmt: skip
+
+
+def test_timeline_covers_the_cycles(module: qaccel.Module):
+    timeline = json.loads(json.dumps(module.compiled.timeline()))
+    events = [event for event in timeline["traceEvents"] if event["ph"] == "X"]
+    instructions = sum(s.profile["instructions"] for s in module.compiled.subgraphs)
+    assert len(events) == instructions
+    last = max(event["ts"] + event["dur"] for event in events)
+    assert last == pytest.approx(module.report["cycles"] / module.compiled.hw.clock_mhz)
+    assert min(event["ts"] for event in events) >= 0
+    engines = list(isa().engines)
+    assert all(engines[event["tid"]] == isa().formats[event["name"].split()[0]].engine for event in events)
+    # An engine does one thing at a time.
+    by_engine: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for event in events:
+        begin = event["args"]["cycle"]
+        by_engine.setdefault((event["pid"], event["tid"]), []).append((begin, begin + event["args"]["cycles"]))
+    for spans in by_engine.values():
+        spans.sort()
+        assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False))
+
+
+def test_files(module: qaccel.Module, tmp_path: Path):
+    folder = write_report(tmp_path / "deep" / "report", module.report, module.compiled.timeline())
+    assert {path.name for path in folder.iterdir()} == {"report.json", "layers.csv", "timeline.json", "report.html"}
+    assert json.loads((folder / "report.json").read_text()) == module.report
+    rows = list(csv.DictReader(io.StringIO((folder / "layers.csv").read_text())))
+    assert [row["name"] for row in rows] == [layer["name"] for layer in module.report["layers"]]
+    assert sum(int(row["cycles"]) for row in rows) == module.report["cycles"]
+    assert sum(int(row[cause]) for row in rows for cause in STALLS) == module.report["cycles"]
+
+
+def test_html_is_one_page_and_escapes(module: qaccel.Module):
+    report = json.loads(json.dumps(module.report))
+    report["layers"][0]["name"] = "<script>&"
+    page = report_html(report)
+    assert "&lt;script&gt;&amp;" in page
+    assert "<script" not in page
+    assert "http" not in page
+    for layer in report["layers"][1:]:
+        assert layer["name"] in page
+
+
+def test_csv_without_layers(module: qaccel.Module):
+    assert layers_csv({**module.report, "layers": []}).splitlines() == ["name," + ",".join(STALLS)]
+
+
+def test_bound_counts_fallback_at_its_own_bits():
+    hw = load_config("qaccel-256")
+    boundary = Boundary(1, 0, 0)
+    layers = [{"macs": 256_000, "weight_bits": 8, "activation_bits": 8, "entropy_bits": 0.0}]
+    assert bound_cycles(hw, layers, [], boundary) == 1000
+    wide = Rejection("a", "Conv", 64_000, "", "", 16, 16)
+    assert bound_cycles(hw, layers, [wide], boundary) == 2000
+    narrow = Rejection("a", "Conv", 1_024_000, "", "", 4, 4)
+    assert bound_cycles(hw, layers, [narrow], boundary) == 2000
+    in_float = Rejection("a", "ConvTranspose", 256_000, "", "")
+    assert bound_cycles(hw, layers, [in_float], boundary) == 2000
+
+
+def test_bound_counts_weights_input_and_output():
+    hw = load_config("qaccel-256")
+    layers = [{"macs": 1, "weight_bits": 8, "activation_bits": 8, "entropy_bits": 8 * 4000.0}]
+    assert bound_cycles(hw, layers, [], Boundary(1, 3000, 1000)) == 8000 / hw.dram_bytes_per_cycle
+    assert bound_cycles(hw, layers, [], Boundary(2, 3000, 1000)) == 6000 / hw.dram_bytes_per_cycle
+
+
+def test_cycles_do_not_depend_on_values():
+    model = small_models.chain()
+    data = small_models.samples(model)
+    first = qaccel.compile(model, calibration_data=data)
+    second = qaccel.compile(model, calibration_data={"x": np.abs(data["x"])})
+    assert [layer["cycles"] for layer in first.report["layers"]] == [
+        layer["cycles"] for layer in second.report["layers"]
+    ]
+
+
+def test_layers_that_wait_for_the_decoder_are_named(module: qaccel.Module):
+    report = json.loads(json.dumps(module.report))
+    slow, quick = report["layers"][:2]
+    slow["stalls"] = {cause: 0 for cause in STALLS} | {"decode": slow["cycles"]}
+    quick["stalls"] = {cause: 0 for cause in STALLS} | {"compute": quick["cycles"]}
+    assert ("decode-bound layers", slow["name"]) in summary_rows({**report, "layers": [slow, quick]})
+    assert "decode-bound layers" not in dict(summary_rows({**report, "layers": [quick]}))
+
+
+def test_codecs_are_in_every_form_of_the_report(module: qaccel.Module):
+    report = json.loads(json.dumps(module.report))
+    report["layers"][0]["codecs"] = {"raw": 1, "entropy": 2}
+    assert codecs_of(report["layers"][0]) == "entropy 2, raw 1"
+    assert "entropy 2, raw 1" in report_html(report) and "entropy 2, raw 1" in layers_csv(report)

@@ -6,6 +6,7 @@ is, between a dequantize and a quantize. From here on the bits live in the IR.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import tvm
@@ -17,6 +18,7 @@ from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import ImportedModel
 from ..options import DEFAULT_BITS, Bits, BitWidths
+from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules import eltwise as rules_eltwise
 from .rules import layers as rules
@@ -45,7 +47,8 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) ->
     source = model.mod["main"]
     op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
     uses = use_counts(source)
-    nodes = fuse_tables(keep_normalizations(nodes_of(source, op_types)), uses)
+    nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), Masks(model).made)
+    nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
@@ -131,7 +134,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     elif node.kind in ("reshape", "transpose"):
         rename(node, emitter)
     else:
-        reason = normalization.REASON if node.kind == normalization.KIND else "this operator has no integer form yet"
+        reason = normalization.IN_FLOAT.get(node.kind, "this operator has no integer form yet")
         if widths is not None:
             try:
                 RULES[node.kind](node, widths, emitter)
@@ -142,6 +145,11 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
         emitter.copy(node)
+
+
+def _keep_masks(nodes: list[Node], masks: set[str]) -> list[Node]:
+    """The nodes, with those that make masks set to a kind that no rule takes: a rounding of 1 - mask would be one of 10000s."""
+    return [replace(node, kind=normalization.MASK) if node.name in masks else node for node in nodes]
 
 
 def _check_names(bits: Bits, nodes: list[Node]) -> None:

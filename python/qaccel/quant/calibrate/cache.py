@@ -21,7 +21,7 @@ import tvm
 from ...model import ImportedModel
 from .ranges import Ranges
 
-FORMAT = 2  # of the entries, and of how ranges are measured: raise it when either changes
+FORMAT = 3  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
 

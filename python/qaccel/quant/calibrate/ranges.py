@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...evaluate.executor import execute
 from ...model import ImportedModel
 from .channel_means import SAMPLES, ChannelMeans
+from .masks import Masks
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
@@ -80,7 +81,10 @@ def calibrate(
     passes = 1 if method == "minmax" else 2
     extremes: dict[str, tuple[float, float]] = {}
 
+    masks = Masks(model)
+
     def widen(name: str, value: np.ndarray) -> None:
+        value = masks.finite(name, value)
         lo, hi = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if not (math.isfinite(lo) and math.isfinite(hi)):
             worst = lo if not math.isfinite(lo) else hi
@@ -96,6 +100,7 @@ def calibrate(
 
     for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
         execute(model, pieces, widen_and_add if k * batch < SAMPLES else widen)
+    extremes = masks.limited(extremes)
     if method == "minmax":
         return Ranges(extremes, method, samples, means.values)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
@@ -103,7 +108,7 @@ def calibrate(
     def count(name: str, value: np.ndarray) -> None:
         lo, hi = extremes[name]
         if hi > lo:
-            counts[name] += binned(value, lo, hi)
+            counts[name] += binned(np.clip(value, lo, hi) if name in masks.names else value, lo, hi)
 
     for pieces in _batches(model, data, batch, _Progress(progress, samples * passes, samples)):
         execute(model, pieces, count)

@@ -143,6 +143,7 @@ def _weighted(
 ) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
+    bias = _within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
         node.name, node.op, window.strides, window.padding, window.dilation, window.groups, bits.weight,
@@ -150,6 +151,16 @@ def _weighted(
     )  # fmt: skip
     call = operators.conv2d(source.var, made.weight, made.bias, made.scale, attrs)
     emitter.hold(node.output, call, out.q, result, out.span)
+
+
+def _within_reach(bias: np.ndarray, weight: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
+    """The bias [OC] with what lies so far out that the output is at its end whatever the input is brought to where that begins.
+
+    A padding mask of -1e9 that became a bias would otherwise take the scale of its channel's weights.
+    """
+    ends = [[float(end - q.zero_point) * q.scale for end in activation_limits(q.bits)] for q in (source, out)]
+    reach = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * max(map(abs, ends[0]))
+    return np.clip(bias, ends[1][0] - reach, ends[1][1] + reach)
 
 
 def integer_weights(

@@ -13,8 +13,13 @@ from tvm import ir, relax
 
 from .match import Node
 
-REASON = "it is part of a normalization over features, which stays in floating point"
 KIND = "normalization"
+MASK = "mask"
+# Kinds that no rule takes, and why.
+IN_FLOAT = {
+    KIND: "it is part of a normalization over features, which stays in floating point",
+    MASK: "it makes a mask for a Softmax, which stays in floating point",
+}
 _ROOTS = {"relax.sqrt", "relax.rsqrt", "relax.power"}
 _LONGEST = 8  # operators between the parts
 

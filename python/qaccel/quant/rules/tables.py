@@ -18,7 +18,7 @@ from ...evaluate.float_operators import BINARY, RULES, UNARY
 from ...machine.isa import isa
 from ...machine.numerics import activation_limits
 from .match import CARRIES_CLAMPS, Node
-from .normalization import KIND
+from .normalization import IN_FLOAT
 from .weights import NotQuantizable
 
 WORST_STEP = 2.0**-6  # of the output's range: how far an interpolated table may be off at a bend
@@ -139,7 +139,7 @@ def _is_tensor(expr: relax.Expr) -> bool:
 
 def _pointwise(node: Node) -> bool:
     """Whether every binding of the node works element by element on tensors of one shape and single constants."""
-    if not node.inputs or node.kind == KIND or not isinstance(node.output.ty, relax.TensorType):
+    if not node.inputs or node.kind in IN_FLOAT or not isinstance(node.output.ty, relax.TensorType):
         return False
     shape = operators.static_shape(node.output)
     for binding in node.bindings:

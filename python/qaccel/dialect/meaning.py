@@ -22,7 +22,10 @@ def _quantize(attrs: operators.QuantizeAttrs, x: np.ndarray) -> np.ndarray:
         ratio = np.rint(np.asarray(x, np.float32) / np.float32(attrs.scale))
         q = np.clip(np.nan_to_num(ratio, nan=0.0), lo - attrs.zero_point, hi - attrs.zero_point).astype(np.int32)
     q = (q + attrs.zero_point).astype(operators.carrier(attrs.bits))
-    shape = _batched(len(q), attrs.shape) if attrs.axes[0] == 0 else attrs.shape
+    outer = (
+        attrs.shape[0] * q.size // math.prod(attrs.shape)
+    )  # the batch at hand, whatever the source has merged with it
+    shape = (outer, *attrs.shape[1:]) if attrs.axes[0] == 0 else attrs.shape
     return np.ascontiguousarray(q.transpose(attrs.axes)).reshape(shape)
 
 

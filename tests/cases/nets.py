@@ -82,6 +82,12 @@ def floats(model: onnx.ModelProto, test: Mapping[str, np.ndarray]) -> np.ndarray
     return np.concatenate([session.run(None, feed)[0].ravel() for feed in _feeds(test)])
 
 
+def floats_of(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first output of ONNX Runtime for one feed."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, dict(feed))[0].ravel()
+
+
 def outputs(module: qaccel.Module, test: Mapping[str, np.ndarray]) -> np.ndarray:
     """The first output of a module for each sample, one after the other."""
     return np.concatenate([next(iter(module.run(feed).values())).ravel() for feed in _feeds(test)])

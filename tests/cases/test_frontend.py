@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto
 
 import qaccel
-from cases.nets import Net, assert_close, ints, macs_on_the_cpu, normal, scalar, weights
+from cases.nets import Net, assert_close, decibels, floats_of, ints, macs_on_the_cpu, normal, scalar, weights
 
 F32, I64, I32, U8, BOOL = (
     TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.BOOL,
@@ -92,3 +92,134 @@ def test_an_index_that_is_computed():
     net("Gather", rows, best, out="y", axis=2)
     model = net.model({"x": [1, 3, 10]}, {"y": [1, 6, 1]})
     assert_close(model, {"x": normal(3, 10, samples=256, seed=1)}, {"x": normal(3, 10, samples=8, seed=2)}, "16")
+
+
+# ---- what needs no data to move between samples
+
+
+def _merged(net):
+    """Reshape(-1, C), Gemm and Reshape back between two convolutions."""
+    image = net("Transpose", net("Relu", net("Conv", "x", weights(8, 3, 3, 3), pads=[1] * 4)), perm=[0, 2, 3, 1])
+    rows = net("Relu", net("Gemm", net("Reshape", image, ints(-1, 8)), weights(8, 8), weights(1, 8)[0]))
+    back = net("Transpose", net("Reshape", rows, ints(1, 8, 8, 8)), perm=[0, 3, 1, 2])
+    net("Conv", back, weights(4, 8, 3, 3), out="y", pads=[1] * 4)
+    return [3, 8, 8], [1, 4, 8, 8]
+
+
+def _windows(net, middle):
+    image = net("Transpose", net("Conv", "x", weights(8, 3, 3, 3), pads=[1] * 4), perm=[0, 2, 3, 1])
+    six = net("Reshape", image, ints(1, 2, 4, 2, 4, 8))
+    mixed = middle(net("Reshape", net("Transpose", six, perm=[0, 1, 3, 2, 4, 5]), ints(-1, 16, 8)))
+    back = net("Transpose", net("Reshape", mixed, ints(1, 2, 2, 4, 4, 8)), perm=[0, 1, 3, 2, 4, 5])
+    net(
+        "Conv",
+        net("Transpose", net("Reshape", back, ints(1, 8, 8, 8)), perm=[0, 3, 1, 2]),
+        weights(4, 8, 3, 3),
+        out="y",
+    )
+    return [3, 8, 8], [1, 4, 6, 6]
+
+
+def _window_partition(net):
+    return _windows(net, lambda w: net("Relu", net("MatMul", w, weights(8, 8))))
+
+
+def _window_biases(net):
+    """Something else is added in each window, and at each place of it."""
+    return _windows(net, lambda w: net("MatMul", net("Add", w, weights(4, 16, 8, gain=4)), weights(8, 8)))
+
+
+def _window_means(net):
+    """Each window's mean is added before the product."""
+    return _windows(net, lambda w: net("MatMul", net("Add", w, net("ReduceMean", w, axes=[1])), weights(8, 8)))
+
+
+def _time_distributed_dense(net):
+    rows = net("Relu", net("Gemm", net("Reshape", "x", ints(-1, 10)), weights(10, 12), weights(1, 12)[0]))
+    net(
+        "MatMul", net("ReduceMean", net("Reshape", rows, ints(1, 6, 12)), axes=[1], keepdims=0), weights(12, 4), out="y"
+    )
+    return [6, 10], [1, 4]
+
+
+def _time_distributed_images(net):
+    """A small network on each image of a sequence, then a product over the sequence."""
+    frames = net("Relu", net("Conv", net("Reshape", "x", ints(-1, 3, 8, 8)), weights(8, 3, 3, 3), pads=[1] * 4))
+    frames = net("MaxPool", frames, kernel_shape=[2, 2], strides=[2, 2])
+    flat = net("Relu", net("Gemm", net("Flatten", frames), weights(128, 16)))
+    sequence = net("Transpose", net("Reshape", flat, ints(1, 5, 16)), perm=[0, 2, 1])
+    net("Conv", sequence, weights(4, 16, 3), out="y")
+    return [5, 3, 8, 8], [1, 4, 3]
+
+
+def _mean_of_the_sequence(net):
+    """The mean of all time steps, which were made samples."""
+    rows = net("Relu", net("Gemm", net("Reshape", "x", ints(-1, 10)), weights(10, 12)))
+    net("MatMul", net("ReduceMean", rows, axes=[0], keepdims=1), weights(12, 4), out="y")
+    return [6, 10], [1, 4]
+
+
+def _time_first(net):
+    """Sequences as [time, batch, features], as recurrent layers want them."""
+    steps = net("Relu", net("MatMul", net("Transpose", "x", perm=[1, 0, 2]), weights(10, 12)))
+    last = net("Squeeze", net("Slice", steps, ints(5), ints(6), ints(0)), ints(0))
+    net("MatMul", last, weights(12, 4), out="y")
+    return [6, 10], [1, 4]
+
+
+NO_MOVES = [
+    _merged, _window_partition, _window_biases, _window_means, _time_distributed_dense, _time_distributed_images,
+    _mean_of_the_sequence, _time_first,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["8", "16"])
+@pytest.mark.parametrize("make", NO_MOVES)
+def test_samples_that_a_network_makes(make, mode):
+    net = Net()
+    shape, result = make(net)
+    data, test = ({"x": normal(*shape, samples=n, seed=s, gain=g)} for n, s, g in ((32, 1, 1.0), (8, 2, 0.7)))
+    module = assert_close(net.model({"x": [1, *shape]}, {"y": result}), data, test, mode)
+    assert macs_on_the_cpu(module) == {}
+    # The very samples of the calibration, which run together where they may.
+    assert_close(net.model({"x": [1, *shape]}, {"y": result}), data, data, mode)
+
+
+@pytest.mark.parametrize("how", ["Gather", "Slice"])
+def test_a_state_of_two_layers(how):
+    """state[0] and state[1] of a [2, 1, 32] state beside an input of batch 1; the new state is an output."""
+    net = Net(13)
+    if how == "Gather":
+        first, second = (net("Gather", "state", np.array(k, "i8"), axis=0) for k in (0, 1))
+    else:
+        parts = [net("Slice", "state", ints(k), ints(k + 1), ints(0)) for k in (0, 1)]
+        first, second = (net("Squeeze", part, ints(0)) for part in parts)
+    one = net("Tanh", net("Add", net("MatMul", "x", weights(16, 32)), net("MatMul", first, weights(32, 32))))
+    two = net("Tanh", net("Add", net("MatMul", one, weights(32, 32)), net("MatMul", second, weights(32, 32, seed=1))))
+    net("Concat", *(net("Unsqueeze", each, ints(0)) for each in (one, two)), out="after", axis=0)
+    model = net.model({"x": [1, 16], "state": [2, 1, 32]}, {"after": [2, 1, 32]})
+
+    def drawn(samples, seed):
+        state = np.tanh(normal(1, 32, samples=2 * samples, seed=seed))
+        return {"x": normal(16, samples=samples, seed=seed), "state": state}
+
+    module = qaccel.compile(model, calibration_data=drawn(64, 1), bits=8)
+    assert macs_on_the_cpu(module) == {}
+    test = drawn(8, 2)
+    feeds = [{"x": test["x"][k : k + 1], "state": test["state"][2 * k : 2 * k + 2]} for k in range(8)]
+    wanted = np.concatenate([floats_of(model, feed) for feed in feeds])
+    assert decibels(wanted, np.concatenate([module.run(feed)["after"].ravel() for feed in feeds])) >= 30
+
+
+def test_two_samples_are_still_kept_apart():
+    """With a batch of 2, windows of both are rows of their own sample."""
+    net = Net()
+    rows = net("Relu", net("MatMul", net("Reshape", "x", ints(-1, 10)), weights(10, 12)))
+    net(
+        "MatMul", net("ReduceMean", net("Reshape", rows, ints(2, 6, 12)), axes=[1], keepdims=0), weights(12, 4), out="y"
+    )
+    model = net.model({"x": [2, 6, 10]}, {"y": [2, 4]})
+    module = qaccel.compile(model, calibration_data={"x": normal(6, 10, samples=32, seed=1)}, bits=8)
+    assert macs_on_the_cpu(module) == {}
+    feed = {"x": normal(6, 10, samples=2, seed=2)}
+    assert decibels(floats_of(model, feed), module.run(feed)["y"].ravel()) >= 30

@@ -7,6 +7,7 @@ is, between a dequantize and a quantize. From here on the bits live in the IR.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 from typing import Any
 
 import tvm
@@ -53,7 +54,8 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) ->
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
     builder = relax.BlockBuilder()
-    emitter = Emitter(builder, ranges, nodes, demands)
+    batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
+    emitter = Emitter(builder, ranges, nodes, demands, batch)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)

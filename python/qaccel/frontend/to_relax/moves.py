@@ -35,7 +35,7 @@ def _pad(node: Node) -> relax.Expr | None:
 
 
 def _gather(node: Node) -> relax.Expr | None:
-    """Gather -> take. Constant indices are checked and taken as a list [and reshaped], computed ones made to count from the start."""
+    """Gather -> take. Constant indices are checked and taken as a list [and reshaped], computed ones count from the start."""
     indices, shape = node.value(1), node.shape()
     if 0 in node.out_shape or not shape or shape[int(node.attrs().get("axis", 0))] == 0:
         return None

@@ -16,7 +16,7 @@ from scipy.special import rel_entr
 from ...errors import UserError
 from ...evaluate.executor import execute
 from ...model import ImportedModel
-from .channel_means import SAMPLES, ChannelMeans
+from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
 from .masks import Masks
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -30,7 +30,7 @@ LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
 class Ranges:
     """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
 
-    `means`: those of the channels of each layer with weights, by node, over the first SAMPLES samples in whole batches.
+    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs.
     """
 
     values: dict[str, tuple[float, float]]
@@ -63,7 +63,7 @@ def calibrate(
     model: ImportedModel,
     data: Mapping[str, np.ndarray],
     method: str = "minmax",
-    batch: int = 16,
+    batch: int = PASSES_AT_ONCE,
     progress: bool = False,
 ) -> Ranges:
     """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
@@ -99,7 +99,7 @@ def calibrate(
         means(name, value)
 
     for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
-        execute(model, pieces, widen_and_add if k * batch < SAMPLES else widen)
+        execute(model, pieces, widen_and_add if k * batch < passes_of(model) else widen)
     extremes = masks.limited(extremes)
     if method == "minmax":
         return Ranges(extremes, method, samples, means.values)

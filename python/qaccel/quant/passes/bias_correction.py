@@ -20,7 +20,7 @@ from ...evaluate.executor import execute
 from ...evaluate.integers import run_quantized
 from ...machine.hw import WIDE_ACCUMULATOR_BITS
 from ...machine.numerics import accumulator_width, activation_limits
-from ..calibrate.channel_means import SAMPLES, ChannelMeans
+from ..calibrate.channel_means import ChannelMeans, passes_of
 
 _INT32 = np.iinfo(np.int32)
 
@@ -28,13 +28,14 @@ _INT32 = np.iinfo(np.int32)
 def correct_biases(
     q: QuantizedModel, data: Mapping[str, np.ndarray], means: Mapping[str, np.ndarray] | None = None
 ) -> QuantizedModel:
-    """The model with corrected biases, from up to SAMPLES samples of ``data`` (arrays by input name, samples along axis 0).
+    """The model with corrected biases, from the first `passes_of` runs of ``data`` (arrays by input name, samples along
+    axis 0).
 
     ``means``: those of the float model's channels on the same samples, where they are known. A channel keeps its bias where
     the corrected one would leave int32 or could overflow the accumulator, and where it has no weights.
     """
     own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
-    passes = -(-SAMPLES // max(own.values(), default=1))
+    passes = passes_of(q.model)
     samples = {name: value[: passes * own[name]] if name in own else value for name, value in data.items()}
     if not means:
         watch = ChannelMeans(q.model)

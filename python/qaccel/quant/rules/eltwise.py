@@ -13,7 +13,7 @@ from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
 from .layers import NodeBits, Output, Rule, expressible, output
-from .layout import Layout, arranged, canonical, offsets
+from .layout import Layout, arranged, offsets
 from .match import Node
 from .weights import NotQuantizable, activation_quantization
 
@@ -50,6 +50,10 @@ def _with_constant(
         kind = "add"
     vector = _reduced(arranged(np.broadcast_to(value, shape), a.layout))
     if vector.shape[0] != 1:
+        ours = emitter.canonical(shape)
+        if (vector != vector[:1]).any() and ours is not None and ours.nhwc[0] < len(vector):
+            a = emitter.integers(node.inputs[0], bits.activation, ours)
+            vector = _reduced(arranged(np.broadcast_to(value, shape), a.layout))
         if (vector != vector[:1]).any():
             raise NotQuantizable("its constant differs between the samples of a batch")
         vector = vector[:1]
@@ -112,7 +116,7 @@ def _whole(
     """An operand in the shape of the result, repeated if it is smaller."""
     if operators.static_shape(var) == shape:
         return emitter.integers(var, bits, wanted)
-    full = canonical(shape)
+    full = emitter.canonical(shape)
     if full is None:
         raise NotQuantizable(f"its result has the shape {list(shape)}; two dimensions and more can be quantized")
     return _spread(node, emitter, var, bits, shape, full, reduce=False)

@@ -33,9 +33,15 @@ class Emitter:
     """Bindings of the new function. Variables named ``var`` are those of the source function."""
 
     def __init__(
-        self, builder: relax.BlockBuilder, ranges: Ranges, nodes: Iterable[Node], demands: dict[relax.Var, int]
+        self,
+        builder: relax.BlockBuilder,
+        ranges: Ranges,
+        nodes: Iterable[Node],
+        demands: dict[relax.Var, int],
+        batch: int,
     ) -> None:
         self.builder = builder
+        self.batch = batch  # the network's own
         self.ranges = ranges
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
@@ -80,10 +86,14 @@ class Emitter:
         if str(var.ty.dtype) != "float32":
             raise NotQuantizable(f"an operand is {var.ty.dtype}, not float32")
         shape = operators.static_shape(var)
-        found = canonical(shape)
+        found = self.canonical(shape)
         if found is None:
             raise NotQuantizable(f"an operand has rank {len(shape)}; tensors of 2 dimensions and more can be quantized")
         return found
+
+    def canonical(self, shape: tuple[int, ...]) -> Layout | None:
+        """`layout.canonical` for this network's batch."""
+        return canonical(shape, self.batch)
 
     def integers(self, var: relax.Var, bits: int, wanted: Layout | None = None) -> Held:
         """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
@@ -108,13 +118,34 @@ class Emitter:
     def _moved(self, var: relax.Var, held: Held, wanted: Layout) -> Held:
         """The same integers in another order."""
         key = held.var, held.layout, wanted
-        if key not in self._moves:
+        if key not in self._moves and held.layout.nhwc[0] != wanted.nhwc[0]:
+            self._moves[key] = self._regrouped(var, held, wanted)
+        elif key not in self._moves:
             shape = operators.static_shape(var)
             codes = arranged(offsets(held.layout, shape), wanted)
             name = f"{self._names.get(var, str(var.name))}.transposed"
             moved = self.move(name, "Transpose", [held], codes, held.q, activation_limits(held.q.bits))
             self._moves[key] = replace(held, var=self.builder.emit(moved), layout=wanted)
         return self._moves[key]
+
+    def _regrouped(self, var: relax.Var, held: Held, wanted: Layout) -> Held:
+        """The same integers counted as another number of samples, which only the CPU can do: there and back in float."""
+        name = f"{self._names.get(var, str(var.name))}.regrouped"
+        source, shape = self._dequantize(held, var), operators.static_shape(var)
+        return replace(held, var=self._entered(source, shape, name, held.q, wanted), layout=wanted)
+
+    def _entered(
+        self, source: relax.Expr, shape: tuple[int, ...], name: str, q: Quantization, wanted: Layout
+    ) -> relax.Var:
+        """A float tensor of ``shape`` quantized into the layout ``wanted``."""
+        axes = order_of(wanted, shape)
+        if axes is None:
+            shape = _outer(wanted)
+            axes = order_of(wanted, shape)
+            assert axes is not None  # the view is its own
+            source = self.builder.emit(relax.op.reshape(source, shape))
+        attrs = operators.QuantizeAttrs(name, q.scale, q.zero_point, q.bits, axes, wanted.nhwc)
+        return self.builder.emit(operators.quantize(source, attrs))
 
     def move(
         self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: tuple[int, int],
@@ -202,15 +233,10 @@ class Emitter:
         name = self._names.get(root, str(root.name))
         span = self.span_of(name)
         q = activation_quantization(*span, bits)
-        source, shape = self.real(root), operators.static_shape(root)
-        axes = order_of(at_root, shape)
-        if axes is None:
-            shape = _outer(at_root)
-            axes = order_of(at_root, shape)
-            assert axes is not None  # the view is its own
-            source = self.builder.emit(relax.op.reshape(source, shape))
-        attrs = operators.QuantizeAttrs(name, q.scale, q.zero_point, bits, axes, plan.nhwc)
-        self.hold(var, operators.quantize(source, attrs), q, plan, span)
+        entered = self._entered(
+            self.real(root), operators.static_shape(root), name, q, replace(at_root, nhwc=plan.nhwc)
+        )
+        self.held[var] = Held(entered, q, plan, span)
 
     def _root(self, var: relax.Var, found: Layout) -> tuple[relax.Var, Layout]:
         """The float tensor that ``var`` is only a Transpose or Reshape of, and what the layout ``found`` is there."""

@@ -123,6 +123,7 @@ def quantize(
     calibration: str = "minmax",
     input_range: tuple[float, float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, Any] | None = None,
     preprocess: str | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
@@ -130,12 +131,14 @@ def quantize(
 
     ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
-    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``hw`` is what `compile` defaults to.
+    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_values`` fixes inputs
+    by name: they are inputs no more. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend.
     """
     options = _options(
         TargetOptions(load_config(hw)), calibration_data, bits, calibration, input_range, input_shapes, preprocess
     )
+    options = replace(options, input_values=input_values)
     stages = Stages(progress)
     quantized = quantize_model(model, options, stages)
     return QuantizedNetwork(model_name(model), load_config(hw), options, quantized, stages.seconds)
@@ -151,6 +154,7 @@ def compile(
     calibration: str = "minmax",
     input_range: tuple[float, float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, Any] | None = None,
     preprocess: str | None = None,
     io_dtype: str = "float32",
     report: str | Path | None = None,
@@ -174,9 +178,11 @@ def compile(
     options = _options(
         TargetOptions(config, parsed.host), calibration_data, bits, calibration, input_range, input_shapes, preprocess
     )
-    options = replace(options, io_dtype=checked_io_dtype(io_dtype))
+    options = replace(options, io_dtype=checked_io_dtype(io_dtype), input_values=input_values)
     if isinstance(model, QuantizedNetwork):
-        if any(each is not None for each in (calibration_data, bits, input_range, input_shapes, preprocess)):
+        if any(
+            each is not None for each in (calibration_data, bits, input_range, input_shapes, input_values, preprocess)
+        ):
             raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
         stages.seconds.update(model.seconds)
         compiled = compile_quantized(model.quantized, options, model.name, stages)

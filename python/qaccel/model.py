@@ -37,3 +37,7 @@ class ImportedModel:
     outputs: tuple[TensorSpec, ...]
     # Mean and standard deviation of every channel in training, by the node whose output a BatchNormalization made.
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    # Inputs that were fixed to a value and are none any more, by name.
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # What to tell the user about the import, one line each.
+    notes: tuple[str, ...] = ()

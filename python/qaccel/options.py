@@ -81,6 +81,7 @@ class CompileOptions:
 
     target: TargetOptions = TargetOptions()
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    input_values: Mapping[str, Any] | None = None  # what inputs are fixed to: numbers, or arrays of them
     calibration_data: str | Path | Mapping[str, np.ndarray] | None = None
     preprocess: str | None = None
     calibration: str = "minmax"
@@ -176,6 +177,28 @@ def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
     if not shapes:
         raise UserError('--input-shapes is empty; give "name:[1,3,224,224]"')
     return shapes
+
+
+def parse_input_values(text: str) -> dict[str, Any]:
+    """``"sr:16000 flags:[1,0]"``, separated by spaces or commas. Raises UserError if it is not of that form."""
+    values: dict[str, Any] = {}
+    pattern = re.compile(r"[\s,;]*([^\s,;\[\]]+?)\s*:\s*(\[[^\[\]]*\]|[^\s,;\[\]:]+)(?=$|[\s,;])")
+    position = 0
+    while text[position:].strip(" ,;\t\n"):
+        match = pattern.match(text, position)
+        try:
+            parsed = json.loads(match[2].lower()) if match is not None else None
+        except ValueError:
+            match = None
+        if match is None:
+            raise UserError(f'--input-values {text!r} must have the form "name:16000", several with spaces between')
+        if match[1] in values:
+            raise UserError(f"--input-values: {match[1]!r} occurs twice")
+        values[match[1]] = parsed
+        position = match.end()
+    if not values:
+        raise UserError('--input-values is empty; give "name:16000"')
+    return values
 
 
 def parse_input_range(text: str) -> tuple[float, float]:

@@ -104,7 +104,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> Quantized:
     """The stages import, calibrate and quantize."""
     with stages("import"):
-        imported = import_model(model, options.input_shapes, options.model_format)
+        imported = import_model(model, options.input_shapes, options.model_format, options.input_values)
         if not imported.inputs:
             raise UserError("the model has no inputs: its outputs are constants, and there is nothing to compile")
     with stages("calibrate", own_progress=True):
@@ -115,7 +115,7 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
         quantized = quantize(imported, ranges, bits)
         if data is not None:
             quantized = correct_biases(quantized, data, ranges.means)
-    return Quantized(quantized, (*notes, *quantized.notes), _sample(imported, data, options))
+    return Quantized(quantized, (*imported.notes, *notes, *quantized.notes), _sample(imported, data, options))
 
 
 def compile_quantized(quantized: Quantized, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -203,11 +203,11 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 "--calibration-data, which run it in integers"
             )
     with stages("import"):
-        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)
+        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         executable, choices = _built(imported.mod, options, metadata)
-    notes = (*notes, *host_notes(options.target))
+    notes = (*imported.notes, *notes, *host_notes(options.target))
     return Compiled(imported, options, None, None, None, (), executable, metadata, None, notes, {}, choices)
 
 
@@ -272,6 +272,6 @@ def _checked_data(model: ImportedModel, options: CompileOptions) -> dict[str, np
             raise UserError(
                 "preprocess describes a folder of images, and calibration_data are arrays; drop one of them"
             )
-        return check_inputs(data, model.inputs, "calibration data")
+        return check_inputs(data, model.inputs, "calibration data", model.fixed)
     assert data is not None
-    return load_calibration_data(data, model.inputs, options.preprocess)
+    return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)

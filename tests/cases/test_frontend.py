@@ -1,11 +1,27 @@
 """Files as exporters write them: each compiles, and gives what ONNX Runtime gives for the float model."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
 import qaccel
-from cases.nets import Net, assert_close, decibels, floats_of, ints, macs_on_the_cpu, normal, scalar, weights
+from cases.nets import (
+    Net,
+    assert_close,
+    decibels,
+    floats,
+    floats_of,
+    ints,
+    macs_on_the_cpu,
+    normal,
+    outputs,
+    scalar,
+    weights,
+)  # fmt: skip
+from qaccel.cli.main import main
 
 F32, I64, I32, U8, BOOL = (
     TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.BOOL,
@@ -223,3 +239,61 @@ def test_two_samples_are_still_kept_apart():
     assert macs_on_the_cpu(module) == {}
     feed = {"x": normal(6, 10, samples=2, seed=2)}
     assert decibels(floats_of(model, feed), module.run(feed)["y"].ravel()) >= 30
+
+
+# ---- old files, odd bounds, nothing to join
+
+
+@pytest.mark.parametrize("opset", [12, 13, 15, 16])
+@pytest.mark.parametrize("op", ["GreaterOrEqual", "LessOrEqual"])
+def test_comparisons_that_are_functions_of_others(op, opset):
+    net = Net(opset)
+    net("Cast", net(op, net("MatMul", "x", weights(8, 8)), scalar(0.5)), out="y", to=F32)
+    model, test = net.model({"x": [1, 8]}, {"y": [1, 8]}), {"x": normal(8, samples=16, seed=2)}
+    module = qaccel.compile(model, calibration_data={"x": normal(8, samples=32, seed=1)}, bits=8)
+    assert (floats(model, test) == outputs(module, test)).mean() >= 0.95
+
+
+@pytest.mark.parametrize("ir", [3, 4, 8])
+def test_weights_among_the_inputs(ir, tmp_path):
+    """Before IR version 4 all of them are; the QDQ model that is written gives the module's outputs."""
+    net = Net(opset=8, ir=ir)
+    net("Relu", net("Conv", "x", weights(4, 3, 3, 3), weights(1, 4)[0], pads=[1] * 4), out="y")
+    model = net.model({"x": [1, 3, 8, 8]}, {"y": [1, 4, 8, 8]}, consts_as_inputs=True)
+    data, test = ({"x": normal(3, 8, 8, samples=n, seed=n)} for n in (32, 8))
+    quantized = qaccel.quantize(model, calibration_data=data, bits=8)
+    quantized.save_onnx(tmp_path / "q.onnx")
+    module = qaccel.compile(quantized)
+    assert [each["name"] for each in module.metadata["inputs"]] == ["x"]
+    assert np.array_equal(floats(onnx.load(tmp_path / "q.onnx"), test), outputs(module, test))
+
+
+@pytest.mark.parametrize("target", ["llvm", "qaccel"])
+@pytest.mark.parametrize("bounds", [(0, np.nan), (np.nan, 1), (np.nan, np.nan)])
+def test_a_bound_that_is_no_number_is_none(bounds, target, tmp_path):
+    net = Net()
+    net("Clip", net("Conv", "x", weights(6, 3, 1, 1)), *map(scalar, bounds), out="y")
+    model = net.model({"x": [1, 3, 6, 6]}, {"y": [1, 6, 6, 6]})
+    data, test = ({"x": normal(3, 6, 6, samples=n, seed=n)} for n in (32, 8))
+    if target == "llvm":
+        assert decibels(floats(model, test), outputs(_on_the_cpu(model, tmp_path), test)) >= 100
+    else:
+        assert_close(model, data, test, "8")
+
+
+@pytest.mark.parametrize("empties", [1, 2])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_joining_with_nothing(parts, empties, tmp_path):
+    net = Net(13)
+    full = [net("Relu", "x"), "x"][:parts]
+    net("Concat", *full, *[np.zeros((1, 0), "f4")] * empties, out="y", axis=1)
+    model, test = net.model({"x": [1, 4]}, {"y": [1, 4 * parts]}), {"x": normal(4, samples=4, seed=2)}
+    assert np.array_equal(floats(model, test), outputs(_on_the_cpu(model, tmp_path), test))
+    assert_close(model, {"x": normal(4, samples=256, seed=1)}, test, "8")
+
+
+def _on_the_cpu(model: onnx.ModelProto, folder: Path) -> qaccel.Module:
+    """The float model compiled for the CPU alone, exported and loaded."""
+    onnx.save(model, folder / "m.onnx")
+    assert main(["compile", str(folder / "m.onnx"), "--target=llvm", "-o", str(folder / "m.so")]) == 0
+    return qaccel.load(folder / "m.so")

@@ -17,6 +17,7 @@ from ..options import (
     parse_bits,
     parse_input_range,
     parse_input_shapes,
+    parse_input_values,
     parse_target,
 )
 from ..run.files import check_file, check_folder, write_file, write_text
@@ -39,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
     )
     parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
+    parser.add_argument(
+        "--input-values", metavar="VALUES", help='"sr:16000", several with spaces: inputs that are fixed'
+    )
     parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
     parser.add_argument(
         "--io-dtype",
@@ -114,6 +118,7 @@ def options_of(arguments: argparse.Namespace) -> CompileOptions:
     return CompileOptions(
         target=parse_target(arguments.target),
         input_shapes=parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None,
+        input_values=parse_input_values(arguments.input_values) if arguments.input_values is not None else None,
         calibration_data=arguments.calibration_data,
         preprocess=arguments.preprocess,
         calibration=arguments.calibration,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import tvm
@@ -19,18 +20,23 @@ FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
 
 def import_model(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    model_format: str | None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> ImportedModel:
     """The model in canonical Relax. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """
     if isinstance(model, onnx.ModelProto):
-        return import_onnx(model, input_shapes)
+        return import_onnx(model, input_shapes, input_values)
     path = Path(model)
     chosen = model_format or FORMATS.get(path.suffix.lower(), "onnx")
     if chosen == "onnx":
-        return import_onnx(path, input_shapes)
+        return import_onnx(path, input_shapes, input_values)
+    if input_values:
+        raise UserError(f"--input-values is for ONNX models; export the {chosen} model with the value in it")
     if input_shapes:
         raise UserError(
             f"--input-shapes: the shapes of a {chosen} model are in its file; export it with the shapes you want"
@@ -41,13 +47,18 @@ def import_model(
 
 
 def import_for_cpu(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    model_format: str | None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> tuple[ImportedModel, tuple[str, ...]]:
     """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
     what to tell the user about that. Raises UserError as `import_model` does."""
     try:
-        return import_model(model, input_shapes, model_format), ()
+        return import_model(model, input_shapes, model_format, input_values), ()
     except NotStatic as refusal:
+        if input_values:
+            raise
         from .import_by_tvm import import_by_tvm
 
         return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)

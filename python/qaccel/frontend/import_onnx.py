@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -19,19 +20,23 @@ from .to_relax.nodes import to_relax
 
 
 def import_onnx(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> ImportedModel:
-    """Imports an ONNX model; `input_shapes` fixes symbolic dimensions by input name.
+    """Imports an ONNX model; `input_shapes` fixes dimensions and `input_values` values by input name.
 
     Raises UserError with one line for a file that is damaged, a shape that stays symbolic, or an operator that
     neither qaccel nor TVM can import.
     """
-    graph = canonical_graph(model, input_shapes)
+    graph = canonical_graph(model, input_shapes, input_values)
     return ImportedModel(
         onnx_model=to_model(graph),
         mod=to_relax(graph),
         inputs=tuple(_spec(graph, name) for name in graph.inputs),
         outputs=tuple(_spec(graph, name) for name in graph.outputs),
+        fixed=graph.fixed,
+        notes=graph.notes,
         statistics={n.name: graph.statistics[n.output[0]] for n in graph.nodes if n.output[0] in graph.statistics},
     )
 

@@ -92,7 +92,7 @@ def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _reference(path: str | Path, module: Runner) -> ImportedModel:
-    model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs})
+    model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs}, module.metadata.get("fixed_inputs"))
     if [(s.name, s.shape) for s in model.inputs] != [(s.name, s.shape) for s in module.inputs]:
         raise UserError(
             f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}"

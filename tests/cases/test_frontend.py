@@ -297,3 +297,12 @@ def _on_the_cpu(model: onnx.ModelProto, folder: Path) -> qaccel.Module:
     onnx.save(model, folder / "m.onnx")
     assert main(["compile", str(folder / "m.onnx"), "--target=llvm", "-o", str(folder / "m.so")]) == 0
     return qaccel.load(folder / "m.so")
+
+
+@pytest.mark.parametrize("mode", ["8", "16"])
+def test_a_kernel_of_256_taps_without_a_stride(mode):
+    net = Net()
+    net("Conv", "x", weights(36, 1, 256), out="y")
+    model = net.model({"x": [1, 1, 512]}, {"y": [1, 36, 257]})
+    data, test = ({"x": normal(1, 512, samples=n, seed=n, gain=g)} for n, g in ((32, 1.0), (8, 0.8)))
+    assert macs_on_the_cpu(assert_close(model, data, test, mode)) == {}

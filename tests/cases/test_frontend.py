@@ -306,3 +306,41 @@ def test_a_kernel_of_256_taps_without_a_stride(mode):
     model = net.model({"x": [1, 1, 512]}, {"y": [1, 36, 257]})
     data, test = ({"x": normal(1, 512, samples=n, seed=n, gain=g)} for n, g in ((32, 1.0), (8, 0.8)))
     assert macs_on_the_cpu(assert_close(model, data, test, mode)) == {}
+
+
+# ---- reasons
+
+
+def _reasons(net, inputs, result, data) -> dict[str, str]:
+    module = qaccel.compile(net.model(inputs, {"y": result}), calibration_data=data, bits=8)
+    return {each["name"]: each["reason"] for each in module.report["fallback"]}
+
+
+def test_the_reason_of_an_integer_constant():
+    net = Net()
+    ids = net("Add", net("Mul", "x", ints(2)), ints(1))
+    net("Gather", weights(41, 8), ids, out="y")
+    reasons = _reasons(net, {"x": (I64, [1, 12])}, [1, 12, 8], _drawn("i8", 0, 20, 12)[0])
+    assert reasons["mul0"] == reasons["add1"] == "its constant is int64, not float32"
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+def test_the_reason_of_weights_that_come_quantized(op):
+    net = Net(13)
+    plane = op.startswith("Conv")
+    kernel = np.random.default_rng(1).integers(-100, 100, (4, 4, 3, 3) if plane else (8, 5)).astype("i1")
+    net(op, "x", net("DequantizeLinear", kernel, scalar(0.01), np.array(0, "i1")), out="y")
+    shape, result = ([4, 8, 8], [1, 4, 6, 6] if op == "Conv" else [1, 4, 10, 10]) if plane else ([8], [1, 5])
+    reasons = _reasons(net, {"x": [1, *shape]}, result, {"x": normal(*shape, samples=8, seed=1)})
+    wanted = "its weights are quantized already and made real by node 'dequantizelinear0'; such layers run on the CPU"
+    assert reasons[f"{op.lower()}1"] == wanted
+
+
+@pytest.mark.parametrize("computed", [True, False])
+def test_the_reason_of_weights_that_are_computed(computed):
+    net = Net(13)
+    net("Conv", "x", net("Sigmoid", "w") if computed else "w", out="y")
+    data = {"x": normal(3, 8, 8, samples=8, seed=1), "w": normal(3, 3, 3, samples=32, seed=2)}
+    reasons = _reasons(net, {"x": [1, 3, 8, 8], "w": [4, 3, 3, 3]}, [1, 4, 6, 6], data)
+    how = "computed by node 'sigmoid0' (Sigmoid), not constant" if computed else "an input of the model, not constant"
+    assert reasons[f"conv{int(computed)}"] == f"its weights are {how}"

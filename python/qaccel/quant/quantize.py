@@ -26,7 +26,7 @@ from .rules import layers as rules
 from .rules import moves as rules_move
 from .rules import normalization
 from .rules.emitter import Emitter
-from .rules.layers import WEIGHTED, NodeBits, Rule, rename
+from .rules.layers import WEIGHTED, NodeBits, Rule, computed_weights, rename
 from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
 from .rules.moves import is_linear
 from .rules.normalization import keep_normalizations
@@ -34,6 +34,7 @@ from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
 RULES: dict[str, Rule] = {**rules.RULES, **rules_eltwise.RULES, **rules_move.RULES}
+NO_INTEGER_FORM = "this operator has no integer form yet"
 FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
 
 
@@ -136,13 +137,13 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     elif node.kind in ("reshape", "transpose"):
         rename(node, emitter)
     else:
-        reason = normalization.IN_FLOAT.get(node.kind, "this operator has no integer form yet")
+        reason = normalization.IN_FLOAT.get(node.kind) or computed_weights(node, emitter) or NO_INTEGER_FORM
         if widths is not None:
             try:
                 RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
-                reason = str(error)
+                reason = computed_weights(node, emitter) or str(error)
         if isinstance(value, relax.Call):
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason

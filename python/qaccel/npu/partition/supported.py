@@ -51,8 +51,8 @@ ROWS = (
         "4 and 8-bit inputs exact, 16-bit ones interpolated (a function that bends too sharply for that runs on the CPU)"),
     Row(("Concat", "Split", "Slice", "Pad", "Gather", "Expand", "Tile", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze",
          "DepthToSpace", "SpaceToDepth", "Resize (nearest)", "Upsample (nearest)"), operators.MoveAttrs, ACTIVATIONS,
-        "constant indices, bounds and amounts, nothing moved between samples of the network's batch; at most 4096 strided pieces; Reshape "
-        "and Transpose move nothing until an operator needs another order"),
+        "constant indices, bounds and amounts, nothing moved between samples of the network's batch; at most 4096 strided pieces; "
+        "Reshape and Transpose move nothing until an operator needs another order"),
     Row(("Resize (linear)", "Upsample (linear)"), operators.ConvAttrs, ACTIVATIONS,
         "by whole factors of height and width, in half_pixel or asymmetric coordinates"),
     Row(("Identity", "Dropout", "Cast (to the same type)", "Constant"), operators.RequantizeAttrs, ACTIVATIONS,

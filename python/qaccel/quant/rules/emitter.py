@@ -66,6 +66,13 @@ class Emitter:
         self._names[var] = name
         self.floats[var] = value
 
+    def maker(self, var: relax.Var) -> Node | None:
+        """The node that gives a tensor, through those that only rename it; None for an input."""
+        node = self._nodes.get(var)
+        while node is not None and node.kind in ("reshape", "transpose"):
+            node = self._nodes.get(node.inputs[0])
+        return node
+
     def span_of(self, name: str) -> tuple[float, float]:
         """The calibrated range of an input or node. Raises UserError if there is none."""
         if name not in self.ranges.values:

@@ -80,8 +80,10 @@ def _scalar(expr: relax.Expr) -> float:
 
 def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     call, attrs = node.call, node.call.attrs
-    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW") or not is_constant(call.args[1]):
-        raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW"):
+        raise NotQuantizable("it is not in NCHW layout")
+    if not is_constant(call.args[1]):
+        raise NotQuantizable("its weights are computed at run time")
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
     result, wanted = plane_layouts(node)
     window = Window(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
@@ -326,6 +328,34 @@ RULES: dict[str, Rule] = {
     "max": lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
 }
 WEIGHTED = ("conv", "conv_transpose", "gemm")
+_PRODUCTS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
+
+
+def computed_weights(node: Node, emitter: Emitter) -> str:
+    """Why a layer whose weights or bias are no constants stays in float; empty for every other node."""
+    for binding in node.bindings:
+        call = binding.value
+        name = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
+        if name not in _PRODUCTS and not (name == "relax.add" and _follows_product(call, node)):
+            continue
+        weight = call.args[1]
+        what = "bias" if name == "relax.add" else "weights"
+        if not isinstance(weight, relax.Var) or weight in {each.var for each in node.bindings}:
+            continue
+        maker = emitter.maker(weight)
+        if maker is None:
+            return (
+                f"its {what} are input '{weight.name}', not constants" if what == "weights" else "its bias is an input"
+            )
+        if maker.op == "DequantizeLinear":
+            return f"its {what} come quantized and are made real by node '{maker.name}'; such models run on the CPU"
+        if name != "relax.matmul":
+            return f"its {what} are computed by node '{maker.name}' ({maker.op}), not constants"
+    return ""
+
+
+def _follows_product(call: relax.Call, node: Node) -> bool:
+    return isinstance(node.bindings[0].value, relax.Call) and call.args[0] in {each.var for each in node.bindings}
 
 
 def rename(node: Node, emitter: Emitter) -> None:

@@ -339,18 +339,16 @@ def computed_weights(node: Node, emitter: Emitter) -> str:
         if name not in _PRODUCTS and not (name == "relax.add" and _follows_product(call, node)):
             continue
         weight = call.args[1]
-        what = "bias" if name == "relax.add" else "weights"
+        what, are = ("bias", "is") if name == "relax.add" else ("weights", "are")
         if not isinstance(weight, relax.Var) or weight in {each.var for each in node.bindings}:
             continue
         maker = emitter.maker(weight)
         if maker is None:
-            return (
-                f"its {what} are input '{weight.name}', not constants" if what == "weights" else "its bias is an input"
-            )
+            return f"its {what} {are} an input of the model, not constant"
         if maker.op == "DequantizeLinear":
-            return f"its {what} come quantized and are made real by node '{maker.name}'; such models run on the CPU"
+            return f"its {what} {are} quantized already and made real by node '{maker.name}'; such layers run on the CPU"
         if name != "relax.matmul":
-            return f"its {what} are computed by node '{maker.name}' ({maker.op}), not constants"
+            return f"its {what} {are} computed by node '{maker.name}' ({maker.op}), not constant"
     return ""
 
 

@@ -15,6 +15,7 @@ from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
 from .import_onnx import import_onnx
 from .import_relax import import_relax, prepare
+from .import_tflite import from_tflite_file
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
@@ -43,7 +44,7 @@ def import_model(
         )
     if not path.is_file():
         raise UserError(f"cannot read '{path}': there is no such file")
-    return _from_torch(path) if chosen == "torch" else _from_tflite(path)
+    return _from_torch(path) if chosen == "torch" else import_frontend_module(from_tflite_file(path))
 
 
 def import_for_cpu(
@@ -78,22 +79,6 @@ def _from_torch(path: Path) -> ImportedModel:
     except Exception as error:  # torch raises whatever its unpicklers meet
         raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
     return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True))
-
-
-def _from_tflite(path: Path) -> ImportedModel:
-    """A float TFLite flatbuffer."""
-    try:
-        import tflite
-        from tvm.relax.frontend.tflite import from_tflite
-    except ImportError:
-        raise UserError(
-            f"'{path}': TFLite models need the package tflite; pip install tflite, or convert to ONNX"
-        ) from None
-    try:
-        flat = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
-    except Exception as error:  # the flatbuffer reader checks nothing
-        raise UserError(f"'{path}' is not a TFLite model: {_one_line(error)}") from error
-    return _imported(path, lambda: from_tflite(flat))
 
 
 def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:

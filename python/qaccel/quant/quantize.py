@@ -26,10 +26,11 @@ from .rules import layers as rules
 from .rules import moves as rules_move
 from .rules import normalization
 from .rules.emitter import Emitter
-from .rules.layers import WEIGHTED, NodeBits, Rule, computed_weights, rename
+from .rules.layers import WEIGHTED, NodeBits, Rule, rename
 from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
 from .rules.moves import is_linear
 from .rules.normalization import keep_normalizations
+from .rules.reasons import computed_weights
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 

@@ -19,6 +19,7 @@ from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import ImportedModel
 from ..options import DEFAULT_BITS, Bits, BitWidths
+from ..relax_tools import use_counts, variables
 from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules import eltwise as rules_eltwise
@@ -27,7 +28,7 @@ from .rules import moves as rules_move
 from .rules import normalization
 from .rules.emitter import Emitter
 from .rules.layers import WEIGHTED, NodeBits, Rule, rename
-from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
+from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of
 from .rules.moves import is_linear
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights

@@ -16,8 +16,7 @@ from tvm import ir, relax
 
 from ...evaluate.float_operators import RULES
 from ...model import ImportedModel
-from ...relax_tools import node_name
-from ..rules.match import use_counts, variables
+from ...relax_tools import node_name, use_counts, variables
 
 # All masked values of a row together weigh exp(-SEEN) at most beside its largest: -87 dB.
 SEEN = 10.0

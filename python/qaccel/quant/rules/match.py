@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from tvm import ir, relax
 
-from ...relax_tools import node_name
+from ...relax_tools import node_name, use_counts, variables
 
 # Relax operators of a node, in order -> the kind under which rules know it. A node of any other make stays in float.
 _KINDS = {
@@ -152,29 +151,6 @@ def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
         position[node.output] = len(result)
         result.append(node)
     return result
-
-
-def use_counts(function: relax.Function) -> Counter[relax.Var]:
-    """How often each variable is read; being the function's result counts."""
-    counts: Counter[relax.Var] = Counter()
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            counts.update(variables(binding.value))
-    counts.update(variables(function.body.body))
-    return counts
-
-
-def variables(expr: relax.Expr) -> list[relax.Var]:
-    """The variables that an expression reads, in order, each as often as it does."""
-    if isinstance(expr, relax.Var):
-        return [expr]
-    if isinstance(expr, relax.Call):
-        return [var for arg in expr.args for var in variables(arg)]
-    if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in variables(field)]
-    if isinstance(expr, relax.TupleGetItem):
-        return variables(expr.tuple_value)
-    return []
 
 
 def _name(binding: relax.VarBinding) -> str:

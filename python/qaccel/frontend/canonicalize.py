@@ -44,15 +44,21 @@ def canonical_graph(
     changed = _overridden(proto, input_shapes or {})
     try:
         with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
-            graph = replace(graph_of(proto, dict(input_shapes or {})), fixed=fixed, notes=notes)
+            graph = graph_of(proto, dict(input_shapes or {}))
+            graph = replace(graph, fixed=fixed, notes=notes, overridden=changed)
             return simplify(with_statistics(fold(graph)))
     except UserError as err:
         if not changed:
             raise
-        raise type(err)(f"--input-shapes changes {changed}, which the model does not allow: {err}") from err
+        raise blamed_on_shapes(err, changed) from err
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as err:
         reason = _one_line(err) or type(err).__name__
         raise UserError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
+
+
+def blamed_on_shapes(error: UserError, changed: str) -> UserError:
+    """The error, with the sizes of inputs that were ``changed`` against the model's own in front."""
+    return type(error)(f"--input-shapes changes {changed}, and the model does not allow it: {error}")
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:

@@ -13,8 +13,9 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from ..errors import UserError
 from ..model import ImportedModel, TensorSpec
-from .canonicalize import canonical_graph
+from .canonicalize import blamed_on_shapes, canonical_graph
 from .graph import Graph, to_model
 from .to_relax.nodes import to_relax
 
@@ -30,9 +31,15 @@ def import_onnx(
     neither qaccel nor TVM can import.
     """
     graph = canonical_graph(model, input_shapes, input_values)
+    try:
+        mod = to_relax(graph)
+    except UserError as err:
+        if not graph.overridden:
+            raise
+        raise blamed_on_shapes(err, graph.overridden) from err
     return ImportedModel(
         onnx_model=to_model(graph),
-        mod=to_relax(graph),
+        mod=mod,
         inputs=tuple(_spec(graph, name) for name in graph.inputs),
         outputs=tuple(_spec(graph, name) for name in graph.outputs),
         fixed=graph.fixed,

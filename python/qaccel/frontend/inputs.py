@@ -60,10 +60,22 @@ def _value(info: onnx.ValueInfoProto, value: Any) -> np.ndarray:
 def as_float32(proto: onnx.ModelProto) -> tuple[str, ...]:
     """Makes every float16 and bfloat16 tensor of a model float32, in graphs within it too; returns what to tell the user.
 
-    Changes `proto`. What float16 would have rounded or overflowed is exact afterwards.
+    Changes `proto`. What float16 would have rounded or overflowed is exact afterwards. A model without weights is no network,
+    and keeps the types that it states.
     """
+    if not any(_is_weight(tensor) for graph in _graphs(proto.graph) for tensor in _constants(graph)):
+        return ()
     changed = sum([_widen_graph(graph) for graph in _graphs(proto.graph)])
     return ("float16 tensors are taken as float32, inputs and outputs too",) if changed else ()
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in (*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE)
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -81,12 +93,9 @@ def _widen_graph(graph: onnx.GraphProto) -> int:
         if info.type.tensor_type.elem_type in HALVES:
             info.type.tensor_type.elem_type = TensorProto.FLOAT
             count += 1
-    for tensor in graph.initializer:
-        count += _widen(tensor)
+    count += sum(_widen(tensor) for tensor in _constants(graph))
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                count += _widen(attribute.t)
             # Types are attributes of these names: Cast, EyeLike, RandomNormal, QuantizeLinear.
             if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in HALVES:
                 attribute.i = TensorProto.FLOAT

@@ -51,14 +51,15 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) ->
     source = model.mod["main"]
     op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
     uses = use_counts(source)
-    nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), Masks(model).made)
+    masks = Masks(model)
+    nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), masks.made)
     nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, ranges, nodes, demands, batch)
+    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)

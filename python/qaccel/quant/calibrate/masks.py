@@ -1,7 +1,8 @@
 """What a Softmax sees of its operand: masks of -1e9, -3.4e38 or -inf before it need no range of their own.
 
 A value far below the largest of its row is nothing after the exponential. Where a tensor is read by Softmax alone, directly or
-through additions, choices and moves of values, its range begins where the exponential still tells values apart.
+through additions, choices and moves of values, and some of its values vanish in float32 already, its range begins where the
+exponential still tells values apart.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from ...relax_tools import node_name, use_counts, variables
 
 # All masked values of a row together weigh exp(-SEEN) at most beside its largest: -87 dB.
 SEEN = 10.0
+# So far below the largest of its row a value is 0 after the exponential in float32 too: nobody writes that but for a mask.
+VANISHES = -math.log(np.finfo(np.float32).tiny)
 # Below this lie masks: a row with no value above it is masked as a whole, and what comes of it is nobody's result.
 MASKED = -5000.0
 _MOVES = {
@@ -63,6 +66,7 @@ class Masks:
         self._order: list[relax.Var] = []
         self._rows: dict[str, list[Rows]] = {}
         self._lowest: dict[str, float] = {}
+        self._masked: set[str] = set()
         counted: Counter[relax.Var] = Counter()
         for binding in reversed(bindings):
             call = binding.value
@@ -127,6 +131,8 @@ class Masks:
         for rows in self._rows.get(name, ()):
             seen = rows(value)
             most = seen.max(axis=-1)
+            if (seen.min(axis=-1) < np.maximum(most, MASKED) - VANISHES).any():
+                self._masked.add(name)
             most = most[most > MASKED]
             if most.size:
                 lowest = float(most.min()) - SEEN - math.log(seen.shape[-1])
@@ -141,7 +147,8 @@ class Masks:
         for var in self._order:
             name = self._names.get(var, "")
             ends = [self._ends(reader, low, high, result) for reader in self._readers[var]]
-            bounds = [self._lowest.get(name, -math.inf)] if name in self._rows else []
+            seen = self._lowest.get(name, -math.inf) if name in self._masked else -math.inf
+            bounds = [seen] if name in self._rows else []
             low[var] = min([*bounds, *(end[0] for end in ends)])
             high[var] = max([math.inf] * len(bounds) + [end[1] for end in ends])
             if name in result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,9 +39,11 @@ class Emitter:
         nodes: Iterable[Node],
         demands: dict[relax.Var, int],
         batch: int,
+        masked: Collection[str],
     ) -> None:
         self.builder = builder
         self.batch = batch  # the network's own
+        self.masked = masked  # nodes whose values Softmax alone reads
         self.ranges = ranges
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}

@@ -148,7 +148,8 @@ def _weighted(
 ) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
-    bias = _within_reach(bias, weight, source.q, out.q)
+    if node.range_name in emitter.masked:
+        bias = _within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
         node.name, node.op, window.strides, window.padding, window.dilation, window.groups, bits.weight,

@@ -75,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extra.add_argument(
         "--emit-program", metavar="DIR", type=Path, help="program, memory map, golden inputs and outputs"
     )
-    extra.add_argument("--report", metavar="DIR", type=Path, help="report.json, layers.csv, timeline.json, report.html")
+    extra.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="report.json, layers.csv, timeline.json, report.html, compile_seconds.json",
+    )
     extra.add_argument(
         "--dump-code", metavar="KINDS", help="relax,asm: written beside the module as module.so.relax, .asm"
     )

@@ -175,9 +175,9 @@ def compile(
     """Compile an ONNX model, or what `quantize` gave, for the accelerator ``hw`` (default: qaccel-256) and the host.
 
     ``target`` names the host ("llvm -mcpu=native") or both ("qaccel -config=qaccel-64, llvm"); ``report`` is a folder for
-    report.json, layers.csv, timeline.json, report.html and compile_seconds.json; ``io_dtype`` "int8" or "uint8" gives the module integer
-    inputs and outputs. The other arguments are those of `quantize`; they must be
-    absent if that was called before. Raises UserError with one line for what a user can mend.
+    report.json, layers.csv, timeline.json, report.html and compile_seconds.json; ``io_dtype`` "int8" or "uint8" gives the
+    module integer inputs and outputs. The other arguments are those of `quantize`; they must be absent if that was called
+    before. Raises UserError with one line for what a user can mend.
     """
     if report is not None:
         check_folder(report, "report")

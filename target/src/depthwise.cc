@@ -156,4 +156,17 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
   machine.accumulators.shape = shape;
 }
 
+Duration DurationOf(const Machine& machine, const isa::Depthwise& ins) {
+  const Config& hw = machine.hw;
+  const Wide weight_bytes = Wide{ins.kernel_h * ins.kernel_w} * ChannelBytes(ins.channels, ins.weight_bits);
+  const Wide read_bytes = FootprintBytes(ins) + (ins.finish ? isa::kParamsBytes * ins.channels : 0);
+  return Computing(hw, std::max({WindowTaps(hw, ins, hw.ArrayColumns(ins.weight_bits)),
+                                 CeilDivWide(weight_bytes, hw.weight_read_bytes_per_cycle), SramRead(hw, read_bytes),
+                                 Finishing(hw, ins, ins.channels)}));
+}
+
+Work WorkOf(const isa::Depthwise& ins) {
+  return {ins.out_h * ins.out_w * ins.channels * ins.kernel_h * ins.kernel_w, 0, 0, 0};
+}
+
 }  // namespace qaccel

@@ -88,6 +88,22 @@ inline Bytes Packed(const Values& values, int64_t bits) {
   return bytes;
 }
 
+// Parameter records, one for each output channel.
+struct Params {
+  Values bias, multiplier, shift;
+
+  explicit Params(int64_t channels) : bias(channels, 0), multiplier(channels, 1), shift(channels, 0) {}
+  Bytes Records() const {
+    Bytes bytes;
+    for (size_t n = 0; n < bias.size(); ++n) {
+      for (const int64_t word : {bias[n], multiplier[n], shift[n]}) {
+        for (int i = 0; i < 4; ++i) bytes.push_back(static_cast<uint8_t>(word >> 8 * i & 255));
+      }
+    }
+    return bytes;
+  }
+};
+
 // A feature map [h, w, channels] with distances between its pixels and rows.
 struct Map {
   int64_t h, w, channels, bits, addr, pixel_stride, row_stride;

@@ -24,22 +24,6 @@ Ins Windowed(const Map& in, const Map& out) {
   return ins;
 }
 
-struct Params {
-  Values bias, multiplier, shift;
-
-  explicit Params(int64_t channels) : bias(channels, 0), multiplier(channels, 1), shift(channels, 0) {}
-  Bytes Records() const {
-    Bytes bytes;
-    for (size_t n = 0; n < bias.size(); ++n) {
-      for (int i = 0; i < 4; ++i) bytes.push_back(static_cast<uint8_t>(bias[n] >> 8 * i & 255));
-      for (int i = 0; i < 4; ++i) bytes.push_back(static_cast<uint8_t>(multiplier[n] >> 8 * i & 255));
-      bytes.push_back(static_cast<uint8_t>(shift[n]));
-      for (int i = 0; i < 3; ++i) bytes.push_back(0);
-    }
-    return bytes;
-  }
-};
-
 // Calls visit(input row, input pixel, tap) for the taps of an output that fall on input.
 template <typename Ins, typename Visit>
 void ForTaps(const Ins& ins, int64_t y, int64_t x, Visit visit) {
@@ -203,7 +187,7 @@ void CheckWeighted(bool depthwise) {
 TEST(conv_at_every_pair_of_widths) { CheckWeighted<isa::Conv>(false); }
 TEST(depthwise_at_every_pair_of_widths) { CheckWeighted<isa::Depthwise>(true); }
 
-TEST(wide_convs_and_depthwise_use_whole_lanes) {
+TEST(convs_of_whole_lanes) {
   std::mt19937 random(5);
   for (const int64_t channels : {16, 32, 33}) {
     Bench bench;

@@ -74,8 +74,8 @@ class Rows {
           tap_weights_.push_back(weights_.data() + (ky * ins_.kernel_w + kx) * weights_stride_);
         }
       }
-      SumTaps(tap_values_.data(), tap_weights_.data(), static_cast<int64_t>(tap_values_.size()),
-              pixels * ins_.channels, sums + x * ins_.channels);
+      SumTaps(tap_values_.data(), tap_weights_.data(), static_cast<int64_t>(tap_values_.size()), pixels * ins_.channels,
+              sums + x * ins_.channels);
       x += pixels;
     }
   }

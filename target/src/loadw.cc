@@ -36,8 +36,6 @@ Duration DurationOf(const Machine& machine, const isa::Loadw& ins) {
   return duration;
 }
 
-Work WorkOf(const isa::Loadw& ins) {
-  return {0, ins.source == isa::StreamSource::Dram ? ins.stream_bytes : 0, 0, 0};
-}
+Work WorkOf(const isa::Loadw& ins) { return {0, ins.source == isa::StreamSource::Dram ? ins.stream_bytes : 0, 0, 0}; }
 
 }  // namespace qaccel

@@ -36,7 +36,7 @@ struct Machine {
   std::unique_ptr<uint8_t[], Free> sram_data, weight_data;
   Memory dram, sram, weights;
   Accumulators accumulators;
-  Actor actor;  // the instruction that executes
+  Actor actor;                // the instruction that executes
   int64_t decode_cycles = 0;  // that the decoder is busy with the LOADW that was executed last
 
   // Scratch that outlives an instruction only to save allocations.
@@ -54,12 +54,13 @@ void Grow(std::vector<T>& scratch, int64_t count) {
 
 // What every instruction has, in the file of its name:
 // - Execute: its semantics. Throws Fault where the manual says that it is an error.
-// - DurationOf: how long it takes, once it has been executed, so that its sizes are known to be legal. Throws Fault if that is
+// - DurationOf: how long it takes, once it has been executed, so that its sizes are known to be legal. Throws Fault if
+// that is
 //   more than 2^60 cycles.
 // - WorkOf: what it does, for the report.
-#define QACCEL_DECLARE(Name)                                            \
-  void Execute(Machine& machine, const isa::Name& ins);                 \
-  Duration DurationOf(const Machine& machine, const isa::Name& ins);    \
+#define QACCEL_DECLARE(Name)                                         \
+  void Execute(Machine& machine, const isa::Name& ins);              \
+  Duration DurationOf(const Machine& machine, const isa::Name& ins); \
   Work WorkOf(const isa::Name& ins);
 QACCEL_INSTRUCTIONS(QACCEL_DECLARE)
 #undef QACCEL_DECLARE

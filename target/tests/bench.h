@@ -1,4 +1,5 @@
-// A machine whose memories a test fills by hand, one instruction at a time; and the manual's arithmetic, written plainly.
+// A machine whose memories a test fills by hand, one instruction at a time; and the manual's arithmetic, written
+// plainly.
 #pragma once
 
 #include <algorithm>
@@ -125,7 +126,8 @@ struct Map {
   }
   void Put(Bench& bench) {
     for (int64_t y = 0; y < h; ++y)
-      for (int64_t x = 0; x < w; ++x) bench.Put(bench.machine.sram, addr + y * row_stride + x * pixel_stride, Pixel(y, x));
+      for (int64_t x = 0; x < w; ++x)
+        bench.Put(bench.machine.sram, addr + y * row_stride + x * pixel_stride, Pixel(y, x));
   }
   // The bytes that lie where this map is, and those that should: the map's, and 0xEE in its gaps.
   static constexpr uint8_t kGap = 0xEE;

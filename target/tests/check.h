@@ -50,18 +50,18 @@ std::string FaultOf(Body body) {
   return "";
 }
 
-#define TEST(name)                                                        \
-  static void name();                                                     \
+#define TEST(name)                                                            \
+  static void name();                                                         \
   static const int name##_registered = (Tests().push_back({#name, name}), 0); \
   static void name()
 #define CHECK_EQ(found, expected) CheckEqual(__FILE__, __LINE__, #found, found, expected)
-#define CHECK_FAULT(body, reason)                                                                    \
-  do {                                                                                               \
-    const std::string fault_ = FaultOf([&] { body; });                                               \
-    if (fault_.find(reason) == std::string::npos) {                                                  \
-      ++failures;                                                                                    \
+#define CHECK_FAULT(body, reason)                                                                       \
+  do {                                                                                                  \
+    const std::string fault_ = FaultOf([&] { body; });                                                  \
+    if (fault_.find(reason) == std::string::npos) {                                                     \
+      ++failures;                                                                                       \
       std::printf("%s:%d: fault is '%s', must say '%s'\n", __FILE__, __LINE__, fault_.c_str(), reason); \
-    }                                                                                                \
+    }                                                                                                   \
   } while (false)
 
 int main() {

@@ -1,5 +1,6 @@
-// Weight streams of every codec and width, and what they hold: the weights packed as in the weight buffer, and the decoder's
-// cycles with eight lanes. The plain decoder in tests/reference/streams.py decoded them, which shares no code with this one.
+// Weight streams of every codec and width, and what they hold: the weights packed as in the weight buffer, and the
+// decoder's cycles with eight lanes. The plain decoder in tests/reference/streams.py decoded them, which shares no code
+// with this one.
 #pragma once
 
 #include <cstdint>
@@ -14,47 +15,38 @@ struct KnownStream {
 };
 
 constexpr KnownStream kKnownStreams[] = {
-    {qaccel::isa::Codec::Raw, 4, 32, 4, 4,
-     "00209b0eb325c08c895a62103702605c825e8034a5",
+    {qaccel::isa::Codec::Raw, 4, 32, 4, 4, "00209b0eb325c08c895a62103702605c825e8034a5",
      "25c08c895a62103702605c825e8034a5"},
-    {qaccel::isa::Codec::Raw, 8, 32, 4, 4,
-     "408e9dd6b0592302c5ce8a9384ac502669001b783a210b0f6fc7502b80e45b0d88433a58ac",
+    {qaccel::isa::Codec::Raw, 8, 32, 4, 4, "408e9dd6b0592302c5ce8a9384ac502669001b783a210b0f6fc7502b80e45b0d88433a58ac",
      "592302c5ce8a9384ac502669001b783a210b0f6fc7502b80e45b0d88433a58ac"},
     {qaccel::isa::Codec::Raw, 16, 32, 4, 4,
      "8055319c80c2590f23d90210c5cdce7d8a42933b84deac32504026aa69ed004c1b8278c03adc212b0b560f606f00c7db50be"
      "2bb380e6e47e5be70d9988cf43ca3ab958f7ac",
      "c2590f23d90210c5cdce7d8a42933b84deac32504026aa69ed004c1b8278c03adc212b0b560f606f00c7db50be2bb380e6e4"
      "7e5be70d9988cf43ca3ab958f7ac"},
-    {qaccel::isa::Codec::Parametric, 4, 32, 2, 21,
-     "0101db8b5e01519580003c41b0aca2a1611e",
+    {qaccel::isa::Codec::Parametric, 4, 32, 2, 21, "0101db8b5e01519580003c41b0aca2a1611e",
      "0000000010002010f00000f0f0e00010"},
-    {qaccel::isa::Codec::Parametric, 8, 32, 2, 33,
-     "4191c7456d01e48adee37357b3628038e809a4076375cbea01",
+    {qaccel::isa::Codec::Parametric, 8, 32, 2, 33, "4191c7456d01e48adee37357b3628038e809a4076375cbea01",
      "00010002000500f9000000ff00fc00fe000600080002000100fb000100ff0003"},
     {qaccel::isa::Codec::Parametric, 16, 32, 2, 79,
      "81ff68f21fb1cf03fbfdcb5e34e20bf67af09681150cd042083c3aa0fd01836f908582fe58d0ef0cb48d404f0de233203602"
      "b316",
      "00009a000000120200006c050000c1f800003d000000bffe0000cffb000030fe0000f8050000d3070000030200008a000000"
      "b9fa000043010000cdfe00001903"},
-    {qaccel::isa::Codec::Entropy, 4, 32, 2, 18,
-     "02f7993a9f091890564e83c71c05acb48cd42450",
+    {qaccel::isa::Codec::Entropy, 4, 32, 2, 18, "02f7993a9f091890564e83c71c05acb48cd42450",
      "ddccdcdd1ecfceddcfdcccddcddccddc"},
-    {qaccel::isa::Codec::Entropy, 8, 32, 2, 17,
-     "420a796263018081bade0666ce2a1e605008cdbdc1a53ec19c1dc42ae905",
+    {qaccel::isa::Codec::Entropy, 8, 32, 2, 17, "420a796263018081bade0666ce2a1e605008cdbdc1a53ec19c1dc42ae905",
      "d9cad1c7c0c6c8c1c1cdcecfc3dcd2dac7c1c6c7dbc1c2cbc5c9cfc1d7c0dbcc"},
     {qaccel::isa::Codec::Entropy, 16, 32, 4, 9,
      "821abd7c800200808196b52e00f6db265f76cb9a09151e9b31e05870905ee805cf8cbeb13b75e1bea9a4711e350f61b3241d"
      "951d094e83c35224e8c8e62502",
      "6ed99ac9a8d0c7c663c08ec538c87ac1bdc0cfccf4cdecceeac2eedb54d2c6d9a3c60fc19bc549c72adb91c0a7c10ecb8ac4"
      "e8c836cf89c0b2d605c07edbe4cb"},
-    {qaccel::isa::Codec::Palette, 4, 64, 4, 19,
-     "03a8f9d32a12182c188938a1f2d8314f114ff90b",
+    {qaccel::isa::Codec::Palette, 4, 64, 4, 19, "03a8f9d32a12182c188938a1f2d8314f114ff90b",
      "0000000000000000c000000000000000060000000000000007000b019000b000"},
-    {qaccel::isa::Codec::Palette, 8, 32, 4, 13,
-     "43f6d80a8a221693d1019c86956ab58242bc20864254ff5a0700",
+    {qaccel::isa::Codec::Palette, 8, 32, 4, 13, "43f6d80a8a221693d1019c86956ab58242bc20864254ff5a0700",
      "0000004e000000c90000000000e8008b00000000000000000000000000000000"},
-    {qaccel::isa::Codec::Palette, 16, 32, 2, 21,
-     "83d618a448212e17559223d10100aa9d86142a8562a55866d6a20e01",
+    {qaccel::isa::Codec::Palette, 16, 32, 2, 21, "83d618a448212e17559223d10100aa9d86142a8562a55866d6a20e01",
      "000000000000d54e0000000000002ac90000000000000000000091e80000978b000000000000000000000000000000000000"
      "0000000000000000000000000000"},
     {qaccel::isa::Codec::ZeroRun, 4, 256, 4, 111,
@@ -63,8 +55,7 @@ constexpr KnownStream kKnownStreams[] = {
      "01e0011001100f10000000200cf000e00f100f000ee000f001f001e001f000e000100d000f100ff001e00100010000c00010"
      "0f1002e0030000000f10021004100f100ff00fe00e00011000f00e300e00010001000f0000100f20015001000e2002d002e0"
      "03100f300ef000e00f0000000f100e100f000ee000d003100f0000f0"},
-    {qaccel::isa::Codec::ZeroRun, 8, 32, 2, 13,
-     "4470f7d300010002000104000000f0708e2441830503",
+    {qaccel::isa::Codec::ZeroRun, 8, 32, 2, 13, "4470f7d300010002000104000000f0708e2441830503",
      "0000004e000000c90000000000e8008b00000000000000000000000000000000"},
     {qaccel::isa::Codec::ZeroRun, 16, 32, 2, 38,
      "8414df2ecf210000102040b000801fd03f08f0d06b0e77a8b8ccde13c16222f31bd6bd1420c2c25940d3670a7d02",

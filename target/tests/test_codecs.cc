@@ -55,8 +55,8 @@ TEST(known_answers) {
 }
 
 TEST(a_stream_decoded_by_hand) {
-  // Codec palette, 4 bits: log2 of one lane; one symbol, less 1; its value, -2; the rest symbol; the state, which holds the last
-  // four weights: 1, 2, 3 and -1.
+  // Codec palette, 4 bits: log2 of one lane; one symbol, less 1; its value, -2; the rest symbol; the state, which holds
+  // the last four weights: 1, 2, 3 and -1.
   Bytes stream = {3, 0, 0, 0, 0};
   uint64_t bits = 0;
   int at = 0;
@@ -135,7 +135,9 @@ Values Weights(std::mt19937& random, int kind, int64_t count, int64_t bits) {
     double value = 0;
     const double deviation = static_cast<double>(high) / 6;
     switch (kind) {
-      case 0: value = std::uniform_real_distribution<>(-static_cast<double>(high) - 1, static_cast<double>(high))(random); break;
+      case 0:
+        value = std::uniform_real_distribution<>(-static_cast<double>(high) - 1, static_cast<double>(high))(random);
+        break;
       case 1: value = std::normal_distribution<>(0, deviation)(random); break;
       case 2: value = std::exponential_distribution<>(1 / deviation)(random) - 2; break;
       case 3: value = random() % 8 ? 0 : std::normal_distribution<>(0, 2 * deviation)(random); break;

@@ -44,10 +44,10 @@ TEST(load_pads) {
     ins.pad_bits = kind.bits;
     bench.Run(ins);
     const uint8_t l = kind.low, h = kind.high, e = 0xEE;
-    const Bytes expected = {l, h, e, l, h, e, l,  h,  e, l, h, e,  //
-                            l, h, e, 1, 2, e, 4,  5,  e, l, h, e,  //
+    const Bytes expected = {l, h, e, l,  h,  e, l,  h,  e, l, h, e,  //
+                            l, h, e, 1,  2,  e, 4,  5,  e, l, h, e,  //
                             l, h, e, 11, 12, e, 14, 15, e, l, h, e,  //
-                            l, h, e, l, h, e, l,  h,  e, l, h, e};
+                            l, h, e, l,  h,  e, l,  h,  e, l, h, e};
     CHECK_EQ(bench.Get(bench.machine.sram, 8, 48), expected);
   }
 }
@@ -125,9 +125,7 @@ Bytes RawStream(uint8_t width_code, const Bytes& payload) {
   return stream;
 }
 
-TEST(crc_of_a_known_text) {
-  CHECK_EQ(Crc32(0, reinterpret_cast<const uint8_t*>("123456789"), 9), 0xCBF43926U);
-}
+TEST(crc_of_a_known_text) { CHECK_EQ(Crc32(0, reinterpret_cast<const uint8_t*>("123456789"), 9), 0xCBF43926U); }
 
 TEST(loadw_from_dram_and_sram) {
   const Bytes payload = {0x21, 0x83, 0x07};

@@ -133,7 +133,8 @@ TEST(eltwise_by_hand) {
 TEST(eltwise_at_every_width_kind_and_form_of_b) {
   std::mt19937 random(2);
   for (int round = 0; round < 270; ++round) {
-    const int64_t bits = kAllWidths[round % 3], b_bits = kAllWidths[round / 3 % 3], out_bits = kAllWidths[round / 9 % 3];
+    const int64_t bits = kAllWidths[round % 3], b_bits = kAllWidths[round / 3 % 3],
+                  out_bits = kAllWidths[round / 9 % 3];
     const int form = round / 27 % 4;  // a map, one vector for all pixels, a scalar in each pixel, one scalar
     Bench bench;
     const int64_t gap = round % 2 ? 5 : 0;

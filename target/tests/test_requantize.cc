@@ -36,7 +36,7 @@ Values Requantized(const Values& acc, int64_t bias, int64_t multiplier, int64_t 
 }
 
 TEST(halves_go_to_the_even_neighbour_at_every_shift) {
-  for (int64_t shift = 1; shift <= 74; ++shift) {  // up to accumulators of 48 bits
+  for (int64_t shift = 1; shift <= 74; ++shift) {           // up to accumulators of 48 bits
     const int64_t log2 = std::min<int64_t>(30, shift - 1);  // of M: the accumulators are odd numbers of halves
     Values acc, even;
     for (int64_t half = -9; half <= 9; half += 2) {

@@ -28,8 +28,8 @@ Ins Windowed(int64_t size, int64_t kernel, int64_t pad) {
 TEST(conv_takes_its_slowest_unit) {
   isa::Conv ins = Windowed<isa::Conv>(56, 3, 1);
   ins.in_channels = ins.out_channels = 64;
-  // 64 / 16 = 4 groups; 9 * 64 / 16 = 36 slices; 3136 pixels in 24 blocks of 4096 / 2 / 16 = 128 and one of 64, which are
-  // longer than the 16 * 16 / 64 = 4 cycles of a slice's weights: 4 * 36 * 3136.
+  // 64 / 16 = 4 groups; 9 * 64 / 16 = 36 slices; 3136 pixels in 24 blocks of 4096 / 2 / 16 = 128 and one of 64, which
+  // are longer than the 16 * 16 / 64 = 4 cycles of a slice's weights: 4 * 36 * 3136.
   CHECK_EQ(UnitsOf(ins), 451584);
   // Weights of 4 bits: 2 groups, and blocks of 64 pixels. Activations of 4 bits: 18 slices.
   ins.weight_bits = 4;
@@ -214,8 +214,8 @@ TEST(the_channel_takes_turns) {
   bench.Put(bench.machine.dram, 0, Bytes(128, 7));
   bench.Put(bench.machine.sram, 1024, Bytes(128, 9));
   const Trace trace = RunAll(bench, {LoadRawWord(0, 0, 128, 0, 0), StoreWord(2048, 1024, 128, 0, 0)});
-  // Fetch is served from 0 to 8. The load starts at 8 and is next in turn: 8 to 16; then fetch again, 16 to 24. The store starts at
-  // 24, but after fetch it is LOAD's turn: 24 to 32; then the store's two bursts.
+  // Fetch is served from 0 to 8. The load starts at 8 and is next in turn: 8 to 16; then fetch again, 16 to 24. The
+  // store starts at 24, but after fetch it is LOAD's turn: 24 to 32; then the store's two bursts.
   CHECK_EQ(trace.start[0], 8);
   CHECK_EQ(trace.end[0], 32);
   CHECK_EQ(trace.start[1], 24);
@@ -258,7 +258,8 @@ TEST(configs) {
   };
   CHECK_FAULT(with("\"rows\":2", "\"rows\":6"), "rows is 6, must be a power of two");
   CHECK_FAULT(with("\"rows\":2", "\"rows\":1"), "rows is 1, must be 2 to 2147483648");
-  CHECK_FAULT(with("\"sram_bytes\":1024", "\"sram_bytes\":16777217"), "sram_bytes is 16777217, must be 1024 to 16777216");
+  CHECK_FAULT(with("\"sram_bytes\":1024", "\"sram_bytes\":16777217"),
+              "sram_bytes is 16777217, must be 1024 to 16777216");
   CHECK_FAULT(with("\"store\":4", "\"store\":-1"), "store is -1");
   CHECK_FAULT(with("\"queue_entries\"", "\"queue\""), "queue_entries");
 }

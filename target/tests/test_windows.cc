@@ -40,8 +40,9 @@ void ForTaps(const Ins& ins, int64_t y, int64_t x, Visit visit) {
 Bytes WeightRows(const Values& weights, int64_t columns, int64_t bits) {
   Bytes bytes;
   for (size_t begin = 0; begin < weights.size(); begin += static_cast<size_t>(columns)) {
-    const Bytes row = Packed(Values(weights.begin() + static_cast<int64_t>(begin),
-                                    weights.begin() + static_cast<int64_t>(begin) + columns), bits);
+    const Bytes row = Packed(
+        Values(weights.begin() + static_cast<int64_t>(begin), weights.begin() + static_cast<int64_t>(begin) + columns),
+        bits);
     bytes.insert(bytes.end(), row.begin(), row.end());
   }
   return bytes;
@@ -172,8 +173,8 @@ void CheckWeighted(bool depthwise) {
                 }
               });
               acc = acc * (twice ? 2 : 1) + params.bias[static_cast<size_t>(n)];
-              out.At(y, x, n) = Ended(ins, acc * params.multiplier[static_cast<size_t>(n)],
-                                      params.shift[static_cast<size_t>(n)]);
+              out.At(y, x, n) =
+                  Ended(ins, acc * params.multiplier[static_cast<size_t>(n)], params.shift[static_cast<size_t>(n)]);
             }
           }
         }
@@ -207,7 +208,8 @@ TEST(convs_of_whole_lanes) {
         __int128 acc = params.bias[at];
         for (int64_t c = 0; c < channels; ++c)
           acc += in.values[static_cast<size_t>(pixel * channels + c)] * weights[static_cast<size_t>(c * channels + n)];
-        out.values[static_cast<size_t>(pixel * channels + n)] = Ended(ins, acc * params.multiplier[at], params.shift[at]);
+        out.values[static_cast<size_t>(pixel * channels + n)] =
+            Ended(ins, acc * params.multiplier[at], params.shift[at]);
       }
     }
     bench.Run(ins);
@@ -347,13 +349,15 @@ TEST(convs_refuse) {
                 i.finish = false;
                 i.in_h = i.in_w = i.out_h = i.out_w = 65;
                 i.in_row_stride = i.in_pixel_stride = 0;
-              }), "leaves 4225 accumulators open, the machine has 4096");
+              }),
+              "leaves 4225 accumulators open, the machine has 4096");
   with([](isa::Conv& i) { i.finish = false; });
   CHECK_FAULT(c.bench.Run(c.ins), "starts anew while the accumulators of CONV are open");
   CHECK_FAULT(with([](isa::Conv& i) {
                 i.accumulate = true;
                 i.out_bits = 16;
-              }), "of another size, kind or width");
+              }),
+              "of another size, kind or width");
   with([](isa::Conv& i) { i.accumulate = true; });
   Bytes record = Params(1).Records();
   record[9] = 1;

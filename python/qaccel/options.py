@@ -14,8 +14,9 @@ import numpy as np
 
 from .errors import UserError
 from .machine.hw import DEFAULT_CONFIG, HwConfig
+from .machine.isa import isa
 
-WIDTHS = (4, 8, 16)
+WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")

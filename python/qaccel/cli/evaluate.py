@@ -24,7 +24,7 @@ def execute(arguments: argparse.Namespace) -> None:
     from ..run.evaluate import evaluate, load_labelled
 
     module = api.load(arguments.module).runner
-    data, labels = load_labelled(arguments.data, module.inputs)
+    data, labels = load_labelled(arguments.data, module.inputs, module.metadata.get("fixed_inputs"))
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("evaluating", total=len(labels))

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..machine.isa import isa
 from ..machine.numerics import common_multipliers, multiplier_and_shift, output_scale_ratio
 
-BITS = (4, 8, 16)
+BITS = isa().widths
 ELTWISE_KINDS = ("add", "sub", "mul", "min", "max")
 POOL_KINDS = ("max", "avg")
 
@@ -176,7 +177,7 @@ class RequantizeAttrs:
 class TableAttrs:
     """``qaccel.table(q, table)``: look-up of every element as the ISA's TABLE.
 
-    ``table`` is [2**in_bits] of the output's carrier, or int16 [513] for 16-bit inputs (interpolated).
+    ``table`` is [2**in_bits] of the output's carrier, or int16 [2**16 / 2**interpolation_bits + 1] for 16-bit inputs.
     """
 
     operator: ClassVar[str] = "qaccel.table"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..machine.isa import isa
 from ..machine.numerics import activation_limits
 from . import kernels, operators
 from .pieces import positions, unflattened
@@ -133,8 +134,11 @@ def _table(attrs: operators.TableAttrs, q: np.ndarray, table: np.ndarray) -> np.
     if attrs.in_bits != 16:
         return table[index].astype(operators.carrier(attrs.out_bits))
     entries = table.astype(np.int64)
-    low, part = index >> 7, index & 127
-    return rounded(entries[low] * (128 - part) + entries[low + 1] * part, 7).astype(operators.carrier(attrs.out_bits))
+    bits = isa().interpolation_bits
+    unit = 1 << bits
+    low, part = index >> bits, index & (unit - 1)
+    between = entries[low] * (unit - part) + entries[low + 1] * part
+    return rounded(between, bits).astype(operators.carrier(attrs.out_bits))
 
 
 def ending(

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from tvm import ir, relax
 
+from ...dialect import kinds
 from .match import Node
 
 REASON = "it is part of a normalization over features, which stays in floating point"
-KIND = "normalization"
 _ROOTS = {"relax.sqrt", "relax.rsqrt", "relax.power"}
 _LONGEST = 8  # operators between the parts
 
@@ -27,14 +27,14 @@ def keep_normalizations(nodes: Sequence[Node]) -> list[Node]:
         if len(set(node.inputs)) == 2 and _operators(node)[-1:] in (["relax.divide"], ["relax.multiply"]):
             for value, scale in (node.inputs, node.inputs[::-1]):
                 inside |= _normalization(node, value, scale, maker)
-    return [replace(node, kind=KIND) if node.name in inside else node for node in nodes]
+    return [replace(node, kind=kinds.NORMALIZATION) if node.name in inside else node for node in nodes]
 
 
 def _normalization(node: Node, value: relax.Var, scale: relax.Var, maker: dict[relax.Var, Node]) -> set[str]:
     """Names of the nodes if ``scale`` comes from the mean of the squares of ``value``."""
     to_mean, source = _back(scale, maker)
     mean = maker.get(source)
-    if mean is None or mean.kind != "mean" or not any(_ROOTS & set(_operators(n)) for n in to_mean):
+    if mean is None or mean.kind is not kinds.MEAN or not any(_ROOTS & set(_operators(n)) for n in to_mean):
         return set()
     squares, start = _back(mean.inputs[0], maker)
     if not squares or not start.same_as(value):
@@ -43,7 +43,7 @@ def _normalization(node: Node, value: relax.Var, scale: relax.Var, maker: dict[r
     centred = maker.get(value)
     if centred is not None and _operators(centred) == ["relax.subtract"] and len(centred.inputs) == 2:
         middle = maker.get(centred.inputs[1])
-        if middle is not None and middle.kind == "mean":
+        if middle is not None and middle.kind is kinds.MEAN:
             found |= {centred.name, middle.name}
     return found
 
@@ -51,8 +51,13 @@ def _normalization(node: Node, value: relax.Var, scale: relax.Var, maker: dict[r
 def _back(var: relax.Var, maker: dict[relax.Var, Node]) -> tuple[list[Node], relax.Var]:
     """Operators of one tensor each that lead to ``var``, and the tensor they begin at."""
     found: list[Node] = []
-    while len(found) < _LONGEST and var in maker and maker[var].kind != "mean" and len(set(maker[var].inputs)) == 1:
-        if maker[var].kind not in ("eltwise", "clamp", "other", "reshape"):
+    while (
+        len(found) < _LONGEST
+        and var in maker
+        and maker[var].kind is not kinds.MEAN
+        and len(set(maker[var].inputs)) == 1
+    ):
+        if maker[var].kind not in (kinds.ELTWISE, kinds.CLAMP, kinds.OTHER, kinds.RESHAPE):
             break
         found.append(maker[var])
         var = maker[var].inputs[0]

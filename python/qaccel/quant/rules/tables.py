@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import ir, relax
 
-from ...dialect import operators
+from ...dialect import kinds, operators
 from ...dialect.operators import Quantization
 from ...evaluate.float_operators import BINARY, RULES, UNARY
 from ...machine.isa import isa
 from ...machine.numerics import activation_limits
-from .match import CARRIES_CLAMPS, Node
-from .normalization import KIND
+from .match import Node
 from .weights import NotQuantizable
 
 WORST_STEP = 2.0**-6  # of the output's range: how far an interpolated table may be off at a bend
@@ -139,7 +138,7 @@ def _is_tensor(expr: relax.Expr) -> bool:
 
 def _pointwise(node: Node) -> bool:
     """Whether every binding of the node works element by element on tensors of one shape and single constants."""
-    if not node.inputs or node.kind == KIND or not isinstance(node.output.ty, relax.TensorType):
+    if not node.inputs or node.kind is kinds.NORMALIZATION or not isinstance(node.output.ty, relax.TensorType):
         return False
     shape = operators.static_shape(node.output)
     for binding in node.bindings:
@@ -179,9 +178,9 @@ def _region(
         while len(members) > 1:
             readers = [m for m in members if root in nodes[m].inputs]
             host = maker.get(root)
-            if len(readers) > 1 or nodes[readers[0]].kind != "clamp" or uses[root] != 1:
+            if len(readers) > 1 or nodes[readers[0]].kind is not kinds.CLAMP or uses[root] != 1:
                 break
-            if host is None or nodes[host].kind not in CARRIES_CLAMPS:
+            if host is None or not nodes[host].kind.clamps:
                 break
             root = nodes[readers[0]].output
             members.remove(readers[0])
@@ -192,8 +191,8 @@ def _region(
 def _machine_has(members: list[Node]) -> bool:
     """Clamps alone, or a tensor and a constant with any clamps behind: exact at every width without a table."""
     first, *others = members
-    with_constant = first.kind == "eltwise" and len(first.inputs) == 1
-    return (first.kind == "clamp" or with_constant) and all(node.kind == "clamp" for node in others)
+    with_constant = first.kind is kinds.ELTWISE and len(first.inputs) == 1
+    return (first.kind is kinds.CLAMP or with_constant) and all(node.kind is kinds.CLAMP for node in others)
 
 
 def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:
@@ -212,7 +211,7 @@ def _table_node(members: list[Node], root: relax.Var) -> Node:
     return replace(
         last,
         op="+".join(dict.fromkeys(node.op for node in members)),
-        kind="table",
+        kind=kinds.TABLE,
         bindings=tuple(binding for node in members for binding in node.bindings),
         inputs=(root,),
         inner=tuple(members[:-1]),

@@ -17,11 +17,12 @@ from tvm import ir, relax
 from tvm.ir import _ffi_api
 
 from ..errors import UserError
+from ..machine.isa import isa
 from ..machine.numerics import activation_limits
 from .kernels import SlidingWindow
 from .rescale import Ending
 
-BITS = (4, 8, 16)
+BITS = isa().widths
 Shape = tuple[int, ...]
 _TYPES: dict[type, dict[str, Any]] = {}  # what `_types` found
 

@@ -6,7 +6,10 @@ by that its rule. A kind without a dialect operator stays in float, or is only a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from tvm.relax import Call, Expr
 
 from . import operators
 from .operators import Attrs
@@ -19,12 +22,18 @@ ELTWISE_KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """``relax``: its Relax operators, each of which is such a node by itself; ``pairs``: two in a row that are one.
+    """One kind of node.
 
-    ``operator``: what of the dialect it becomes. ``op``: the ONNX operator by which reports call it, where the model has
-    no name for it. ``weights``: it has constant weights, and a constant added right behind it is its bias. ``clamps``: it
-    takes in the Relu and Clip nodes that alone read it. ``keeps``: its result has the scale of its only input, unless it took
-    in a clamp. ``renames``: its result is the same integers in the same order of memory, or in one that a reader can walk.
+    - ``operator``: what of the dialect it becomes.
+    - ``relax``: its Relax operators, each of which is such a node by itself; ``pairs``: two in a row that are one.
+    - ``when``: what the first call must be like besides; of two kinds of one operator, the first in `KINDS` that fits.
+    - ``op``: the ONNX operator by which reports call it, where the model itself has no name for it.
+    - ``weights``: it has constant weights, and a constant added right behind it is its bias.
+    - ``clamps``: it takes in the Relu and Clip nodes that alone read it.
+    - ``keeps``: its result has the scale of its only input, unless it took in a clamp.
+    - ``exact``: of one tensor, the machine computes it exactly at every width, so that a table would be no gain.
+    - ``renames``: its result is the same integers in the same order of memory, or in one that a reader can walk.
+    - ``reason``: why it stays in float if it has no operator, as the user reads it.
     """
 
     name: str
@@ -32,16 +41,24 @@ class Kind:
     relax: tuple[str, ...] = ()
     op: str = ""
     pairs: tuple[tuple[str, str], ...] = ()
+    when: Callable[[Call], bool] = lambda call: True
     weights: bool = False
     clamps: bool = False
     keeps: bool = False
+    exact: bool = False
     renames: bool = False
+    reason: str = "this operator has no integer form yet"
 
     @property
     def makes(self) -> tuple[tuple[str, ...], ...]:
         """The rows of Relax operators that are such a node."""
         with_bias = tuple((name, "relax.add") for name in self.relax) if self.weights else ()
         return (*((name,) for name in self.relax), *with_bias, *self.pairs)
+
+
+def _is_linear(call: Call) -> bool:
+    """Whether a resize computes values between those that it reads; otherwise it only repeats them."""
+    return str(call.attrs.method) == "linear"
 
 
 CONV = Kind("conv", operators.ConvAttrs, ("relax.nn.conv2d",), "Conv", weights=True, clamps=True)
@@ -51,7 +68,7 @@ CONV_TRANSPOSE = Kind(
 GEMM = Kind("gemm", operators.ConvAttrs, ("relax.matmul",), "Gemm", weights=True, clamps=True)
 ELTWISE = Kind("eltwise", operators.EltwiseAttrs, tuple(ELTWISE_KINDS), clamps=True)
 PRELU = Kind("prelu", operators.EltwiseAttrs, ("relax.nn.prelu",), "PRelu")
-CLAMP = Kind("clamp", operators.RequantizeAttrs, ("relax.nn.relu", "relax.clip"), "Clip", clamps=True)
+CLAMP = Kind("clamp", operators.RequantizeAttrs, ("relax.nn.relu", "relax.clip"), "Clip", clamps=True, exact=True)
 MAX_POOL = Kind("max_pool", operators.PoolAttrs, ("relax.nn.max_pool2d",), "MaxPool", clamps=True, keeps=True)
 AVG_POOL = Kind("avg_pool", operators.PoolAttrs, ("relax.nn.avg_pool2d",), "AveragePool", clamps=True)
 MEAN = Kind("mean", operators.PoolAttrs, ("relax.mean",), "ReduceMean", clamps=True)
@@ -66,22 +83,23 @@ MOVE = Kind(
      "relax.broadcast_to"),
     pairs=(("relax.take", "relax.reshape"),), keeps=True,
 )  # fmt: skip
-RESIZE = Kind("resize", operators.ConvAttrs, ("relax.image.resize2d",), "Resize")
-# No Relax operator by itself is of these kinds; what makes nodes of Relax, or a pass over them, says which are.
-NEAREST = Kind("nearest", operators.MoveAttrs, op="Resize", keeps=True)  # a resize that computes nothing
-TABLE = Kind("table", operators.TableAttrs)  # any function of one value
-NORMALIZATION = Kind("normalization", None)  # part of a normalization over features
+RESIZE = Kind("resize", operators.ConvAttrs, ("relax.image.resize2d",), "Resize", when=_is_linear)
+NEAREST = Kind("nearest", operators.MoveAttrs, RESIZE.relax, "Resize", keeps=True)
+# Passes over the nodes find these: any function of one value, and what is part of a normalization.
+TABLE = Kind("table", operators.TableAttrs)
+NORMALIZATION = Kind(
+    "normalization", None, reason="it is part of a normalization over features, which stays in floating point"
+)
 OTHER = Kind("other", None)
 
 KINDS = (
     CONV, CONV_TRANSPOSE, GEMM, ELTWISE, PRELU, CLAMP, MAX_POOL, AVG_POOL, MEAN, MAX, RESHAPE, TRANSPOSE, MOVE, RESIZE,
     NEAREST, TABLE, NORMALIZATION, OTHER,
 )  # fmt: skip
-_BY_MAKE = {make: kind for kind in KINDS for make in kind.makes}
 # Relax operators that have constant weights.
 WEIGHTED = frozenset(name for kind in KINDS if kind.weights for name in kind.relax)
 
 
-def kind_of(relax_operators: tuple[str, ...]) -> Kind:
-    """The kind of a node made of these Relax operators in a row; OTHER if there is none."""
-    return _BY_MAKE.get(relax_operators, OTHER)
+def kind_of(relax_operators: tuple[str, ...], first: Expr) -> Kind:
+    """The kind of a node made of these Relax operators in a row, the ``first`` of them being this call; OTHER if none is."""
+    return next((kind for kind in KINDS if relax_operators in kind.makes and kind.when(first)), OTHER)

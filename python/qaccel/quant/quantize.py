@@ -11,7 +11,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from ..dialect import kinds, operators
+from ..dialect import operators
 from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
@@ -19,7 +19,6 @@ from ..errors import UserError
 from ..model import ImportedModel
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from .calibrate.ranges import Ranges
-from .rules import normalization
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
 from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
@@ -129,7 +128,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     elif node.kind.renames:
         rename(node, emitter)
     else:
-        reason = normalization.REASON if node.kind is kinds.NORMALIZATION else "this operator has no integer form yet"
+        reason = node.kind.reason
         if widths is not None:
             try:
                 QUANT_RULES[node.kind](node, widths, emitter)

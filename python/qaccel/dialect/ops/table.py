@@ -18,7 +18,8 @@ from ..rescale import rounded
 class TableAttrs(IntegerAttrs):
     """``qaccel.table(q, table)``: look-up of every element as the ISA's TABLE.
 
-    ``table`` is [2**bits] of the source's bits in the result's carrier, or int16 [513] for 16-bit sources (interpolated).
+    ``table`` has an entry in the result's carrier for each of the 2**bits integers of the source; for 16-bit sources it is
+    int16 [2**16 / 2**interpolation_bits + 1], and interpolated.
     """
 
     operator: ClassVar[str] = "qaccel.table"

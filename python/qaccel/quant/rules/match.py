@@ -145,9 +145,7 @@ def _node(group: list[relax.VarBinding], op_types: Mapping[str, str], uses: Mapp
     operators = tuple(
         b.value.op.name if isinstance(b.value, relax.Call) and isinstance(b.value.op, ir.Op) else "" for b in group
     )
-    kind = kinds.kind_of(operators)
-    if kind is kinds.RESIZE and str(group[0].value.attrs.method) != "linear":
-        kind = kinds.NEAREST
+    kind = kinds.kind_of(operators, group[0].value)
     if len(group) == 2 and kind.weights:
         second = group[1].value.args
         joined = group[0].var.same_as(second[0]) and isinstance(second[1], ir.GenericConst) and uses[group[0].var] == 1

@@ -1,7 +1,8 @@
-"""Normalization over features (LayerNorm, RMSNorm, GroupNorm and the like) spelled out in single operators.
+"""Finds LayerNorm, RMSNorm, GroupNorm and the like where a model spells them out in single operators, to leave them in float.
 
-Variances need more range than activations of 8 bits have, and pieces of them on the accelerator would only cost
-copies: the whole of it stays in floating point.
+Such a normalization divides a tensor by the root of the mean of its squares. Squares and their mean span far more powers of
+two than 8 bits hold, so integers would lose the small values. To run only some of its operators on the accelerator would
+cost a dequantize and a quantize around each. So all of its nodes stay in float, the subtraction of the mean before them as well.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from tvm import ir, relax
 from ...dialect import kinds
 from .match import Node
 
-REASON = "it is part of a normalization over features, which stays in floating point"
 _ROOTS = {"relax.sqrt", "relax.rsqrt", "relax.power"}
-_LONGEST = 8  # operators between the parts
+_LONGEST = 8  # nodes between the division and the mean, and between the mean and what is squared
 
 
 def keep_normalizations(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, with those of a division by the root of a mean of squares set to a kind that no rule takes."""
+    """The nodes, with those that are part of a normalization set to the kind NORMALIZATION, which no rule takes."""
     maker = {node.output: node for node in nodes}
     inside: set[str] = set()
     for node in nodes:
@@ -49,7 +49,7 @@ def _normalization(node: Node, value: relax.Var, scale: relax.Var, maker: dict[r
 
 
 def _back(var: relax.Var, maker: dict[relax.Var, Node]) -> tuple[list[Node], relax.Var]:
-    """Operators of one tensor each that lead to ``var``, and the tensor they begin at."""
+    """The chain of element-wise nodes of one tensor each that ends in ``var``, last first, and the tensor that it begins at."""
     found: list[Node] = []
     while (
         len(found) < _LONGEST

@@ -189,10 +189,10 @@ def _region(
 
 
 def _machine_has(members: list[Node]) -> bool:
-    """Clamps alone, or a tensor and a constant with any clamps behind: exact at every width without a table."""
+    """Whether it is exact at every width without a table: such a kind, or a tensor and a constant, with any clamps behind."""
     first, *others = members
     with_constant = first.kind is kinds.ELTWISE and len(first.inputs) == 1
-    return (first.kind is kinds.CLAMP or with_constant) and all(node.kind is kinds.CLAMP for node in others)
+    return (first.kind.exact or with_constant) and all(node.kind is kinds.CLAMP for node in others)
 
 
 def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:

@@ -31,6 +31,7 @@ class Kind:
     - ``weights``: it has constant weights, and a constant added right behind it is its bias.
     - ``clamps``: it takes in the Relu and Clip nodes that alone read it.
     - ``keeps``: its result has the scale of its only input, unless it took in a clamp.
+    - ``by_element``: each value of the result comes from the values at the same place of its operands.
     - ``exact``: of one tensor, the machine computes it exactly at every width, so that a table would be no gain.
     - ``renames``: its result is the same integers in the same order of memory, or in one that a reader can walk.
     - ``reason``: why it stays in float if it has no operator, as the user reads it.
@@ -45,6 +46,7 @@ class Kind:
     weights: bool = False
     clamps: bool = False
     keeps: bool = False
+    by_element: bool = False
     exact: bool = False
     renames: bool = False
     reason: str = "this operator has no integer form yet"
@@ -66,9 +68,17 @@ CONV_TRANSPOSE = Kind(
     "conv_transpose", operators.ConvAttrs, ("relax.nn.conv2d_transpose",), "ConvTranspose", weights=True, clamps=True
 )
 GEMM = Kind("gemm", operators.ConvAttrs, ("relax.matmul",), "Gemm", weights=True, clamps=True)
-ELTWISE = Kind("eltwise", operators.EltwiseAttrs, tuple(ELTWISE_KINDS), clamps=True)
-PRELU = Kind("prelu", operators.EltwiseAttrs, ("relax.nn.prelu",), "PRelu")
-CLAMP = Kind("clamp", operators.RequantizeAttrs, ("relax.nn.relu", "relax.clip"), "Clip", clamps=True, exact=True)
+ELTWISE = Kind("eltwise", operators.EltwiseAttrs, tuple(ELTWISE_KINDS), clamps=True, by_element=True)
+PRELU = Kind("prelu", operators.EltwiseAttrs, ("relax.nn.prelu",), "PRelu", by_element=True)
+CLAMP = Kind(
+    "clamp",
+    operators.RequantizeAttrs,
+    ("relax.nn.relu", "relax.clip"),
+    "Clip",
+    clamps=True,
+    by_element=True,
+    exact=True,
+)
 MAX_POOL = Kind("max_pool", operators.PoolAttrs, ("relax.nn.max_pool2d",), "MaxPool", clamps=True, keeps=True)
 AVG_POOL = Kind("avg_pool", operators.PoolAttrs, ("relax.nn.avg_pool2d",), "AveragePool", clamps=True)
 MEAN = Kind("mean", operators.PoolAttrs, ("relax.mean",), "ReduceMean", clamps=True)
@@ -86,7 +96,7 @@ MOVE = Kind(
 RESIZE = Kind("resize", operators.ConvAttrs, ("relax.image.resize2d",), "Resize", when=_is_linear)
 NEAREST = Kind("nearest", operators.MoveAttrs, RESIZE.relax, "Resize", keeps=True)
 # Passes over the nodes find these: any function of one value, and what is part of a normalization.
-TABLE = Kind("table", operators.TableAttrs)
+TABLE = Kind("table", operators.TableAttrs, by_element=True)
 NORMALIZATION = Kind(
     "normalization", None, reason="it is part of a normalization over features, which stays in floating point"
 )

@@ -57,7 +57,7 @@ def _back(var: relax.Var, maker: dict[relax.Var, Node]) -> tuple[list[Node], rel
         and maker[var].kind is not kinds.MEAN
         and len(set(maker[var].inputs)) == 1
     ):
-        if maker[var].kind not in (kinds.ELTWISE, kinds.CLAMP, kinds.OTHER, kinds.RESHAPE):
+        if not (maker[var].kind.by_element or maker[var].kind in (kinds.OTHER, kinds.RESHAPE)):
             break
         found.append(maker[var])
         var = maker[var].inputs[0]

@@ -317,7 +317,7 @@ class _Tables:
 
 
 def multiplied(isa: Vectors, kind: str, total: Expr, value: Expr, factor: Expr) -> Expr:
-    """``total`` + the products of ``value`` and ``factor``, ``kind`` as in `integer_pack.Mac`."""
+    """``total`` + the products of ``value`` and ``factor``, ``kind`` as in `pack.Mac`."""
     dtype = of("int32", isa.lanes)
     if kind == "bytes4":
         return intrinsic(dtype, str(isa.bytes4), total, value, factor)

@@ -261,7 +261,7 @@ def depthwise(
     isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
     weight_scale: np.ndarray,
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
-    """The kernel of a depthwise ``qaccel.conv2d``, as `integer_conv.conv2d`."""
+    """The kernel of a depthwise ``qaccel.conv2d``, as `conv.conv2d`."""
     weight, bias = weight.astype(np.int64), bias.astype(np.int64)
     kernel = weight.shape[1:3]
     out_size = attrs.window(kernel).output(*shape[1:3])

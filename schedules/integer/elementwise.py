@@ -1,6 +1,6 @@
 """Element-wise operators in integers, in vectors: sums, products, copies and tables.
 
-Sums of rescaled operands have at most 50 bits, so float64 holds them exactly and rounds them once, as in `integer_requantize`.
+Sums of rescaled operands have at most 50 bits, so float64 holds them exactly and rounds them once, as in `requantize`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
 NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
 _IR_VERSION_OF_21 = 10
 _RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
+# A call's attributes, and the constants of a convolution: weight, bias, weight scale.
+Operation = tuple[operators.Attrs, tuple[np.ndarray, ...]]
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 
 
@@ -70,8 +72,8 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
     return model
 
 
-def _calls(q: QuantizedModel) -> list[tuple[operators.Attrs, tuple[np.ndarray, ...]]]:
-    """Every call of the dialect: its attributes, and the constants of a convolution (weight, bias, weight scale)."""
+def _calls(q: QuantizedModel) -> list[Operation]:
+    """Every call of the dialect, in order."""
     result = []
     for block in q.mod["main"].body.blocks:
         for binding in block.bindings:
@@ -114,12 +116,10 @@ class _Graph:
         self.added = q.added
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.operations: dict[str, tuple[operators.Attrs, tuple[np.ndarray, ...]]] = {}
+        self.operations: dict[str, Operation] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
         self.phases: dict[str, list[Phase]] = {}
-        self.kernels: dict[
-            str, tuple[ConvAttrs, tuple[np.ndarray, ...]]
-        ] = {}  # the first phase: bias and scales are all theirs
+        self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
         self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
@@ -158,7 +158,7 @@ class _Graph:
             phase = names.phase_of(part)
             if phase is not None and isinstance(attrs, ConvAttrs):
                 self.phases.setdefault(node, []).append((*phase, attrs, constants[0]))
-                self.kernels.setdefault(node, (attrs, constants))
+                self.first_phases.setdefault(node, (attrs, constants))
 
     def _means(self, tensor: str, q: Quantization) -> None:
         self.meaning.setdefault((tensor, q.bits), q)
@@ -254,11 +254,9 @@ class _Graph:
         scale = self._initializer(f"{name}_scale", np.float32(q.scale))
         return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
 
-    def _transposed(
-        self, source: onnx.NodeProto, node: onnx.NodeProto, operation: tuple[operators.Attrs, tuple[np.ndarray, ...]]
-    ) -> None:
+    def _transposed(self, source: onnx.NodeProto, node: onnx.NodeProto, operation: Operation) -> None:
         """ConvTranspose on integer weights: its kernel put together from its phases, or turned back from its only one."""
-        attrs, (_, bias, scale) = self.kernels.get(source.name) or operation
+        attrs, (_, bias, scale) = self.first_phases.get(source.name) or operation
         assert isinstance(attrs, ConvAttrs)
         phases = self.phases.get(source.name) or [(0, 0, attrs, operation[1][0])]
         height, width = self.constants[source.input[1]].dims[2:]

@@ -95,7 +95,10 @@ def _whole(
 def _spread(
     node: Node, emitter: Emitter, var: relax.Var, bits: int, shape: tuple[int, ...], full: Layout, reduce: bool = True
 ) -> Held:
-    """A smaller operand as the machine repeats it over a tensor that lies as ``full``: one row, pixel or value of it."""
+    """An operand that is smaller than the result, in the order of memory ``full``.
+
+    With ``reduce``, as one row, pixel or value, which the machine itself repeats; else repeated to the whole shape.
+    """
     held = emitter.integers(var, bits)
     codes = arranged(np.broadcast_to(offsets(held.layout, operators.static_shape(var)), shape), full)
     codes = _reduced(codes) if reduce else codes

@@ -1,4 +1,4 @@
-"""The quantized function under construction: every source tensor in float, as integers, or both, made when needed."""
+"""The quantized function under construction. It has each tensor of the source function in float, as integers, or both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ class Held:
 
 
 class Emitter:
-    """Bindings of the new function. Variables named ``var`` are those of the source function."""
+    """Builds the new function. A variable called ``var`` is one of the source function.
+
+    ``floats`` has what the new function computes in float32 for a source variable, ``held`` what it has as integers; a tensor
+    is quantized or dequantized when the first reader asks for the other form. ``tuples`` are the tuples that source
+    variables stand for, ``same`` the variables that are only another name. ``demands`` says how many bits the widest
+    reader of a tensor asks for. ``notes`` are lines for the user; ``in_float`` says by node why it stays in float.
+    """
 
     def __init__(
         self, builder: relax.BlockBuilder, ranges: Ranges, nodes: Iterable[Node], demands: dict[relax.Var, int]

@@ -26,7 +26,7 @@ from .weights import NotQuantizable, QuantizedWeights, activation_quantization, 
 
 @dataclass(frozen=True)
 class NodeBits:
-    """Widths that a node works at: its weights, its inputs, its output."""
+    """How many bits the weights, the inputs and the output of a node have."""
 
     weight: int
     activation: int
@@ -86,7 +86,11 @@ def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
 
 
 def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """[..., K] times a constant [K, M]; a flattened plane is taken as it lies, by a kernel of the plane's size."""
+    """An activation [..., K] times a constant matrix [K, M], as a convolution.
+
+    If the activation is a plane of pixels that was flattened to K values, the kernel has the size of the plane and nothing is
+    moved; else the kernel is 1 x 1 over K channels.
+    """
     data, matrix = node.call.args
     if not (isinstance(data, relax.Var) and is_constant(matrix)) or len(operators.static_shape(matrix)) != 2:
         raise NotQuantizable("only the product of an activation and a constant matrix can be quantized")
@@ -108,7 +112,7 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
 
 
 def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Which of the K features each value of a sample's plane is, in NHWC order; None if the samples are not planes of K."""
+    """If each sample lies as a plane of all its K features: which feature each value of the plane is, in NHWC order; else None."""
     n, h, w, c = held.nhwc
     if n != shape[0] or h * w * c != shape[1] or h * w == 1 or max(h, w) > LARGEST_KERNEL:
         return None
@@ -117,7 +121,7 @@ def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _in_place(held: Layout, wanted: Layout) -> Layout:
-    """``held`` where it has the order and the channels of ``wanted``, however it counts rows and pixels."""
+    """The layout ``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``."""
     same = (held.view, held.axes) == (wanted.view, wanted.axes)
     return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
 
@@ -151,7 +155,7 @@ def integer_weights(
     node: Node, bits: NodeBits, emitter: Emitter, source: Quantization, out: Quantization, weight: np.ndarray,
     bias: np.ndarray,
 ) -> QuantizedWeights:  # fmt: skip
-    """Weights and bias of a layer as integers; what had to give way is noted."""
+    """Weights and bias of a layer as integers, with a note for the user where channels took a larger scale or lost all weights."""
     made = quantize_weights(weight, bias, bits.weight, source, out.scale)
     of_all = f"of {len(bias)} channels"
     if made.raised:
@@ -282,7 +286,10 @@ LAYER_RULES: dict[Kind, Rule] = {
 
 
 def rename(node: Node, emitter: Emitter) -> None:
-    """A reshape or transpose of integers is another name for the same ones; of a float it is left until it is read."""
+    """A reshape or transpose: of a tensor that is there as integers it is another layout of the same ones.
+
+    Of a tensor in float nothing is bound here; the emitter does it when someone reads the result.
+    """
     held = emitter.held.get(node.inputs[0])
     if held is None:
         return

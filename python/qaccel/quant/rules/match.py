@@ -1,4 +1,4 @@
-"""What float Relax says: bindings gathered into the nodes they came from, clamps joined to the layer before them."""
+"""Reads float Relax: gathers its bindings into the nodes that they came from, and joins clamps and biases to their layers."""
 
 from __future__ import annotations
 

@@ -91,9 +91,10 @@ def _like(held: Layout, shape: tuple[int, ...], result: tuple[int, ...]) -> Layo
 
 @dataclass(frozen=True)
 class Phase:
-    """The outputs begin, begin + step, ... along one axis as a convolution of step 1.
+    """Along one axis, every stride-th output of a transposed convolution, which a convolution of stride 1 computes.
 
-    ``taps`` index the kernel by window position, -1 is a zero; ``outputs`` of them, with ``before`` and ``after`` cells of padding.
+    ``taps`` says which element of the transposed kernel each element of that convolution's kernel is; -1 is a zero. It gives
+    ``outputs`` values over an input with ``before`` and ``after`` cells of padding.
     """
 
     taps: tuple[int, ...]

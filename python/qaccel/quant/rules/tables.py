@@ -25,7 +25,10 @@ _FARTHEST = 64  # how many tensors back a function may begin
 
 
 def fuse_tables(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[Node]:
-    """Element-wise nodes that hang on one tensor joined into nodes of kind "table"; Relu and Clip alone stay what they are."""
+    """The nodes, with element-wise ones that together are a function of one tensor joined into one node of the kind TABLE.
+
+    What the machine computes exactly without a table stays as it is: a Relu or Clip, or a constant added or multiplied.
+    """
     nodes = list(nodes)
     maker = {node.output: k for k, node in enumerate(nodes)}
     roots: dict[relax.Var, list[relax.Var]] = {}
@@ -54,7 +57,7 @@ class Table:
 
 
 def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tuple[float, float]:
-    """Least and greatest value of a 16-bit table's entries that inputs within ``span`` are interpolated from."""
+    """Least and greatest of those entries of a 16-bit table between which inputs within ``span`` are interpolated, real values."""
     unit = 1 << isa().interpolation_bits
     first, last = (
         int(edge(bound / source.scale / unit)) for edge, bound in zip((np.floor, np.ceil), span, strict=True)
@@ -157,7 +160,7 @@ def _pointwise(node: Node) -> bool:
 
 
 def _common_roots(node: Node, roots: Mapping[relax.Var, list[relax.Var]]) -> list[relax.Var]:
-    """The tensors of which the node is a function alone, nearest first."""
+    """The tensors that alone determine the node's result, each by itself, nearest first."""
     inputs = list(dict.fromkeys(node.inputs))
     lists = [[var, *roots.get(var, [])] for var in inputs]
     return [var for var in lists[0] if all(var in other for other in lists[1:])][:_FARTHEST]
@@ -167,7 +170,10 @@ def _region(
     last: int, nodes: list[Node], maker: Mapping[relax.Var, int], roots: Mapping[relax.Var, list[relax.Var]],
     uses: Mapping[relax.Var, int],
 ) -> tuple[relax.Var, list[int]] | None:  # fmt: skip
-    """The largest region that ends in node ``last`` and that nobody looks into; None where a table is no gain."""
+    """The root tensor and the nodes of the largest table that ends in node ``last``; None where a table is no gain.
+
+    Of its nodes, only the last one's result is read by others.
+    """
     for root in reversed(roots[nodes[last].output]):
         members = _between(last, root, nodes, maker)
         reads = [var for m in members for var in nodes[m].inputs]

@@ -121,7 +121,7 @@ def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _in_place(held: Layout, wanted: Layout) -> Layout:
-    """The layout ``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``."""
+    """``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``."""
     same = (held.view, held.axes) == (wanted.view, wanted.axes)
     return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
 

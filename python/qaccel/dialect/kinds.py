@@ -106,6 +106,8 @@ KINDS = (
     CONV, CONV_TRANSPOSE, GEMM, ELTWISE, PRELU, CLAMP, MAX_POOL, AVG_POOL, MEAN, MAX, RESHAPE, TRANSPOSE, MOVE, RESIZE,
     NEAREST, TABLE, NORMALIZATION, OTHER,
 )  # fmt: skip
+# What passes over the nodes keep in float as a whole, so that no table takes a part of it.
+KEPT_IN_FLOAT = (NORMALIZATION,)
 # Relax operators that have constant weights.
 WEIGHTED = frozenset(name for kind in KINDS if kind.weights for name in kind.relax)
 

@@ -141,7 +141,7 @@ def _is_tensor(expr: relax.Expr) -> bool:
 
 def _pointwise(node: Node) -> bool:
     """Whether every binding of the node works element by element on tensors of one shape and single constants."""
-    if not node.inputs or node.kind is kinds.NORMALIZATION or not isinstance(node.output.ty, relax.TensorType):
+    if not node.inputs or node.kind in kinds.KEPT_IN_FLOAT or not isinstance(node.output.ty, relax.TensorType):
         return False
     shape = operators.static_shape(node.output)
     for binding in node.bindings:

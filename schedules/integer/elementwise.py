@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import EltwiseAttrs, Quantization, RequantizeAttrs, TableAttrs, carrier
+from ...machine.isa import isa as machine
 from . import loops
 from .requantize import Output, Rescale, finished, nearest, rounded
 from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_of, load, of
@@ -140,7 +141,7 @@ def chunked(count: int, isa: Vectors, body: Callable[[Expr, int], None], widest:
 
 
 def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.ndarray) -> IntegerKernel:
-    """``qaccel.table``: one look-up, or between two of 513 entries for 16-bit inputs."""
+    """``qaccel.table``: one look-up, or between two entries for 16-bit inputs."""
     count = math.prod(shape)
     wide = attrs.source.bits == 16
     if not wide:
@@ -195,14 +196,15 @@ def _looked_up(isa: Vectors, parts: list[Expr], values: Any, source: Any, out: A
 
 
 def _between(isa: Vectors, values: Any, source: Any, k: Expr, lanes: int, attrs: TableAttrs) -> Expr:
-    """Interpolated in 128 steps, one rounding."""
-    dtype = of("int32", lanes)
+    """Interpolated between neighbouring entries, one rounding."""
+    dtype, unit = of("int32", lanes), 1 << machine().interpolation_bits
+    bits = const(machine().interpolation_bits, dtype)
     index = T.Bind(load(source, k, lanes).astype(dtype) + const(1 << 15, dtype))
-    low, part = tirx.shift_right(index, const(7, dtype)), T.Bind(index & const(127, dtype))
+    low, part = tirx.shift_right(index, bits), T.Bind(index & const(unit - 1, dtype))
     both, half = T.Bind(gathered(isa, values, T.Bind(low))), const(16, dtype)
     first, second = tirx.shift_right(both << half, half), tirx.shift_right(both, half)
-    exact = T.Bind(first * (const(128, dtype) - part) + second * part)
-    floor = tirx.shift_right(exact, const(7, dtype))
-    # Halves to even: 63 more, or 64 where the floor is odd.
-    up = exact + const(63, dtype) + (floor & const(1, dtype))
-    return tirx.shift_right(up, const(7, dtype)).astype(of(carrier(attrs.result.bits), lanes))
+    exact = T.Bind(first * (const(unit, dtype) - part) + second * part)
+    floor = tirx.shift_right(exact, bits)
+    # Halves to even: one less than half a unit more, or half a unit where the floor is odd.
+    up = exact + const(unit // 2 - 1, dtype) + (floor & const(1, dtype))
+    return tirx.shift_right(up, bits).astype(of(carrier(attrs.result.bits), lanes))

@@ -5,7 +5,7 @@ What quantize and dequantize said of a tensor is then the caller's: ``tvmc inspe
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -13,11 +13,32 @@ from tvm import relax
 
 from ..dialect import operators
 from ..dialect.operators import DequantizeAttrs, Quantization, QuantizeAttrs
+from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import TensorSpec
 
 OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
 _BITS = 8
+
+
+@dataclass(frozen=True)
+class IntegerEnds:
+    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+
+    dtype: str
+    inputs: list[Quantization]
+    outputs: list[Quantization]
+
+
+def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
+    """The quantized module with inputs and outputs of ``io_dtype``, and what they mean if they are integers.
+
+    "float32" is the module as it is; errors as `with_integer_ends`.
+    """
+    if io_dtype == "float32":
+        return model.mod, None
+    mod, inputs, outputs = with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs)
+    return mod, IntegerEnds(io_dtype, inputs, outputs)
 
 
 def with_integer_ends(

@@ -244,6 +244,18 @@ def _flattened(function: relax.Function) -> relax.Function:
     return builder.get()["subgraph"]
 
 
+def check_fits(partitioned: Partitioned, hw: HwConfig) -> None:
+    """Raises UserError for a node that only the config keeps from the accelerator.
+
+    Tiles make any layer fit any sensible config: one that a layer does not fit is a mistake, not a reason for the CPU.
+    """
+    for rejection in partitioned.rejections:
+        if rejection.too_large:
+            raise UserError(
+                f"config {hw.name} is too small for node '{rejection.name}' ({rejection.op}): {rejection.reason}; {rejection.fix}"
+            )
+
+
 def _item(expr: relax.Expr) -> relax.Expr:
     """A field of a literal tuple is the field itself."""
     if isinstance(expr, relax.TupleGetItem) and isinstance(expr.tuple_value, relax.Tuple):

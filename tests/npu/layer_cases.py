@@ -17,7 +17,7 @@ from qaccel.npu.layers import (
     TableLayer,
     Window,
 )
-from qaccel.npu.lower.lower import group_parts
+from qaccel.npu.lower.groups import group_parts
 
 WIDTHS = (4, 8, 16)
 KINDS = ("conv", "conv", "conv", "conv", "grouped", "depthwise", "depthwise", "pool", "eltwise", "copy", "table")

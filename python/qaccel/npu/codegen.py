@@ -15,7 +15,7 @@ from .emit.encode import build_artefact
 from .emit.instructions import emit_program
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
 from .lower.channel_order import order_channels
-from .lower.lower import lower
+from .lower.from_relax import lower
 from .plan.allocate import allocate
 
 

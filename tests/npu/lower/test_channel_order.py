@@ -22,7 +22,7 @@ from qaccel.npu.layers import (
     Window,
 )
 from qaccel.npu.lower.channel_order import order_channels
-from qaccel.npu.lower.lower import lower
+from qaccel.npu.lower.from_relax import lower
 from qaccel.npu.partition.partition import partition, subgraph_functions
 from qaccel.options import BitWidths
 

@@ -15,7 +15,7 @@ import numpy as np
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, instruction
 from ...machine.streams import WeightTile, codec_of, encode_stream
-from ..extents import align
+from ..extents import align, pixels_under, rows_under
 from ..layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
@@ -151,20 +151,12 @@ class ProgramBuilder:
         """
         source = self.layer.inputs[which]
         feature_map = self.graph.maps[source]
-        y_begin = box.y * window.stride_h + kernel_begin * window.dilation_h - window.pad_top
-        y_end = y_begin + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h + 1
-        x_begin = box.x * window.stride_w - window.pad_left
-        x_end = x_begin + (box.pixels - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
-        top, bottom, left, right = (
-            max(0, y_begin),
-            min(feature_map.h, y_end),
-            max(0, x_begin),
-            min(feature_map.w, x_end),
-        )
-        if top >= bottom or left >= right:
+        rows = rows_under(window, box.y, box.rows, kernel_begin, kernel_rows, feature_map.h)
+        pixels = pixels_under(window, box.x, box.pixels, feature_map.w)
+        if rows.length <= 0 or pixels.length <= 0:
             return None
-        part = Box(top, bottom - top, left, right - left, box.c, box.channels)
-        return self._sram_view(which, source, feature_map, part, max(0, -y_begin), max(0, -x_begin))
+        part = Box(rows.begin, rows.length, pixels.begin, pixels.length, box.c, box.channels)
+        return self._sram_view(which, source, feature_map, part, rows.pad, pixels.pad)
 
     def _sram_view(
         self, which: int, source: int, feature_map: FeatureMap, part: Box, pad_top: int, pad_left: int

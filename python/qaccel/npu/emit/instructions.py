@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from ...machine.hw import HwConfig
-from ..extents import spans, valid_taps
+from ..extents import in_steps, kernel_chunks, spans, valid_taps
 from ..layers import (
     AnyLayer,
     ChannelParams,
@@ -37,10 +37,6 @@ def emit_program(graph: Subgraph, allocation: Allocation, hw: HwConfig) -> Progr
         builder.begin_layer(step)
         _EMITTERS[type(layer)](builder, layer)
     return builder.program()
-
-
-def _cut(size: int, step: int) -> list[tuple[int, int]]:
-    return [(begin, min(step, size - begin)) for begin in range(0, size, step)]
 
 
 def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
@@ -97,11 +93,11 @@ def _emit_conv(builder: ProgramBuilder, layer: ConvLayer) -> None:
     tiling = builder.tiling
     spaces = _spaces(builder)
     for number, part in enumerate(layer.parts):
-        channels = _cut(part.out_channels, tiling.tile_oc)
+        channels = in_steps(part.out_channels, tiling.tile_oc)
         chunks = [
             (k, rows, c, count)
-            for k, rows in _cut(layer.window.kernel_h, tiling.tile_kh)
-            for c, count in _cut(part.in_channels, tiling.tile_ic)
+            for k, rows in in_steps(layer.window.kernel_h, tiling.tile_kh)
+            for c, count in in_steps(part.in_channels, tiling.tile_ic)
         ]
         rows_bytes = layer.window.kernel_w * sum(channel_bytes(n, layer.weight_bits) for _, n in channels)
         builder.reserve_weights(sum(rows * count for _, rows, _, count in chunks) * rows_bytes)
@@ -139,13 +135,15 @@ def _conv_tile(
             lambda: _matrix(part.weight[k : k + rows, :, c : c + count, n : n + box.channels]),
         )
 
-    needed = [chunk for chunk in chunks if _touches_input(builder, layer, box, chunk[0], chunk[1])]
+    in_h = builder.graph.maps[layer.inputs[0]].h
+    rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
+    needed = [chunk for chunk in chunks if chunk[:2] in rows]
     param_addr, param_load = builder.params((box.c, box.channels), lambda: _records(layer.params, box.c, box.channels))
     output = builder.output_view(box)
     index = -1
     for position, chunk in enumerate(needed):
         view = view_of(chunk)
-        assert view is not None  # _touches_input
+        assert view is not None  # kernel_chunks
         weight_addr, decode = weights_of(chunk)
         finish = position == len(needed) - 1
         index = builder.emit(
@@ -168,17 +166,9 @@ def _conv_tile(
     builder.finish_output(box, output, index)
 
 
-def _touches_input(builder: ProgramBuilder, layer: AnyLayer, box: Box, kernel_begin: int, kernel_rows: int) -> bool:
-    """Whether some row of the kernel part falls on an input row; if not, the part adds nothing."""
-    window = layer.window  # type: ignore[union-attr]
-    first = box.y * window.stride_h + kernel_begin * window.dilation_h - window.pad_top
-    last = first + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h
-    return last >= 0 and first < builder.graph.maps[layer.inputs[0]].h
-
-
 def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
     channels = layer.weights.shape[2]
-    for n, count in _cut(channels, builder.tiling.tile_oc):
+    for n, count in in_steps(channels, builder.tiling.tile_oc):
         row_bytes = channel_bytes(count, layer.weight_bits)
         builder.reserve_weights(layer.window.kernel_h * layer.window.kernel_w * row_bytes)
         for y, h, x, w in _spaces(builder):
@@ -199,7 +189,7 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
 
 def _emit_pool(builder: ProgramBuilder, layer: PoolLayer) -> None:
     x, y, window = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output], layer.window
-    for n, count in _cut(y.c, builder.tiling.tile_oc):
+    for n, count in in_steps(y.c, builder.tiling.tile_oc):
         for row, h, pixel, w in _spaces(builder):
             if layer.kind == "max":
                 taps = 1
@@ -223,12 +213,13 @@ def _windowed_tile(
     operands: Callable[[int, int], tuple[dict[str, int | str], int]] | None,
 ) -> None:
     """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives weights of a chunk."""
-    chunks = [c for c in _cut(layer.window.kernel_h, builder.tiling.tile_kh) if _touches_input(builder, layer, box, *c)]
+    in_h = builder.graph.maps[layer.inputs[0]].h
+    chunks = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     output = builder.output_view(box)
     index = -1
     for position, (k, rows) in enumerate(chunks):
         view = builder.input_view(0, box, layer.window, k, rows)
-        assert view is not None  # _touches_input
+        assert view is not None  # kernel_chunks
         more, decode = operands(k, rows) if operands else ({}, None)
         finish = position == len(chunks) - 1
         index = builder.emit(
@@ -252,7 +243,7 @@ def _windowed_tile(
 def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | TableLayer) -> None:
     y = builder.graph.maps[layer.output]
     table = builder.table(layer.table) if isinstance(layer, TableLayer) else None
-    for n, count in _cut(y.c, builder.tiling.tile_oc):
+    for n, count in in_steps(y.c, builder.tiling.tile_oc):
         for row, h, pixel, w in _spaces(builder):
             box = Box(row, h, pixel, w, n, count)
             view = builder.input_view(0, box, Window(), 0, 1)

@@ -6,6 +6,7 @@ from math import ceil
 
 import numpy as np
 
+from ...machine.cost import ConvWork, work_cycles
 from ...machine.hw import HwConfig
 from ..layers import ConvPart, FeatureMap
 
@@ -21,12 +22,15 @@ def group_parts(
     ic, oc = kernel.shape[2], kernel.shape[3] // groups
     if groups == 1:
         return (ConvPart(0, 0, kernel),)
-    taps, pixels = kernel.shape[0] * kernel.shape[1], y.h * y.w
-    rows, columns = hw.array_rows(x.bits), hw.array_columns(weight_bits)
+    columns = hw.array_columns(weight_bits)
 
     def cycles(count: int) -> int:
-        slices, column_groups = ceil(taps * ic * count / rows), ceil(oc * count / columns)
-        return ceil(groups / count) * (hw.start_up_cycles.compute + slices * column_groups * pixels)
+        work = ConvWork(
+            kernel_h=kernel.shape[0], kernel_w=kernel.shape[1], in_channels=ic * count,
+            out_h=y.h, out_w=y.w, out_channels=oc * count,
+            weight_bits=weight_bits, in_bits=x.bits, out_bits=y.bits, finish=1,
+        )  # fmt: skip
+        return ceil(groups / count) * work_cycles(work, hw)
 
     aligned = [
         n for n in range(1, groups + 1) if n == groups or (n * ic * x.bits % 8 == 0 and n * oc * y.bits % 8 == 0)

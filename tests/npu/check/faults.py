@@ -15,6 +15,7 @@ from qaccel.machine.streams import codec_of, pack_pixels
 from qaccel.npu.check.program import DramMap
 from qaccel.npu.emit.encode import build_artefact
 from qaccel.npu.emit.instructions import emit_program
+from qaccel.npu.emit.weights import compress, weight_tiles
 from qaccel.npu.layers import (
     ChannelParams,
     ConvLayer,
@@ -126,7 +127,7 @@ def base_case() -> Case:
     hw = replace(load_config("qaccel-64"), name="tiny", sram_bytes=1280, weight_buffer_bytes=512)
     graph, inputs = small_network()
     allocation = allocate(graph, hw)
-    program = emit_program(graph, allocation, hw)
+    program = emit_program(graph, allocation, compress(weight_tiles(graph, allocation), hw), hw)
     artefact = build_artefact(graph, allocation, program, hw)
     dram, defined, read_only = dram_image(artefact, inputs)
     expected = pack_pixels(run_graph(graph, inputs)[4], 8)

@@ -6,8 +6,6 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from ...machine.hw import HwConfig
 from ..extents import in_steps, kernel_chunks, spans, valid_taps
 from ..layers import (
@@ -28,11 +26,12 @@ from ..layers import (
 from ..plan.allocate import Allocation
 from .builder import Box, Program, ProgramBuilder, View
 from .moves import emit_move
+from .weights import Streams, TileName
 
 
-def emit_program(graph: Subgraph, allocation: Allocation, hw: HwConfig) -> Program:
-    """All layers' instructions, without semaphores."""
-    builder = ProgramBuilder(graph, allocation, hw)
+def emit_program(graph: Subgraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> Program:
+    """All layers' instructions, without semaphores. ``streams`` has every tile of weights that the plan cuts."""
+    builder = ProgramBuilder(graph, allocation, streams, hw)
     for step, layer in enumerate(graph.layers):
         builder.begin_layer(step)
         _EMITTERS[type(layer)](builder, layer)
@@ -55,11 +54,6 @@ def _records(params: ChannelParams, begin: int, count: int) -> bytes:
             params.bias[part].tolist(), params.multiplier[part].tolist(), params.shift[part].tolist(), strict=True
         )
     )
-
-
-def _matrix(weight: np.ndarray) -> np.ndarray:
-    """[reduction..., channels] as rows of channels, which is how the weight buffer has them."""
-    return weight.reshape(-1, weight.shape[-1])
 
 
 def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, int]:
@@ -125,16 +119,6 @@ def _conv_tile(
         source = Box(box.y, box.rows, box.x, box.pixels, part.in_begin + c, count)
         return builder.input_view(0, source, layer.window, k, rows)
 
-    def weights_of(chunk: tuple[int, int, int, int]) -> tuple[int, int]:
-        k, rows, c, count = chunk
-        n = box.c - part.out_begin
-        return builder.weights(
-            (number, k, c, n),
-            rows * layer.window.kernel_w * count,
-            box.channels,
-            lambda: _matrix(part.weight[k : k + rows, :, c : c + count, n : n + box.channels]),
-        )
-
     in_h = builder.graph.maps[layer.inputs[0]].h
     rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     needed = [chunk for chunk in chunks if chunk[:2] in rows]
@@ -144,7 +128,8 @@ def _conv_tile(
     for position, chunk in enumerate(needed):
         view = view_of(chunk)
         assert view is not None  # kernel_chunks
-        weight_addr, decode = weights_of(chunk)
+        k, _, c, _ = chunk
+        weight_addr, decode = builder.weights(TileName(builder.step, number, k, c, box.c - part.out_begin))
         finish = position == len(needed) - 1
         index = builder.emit(
             "CONV",
@@ -175,13 +160,8 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
             box = Box(y, h, x, w, n, count)
             param_addr, param_load = builder.params((n, count), partial(_records, layer.params, n, count))
 
-            def operands(k: int, rows: int, box: Box = box) -> tuple[dict[str, int | str], int]:
-                weight_addr, decode = builder.weights(
-                    (k, box.c),
-                    rows * layer.window.kernel_w,
-                    box.channels,
-                    lambda: _matrix(layer.weights[k : k + rows, :, box.c : box.c + box.channels]),
-                )
+            def operands(k: int, n: int = n) -> tuple[dict[str, int | str], int]:
+                weight_addr, decode = builder.weights(TileName(builder.step, 0, k, 0, n))
                 return {"weight_addr": weight_addr, "weight_bits": layer.weight_bits}, decode
 
             _windowed_tile(builder, layer, "DEPTHWISE", box, {"param_addr": param_addr}, {param_load}, operands)
@@ -210,9 +190,9 @@ def _windowed_tile(
     box: Box,
     fixed: dict[str, int] | dict[str, int | str],
     finish_reads: set[int],
-    operands: Callable[[int, int], tuple[dict[str, int | str], int]] | None,
+    operands: Callable[[int], tuple[dict[str, int | str], int]] | None,
 ) -> None:
-    """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives weights of a chunk."""
+    """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives the weights of a kernel row."""
     in_h = builder.graph.maps[layer.inputs[0]].h
     chunks = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     output = builder.output_view(box)
@@ -220,7 +200,7 @@ def _windowed_tile(
     for position, (k, rows) in enumerate(chunks):
         view = builder.input_view(0, box, layer.window, k, rows)
         assert view is not None  # kernel_chunks
-        more, decode = operands(k, rows) if operands else ({}, None)
+        more, decode = operands(k) if operands else ({}, None)
         finish = position == len(chunks) - 1
         index = builder.emit(
             op,

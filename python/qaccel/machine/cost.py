@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from ..errors import UserError
+from ..errors import CompilerFault
 from .hw import HwConfig
 from .isa import Instruction, isa
 
@@ -109,9 +109,9 @@ _SHAPE_NAMES = tuple(field.name for field in fields(WindowShape))
 
 
 def work_of(ins: Instruction) -> Work:
-    """What a COMPUTE instruction does. Raises UserError for another engine's."""
+    """What a COMPUTE instruction does. Raises CompilerFault for another engine's."""
     if ins.op not in _WORK:
-        raise UserError(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
+        raise CompilerFault(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
     return _WORK[ins.op](**{name: ins[name] for name in _NAMES[ins.op]})
 
 
@@ -225,7 +225,7 @@ def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
     if ins.op == "LOADW":
         return ins["stream_addr"], 1 if ins["source"] == "dram" else 0, 0, 1, 0, ins["stream_bytes"]
     if ins.op not in ("LOAD", "STORE"):
-        raise UserError(f"{ins.op} transfers nothing from or to DRAM")
+        raise CompilerFault(f"{ins.op} transfers nothing from or to DRAM")
     addr, rows, row_stride = ins["dram_addr"], ins["rows"], ins["dram_row_stride"]
     pixels, pixel_stride, size = ins["pixels"], ins["dram_pixel_stride"], ins["pixel_bytes"]
     if pixels > 1 and size != pixel_stride:
@@ -238,7 +238,7 @@ def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
 def dram_runs(ins: Instruction) -> list[tuple[int, int]]:
     """``(address, bytes)`` of each run of a LOAD, LOAD_RAW, LOADW or STORE, in the order of the transfer.
 
-    Raises UserError for a COMPUTE instruction.
+    Raises CompilerFault for a COMPUTE instruction.
     """
     addr, rows, row_stride, runs, run_stride, size = _run_grid(ins)
     return [(addr + row * row_stride + run * run_stride, size) for row in range(rows) for run in range(runs)]

@@ -1,4 +1,4 @@
-"""Exact integer arithmetic of the machine (DESIGN section 4, ISA manual "numerics"), in Python and NumPy."""
+"""Exact integer arithmetic of the machine (ISA manual, "numerics"), in Python and NumPy."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .check.program import check_program
 from .emit.encode import build_artefact
 from .emit.instructions import emit_program
 from .emit.weights import compress, weight_tiles
-from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
 from .plan.allocate import allocate
@@ -58,7 +58,7 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> Com
     return compile_layers(lower(function, symbol, hw), hw)
 
 
-def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
+def compile_layers(graph: LayerGraph, hw: HwConfig) -> CompiledSubgraph:
     """The same from layer operations."""
     graph = order_channels(graph)
     graph = _with_estimates(graph, hw)
@@ -71,7 +71,7 @@ def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
     return CompiledSubgraph(artefact, tuple(_facts(graph, *each) for each in sizes))
 
 
-def _with_estimates(graph: Subgraph, hw: HwConfig) -> Subgraph:
+def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
     """The subgraph with what each layer's weights take in DRAM, so that tiles are planned for compressed weights."""
     weighted = [layer for layer in graph.layers if isinstance(layer, ConvLayer | DepthwiseLayer)]
     estimates = iter(estimate_streams([(layer.matrix, layer.weight_bits) for layer in weighted], hw))
@@ -82,7 +82,7 @@ def _with_estimates(graph: Subgraph, hw: HwConfig) -> Subgraph:
     return replace(graph, layers=layers)
 
 
-def _facts(graph: Subgraph, layer: AnyLayer, stream_bytes: int, codecs: dict[str, int]) -> LayerFacts:
+def _facts(graph: LayerGraph, layer: AnyLayer, stream_bytes: int, codecs: dict[str, int]) -> LayerFacts:
     weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
     weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0

@@ -23,8 +23,8 @@ from qaccel.npu.layers import (
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
+    LayerGraph,
     PoolLayer,
-    Subgraph,
     Window,
 )
 from qaccel.npu.plan.allocate import allocate
@@ -86,7 +86,7 @@ def _params(rng: np.random.Generator, channels: int, shift: int) -> ChannelParam
     )
 
 
-def small_network() -> tuple[Subgraph, list[np.ndarray]]:
+def small_network() -> tuple[LayerGraph, list[np.ndarray]]:
     """Convolution 3x3, depthwise with stride, pooling and an addition around them, 8 bits; and an input."""
     rng = np.random.default_rng(SEED)
     maps = (
@@ -119,7 +119,7 @@ def small_network() -> tuple[Subgraph, list[np.ndarray]]:
         EltwiseLayer("sum", "add", (1, 2), 3, -128, 127, "add", False, 1 << 29, 3 << 27, 30),
         DepthwiseLayer("y", "depthwise", (3,), 4, -128, 120, half, 8, _params(rng, 8, 39), kernel, 0),
     )
-    return Subgraph("small", maps, layers, (0,), (4,)), [rng.integers(-128, 128, (10, 12, 5))]
+    return LayerGraph("small", maps, layers, (0,), (4,)), [rng.integers(-128, 128, (10, 12, 5))]
 
 
 def base_case() -> Case:

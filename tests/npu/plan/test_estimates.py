@@ -4,6 +4,7 @@ Both are what the simulator counts: tests/npu/test_networks.py and tests/target/
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,21 +16,23 @@ from qaccel.machine.hw import HwConfig, config_names, load_config
 from qaccel.machine.isa import Instruction
 from qaccel.npu.emit.instructions import emit_program
 from qaccel.npu.emit.weights import compress, weight_tiles
-from qaccel.npu.layers import FeatureMap, MoveLayer, Subgraph
+from qaccel.npu.layers import EltwiseLayer, FeatureMap, LayerGraph, MoveLayer
+from qaccel.npu.plan import tile
 from qaccel.npu.plan.allocate import allocate
+from qaccel.npu.plan.tile_work import pointwise_tile
 from qaccel.npu.plan.tiling import Tiling
 
 SEED = 20261129
 
 
-def planned(graph: Subgraph, hw: HwConfig) -> tuple[Tiling, list[Instruction]]:
+def planned(graph: LayerGraph, hw: HwConfig) -> tuple[Tiling, list[Instruction]]:
     """The only layer's tiling, and its COMPUTE instructions."""
     allocation = allocate(graph, hw)
     program = emit_program(graph, allocation, compress(weight_tiles(graph, allocation), hw), hw)
     return allocation.tilings[0], [ins for ins in program.instructions if ins.engine == "COMPUTE"]
 
 
-def check(graph: Subgraph, hw: HwConfig) -> Counter[str]:
+def check(graph: LayerGraph, hw: HwConfig) -> Counter[str]:
     """Each instruction that the plan is scored by is in the program; gives the kinds that were compared."""
     tiling, computes = planned(graph, hw)
     emitted = {cost.work_of(ins): ins for ins in computes}
@@ -41,7 +44,7 @@ def check(graph: Subgraph, hw: HwConfig) -> Counter[str]:
     return compared
 
 
-def random_move(rng: np.random.Generator, hw: HwConfig) -> Subgraph:
+def random_move(rng: np.random.Generator, hw: HwConfig) -> LayerGraph:
     """Two maps beside each other, the second with rows and pixels exchanged; sometimes larger than SRAM."""
     bits, out_bits = int(rng.choice([8, 16])), int(rng.choice([8, 16]))
     channels = [int(c) for c in rng.integers(1, 40, 2)]
@@ -58,7 +61,7 @@ def random_move(rng: np.random.Generator, hw: HwConfig) -> Subgraph:
         Piece(1, h, w, channels[1], 0, 0, 1, 0, h, 0, 0, channels[0], w, 0, 1, 0),
     )
     layer = MoveLayer("move", "Concat", (0, 1), 2, -128, 127, pieces, ((1 << 30, 30), (1 << 30, 30)))
-    return Subgraph("main", maps, (layer,), (0, 1), (2,))
+    return LayerGraph("main", maps, (layer,), (0, 1), (2,))
 
 
 @pytest.mark.parametrize("config", config_names())
@@ -79,3 +82,16 @@ def test_planned_work_is_what_is_emitted(config: str) -> None:
     assert {op for op, count in compared.items() if count >= 10} == {
         "CONV", "DEPTHWISE", "POOL", "ELTWISE", "TABLE", "COPY",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"b_scalar": 0}, {"b_bits": 4}, {"channels": 7}])
+def test_a_planner_with_an_operand_of_its_own_is_seen(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, int]) -> None:
+    """An addition of one value, planned as something else."""
+    maps = (FeatureMap("x", 8, 8, 64, 8, 0), FeatureMap("b", 1, 1, 1, 8, 0), FeatureMap("y", 8, 8, 64, 8, 0))
+    layer = EltwiseLayer("add", "Add", (0, 1), 2, -128, 127, "add", True, 1 << 30, 1 << 30, 30)
+    graph, hw = LayerGraph("main", maps, (layer,), (0, 1), (2,)), load_config("qaccel-256")
+    assert check(graph, hw) == {"ELTWISE": 1}
+    assert sum(cost.work_cycles(work, hw) for work, _ in planned(graph, hw)[0].work.computes) == 24 + 130
+    monkeypatch.setattr(tile, "pointwise_tile", lambda *args: replace(pointwise_tile(*args), **wrong))
+    with pytest.raises(AssertionError):
+        check(graph, hw)

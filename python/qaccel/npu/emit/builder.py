@@ -1,7 +1,8 @@
-"""Scheduling: a tiled, allocated subgraph becomes its instructions, in an order that is right one after the other.
+"""The program while it is written: its instructions so far, and what each block of SRAM and weight buffer holds by then.
 
-What overlaps is decided by the engines' queues and by the semaphores that ``semaphores.py`` derives from the addresses. Beside the
-instructions goes the intent: whose data each one means to read, which ``check.py`` holds against what the addresses say.
+``instructions.py`` asks for views of inputs, weights and parameters; what is not there yet is loaded first. Instructions come in an
+order that is right one after the other; ``semaphores.py`` finds afterwards what may overlap. Beside each instruction its intent is
+noted: the instructions whose data it means to read, which ``check/`` holds against what the addresses say.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, instruction
 from ...machine.streams import codec_of
 from ..extents import align, pixels_under, rows_under
-from ..layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
+from ..layers import AnyLayer, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
@@ -71,7 +72,7 @@ class Box:
 
 @dataclass
 class _Slots:
-    """Blocks used in turn; ``held`` says what lies in each and which instruction put it there."""
+    """SRAM blocks used in turn. ``held``, by block: the name of what lies in it and the instruction that put it there, or None."""
 
     addresses: tuple[int, ...]
     held: list[tuple[object, int] | None] = field(default_factory=list)
@@ -94,9 +95,9 @@ class _Slots:
 
 
 class ProgramBuilder:
-    """Appends instructions; knows what lies where at that point of the program."""
+    """Instructions of the layers so far; methods give addresses and append what loads and stores. ``step``: the layer in work."""
 
-    def __init__(self, graph: Subgraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> None:
+    def __init__(self, graph: LayerGraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> None:
         self.graph, self.allocation, self.streams, self.hw = graph, allocation, streams, hw
         self.instructions: list[Instruction] = []
         self.intent: list[tuple[int, frozenset[int]]] = []

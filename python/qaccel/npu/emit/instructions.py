@@ -1,4 +1,4 @@
-"""Instructions of one layer: the loops over its tiles, one function per kind of layer."""
+"""Instructions of each layer: loops over its tiles that append to the program, one function per kind of layer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..layers import (
     CopyLayer,
     DepthwiseLayer,
     EltwiseLayer,
+    LayerGraph,
     MoveLayer,
     PoolLayer,
-    Subgraph,
     TableLayer,
     Window,
     channel_bytes,
@@ -29,7 +29,7 @@ from .moves import emit_move
 from .weights import Streams, TileName
 
 
-def emit_program(graph: Subgraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> Program:
+def emit_program(graph: LayerGraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> Program:
     """All layers' instructions, without semaphores. ``streams`` has every tile of weights that the plan cuts."""
     builder = ProgramBuilder(graph, allocation, streams, hw)
     for step, layer in enumerate(graph.layers):

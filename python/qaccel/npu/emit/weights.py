@@ -11,7 +11,7 @@ import numpy as np
 from ...machine.hw import HwConfig
 from ...machine.streams import WeightTile, encode_streams
 from ..extents import in_steps
-from ..layers import ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
+from ..layers import ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 from ..plan.allocate import Allocation
 from ..plan.tiling import Tiling
 
@@ -44,7 +44,7 @@ class CompressedTile:
 Streams = Mapping[TileName, CompressedTile]
 
 
-def weight_tiles(graph: Subgraph, allocation: Allocation) -> dict[TileName, WeightTile]:
+def weight_tiles(graph: LayerGraph, allocation: Allocation) -> dict[TileName, WeightTile]:
     """Every tile of weights that the plan cuts."""
     tiles = {}
     for number, (layer, tiling) in enumerate(zip(graph.layers, allocation.tilings, strict=True)):
@@ -75,7 +75,7 @@ def _padded(weights: np.ndarray, weight_bits: int) -> WeightTile:
 
 
 def compress(tiles: Mapping[TileName, WeightTile], hw: HwConfig) -> Streams:
-    """Each tile with its stream, all of them encoded at once. Raises RuntimeError if a weight does not fit its width."""
+    """Each tile with its stream, all of them encoded at once. Raises CompilerFault if a weight does not fit its width."""
     encoded = encode_streams(list(tiles.values()), hw)
     return {
         name: CompressedTile(tile.weights.size, tile.row_weights, tile.bits, stream)

@@ -22,7 +22,7 @@ def typical(spans: Sequence[Span]) -> Span:
     return longest[(len(longest) - 1) // 2]
 
 
-def conv_work(
+def _conv_work(
     layer: ConvLayer,
     x: FeatureMap,
     y: FeatureMap,
@@ -53,10 +53,10 @@ def conv_tile(
     kernel_h = layer.window.kernel_h
     parts = -(-kernel_h // tile_kh) * -(-part.in_channels // tile_ic)
     last_rows, last_channels = (kernel_h - 1) % tile_kh + 1, (part.in_channels - 1) % tile_ic + 1
-    last = conv_work(layer, x, y, outputs, last_rows, last_channels, True)
+    last = _conv_work(layer, x, y, outputs, last_rows, last_channels, True)
     if parts == 1:
         return [(last, 1)]
-    return [(conv_work(layer, x, y, outputs, tile_kh, tile_ic, False), parts - 1), (last, 1)]
+    return [(_conv_work(layer, x, y, outputs, tile_kh, tile_ic, False), parts - 1), (last, 1)]
 
 
 def _window_work(

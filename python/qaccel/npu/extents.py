@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, Window
 
@@ -36,6 +37,7 @@ class InputSpan:
     pad: int
 
 
+@lru_cache(maxsize=1 << 14)  # the planner asks the same of many candidates
 def _span_under(begin: int, length: int, stride: int, taps: int, dilation: int, pad: int, size: int) -> InputSpan:
     first = begin * stride - pad
     end = first + (length - 1) * stride + (taps - 1) * dilation + 1

@@ -150,6 +150,5 @@ def _tiling(
         param_slots=0,
         table_bytes=0,
         work=work,
-        cycles=cost.layer_cycles(work, hw),
         tile_values=tile_values,
     )

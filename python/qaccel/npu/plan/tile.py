@@ -15,7 +15,7 @@ from ...machine.isa import isa
 from ..extents import halvings, input_pixels, input_rows, spans, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
 from .strided import move_candidates
-from .tile_work import Span, conv_tile, pointwise_tile, typical, window_anywhere, window_tile
+from .tile_work import AxisTiles, axis_tiles, conv_tile, pointwise_tile, window_anywhere, window_tile
 from .tiling import Tiling
 
 
@@ -32,7 +32,7 @@ def plan_layer(
         if best is not None:
             fitting.append(best)
         if fitting:
-            best = min(fitting, key=lambda tiling: (tiling.cycles, tiling.working_bytes))
+            best = min(fitting, key=lambda tiling: (cost.layer_cycles(tiling.work, hw), tiling.working_bytes))
             if best.tile_oc >= min(maps[layer.output].c, _columns(layer, hw)):
                 break  # the array is filled; splitting further only costs
     return best
@@ -164,7 +164,6 @@ def _conv_tiling(
         param_slots=min(2, oc_tiles * parts),
         table_bytes=0,
         work=work,
-        cycles=cost.layer_cycles(work, hw),
     )
 
 
@@ -175,8 +174,8 @@ def _pixelwise_candidates(
     y, window = maps[layer.output], window_of(layer)
     weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
     columns = hw.array_columns(weight_bits)
-    rows_of = {step: spans(layer, maps, True, step) for step in halvings(y.h)}
-    pixels_of = {step: spans(layer, maps, False, step) for step in halvings(y.w)}
+    rows_of = {step: axis_tiles(spans(layer, maps, True, step)) for step in halvings(y.h)}
+    pixels_of = {step: axis_tiles(spans(layer, maps, False, step)) for step in halvings(y.w)}
     for tile_kh in halvings(window.kernel_h):
         chunks = ceil(window.kernel_h / tile_kh)
         found = []
@@ -200,7 +199,7 @@ def _pixelwise_candidates(
 
 
 def _line_buffer_fits(
-    layer: DepthwiseLayer | PoolLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, rows: list[Span], pixels: list[Span],
+    layer: DepthwiseLayer | PoolLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, rows: AxisTiles, pixels: AxisTiles,
     channels: int, tile_kh: int,
 ) -> bool:  # fmt: skip
     """Whether every tile fits, remainders included: a narrow one needs more lines."""
@@ -208,8 +207,8 @@ def _line_buffer_fits(
     return all(
         cost.line_buffer_bytes(window_anywhere(layer, x, y, (height, width, channels), tile_kh), hw)
         <= hw.line_buffer_bytes
-        for height in {length for _, length in rows}
-        for width in {length for _, length in pixels}
+        for height in rows.lengths
+        for width in pixels.lengths
     )
 
 
@@ -218,14 +217,14 @@ def _pixelwise_tiling(
     maps: tuple[FeatureMap, ...],
     hw: HwConfig,
     shape: tuple[int, int, int, int],
-    rows: list[Span],
-    pixels: list[Span],
+    rows: AxisTiles,
+    pixels: AxisTiles,
     resident: frozenset[int],
 ) -> Tiling:
     """A candidate for a tile of (rows, pixels, channels, rows of the kernel); ``rows`` and ``pixels``: where tiles lie."""
     tile_h, tile_w, tile_oc, tile_kh = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
-    spaces, oc_tiles = len(rows) * len(pixels), ceil(y.c / tile_oc)
+    spaces, oc_tiles = rows.count * pixels.count, ceil(y.c / tile_oc)
     chunks = ceil(window.kernel_h / tile_kh)
     slots = []
     for index, source in enumerate(layer.inputs):
@@ -251,7 +250,7 @@ def _pixelwise_tiling(
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
     tile: Sequence[cost.Work]
     if isinstance(layer, DepthwiseLayer | PoolLayer):
-        tile = window_tile(layer, x, y, typical(rows), typical(pixels), tile_oc, tile_kh)
+        tile = window_tile(layer, x, y, rows.typical, pixels.typical, tile_oc, tile_kh)
     else:
         tile = [pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)]
     work = cost.LayerWork(
@@ -281,5 +280,4 @@ def _pixelwise_tiling(
         param_slots=min(2, oc_tiles) if depthwise else 0,
         table_bytes=table_bytes,
         work=work,
-        cycles=cost.layer_cycles(work, hw),
     )

@@ -6,6 +6,7 @@ The tile that stands for all of a layer is one of full size, with the padding th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...dialect.pieces import Piece
 from ...machine.cost import ConvWork, CopyWork, DepthwiseWork, EltwiseWork, PoolWork, TableWork
@@ -15,11 +16,20 @@ from ..layers import AnyLayer, ConvLayer, ConvPart, DepthwiseLayer, EltwiseLayer
 Span = tuple[int, int]  # (begin, length)
 
 
-def typical(spans: Sequence[Span]) -> Span:
-    """Of the tiles along one axis the middle one of the longest."""
-    most = max(length for _, length in spans)
-    longest = [span for span in spans if span[1] == most]
-    return longest[(len(longest) - 1) // 2]
+@dataclass(frozen=True)
+class AxisTiles:
+    """The tiles along one axis: how many, their different lengths, and the middle one of the longest, which stands for all."""
+
+    count: int
+    lengths: tuple[int, ...]
+    typical: Span
+
+
+def axis_tiles(spans: Sequence[Span]) -> AxisTiles:
+    """From (begin, length) of each tile."""
+    lengths = {length for _, length in spans}
+    longest = [span for span in spans if span[1] == max(lengths)] if len(lengths) > 1 else spans
+    return AxisTiles(len(spans), tuple(lengths), longest[(len(longest) - 1) // 2])
 
 
 def _conv_work(

@@ -15,7 +15,7 @@ class Tiling:
     ``in_slot_bytes[i]`` is 0 where input i is resident. Each kind of block has ``*_slots`` copies (two: double buffering).
     ``tile_values``: of a layer that only moves values, how many one instruction takes at most.
     ``weights_outer``: output channels outside, space inside (weights are fetched once), else the other way round.
-    ``work`` is what the whole layer does as far as the planner knows, ``cycles`` the estimate made from it.
+    ``work`` is what the whole layer does as far as the planner knows: candidates are compared by what it takes.
     """
 
     tile_h: int
@@ -32,7 +32,6 @@ class Tiling:
     param_slots: int
     table_bytes: int
     work: LayerWork
-    cycles: int
     tile_values: int = 0
 
     @property

@@ -147,7 +147,7 @@ def _ends(
         if operators.is_quantized(value):
             attrs = operators.read(value)
             if isinstance(attrs, operators.QuantizeAttrs) and isinstance(value.args[0], relax.Var):
-                reads.setdefault(value.args[0], operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point))
+                reads.setdefault(value.args[0], attrs.result)
     return [reads.get(param) for param in function.params], [
         _made_by(result, values, through_float) for result in _results(function)
     ]
@@ -161,7 +161,7 @@ def _made_by(
         if operators.is_quantized(expr):
             attrs = operators.read(expr)
             if isinstance(attrs, operators.DequantizeAttrs):
-                return operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point)
+                return attrs.source
             return None
         if isinstance(expr, relax.Call) and through_float:
             arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]

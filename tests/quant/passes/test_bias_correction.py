@@ -79,6 +79,6 @@ def test_products_of_three_dimensions(added: bool) -> None:
     assert after < before / 2
     run = session(qdq_model(corrected))
     result = np.concatenate([run.run(None, {"x": x[None]})[0] for x in samples["x"]])
-    step = operators.read(_convs(corrected.mod)[0]).out_scale
+    step = operators.read(_convs(corrected.mod)[0]).result.scale
     assert np.abs(result - run_model(corrected, samples)[output]).max() < 1.01 * step
     assert (np.abs(result - run_model(corrected, samples)[output]) > step / 2).mean() < 0.01

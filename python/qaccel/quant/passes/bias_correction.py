@@ -18,7 +18,7 @@ from ...dialect import operators
 from ...dialect.quantized import QuantizedModel
 from ...evaluate.integers import run_quantized
 from ...machine.hw import WIDE_ACCUMULATOR_BITS
-from ...machine.numerics import accumulator_width, activation_limits
+from ...machine.numerics import accumulator_width
 from ..calibrate.calibration import Calibration
 from ..calibrate.channel_means import passes_of
 
@@ -45,14 +45,12 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
         node = q.added.get(attrs.name, attrs.name)
         if node not in means or attrs.name not in q.plan:
             return bias
-        step = float(attrs.in_scale) * weight_scale.astype(np.float64)
+        step = float(attrs.source.scale) * weight_scale.astype(np.float64)
         got = (sums.mean(axis=(0, 1, 2), dtype=np.float64) + bias) * step
         wanted = bias + np.rint((means[node] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
-        lo, hi = activation_limits(attrs.activation_bits)
-        reach = max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)
-        width = accumulator_width(attrs.weight_bits, attrs.activation_bits, WIDE_ACCUMULATOR_BITS)
-        room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * reach
+        width = accumulator_width(attrs.weight_bits, attrs.source.bits, WIDE_ACCUMULATOR_BITS)
+        room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * attrs.source.reach
         fits = (np.abs(wanted) <= np.minimum(room, _INT32.max)) & flat.any(axis=1)
         corrected[attrs.name] = np.where(fits, wanted, bias).astype(np.int32)
         return corrected[attrs.name]

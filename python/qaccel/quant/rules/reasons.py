@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from tvm import ir, relax
 
+from ...dialect.kinds import WEIGHTED
 from .emitter import Emitter
 from .match import Node
-
-_PRODUCTS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
 
 
 def computed_weights(node: Node, emitter: Emitter) -> str:
@@ -15,7 +14,7 @@ def computed_weights(node: Node, emitter: Emitter) -> str:
     for binding in node.bindings:
         call = binding.value
         name = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
-        if name not in _PRODUCTS and not (name == "relax.add" and _follows_product(call, node)):
+        if name not in WEIGHTED and not (name == "relax.add" and _follows_product(call, node)):
             continue
         weight = call.args[1]
         what, are = ("bias", "is") if name == "relax.add" else ("weights", "are")

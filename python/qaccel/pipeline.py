@@ -94,7 +94,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
     ``name`` is what the report calls the model. Raises UserError with one line for everything that a user can mend.
     """
     _records(options)  # a mistake in target or records shows before the long work
-    if options.target.config is None and options.bits is None and options.calibration_data is None:
+    if not options.quantizes:
         return _compile_float(model, options, name, stages)
     if options.target.config is not None:
         load_config(options.target.config)

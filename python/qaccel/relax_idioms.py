@@ -14,7 +14,7 @@ from .evaluate.dataset import check_inputs
 from .frontend.import_relax import import_relax
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .npu.partition.partition import float_macs, partition
-from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, CompileOptions, checked_input_range, parse_bits
+from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, TargetOptions, options_of
 from .pipeline import measure_ranges
 from .quant.quantize import quantize
 
@@ -39,10 +39,10 @@ def partition_for_qaccel(
         return partition(mod, config).mod
     model = import_relax(mod)
     data = check_inputs(calibration_data, model.inputs, "calibration data") if calibration_data is not None else None
-    options = CompileOptions(input_range=checked_input_range(input_range) if input_range is not None else None)
+    options = options_of(TargetOptions(config), input_range=input_range, bits=bits)
     ranges, _ = measure_ranges(model, data, options, show=False)
     default = DEFAULT_BITS if data is not None else BITS_WITHOUT_DATA
-    quantized = quantize(model, ranges, parse_bits(str(bits)) if bits is not None else default)
+    quantized = quantize(model, ranges, options.bits or default)
     return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
 
 

@@ -17,7 +17,7 @@ import tvm
 from tvm import ir, relax
 from tvm.ir import _ffi_api
 
-from ..errors import UserError
+from ..errors import CompilerFault, UserError
 from .attributes import BITS as BITS
 from .attributes import ELTWISE_KINDS as ELTWISE_KINDS
 from .attributes import POOL_KINDS as POOL_KINDS
@@ -47,15 +47,15 @@ def is_quantized(expr: object) -> bool:
 
 
 def read(call: relax.Call) -> Attrs:
-    """The attributes of a call of this dialect. Raises UserError if it is not one, or an attribute is missing."""
+    """The attributes of a call of this dialect. Raises CompilerFault if it is not one, or an attribute is missing."""
     if not is_quantized(call):
-        raise UserError(f"{getattr(call, 'op', call)} is not an operator of the quantized dialect")
+        raise CompilerFault(f"{getattr(call, 'op', call)} is not an operator of the quantized dialect")
     cls = _BY_OPERATOR[call.op.name]
     attrs = call.attrs
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if attrs is None or field.name not in attrs:
-            raise UserError(f"{call.op.name}: attribute {field.name} is missing")
+            raise CompilerFault(f"{call.op.name}: attribute {field.name} is missing")
         value = attrs[field.name]
         kind = str(field.type)
         if kind.startswith("tuple"):
@@ -148,9 +148,9 @@ def move(sources: Sequence[relax.Expr], attrs: MoveAttrs) -> relax.Call:
 
 
 def constant(expr: relax.Expr) -> np.ndarray:
-    """The array of a constant operand. Raises UserError if it is none."""
+    """The array of a constant operand. Raises CompilerFault if it is none."""
     if not isinstance(expr, ir.GenericConst):
-        raise UserError(f"an operand that must be a constant is {type(expr).__name__}")
+        raise CompilerFault(f"an operand that must be a constant is {type(expr).__name__}")
     return expr.value.numpy()
 
 

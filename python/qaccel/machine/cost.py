@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import CompilerFault
 from .hw import HwConfig
 from .isa import Instruction, isa
 
@@ -188,10 +188,10 @@ def compute_cycles(ins: Instruction, hw: HwConfig) -> dict[str, int]:
     """Cycles of each unit that a COMPUTE instruction uses, and its start-up.
 
     Keys: start_up, mac, weight_read, sram_read, sram_write, requantize, lookup; only those that apply.
-    The taps of a POOL count as mac. Raises UserError for another engine's instruction.
+    The taps of a POOL count as mac. Raises CompilerFault for another engine's instruction.
     """
     if ins.engine != "COMPUTE":
-        raise UserError(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
+        raise CompilerFault(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
     units = _tile_units(ins, hw) if "h" in ins.values else _window_units(ins, hw)
     return {"start_up": hw.start_up_cycles.compute, **units}
 
@@ -216,7 +216,7 @@ def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
     if ins.op == "LOADW":
         return ins["stream_addr"], 1 if ins["source"] == "dram" else 0, 0, 1, 0, ins["stream_bytes"]
     if ins.op not in ("LOAD", "STORE"):
-        raise UserError(f"{ins.op} transfers nothing from or to DRAM")
+        raise CompilerFault(f"{ins.op} transfers nothing from or to DRAM")
     addr, rows, row_stride = ins["dram_addr"], ins["rows"], ins["dram_row_stride"]
     pixels, pixel_stride, size = ins["pixels"], ins["dram_pixel_stride"], ins["pixel_bytes"]
     if pixels > 1 and size != pixel_stride:
@@ -229,7 +229,7 @@ def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
 def dram_runs(ins: Instruction) -> list[tuple[int, int]]:
     """``(address, bytes)`` of each run of a LOAD, LOAD_RAW, LOADW or STORE, in the order of the transfer.
 
-    Raises UserError for a COMPUTE instruction.
+    Raises CompilerFault for a COMPUTE instruction.
     """
     addr, rows, row_stride, runs, run_stride, size = _run_grid(ins)
     return [(addr + row * row_stride + run * run_stride, size) for row in range(rows) for run in range(runs)]

@@ -15,7 +15,7 @@ from tvm.ir.expr import GenericConst
 
 from ...dialect import operators
 from ...dialect.pieces import unflattened
-from ...errors import UserError
+from ...errors import CompilerFault, UserError
 from ...machine import numerics
 from ...machine.hw import HwConfig
 from ...machine.streams import pack, pack_pixels
@@ -39,7 +39,8 @@ from ..layers import (
 def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
     """Subgraph of a Relax function whose body is one dataflow block of ``qaccel.*`` calls.
 
-    Raises UserError naming the node if a call is not of the quantized dialect or a scale cannot be expressed.
+    Raises UserError naming the node if a scale cannot be expressed, CompilerFault for a call that the partition should not
+    have let through.
     """
     maps: list[FeatureMap] = []
     index_of: dict[relax.Var, int] = {}
@@ -54,7 +55,7 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
 
     for param in function.params:
         if param not in quantization:
-            raise UserError(f"{symbol}: input {param.name} is used by no operation")
+            raise CompilerFault(f"{symbol}: input {param.name} is used by no operation")
         index_of[param] = add_map(param, param.name, *quantization[param])
 
     outputs: list[int] = []
@@ -79,7 +80,7 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
                 sources.append(index_of[argument])
         result_of = operators.output_of(attrs)
         if result_of is None or type(attrs) not in _LOWERERS:
-            raise UserError(f"{attrs.name}: {attrs.operator} does not run on the accelerator")
+            raise CompilerFault(f"{attrs.name}: {attrs.operator} does not run on the accelerator")
         target = add_map(binding.var, attrs.name, result_of.bits, result_of.zero_point)
         layers.append(_LOWERERS[type(attrs)](binding.value, attrs, maps, tuple(sources), target, hw))
         index_of[binding.var] = target
@@ -204,7 +205,7 @@ def _lower_eltwise(
     multiplier, b_multiplier, shift = _scales(attrs.name, attrs.multipliers)
     if (first.h, first.w, first.c) != (y.h, y.w, y.c):
         if attrs.kind == "sub":
-            raise UserError(f"{attrs.name} (Sub): the first operand is broadcast; swap the operands and negate")
+            raise CompilerFault(f"{attrs.name} (Sub): the first operand is broadcast")
         sources = sources[::-1]
         if attrs.kind != "mul":
             multiplier, b_multiplier = b_multiplier, multiplier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tvm import relax
@@ -28,8 +28,16 @@ from ..layers import (
 )
 from ..plan.tile import fitting_working_bytes
 
-Verdict = tuple[bool, str]
-OK: Verdict = (True, "")
+
+class Verdict(NamedTuple):
+    """Whether the machine takes an operation, and why not. ``too_large``: a larger config would take it."""
+
+    ok: bool
+    reason: str = ""
+    too_large: bool = False
+
+
+OK = Verdict(True)
 _Shape = Sequence[int]
 _ON_ACCELERATOR = (
     operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.TableAttrs,
@@ -51,14 +59,14 @@ def check_op(
 ) -> Verdict:
     """The same from attributes and NHWC shapes of the activations; ``kernel`` (rows, pixels) of a convolution."""
     if type(attrs) not in _ON_ACCELERATOR:
-        return False, "quantize and dequantize run on the CPU"
+        return Verdict(False, "quantize and dequantize run on the CPU")
     if isinstance(attrs, operators.PoolAttrs):
         kernel = attrs.kernel
     for rule, kinds in RULES:
         if not isinstance(attrs, kinds):
             continue
         verdict = rule(Case(attrs, tuple(in_shapes), out_shape, kernel, hw))
-        if not verdict[0]:
+        if not verdict.ok:
             return verdict
     return OK
 
@@ -79,9 +87,9 @@ def feature_map_sizes(case: Case) -> Verdict:
     limit = field_maximum("CONV", "in_h")
     for shape in [*case.in_shapes, case.out_shape]:
         if len(shape) != 4:
-            return False, f"tensor of {len(shape)} dimensions, must have 4"
+            return Verdict(False, f"tensor of {len(shape)} dimensions, must have 4")
         if not all(1 <= size <= limit for size in shape[1:]):
-            return False, f"tensor of {list(shape[1:])}, each must be 1 to {limit}"
+            return Verdict(False, f"tensor of {list(shape[1:])}, each must be 1 to {limit}")
     return OK
 
 
@@ -91,7 +99,7 @@ def kernel_size(case: Case) -> Verdict:
     limit = field_maximum("CONV", "kernel_h")
     for what, values in (("kernel", case.kernel), ("stride", case.attrs.strides), ("dilation", case.attrs.dilation)):
         if not all(1 <= value <= limit for value in values):
-            return False, f"{what} of {list(values)}, each must be 1 to {limit}"
+            return Verdict(False, f"{what} of {list(values)}, each must be 1 to {limit}")
     return OK
 
 
@@ -102,7 +110,7 @@ def padding_size(case: Case) -> Verdict:
         extent = (case.kernel[axis] - 1) * case.attrs.dilation[axis] + 1
         pads = case.attrs.padding[axis], case.attrs.padding[axis + 2]
         if max(pads) >= extent or min(pads) < 0:
-            return False, f"padding {list(case.attrs.padding)} is not below the dilated kernel of {extent}"
+            return Verdict(False, f"padding {list(case.attrs.padding)} is not below the dilated kernel of {extent}")
     return OK
 
 
@@ -114,10 +122,8 @@ def pooling_taps(case: Case) -> Verdict:
         fixed = case.attrs.strides[axis], case.kernel[axis], case.attrs.dilation[axis], case.attrs.padding[axis], size
         for position in range(outputs):
             if valid_taps(position, *fixed) == 0:
-                return (
-                    False,
-                    f"the window at {'row' if axis == 0 else 'pixel'} {position} lies in the padding altogether",
-                )
+                what = "row" if axis == 0 else "pixel"
+                return Verdict(False, f"the window at {what} {position} lies in the padding altogether")
     return OK
 
 
@@ -128,7 +134,7 @@ def broadcast(case: Case) -> Verdict:
     small = [all(size in (1, whole) for size, whole in zip(shape[1:], target, strict=True)) for shape in case.in_shapes]
     if not ((full[0] and small[1]) or (full[1] and small[0] and case.attrs.kind != "sub")):
         shapes = [list(shape[1:]) for shape in case.in_shapes]
-        return False, f"operands of {shapes}: one must be whole, the other whole or of size 1 where it repeats"
+        return Verdict(False, f"operands of {shapes}: one must be whole, the other whole or of size 1 where it repeats")
     return OK
 
 
@@ -138,7 +144,9 @@ def whole_bytes_move(case: Case) -> Verdict:
     for piece in unflattened(case.attrs.pieces):
         source = maps[piece.source] if piece.source < len(maps) - 1 else maps[-1]
         if not whole_bytes(piece, source.bits, maps[-1].bits, maps[-1].c):
-            return False, "its 4-bit values move by odd numbers of channels; 8-bit activations move by themselves"
+            return Verdict(
+                False, "its 4-bit values move by odd numbers of channels; 8-bit activations move by themselves"
+            )
     return OK
 
 
@@ -151,9 +159,11 @@ def fits(case: Case) -> Verdict:
     needed = fitting_working_bytes(layer, maps, hw)
     if needed is None:
         buffers = f"weight_buffer_bytes {hw.weight_buffer_bytes} and line_buffer_bytes {hw.line_buffer_bytes}"
-        return False, f"no tile fits {buffers} of {hw.name}"
+        return Verdict(False, f"no tile fits {buffers} of {hw.name}", too_large=True)
     if needed > hw.sram_bytes:
-        return False, f"the smallest tile needs {needed} bytes of SRAM, {hw.name} has {hw.sram_bytes}"
+        return Verdict(
+            False, f"the smallest tile needs {needed} bytes of SRAM, {hw.name} has {hw.sram_bytes}", too_large=True
+        )
     return OK
 
 

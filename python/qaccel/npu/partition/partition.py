@@ -23,7 +23,7 @@ from ...dialect import operators
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ...machine.streams import entropy_bits
-from .constraints import check_call
+from .constraints import Verdict, check_call
 
 CODEGEN = "qaccel"
 HW_ATTR = "qaccel_hw"  # the config of a subgraph as JSON: what the constraints were checked against
@@ -74,14 +74,13 @@ def partition(
     verdicts = {}
 
     def accepted(context: relax.transform.PatternCheckContext) -> bool:
-        ok, _ = check_call(context.matched_expr, hw)
-        return ok
+        return check_call(context.matched_expr, hw).ok
 
     for call in _dialect_calls(mod["main"]):
-        ok, reason = check_call(call, hw)
+        verdict = check_call(call, hw)
         attrs = operators.read(call)
-        if not ok and not isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
-            verdicts[attrs.name] = _rejection(call, reason)
+        if not verdict.ok and not isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
+            verdicts[attrs.name] = _rejection(call, verdict)
     floats = [
         Rejection(name, op, (float_macs or {}).get(name, 0), reason, _float_fix(op)) for name, op, reason in unquantized
     ]
@@ -152,9 +151,9 @@ def _dialect_calls(function: relax.Function) -> list[relax.Call]:
     return [binding.value for binding in bindings if operators.is_quantized(binding.value)]
 
 
-def _rejection(call: relax.Call, reason: str) -> Rejection:
+def _rejection(call: relax.Call, verdict: Verdict) -> Rejection:
     attrs = operators.read(call)
-    too_large = reason.startswith(("no tile fits", "the smallest tile"))
+    _, reason, too_large = verdict
     fix = "choose a larger config" if too_large else "change the layer in the model to stay within the limit"
     op = str(getattr(attrs, "op", attrs.operator))
     if not isinstance(attrs, operators.ConvAttrs):

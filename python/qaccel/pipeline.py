@@ -48,6 +48,9 @@ class Subgraph:
     compiled: CompiledSubgraph
     profile: Profile
 
+    def __repr__(self) -> str:
+        return f"<Subgraph {self.compiled.artefact.symbol}: {self.profile['cycles']:,} cycles>"
+
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
@@ -66,6 +69,10 @@ class Compiled:
     notes: tuple[str, ...]
     sample: Mapping[str, np.ndarray]
     choices: tuple[Choice, ...] = ()
+
+    def __repr__(self) -> str:
+        cycles = "" if self.report is None else f", {self.report['cycles']:,} cycles"
+        return f"<Compiled '{self.metadata['model'][:60]}' for {str(self.options.target)[:60]}{cycles}>"
 
     def golden_inputs(self) -> dict[str, tuple[bytes, ...]]:
         """What enters each subgraph for one of the samples that the ranges come from, as `golden.golden_inputs`."""
@@ -86,6 +93,9 @@ class Quantized:
     model: QuantizedModel
     notes: tuple[str, ...]
     sample: Mapping[str, np.ndarray]
+
+    def __repr__(self) -> str:
+        return f"<Quantized {self.model!r}>"
 
 
 def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:

@@ -11,7 +11,7 @@ from tvm import relax
 
 from qaccel.dialect import operators as o
 from qaccel.dialect.check import check_quantized
-from qaccel.errors import QaccelError
+from qaccel.errors import CompilerFault, UserError
 
 SCALE = float(np.float32(0.1))
 QUANTIZE = o.QuantizeAttrs("x", SCALE, 3, 8, (0, 2, 3, 1), (1, 8, 6, 4))
@@ -108,12 +108,12 @@ def test_check_accepts(mod):
 )
 def test_check_names_the_node(mod, name, change, message):
     changed = {attrs.name: dataclasses.replace(attrs, **change) for attrs in ALL if attrs.name == name}
-    with pytest.raises(QaccelError, match=f"^{name}: .*{message}"):
+    with pytest.raises(CompilerFault, match=f"^internal error: {name}: .*{message}"):
         check_quantized(rebuilt(mod, changed))
 
 
 def test_check_finds_a_weight_out_of_range(mod):
-    with pytest.raises(QaccelError, match="^conv: a weight is outside 4 bits"):
+    with pytest.raises(CompilerFault, match="^internal error: conv: a weight is outside 4 bits"):
         check_quantized(rebuilt(mod, {}, weight=8))
 
 
@@ -138,13 +138,13 @@ def rebuilt(mod: tvm.IRModule, changed: dict[str, o.Attrs], weight: int = 7) -> 
 
 def test_read_refuses_other_calls():
     x = relax.Var("x", relax.TensorType((1,), "float32"))
-    with pytest.raises(QaccelError, match="not an operator of the quantized dialect"):
+    with pytest.raises(CompilerFault, match="not an operator of the quantized dialect"):
         o.read(relax.op.nn.relu(x))
 
 
 def test_symbolic_shapes_are_refused():
     n = tvm.tirx.Var("n", "int64")
-    with pytest.raises(QaccelError, match="symbolic shape"):
+    with pytest.raises(UserError, match="symbolic shape"):
         o.static_shape(relax.Var("x", relax.TensorType((n, 2), "float32")))
 
 

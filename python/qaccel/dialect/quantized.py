@@ -31,3 +31,6 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+
+    def __repr__(self) -> str:
+        return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
 from .lower.channel_order import order_channels
 from .lower.lower import lower
 from .plan.allocate import allocate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class CompiledSubgraph:
     artefact: Artefact
     layers: tuple[LayerFacts, ...]
 
+    def __repr__(self) -> str:
+        return f"<CompiledSubgraph '{self.artefact.symbol[:60]}' for {self.artefact.hw.name[:60]}: {len(self.layers)} layers>"
+
 
 def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> CompiledSubgraph:
     """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises UserError naming the layer."""
@@ -56,6 +62,8 @@ def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
     """The same from layer operations."""
     graph = _with_estimates(order_channels(graph), hw)
     allocation = allocate(graph, hw)
+    for layer, tiling in zip(graph.layers, allocation.tilings, strict=True):
+        log.debug("%s: %s", layer.name, tiling)
     program = emit_program(graph, allocation, hw)
     artefact = build_artefact(graph, allocation, program, hw)
     check_program(artefact, program.intent)

@@ -20,6 +20,9 @@ class ProgramRun:
     outputs: tuple[bytes, ...]
     counters: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<ProgramRun: {self.counters['instructions']:,} instructions, {len(self.outputs)} outputs>"
+
 
 def run_program(
     artefact: Artefact, inputs: Sequence[bytes], mode: str = "functional", trace: bool = False

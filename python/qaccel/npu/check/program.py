@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import CompilerFault
+from ...errors import CompilerFault, QaccelError
 from ...machine.artefact import Artefact
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, decode
@@ -73,7 +73,7 @@ def check_instructions(
     for index, ins in enumerate(instructions):
         try:
             checker.step(index, ins)
-        except (CompilerFault, TokenError) as error:
+        except (QaccelError, TokenError) as error:
             layer = layers[ins["layer"]] if ins["layer"] < len(layers) else ins["layer"]
             raise CompilerFault(
                 f"program check: instruction {index} ({ins.op}, layer {layer}): {error.args[0]}"

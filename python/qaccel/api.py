@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .dialect.quantized import QuantizedModel
 from .errors import UserError, boundary
 from .evaluate.integers import run_model
 from .export import check_output_path, export_library
@@ -20,7 +21,7 @@ from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .machine.isa import decode, disassemble
 from .machine.native import load_library
 from .options import CompileOptions, Data, TargetOptions, options_of, parse_target
-from .pipeline import Compiled, ModelLike, Quantized, compile_model, compile_quantized, quantize_model
+from .pipeline import Compiled, ModelLike, compile_model, compile_quantized, quantize_model
 from .qdq.write import emit_qdq as write_qdq
 from .report.text import write_report
 from .run import execute
@@ -40,17 +41,17 @@ class QuantizedNetwork:
     name: str
     hw: HwConfig
     options: CompileOptions
-    quantized: Quantized
+    quantized: QuantizedModel
     seconds: Mapping[str, float]
 
     def __repr__(self) -> str:
-        widths = sorted({str(bits) for bits in self.quantized.model.plan.values()})
+        widths = sorted({str(bits) for bits in self.quantized.plan.values()})
         return f"<QuantizedNetwork '{self.name[:60]}': {len(self.plan)} layers with weights, {', '.join(widths) or 'none'}>"
 
     @property
     def plan(self) -> dict[str, dict[str, int]]:
         """Bits of each layer with weights, as plan.json has them."""
-        plan = self.quantized.model.plan
+        plan = self.quantized.plan
         return {n: {"weight_bits": b.weight_bits, "activation_bits": b.activation_bits} for n, b in plan.items()}
 
     @property
@@ -60,12 +61,12 @@ class QuantizedNetwork:
     def save_onnx(self, path: str | Path) -> None:
         """Write the quantized model as standard ONNX QDQ."""
         with boundary("emit QDQ"):
-            write_file(path, lambda temporary: write_qdq(self.quantized.model, temporary), "quantized model")
+            write_file(path, lambda temporary: write_qdq(self.quantized, temporary), "quantized model")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling."""
         with boundary("run"):
-            return run_model(self.quantized.model, inputs)
+            return run_model(self.quantized, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,11 @@ class Module:
     def notes(self) -> tuple[str, ...]:
         """What to know about the compilation, one line each."""
         return () if self.compiled is None else self.compiled.notes
+
+    @property
+    def compile_seconds(self) -> dict[str, float]:
+        """Seconds that each stage of the compilation took, in order; empty for a module that was loaded."""
+        return {} if self.compiled is None else dict(self.compiled.compile_seconds)
 
     @property
     def artefacts(self) -> list[Artefact]:
@@ -196,7 +202,7 @@ class _Places:
         if self.emit_program is not None:
             written.append(write_program(self.emit_program, module.artefacts, compiled.golden_inputs()))
         if self.report is not None and compiled.report is not None:
-            written.append(write_report(self.report, compiled.report, compiled.timeline()))
+            written.append(write_report(self.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
         for kind in self.dump_code:
             written.append(write_text(f"{self.output}.{kind}", module.code(kind), "dump"))
         return tuple(written)
@@ -213,6 +219,7 @@ def quantize(
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
     model_format: str | None = None,
+    passes: str | Sequence[str] | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
     """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
@@ -220,7 +227,8 @@ def quantize(
     ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
-    ``--input-shapes`` has them. ``hw`` is what `compile` defaults to.
+    ``--input-shapes`` has them. ``passes``: names of the quantizer's passes that may run (default: all). ``hw`` is what
+    `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
     name = model_name(model)
@@ -229,6 +237,7 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, preprocess=preprocess, model_format=model_format,
+            passes=passes,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -246,6 +255,7 @@ def compile(
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
     model_format: str | None = None,
+    passes: str | Sequence[str] | None = None,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
     output: str | Path | None = None,
@@ -262,9 +272,9 @@ def compile(
     ``io_dtype`` "int8" or "uint8" gives the module integer inputs and outputs; ``tuning_records`` is a folder of ``tvmc
     tune``. The arguments of `quantize` must be absent if that was called before.
 
-    What else to write: ``output`` the module (.so or .tar), ``report`` a folder for report.json, layers.csv, timeline.json
-    and report.html, ``emit_qdq`` the quantized model as ONNX QDQ, ``emit_program`` a folder for program, memory map and
-    golden data, ``dump_code`` "relax" and "asm" beside ``output``; see `Module.written`.
+    What else to write: ``output`` the module (.so or .tar), ``report`` a folder for report.json, layers.csv, timeline.json,
+    report.html and compile_seconds.json, ``emit_qdq`` the quantized model as ONNX QDQ, ``emit_program`` a folder for
+    program, memory map and golden data, ``dump_code`` "relax" and "asm" beside ``output``; see `Module.written`.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
     given = model if isinstance(model, QuantizedNetwork) else None
@@ -276,13 +286,13 @@ def compile(
         options = options_of(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, preprocess=preprocess, io_dtype=io_dtype, model_format=model_format,
-            tuning_records=tuning_records,
+            tuning_records=tuning_records, passes=passes,
         )  # fmt: skip
         places = _Places(output, tuple(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):
-            before = (calibration_data, bits, input_range, input_shapes, preprocess, model_format)
+            before = (calibration_data, bits, input_range, input_shapes, preprocess, model_format, passes)
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
             stages.seconds.update(model.seconds)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 
 from .errors import UserError
 from .machine.hw import DEFAULT_CONFIG, HwConfig
+from .machine.isa import isa
 
-WIDTHS = (4, 8, 16)
+WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -77,7 +78,8 @@ class CompileOptions:
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
     takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
     module's inputs and outputs. ``model_format`` None: by the file's suffix.
-    ``tuning_records``: a folder of tvmc tune, for the CPU's part.
+    ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may run;
+    None for all.
 
     Raises UserError for a method, type or format that is unknown, and for an input range that is none.
     """
@@ -92,6 +94,7 @@ class CompileOptions:
     io_dtype: str = "float32"
     model_format: str | None = None
     tuning_records: Path | None = None
+    passes: tuple[str, ...] | None = None
     synthetic_samples: int = field(default=16, repr=False)
 
     def __post_init__(self) -> None:
@@ -126,11 +129,12 @@ def options_of(
     io_dtype: str = "float32",
     model_format: str | None = None,
     tuning_records: str | Path | None = None,
+    passes: str | Sequence[str] | None = None,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
-    ``input_shapes``: by input name, or `parse_input_shapes`; ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`.
-    Raises UserError for a value that is not of its form.
+    ``input_shapes``: by input name, or `parse_input_shapes`; ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
+    ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
     """
     if isinstance(input_shapes, str):
         input_shapes = parse_input_shapes(input_shapes)
@@ -145,6 +149,7 @@ def options_of(
         io_dtype=io_dtype,
         model_format=model_format,
         tuning_records=Path(tuning_records) if tuning_records is not None else None,
+        passes=parse_passes(passes) if isinstance(passes, str) else tuple(passes) if passes is not None else None,
     )
 
 
@@ -260,6 +265,11 @@ def bits_of(given: Any) -> Bits:
     if isinstance(given, tuple) and len(given) == 2:
         return parse_bits(f"W{given[0]}A{given[1]}")
     return parse_bits(os.fspath(given) if isinstance(given, os.PathLike) else str(given))
+
+
+def parse_passes(text: str) -> tuple[str, ...]:
+    """``"NAME,NAME"`` as names; an empty text is none."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def parse_bits(text: str) -> Bits:

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
+    data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: all)")
     parser.add_argument(
         "--tuning-records",
         metavar="PATH",
@@ -58,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extra.add_argument(
         "--emit-program", metavar="DIR", type=Path, help="program, memory map, golden inputs and outputs"
     )
-    extra.add_argument("--report", metavar="DIR", type=Path, help="report.json, layers.csv, timeline.json, report.html")
+    extra.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="report.json, layers.csv, timeline.json, report.html, compile_seconds.json",
+    )
     extra.add_argument(
         "--dump-code", metavar="KINDS", help="relax,asm: written beside the module as module.so.relax, .asm"
     )
@@ -81,6 +87,7 @@ def execute(arguments: argparse.Namespace) -> None:
         model_format=arguments.model_format,
         io_dtype=arguments.io_dtype,
         tuning_records=arguments.tuning_records,
+        passes=arguments.passes,
         output=arguments.output,
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,

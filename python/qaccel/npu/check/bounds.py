@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from ...errors import CompilerFault
 from ...machine import cost
 from ...machine.hw import HwConfig
-from ...machine.isa import Instruction, isa
+from ...machine.isa import Instruction, params_record
 from ...machine.numerics import MULTIPLIER_BITS, accumulator_width, activation_limits
 from ...machine.streams import decode_stream
 from ..access import Access, accesses, out_channels, weight_rows
@@ -77,17 +76,17 @@ class Constants:
 
     def biases(self, ins: Instruction) -> np.ndarray:
         """Bias of each output channel, int64. Raises CompilerFault on a bad record."""
-        size = isa().params_bytes
+        layout = params_record()
         begin, channels = ins["param_addr"], out_channels(ins)
-        data = self._bytes("sram", begin, begin + channels * size, "a parameter record")
-        biases = []
-        for channel, (bias, multiplier, _, reserved) in enumerate(struct.iter_unpack("<iIB3s", data)):
+        data = self._bytes("sram", begin, begin + channels * layout.itemsize, "a parameter record")
+        records = np.frombuffer(data, layout)
+        for channel, record in enumerate(records):
+            multiplier, reserved = int(record["multiplier"]), record["reserved"].tobytes()
             if multiplier >> MULTIPLIER_BITS or any(reserved):
                 raise CompilerFault(
                     f"parameter record of channel {channel} has M {multiplier}, reserved {reserved.hex()}"
                 )
-            biases.append(bias)
-        return np.array(biases, np.int64)
+        return records["bias"].astype(np.int64)
 
     def check_table(self, ins: Instruction) -> None:
         """Raises CompilerFault if an entry of a TABLE's table lies outside the output's width."""

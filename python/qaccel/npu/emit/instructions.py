@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from ...machine.hw import HwConfig
+from ...machine.isa import params_record
 from ..extents import spans, valid_taps
 from ..layers import (
     AnyLayer,
@@ -53,12 +53,10 @@ def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
 def _records(params: ChannelParams, begin: int, count: int) -> bytes:
     """Parameter records of a range of channels (ISA manual, "numerics")."""
     part = slice(begin, begin + count)
-    return b"".join(
-        struct.pack("<iIB3x", bias, multiplier, shift)
-        for bias, multiplier, shift in zip(
-            params.bias[part].tolist(), params.multiplier[part].tolist(), params.shift[part].tolist(), strict=True
-        )
-    )
+    records = np.zeros(count, params_record())
+    records["bias"], records["multiplier"] = params.bias[part], params.multiplier[part]
+    records["shift"] = params.shift[part]
+    return records.tobytes()
 
 
 def _matrix(weight: np.ndarray) -> np.ndarray:

@@ -116,7 +116,7 @@ def _window(kernel: tuple[int, int], attrs: operators.ConvAttrs | operators.Pool
 
 
 def _common(a: Any, sources: tuple[int, ...], target: int) -> tuple[str, str, tuple[int, ...], int, int, int]:
-    return a.name, a.op, sources, target, a.clamp_lo, a.clamp_hi
+    return a.name, a.op, sources, target, a.clamp.lo, a.clamp.hi
 
 
 def _lower_conv(
@@ -236,8 +236,8 @@ def _lower_table(
 ) -> AnyLayer:
     del maps, hw
     entries = operators.constant(call.args[1]).astype(np.int32)
-    table = pack(entries, 16 if attrs.in_bits == 16 or attrs.out_bits == 16 else 8)
-    limits = numerics.activation_limits(attrs.out_bits)
+    table = pack(entries, 16 if attrs.source.bits == 16 or attrs.result.bits == 16 else 8)
+    limits = numerics.activation_limits(attrs.result.bits)
     return TableLayer(attrs.name, attrs.op, sources[:1], target, *limits, table)
 
 

@@ -39,10 +39,6 @@ class Verdict(NamedTuple):
 
 OK = Verdict(True)
 _Shape = Sequence[int]
-_ON_ACCELERATOR = (
-    operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.TableAttrs,
-    operators.MoveAttrs,
-)  # fmt: skip
 
 
 def check_call(call: relax.Call, hw: HwConfig) -> Verdict:
@@ -58,7 +54,7 @@ def check_op(
     attrs: object, in_shapes: Sequence[_Shape], out_shape: _Shape, hw: HwConfig, kernel: tuple[int, int] | None = None
 ) -> Verdict:
     """The same from attributes and NHWC shapes of the activations; ``kernel`` (rows, pixels) of a convolution."""
-    if type(attrs) not in _ON_ACCELERATOR:
+    if not isinstance(attrs, operators.IntegerAttrs):
         return Verdict(False, "quantize and dequantize run on the CPU")
     if isinstance(attrs, operators.PoolAttrs):
         kernel = attrs.kernel
@@ -169,7 +165,7 @@ def fits(case: Case) -> Verdict:
 
 def _feature_maps(case: Case) -> tuple[FeatureMap, ...]:
     """Activations in, activation out."""
-    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.out_bits]
+    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.result.bits]
     shapes = [*case.in_shapes, case.out_shape]
     return tuple(FeatureMap("", s[1], s[2], s[3], width, 0) for s, width in zip(shapes, bits, strict=True))
 
@@ -203,13 +199,12 @@ def _skeleton(case: Case, maps: tuple[FeatureMap, ...]) -> AnyLayer:
     return ConvLayer(*common, window, attrs.weight_bits, (part,), params, empty, 0)
 
 
-_WINDOWED = (operators.ConvAttrs, operators.PoolAttrs)
 RULES: tuple[tuple[Callable[[Case], Verdict], tuple[type, ...]], ...] = (
-    (feature_map_sizes, _ON_ACCELERATOR),
-    (kernel_size, _WINDOWED),
-    (padding_size, _WINDOWED),
+    (feature_map_sizes, (operators.IntegerAttrs,)),
+    (kernel_size, (operators.WindowAttrs,)),
+    (padding_size, (operators.WindowAttrs,)),
     (pooling_taps, (operators.PoolAttrs,)),
     (broadcast, (operators.EltwiseAttrs,)),
     (whole_bytes_move, (operators.MoveAttrs,)),
-    (fits, _ON_ACCELERATOR),
+    (fits, (operators.IntegerAttrs,)),
 )

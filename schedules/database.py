@@ -38,6 +38,9 @@ class Records:
     database: ms.database.Database | None
     lock: Any = None  # held while measurements are added
 
+    def __repr__(self) -> str:
+        return f"<Records of {len(self.best)} functions in '{str(self.folder)[-120:]}'>"
+
     def plan(self, function: tirx.PrimFunc) -> str | None:
         """The fastest plan that was measured for the function, None if none was."""
         return self.best.get(key_of(workload_of(function)))

@@ -41,3 +41,9 @@ class ImportedModel:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What to tell the user about the import, one line each.
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        ends = (
+            ", ".join(f"{spec.name} {list(spec.shape)}" for spec in specs)[:60] for specs in (self.inputs, self.outputs)
+        )
+        return f"<{type(self).__name__}: {' -> '.join(ends)}>"

@@ -19,7 +19,7 @@ from golden import table
 
 ALLOCATE = "qaccel.npu.plan.allocate"
 BIAS_CORRECTION = "qaccel.quant.passes.bias_correction"
-LOWER = "qaccel.npu.lower.lower"
+LOWER = "qaccel.npu.lower.from_relax"
 PASSES = "qaccel.quant.passes.PASSES"
 SCHEDULE = "qaccel.npu.emit.builder"
 SYNTHETIC = "qaccel.quant.calibrate.synthetic"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
 import tvm
@@ -59,7 +59,7 @@ class Clamp:
     hi: int
 
     @classmethod
-    def whole(cls, bits: int) -> Self:
+    def whole(cls, bits: int) -> Clamp:
         """The limits of that many bits: nothing is cut off but what the integers cannot hold."""
         return cls(*activation_limits(bits))
 

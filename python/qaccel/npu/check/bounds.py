@@ -14,7 +14,7 @@ from ...machine.numerics import MULTIPLIER_BITS, accumulator_width, activation_l
 from ...machine.streams import decode_stream
 from ..access import Access, accesses, out_channels, weight_rows
 from ..layers import channel_bytes
-from .hazards import window_of
+from .hazards import touched_bytes
 
 
 class Constants:
@@ -35,15 +35,15 @@ class Constants:
         touched = accesses(ins, hw)
         for access in touched:
             if access.write and access.memory == "sram":
-                window_of(self.known["sram"], access.merged())[...] = False
+                touched_bytes(self.known["sram"], access.merged())[...] = False
         if ins.engine == "LOAD":
             source, target = touched
             if ins.op == "LOAD":
                 offset = ins["pad_top"] * ins["sram_row_stride"] + ins["pad_left"] * ins["sram_pixel_stride"]
                 sizes = source.rows, target.row_stride, source.pixels, target.pixel_stride, source.run_bytes
                 target = Access("sram", True, target.start + offset, *sizes)
-            window_of(self.data["sram"], target)[...] = window_of(self.data["dram"], source)
-            window_of(self.known["sram"], target)[...] = window_of(self.known["dram"], source)
+            touched_bytes(self.data["sram"], target)[...] = touched_bytes(self.data["dram"], source)
+            touched_bytes(self.known["sram"], target)[...] = touched_bytes(self.known["dram"], source)
         elif ins.op == "LOADW":
             begin, end = touched[0].hull()
             stream = self._bytes(ins["source"], begin, end, "the weight stream")

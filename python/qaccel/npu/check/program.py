@@ -26,7 +26,7 @@ from ...machine.isa import Instruction, decode
 from ..access import Access, accesses
 from ..layers import channel_bytes
 from .bounds import Accumulators, Constants
-from .hazards import FIRST, INITIAL, NEVER, Order, Shadow, TokenError, window_of
+from .hazards import FIRST, INITIAL, NEVER, Order, Shadow, TokenError, touched_bytes
 from .legal import first_fault
 
 Intent = Iterable[tuple[int, Iterable[int]]]
@@ -143,7 +143,7 @@ class _Checker:
 
     def _check_write(self, index: int, access: Access, clock: np.ndarray, engine: int) -> None:
         shadow = self.shadows[access.memory]
-        if access.memory == "dram" and window_of(self.read_only, access.merged()).any():
+        if access.memory == "dram" and touched_bytes(self.read_only, access.merged()).any():
             raise CompilerFault(f"writes {_place(access)}, of which some bytes are read-only")
         self._ordered(shadow.writers(access), access, clock, "were written")
         for other in range(len(self.order.engines)):

@@ -1,10 +1,10 @@
-"""What the machine can take: one limit, one function returning (ok, reason). Its docstring is its line in the manual."""
+"""What the machine can take: one limit, one function that returns a verdict. Its docstring is its line in the manual."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -29,8 +29,9 @@ from ..layers import (
 from ..plan.tile import fitting_working_bytes
 
 
-class Verdict(NamedTuple):
-    """Whether the machine takes an operation, and why not. ``too_large``: a larger config would take it."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an operation runs on the accelerator, else why not. ``too_large``: a larger config would take it."""
 
     ok: bool
     reason: str = ""
@@ -118,8 +119,8 @@ def pooling_taps(case: Case) -> Verdict:
         fixed = case.attrs.strides[axis], case.kernel[axis], case.attrs.dilation[axis], case.attrs.padding[axis], size
         for position in range(outputs):
             if valid_taps(position, *fixed) == 0:
-                what = "row" if axis == 0 else "pixel"
-                return Verdict(False, f"the window at {what} {position} lies in the padding altogether")
+                where = f"{'row' if axis == 0 else 'pixel'} {position}"
+                return Verdict(False, f"the window at {where} lies in the padding altogether")
     return OK
 
 

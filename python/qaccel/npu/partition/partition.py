@@ -159,7 +159,7 @@ def _dialect_calls(function: relax.Function) -> list[relax.Call]:
 
 def _rejection(call: relax.Call, verdict: Verdict) -> Rejection:
     attrs = operators.read(call)
-    _, reason, too_large = verdict
+    reason, too_large = verdict.reason, verdict.too_large
     fix = "choose a larger config" if too_large else "change the layer in the model to stay within the limit"
     op = str(getattr(attrs, "op", attrs.operator))
     if not isinstance(attrs, operators.ConvAttrs):

@@ -10,12 +10,12 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from .cpu.pipeline import compile_cpu
+from .cpu.compile import compile_cpu
 from .machine.artefact import Artefact
 from .metadata import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .schedules.database import Records
-from .schedules.floating.rules import Choice
+from .schedules.floating.choose import Choice
 
 ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
 # Where RunCodegen keeps the subgraphs' constants for TVM to link in. Ours are in the artefacts, compressed; with these

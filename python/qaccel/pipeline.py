@@ -34,7 +34,7 @@ from .report.report import Profile, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
 from .schedules.database import Records, open_records, shipped_records
-from .schedules.floating.rules import Choice
+from .schedules.floating.choose import Choice
 from .stages import Stages
 
 FLOAT = "float32"

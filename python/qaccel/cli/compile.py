@@ -23,7 +23,7 @@ from ..run.files import check_file, check_folder, write_file, write_text
 
 if TYPE_CHECKING:
     from ..pipeline import Compiled
-    from ..schedules.floating.rules import Choice
+    from ..schedules.floating.choose import Choice
 
 DUMPS = ("relax", "asm")
 NOTES_SHOWN = 5

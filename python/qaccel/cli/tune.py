@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> None:
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
     shapes = parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None
     model_format = checked_model_format(arguments.model_format)
-    from ..cpu.pipeline import fuse
+    from ..cpu.compile import fuse
     from ..frontend.import_model import import_model
     from ..host import host_target
     from ..schedules.database import create_records, key_of, write_best

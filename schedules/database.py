@@ -144,6 +144,12 @@ def open_records(folder: Path, target: tvm.target.Target) -> Records:
     return _opened(folder)
 
 
+def records_for(folder: Path | None, target: tvm.target.Target) -> list[Records]:
+    """The records in ``folder``, if one is given, then those that come with the package; errors as `open_records`."""
+    own = [open_records(folder, target)] if folder is not None else []
+    return own + shipped_records(target)
+
+
 def shipped_records(target: tvm.target.Target) -> list[Records]:
     """The records that came with the package for this target and this TVM."""
     shipped = Path(__file__).resolve().parent / "records"

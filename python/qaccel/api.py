@@ -1,9 +1,9 @@
-"""The Python API (DESIGN section 5): quantize, compile, load."""
+"""The Python API: quantize, compile, load."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
+from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .evaluate.integers import run_model
 from .export import export_library
@@ -28,7 +29,7 @@ from .options import (
     parse_bits,
     parse_target,
 )
-from .pipeline import Compiled, Quantized, compile_model, compile_quantized, quantize_model
+from .pipeline import Compiled, compile_model, compile_quantized, quantize_model
 from .qdq.write import emit_qdq
 from .report.text import write_report
 from .run import execute
@@ -46,13 +47,13 @@ class QuantizedNetwork:
     name: str
     hw: HwConfig
     options: CompileOptions
-    quantized: Quantized
+    quantized: QuantizedModel
     seconds: Mapping[str, float]
 
     @property
     def plan(self) -> dict[str, dict[str, int]]:
         """Bits of each layer with weights, as plan.json has them."""
-        plan = self.quantized.model.plan
+        plan = self.quantized.plan
         return {n: {"weight_bits": b.weight_bits, "activation_bits": b.activation_bits} for n, b in plan.items()}
 
     @property
@@ -61,11 +62,11 @@ class QuantizedNetwork:
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the quantized model as standard ONNX QDQ."""
-        write_file(path, lambda temporary: emit_qdq(self.quantized.model, temporary), "quantized model")
+        write_file(path, lambda temporary: emit_qdq(self.quantized, temporary), "quantized model")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling."""
-        return run_model(self.quantized.model, inputs)
+        return run_model(self.quantized, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,11 @@ class Module:
         return self.runner.metadata if self.compiled is None else self.compiled.metadata
 
     @property
+    def compile_seconds(self) -> dict[str, float]:
+        """Seconds that each stage of the compilation took, in order; empty for a module that was loaded."""
+        return {} if self.compiled is None else dict(self.compiled.compile_seconds)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What to know about the compilation, one line each."""
         return () if self.compiled is None else self.compiled.notes
@@ -124,17 +130,26 @@ def quantize(
     input_range: tuple[float, float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
+    passes: Sequence[str] | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
     """Quantize an ONNX model.
 
     ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
-    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``hw`` is what `compile` defaults to.
+    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``passes``: names of the quantizer's
+    passes that may run (default: all). ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend.
     """
     options = _options(
-        TargetOptions(load_config(hw)), calibration_data, bits, calibration, input_range, input_shapes, preprocess
+        TargetOptions(load_config(hw)),
+        calibration_data,
+        bits,
+        calibration,
+        input_range,
+        input_shapes,
+        preprocess,
+        passes,
     )
     stages = Stages(progress)
     quantized = quantize_model(model, options, stages)
@@ -152,6 +167,7 @@ def compile(
     input_range: tuple[float, float] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
+    passes: Sequence[str] | None = None,
     io_dtype: str = "float32",
     report: str | Path | None = None,
     progress: bool = False,
@@ -159,9 +175,9 @@ def compile(
     """Compile an ONNX model, or what `quantize` gave, for the accelerator ``hw`` (default: qaccel-256) and the host.
 
     ``target`` names the host ("llvm -mcpu=native") or both ("qaccel -config=qaccel-64, llvm"); ``report`` is a folder for
-    report.json, layers.csv, timeline.json and report.html; ``io_dtype`` "int8" or "uint8" gives the module integer
-    inputs and outputs. The other arguments are those of `quantize`; they must be
-    absent if that was called before. Raises UserError with one line for what a user can mend.
+    report.json, layers.csv, timeline.json, report.html and compile_seconds.json; ``io_dtype`` "int8" or "uint8" gives the
+    module integer inputs and outputs. The other arguments are those of `quantize`; they must be absent if that was called
+    before. Raises UserError with one line for what a user can mend.
     """
     if report is not None:
         check_folder(report, "report")
@@ -172,11 +188,18 @@ def compile(
     config = load_config(parsed.config or hw or default)
     stages = Stages(progress)
     options = _options(
-        TargetOptions(config, parsed.host), calibration_data, bits, calibration, input_range, input_shapes, preprocess
+        TargetOptions(config, parsed.host),
+        calibration_data,
+        bits,
+        calibration,
+        input_range,
+        input_shapes,
+        preprocess,
+        passes,
     )
     options = replace(options, io_dtype=checked_io_dtype(io_dtype))
     if isinstance(model, QuantizedNetwork):
-        if any(each is not None for each in (calibration_data, bits, input_range, input_shapes, preprocess)):
+        if any(each is not None for each in (calibration_data, bits, input_range, input_shapes, preprocess, passes)):
             raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
         stages.seconds.update(model.seconds)
         compiled = compile_quantized(model.quantized, options, model.name, stages)
@@ -184,7 +207,7 @@ def compile(
         compiled = compile_model(model, options, model_name(model), stages)
     module = Module(compiled)
     if report is not None:
-        write_report(report, module.report, compiled.timeline())
+        write_report(report, module.report, compiled.timeline(), compiled.compile_seconds)
     return module
 
 
@@ -209,6 +232,7 @@ def _options(
     input_range: tuple[float, float] | None,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     preprocess: str | None,
+    passes: Sequence[str] | None,
 ) -> CompileOptions:
     return CompileOptions(
         target=target,
@@ -218,6 +242,7 @@ def _options(
         calibration=calibration,
         input_range=checked_input_range(input_range) if input_range is not None else None,
         bits=_bits(bits),
+        passes=tuple(passes) if passes is not None else None,
     )
 
 

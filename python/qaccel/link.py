@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -11,16 +12,45 @@ import tvm_ffi
 from tvm import relax
 
 from .cpu.compile import compile_cpu
+from .errors import UserError, one_line
+from .host import host_target
 from .machine.artefact import Artefact
 from .metadata import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
-from .schedules.database import Records
+from .options import CompileOptions
+from .schedules.database import Records, records_for
 from .schedules.floating.choose import Choice
 
 ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
 # Where RunCodegen keeps the subgraphs' constants for TVM to link in. Ours are in the artefacts, compressed; with these
 # the module would carry every weight a second time.
 _CODEGEN_CONSTANTS = "const_name_to_constant"
+
+
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """One module of everything, and how each function of the CPU's part was scheduled."""
+
+    executable: relax.VMExecutable
+    choices: tuple[Choice, ...]
+
+
+def link(mod: tvm.IRModule, options: CompileOptions, metadata: Mapping[str, Any]) -> Linked:
+    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`.
+
+    What TVM cannot compile for the CPU is the user's to know in one line, not a bug here: it raises UserError.
+    """
+    try:
+        return build(mod, host_target(options.target), metadata, records_of(options))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {one_line(error)}"
+        ) from error
+
+
+def records_of(options: CompileOptions) -> list[Records]:
+    """The user's tuning records, then those that come with the package. Raises UserError for a mistake in target or records."""
+    return records_for(options.tuning_records, host_target(options.target))
 
 
 def with_artefacts(mod: tvm.IRModule, artefacts: Mapping[str, Artefact]) -> tvm.IRModule:
@@ -84,25 +114,17 @@ def _has_dialect(mod: tvm.IRModule) -> bool:
 
 
 def build(
-    mod: tvm.IRModule,
-    target: tvm.target.Target,
-    metadata: Mapping[str, Any],
-    records: Sequence[Records] = (),
-    choices: list[Choice] | None = None,
-) -> relax.VMExecutable:
-    """VM executable of a partitioned (or plain float) module; ``metadata`` is what ``read_metadata`` will give.
+    mod: tvm.IRModule, target: tvm.target.Target, metadata: Mapping[str, Any], records: Sequence[Records] = ()
+) -> Linked:
+    """Links a partitioned (or plain float) module; ``metadata`` is what ``read_metadata`` will give.
 
-    ``records``: tuned schedules for the CPU's part; ``choices``, if given, gets how each of its functions was scheduled.
-
-    It lies in the module as a function that returns its JSON: that survives every way of exporting, needs no library
-    of ours to be read, and works over RPC.
+    ``records``: tuned schedules for the CPU's part. The metadata lie in the module as a function that returns their JSON: that
+    survives every way of exporting, needs no library of ours to be read, and works over RPC.
     """
     mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     text = tvm.ir.StringImm(json.dumps(metadata))
     function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
-    mod, chosen = lowered(mod, target, records)
-    if choices is not None:
-        choices += chosen
+    mod, choices = lowered(mod, target, records)
     mod[METADATA_FUNCTION] = function
     finish = tvm.transform.Sequential([relax.transform.ToNonDataflow(), relax.transform.VMShapeLower()])
-    return relax.build(mod, target, relax_pipeline=finish)
+    return Linked(relax.build(mod, target, relax_pipeline=finish), choices)

@@ -16,20 +16,12 @@ from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
 from .model import ImportedModel, TensorSpec
+from .quant.io_dtype import IntegerEnds
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
 FORMAT = 1  # of the metadata and of how a module is called; raised when either changes
 _LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
-
-
-@dataclass(frozen=True)
-class IntegerEnds:
-    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
-
-    dtype: str
-    inputs: list[operators.Quantization]
-    outputs: list[operators.Quantization]
 
 
 def make_metadata(
@@ -40,7 +32,7 @@ def make_metadata(
     report: dict[str, Any] | None,
     integers: IntegerEnds | None = None,
 ) -> dict[str, Any]:
-    """The dictionary that `link.build` embeds. ``report`` and the quantization of tensors are absent for the CPU alone."""
+    """The dictionary that `link.link` embeds. ``report`` and the quantization of tensors are absent for the CPU alone."""
     ends: tuple[list[operators.Quantization | None], list[operators.Quantization | None]] = (
         _ends(quantized.mod, False)
         if quantized is not None
@@ -154,7 +146,7 @@ def _ends(
         if operators.is_quantized(value):
             attrs = operators.read(value)
             if isinstance(attrs, operators.QuantizeAttrs) and isinstance(value.args[0], relax.Var):
-                reads.setdefault(value.args[0], operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point))
+                reads.setdefault(value.args[0], attrs.result)
     return [reads.get(param) for param in function.params], [
         _made_by(result, values, through_float) for result in _results(function)
     ]
@@ -168,7 +160,7 @@ def _made_by(
         if operators.is_quantized(expr):
             attrs = operators.read(expr)
             if isinstance(attrs, operators.DequantizeAttrs):
-                return operators.Quantization(attrs.bits, attrs.scale, attrs.zero_point)
+                return attrs.source
             return None
         if isinstance(expr, relax.Call) and through_float:
             arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]

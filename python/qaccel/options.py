@@ -14,8 +14,9 @@ import numpy as np
 
 from .errors import UserError
 from .machine.hw import DEFAULT_CONFIG, HwConfig
+from .machine.isa import isa
 
-WIDTHS = (4, 8, 16)
+WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -76,7 +77,8 @@ class CompileOptions:
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
     takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
     module's inputs and outputs. ``model_format`` None: by the file's suffix.
-    ``tuning_records``: a folder of tvmc tune, for the CPU's part.
+    ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may run;
+    None for all.
     """
 
     target: TargetOptions = TargetOptions()
@@ -89,6 +91,7 @@ class CompileOptions:
     io_dtype: str = "float32"
     model_format: str | None = None
     tuning_records: Path | None = None
+    passes: tuple[str, ...] | None = None
     synthetic_samples: int = field(default=16, repr=False)
 
 
@@ -194,6 +197,11 @@ def checked_input_range(values: tuple[float, float]) -> tuple[float, float]:
     if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
         raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
     return float(lo), float(hi)
+
+
+def parse_passes(text: str) -> tuple[str, ...]:
+    """``"NAME,NAME"`` as names; an empty text is none."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def parse_bits(text: str) -> Bits:

@@ -10,13 +10,12 @@ import tvm
 from tvm import relax
 
 from .dialect import operators
-from .evaluate.dataset import check_inputs
 from .frontend.import_relax import import_relax
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .npu.partition.partition import float_macs, partition
-from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, CompileOptions, checked_input_range, parse_bits
-from .pipeline import measure_ranges
-from .quant.quantize import quantize
+from .options import CompileOptions, checked_input_range, parse_bits
+from .pipeline import quantize_imported
+from .stages import Stages
 
 
 def partition_for_qaccel(
@@ -29,20 +28,21 @@ def partition_for_qaccel(
 ) -> tvm.IRModule:
     """A module with the accelerator's part of ``main`` in functions of their own, ready for ``relax.ext.qaccel``.
 
-    A module in the quantized dialect is partitioned as it is. A float module is quantized first: with
-    ``calibration_data`` (arrays by parameter name, samples along axis 0) at 8 bits, else from synthetic inputs within
-    ``input_range`` at W8A16, or at ``bits`` as ``tvmc compile --bits`` takes them. The signature of ``main`` stays.
+    A module in the quantized dialect is partitioned as it is. A float module is quantized first, by the steps of ``tvmc
+    compile``: with ``calibration_data`` (arrays by parameter name, samples along axis 0) at 8 bits, else from synthetic
+    inputs within ``input_range`` at W8A16, or at ``bits`` as ``--bits`` takes them. The signature of ``main`` stays.
     Raises UserError for a module without ``main``, and where shapes are symbolic.
     """
     config = load_config(hw)
     if "main" not in {var.name_hint for var in mod.get_global_vars()} or _is_quantized(mod):
         return partition(mod, config).mod
     model = import_relax(mod)
-    data = check_inputs(calibration_data, model.inputs, "calibration data") if calibration_data is not None else None
-    options = CompileOptions(input_range=checked_input_range(input_range) if input_range is not None else None)
-    ranges, _ = measure_ranges(model, data, options, show=False)
-    default = DEFAULT_BITS if data is not None else BITS_WITHOUT_DATA
-    quantized = quantize(model, ranges, parse_bits(str(bits)) if bits is not None else default)
+    options = CompileOptions(
+        calibration_data=calibration_data,
+        input_range=checked_input_range(input_range) if input_range is not None else None,
+        bits=parse_bits(str(bits)) if bits is not None else None,
+    )
+    quantized = quantize_imported(model, options, Stages())
     return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
 
 

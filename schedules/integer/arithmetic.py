@@ -1,4 +1,4 @@
-"""The machine's numerics (DESIGN section 4) as TIR expressions in 64-bit integers; see `quant/rescale.py` for NumPy."""
+"""Rescaling as the machine rounds it, as TIR expressions in 64-bit integers; `dialect.rescale` is the same in NumPy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ...dialect.operators import carrier
+from ...dialect.operators import ClampedAttrs, carrier
 
 
 def centred(value: Any, zero_point: int, dtype: str) -> Any:
@@ -19,11 +19,11 @@ def carried(value: Any, bits: int) -> Any:
     return value.astype(carrier(bits))
 
 
-def clamped(value: Any, attrs: Any) -> Any:
-    """``clamp(zero_point + value)`` in the output's carrier; ``attrs`` has out_bits, out_zero_point and the clamp."""
-    moved = value + tirx.const(attrs.out_zero_point, "int64")
-    lo, hi = tirx.const(attrs.clamp_lo, "int64"), tirx.const(attrs.clamp_hi, "int64")
-    return carried(tirx.max(tirx.min(moved, hi), lo), attrs.out_bits)
+def clamped(value: Any, attrs: ClampedAttrs) -> Any:
+    """``clamp(zero_point + value)`` in the carrier of the operator's result."""
+    moved = value + tirx.const(attrs.result.zero_point, "int64")
+    lo, hi = tirx.const(attrs.clamp.lo, "int64"), tirx.const(attrs.clamp.hi, "int64")
+    return carried(tirx.max(tirx.min(moved, hi), lo), attrs.result.bits)
 
 
 def rounded(product: Any, shift: Any) -> Any:

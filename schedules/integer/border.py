@@ -11,14 +11,14 @@ from tvm.tirx.script.builder import ir as T
 from ...dialect.operators import DequantizeAttrs, QuantizeAttrs, carrier
 from ...machine.numerics import activation_limits
 from . import loops
-from .elementwise import Kernel, chunked
+from .elementwise import IntegerKernel, chunked
 from .vectors import Expr, Vectors, const, lanes_of, load, of, shuffle
 
 _FEW_CHANNELS = 4  # so many vectors are put in turn by one shuffle
 _PLANES_LAST = (0, 2, 3, 1)
 
 
-def quantize(isa: Vectors, attrs: QuantizeAttrs, shape: tuple[int, ...]) -> Kernel | None:
+def quantize(isa: Vectors, attrs: QuantizeAttrs, shape: tuple[int, ...]) -> IntegerKernel | None:
     """``qaccel.quantize`` of values that stay in order or go from NCHW to NHWC; None for other transpositions."""
     turned = tuple(shape[axis] for axis in attrs.axes)
     flat = in_order(attrs.axes, shape)
@@ -51,33 +51,33 @@ def quantize(isa: Vectors, attrs: QuantizeAttrs, shape: tuple[int, ...]) -> Kern
 
             loops.each(width, isa.lanes, pixels)
 
-    return loops.function([(shape, "float32")], [], (attrs.shape, carrier(attrs.bits)), body), []
+    return loops.function([(shape, "float32")], [], (attrs.shape, carrier(attrs.result.bits)), body), []
 
 
 def _steps(x: Expr, attrs: QuantizeAttrs) -> Expr:
     """``rhe(x / scale) + zero_point``, saturated; NaN gives the zero point."""
     lanes = lanes_of(x)
     dtype = of("float32", lanes)
-    lo, hi = (const(float(limit - attrs.zero_point), dtype) for limit in activation_limits(attrs.bits))
-    steps = tirx.max(tirx.min(tirx.nearbyint(x / const(attrs.scale, dtype)), hi), lo)
+    lo, hi = (const(float(limit - attrs.result.zero_point), dtype) for limit in activation_limits(attrs.result.bits))
+    steps = tirx.max(tirx.min(tirx.nearbyint(x / const(attrs.result.scale, dtype)), hi), lo)
     held = tirx.Select(tirx.isnan(x), const(0.0, dtype), steps).astype(of("int32", lanes))
-    return (held + const(attrs.zero_point, of("int32", lanes))).astype(of(carrier(attrs.bits), lanes))
+    return (held + const(attrs.result.zero_point, of("int32", lanes))).astype(of(carrier(attrs.result.bits), lanes))
 
 
-def dequantize(isa: Vectors, attrs: DequantizeAttrs, shape: tuple[int, ...]) -> Kernel | None:
+def dequantize(isa: Vectors, attrs: DequantizeAttrs, shape: tuple[int, ...]) -> IntegerKernel | None:
     """``qaccel.dequantize`` of values that stay in order; None for transpositions."""
     if not in_order(attrs.axes, attrs.shape):
         return None
 
     def body(source: Any, out: Any) -> None:
         def real(k: Expr, lanes: int) -> None:
-            q = load(source, k, lanes).astype(of("int32", lanes)) - const(attrs.zero_point, of("int32", lanes))
-            loops.write(out, k, q.astype(of("float32", lanes)) * const(attrs.scale, of("float32", lanes)), lanes)
+            q = load(source, k, lanes).astype(of("int32", lanes)) - const(attrs.source.zero_point, of("int32", lanes))
+            loops.write(out, k, q.astype(of("float32", lanes)) * const(attrs.source.scale, of("float32", lanes)), lanes)
 
         chunked(math.prod(shape), isa, real)
 
     made = tuple(attrs.shape[axis] for axis in attrs.axes)
-    return loops.function([(shape, carrier(attrs.bits))], [], (made, "float32"), body), []
+    return loops.function([(shape, carrier(attrs.source.bits))], [], (made, "float32"), body), []
 
 
 def in_order(axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:

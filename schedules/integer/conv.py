@@ -14,9 +14,9 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from ...dialect.operators import ConvAttrs, carrier, window_output
+from ...dialect.operators import ConvAttrs, carrier
 from . import loops
-from .pack import channel_order, reach, taken, vector_sizes
+from .pack import channel_order, taken, vector_sizes
 from .plan import Dense, Sums, packed_weight, planned, sums_of
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
@@ -29,29 +29,29 @@ def conv2d(
     weight_scale: np.ndarray,
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
     """The kernel of a ``qaccel.conv2d`` on an input of ``shape`` NHWC, and the constants that it takes after the input."""
-    height, width = window_output((shape[1], shape[2]), weight.shape[1:3], attrs.strides, attrs.padding, attrs.dilation)
+    height, width = attrs.window(weight.shape[1:3]).output(*shape[1:3])
     out_shape, in_shape = (shape[0], height, width, len(weight)), shape
     if weight.shape[1:3] == shape[1:3] and not any(attrs.padding) and attrs.groups == 1 and attrs.dilation == (1, 1):
         # The whole plane: one pixel of many channels.
         in_shape = (shape[0], 1, 1, shape[1] * shape[2] * shape[3])
         weight = weight.reshape(len(weight), 1, 1, -1)
     weight, bias = weight.astype(np.int64), bias.astype(np.int64)
-    bound = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * reach(attrs) + np.abs(bias)
+    bound = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * attrs.source.reach + np.abs(bias)
     dense = planned(isa, attrs, in_shape, weight, (height, width), int(bound.max()))
     constants, kernel = _kernel(dense, weight, bias, weight_scale, bound)
-    inputs = [(shape, carrier(attrs.activation_bits))]
-    return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), kernel), constants
+    inputs = [(shape, carrier(attrs.source.bits))]
+    return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), kernel), constants
 
 
 def _kernel(
     dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray, bound: np.ndarray
 ) -> tuple[list[np.ndarray], Callable[..., None]]:
     attrs, mac, isa = dense.attrs, dense.mac, dense.isa
-    correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
+    correction = bias + (mac.base - attrs.source.zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
     correction *= dense.unit
     sums = sums_of(attrs, mac, weight, bound)
     rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, dense.unit, sums.segment is not None)
-    order = channel_order(isa, dense.channels, dense.per_block, attrs.out_bits)
+    order = channel_order(isa, dense.channels, dense.per_block, attrs.result.bits)
     if sums.segment is None:
         correction = (correction.astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
     else:
@@ -95,21 +95,21 @@ class _Body:
             else:
                 self.all_blocks(window, tables)
 
-    def prepared(self, source: Any, task: Expr) -> _Window:
+    def prepared(self, source: Any, task: Expr) -> _TaskInput:
         """The task's input as the instruction takes it."""
         dense = self.dense
         _, height, width, channels = dense.shape
-        base, zero, start = dense.mac.base, dense.attrs.in_zero_point, tirx.const(0, "int32")
+        base, zero, start = dense.mac.base, dense.attrs.source.zero_point, tirx.const(0, "int32")
         slack = max(loops.SLACK_BYTES + dense.width, loops.STACK_BYTES)
         if dense.flat:
             pixels = dense.tiles * dense.tile
             first = T.Bind(tirx.min(task * pixels, dense.pixels - pixels))
             as_it_is = str(source.dtype) == dense.mac.dtype and base == 0
             if as_it_is and dense.steps * dense.mac.depth == channels and dense.joined:
-                return _Window(source, T.Bind(first * channels), first)
+                return _TaskInput(source, T.Bind(first * channels), first)
             scratch = T.alloc_buffer((pixels * channels + slack,), dense.mac.dtype)
             loops.copy(source, first * channels, scratch, start, pixels * channels, base, dense.isa)
-            return _Window(scratch, start, first)
+            return _TaskInput(scratch, start, first)
         scratch = T.alloc_buffer((dense.in_rows * dense.pitch + slack,), dense.mac.dtype)
         strips = dense.out_size[0] // dense.rows
         top, left, bottom, right = dense.attrs.padding
@@ -118,9 +118,9 @@ class _Body:
             row = T.Bind(strip * (dense.rows * dense.attrs.strides[0]) - top + r)
             line = loops.Line(height, width, channels, channels, channels, left, right, top > 0 or bottom > 0)
             loops.padded_row(source, image, row, start, scratch, r * dense.pitch, line, base, zero, dense.isa)
-        return _Window(scratch, start, task * dense.pixels)
+        return _TaskInput(scratch, start, task * dense.pixels)
 
-    def pixels(self, window: _Window, number: Expr) -> tuple[list[Expr], list[Expr]]:
+    def pixels(self, window: _TaskInput, number: Expr) -> tuple[list[Expr], list[Expr]]:
         """Where each pixel of a tile begins in the window and in the output. The last tile overlaps the one before."""
         dense = self.dense
         if dense.flat:
@@ -138,7 +138,7 @@ class _Body:
             places.append((window.pixel + first + m) * dense.channels)
         return bases, places
 
-    def all_blocks(self, window: _Window, tables: _Tables) -> None:
+    def all_blocks(self, window: _TaskInput, tables: _Tables) -> None:
         whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
         if whole:
             with loops.loop(whole) as block:
@@ -146,7 +146,7 @@ class _Body:
         if whole < len(self.dense.firsts):
             self.rest(window, tables, whole)
 
-    def one_block(self, window: _Window, tables: _Tables, block: Expr) -> None:
+    def one_block(self, window: _TaskInput, tables: _Tables, block: Expr) -> None:
         whole = self.dense.channels // (self.dense.per_block * self.dense.isa.lanes)
         if whole == len(self.dense.firsts):
             self.block(window, tables, block, self.dense.per_block, None)
@@ -157,12 +157,12 @@ class _Body:
             with T.Else():
                 self.rest(window, tables, whole)
 
-    def rest(self, window: _Window, tables: _Tables, whole: int) -> None:
+    def rest(self, window: _TaskInput, tables: _Tables, whole: int) -> None:
         begin = whole * self.dense.per_block
         count = self.dense.channels - begin * self.dense.isa.lanes
         self.block(window, tables, tirx.const(whole, "int32"), self.dense.vectors - begin, count)
 
-    def block(self, window: _Window, tables: _Tables, block: Expr, size: int, count: int | None) -> None:
+    def block(self, window: _TaskInput, tables: _Tables, block: Expr, size: int, count: int | None) -> None:
         """All tiles of a task for ``size`` vectors of output channels; ``count``: how many channels are real, None for all."""
         dense, lanes = self.dense, self.dense.isa.lanes
         channel = T.Bind(block * (dense.per_block * lanes))
@@ -279,7 +279,7 @@ class _Body:
         isa, lanes, attrs = self.dense.isa, self.dense.isa.lanes, self.dense.attrs
         output = Output.of(attrs)
         v = 0
-        for size in vector_sizes(len(results[0]), attrs.out_bits):
+        for size in vector_sizes(len(results[0]), attrs.result.bits):
             at = [channel + (v + k) * lanes for k in range(size)]
             scales = [T.Bind(load(tables.scales, index, lanes)) for index in at]
             limits = [None if tables.limits is None else load(tables.limits, index, lanes) for index in at]
@@ -296,7 +296,7 @@ class _Body:
 
 
 @dataclass(frozen=True, eq=False)
-class _Window:
+class _TaskInput:
     """A task's input: a buffer, where the first pixel lies in it, and which output pixel that is."""
 
     buffer: Any
@@ -317,7 +317,7 @@ class _Tables:
 
 
 def multiplied(isa: Vectors, kind: str, total: Expr, value: Expr, factor: Expr) -> Expr:
-    """``total`` + the products of ``value`` and ``factor``, ``kind`` as in `integer_pack.Mac`."""
+    """``total`` + the products of ``value`` and ``factor``, ``kind`` as in `pack.Mac`."""
     dtype = of("int32", isa.lanes)
     if kind == "bytes4":
         return intrinsic(dtype, str(isa.bytes4), total, value, factor)

@@ -13,10 +13,10 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from ...dialect.operators import ConvAttrs, carrier, window_output
+from ...dialect.operators import ConvAttrs, carrier
 from . import loops
 from .conv import multiplied
-from .pack import Mac, mac_of, reach, taken
+from .pack import Mac, mac_of, taken
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, grouped_order, interleaved, load, narrowed, of
 
@@ -29,11 +29,11 @@ _MOST_TAPS = 256  # whose sum of products of 16 by 8 bits stays within 32
 def is_depthwise(attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray) -> bool:
     """Whether `depthwise` takes it: one output channel per input channel, and not too many taps."""
     taps = int(np.prod(weight.shape[1:3]))
-    bound = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max() * max(255, reach(attrs))
+    bound = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max() * max(255, attrs.source.reach)
     return (
         attrs.groups == shape[3] == len(weight)
         and taps <= _MOST_TAPS
-        and (attrs.weight_bits == attrs.activation_bits == 16 or int(bound) < 1 << 31)
+        and (attrs.weight_bits == attrs.source.bits == 16 or int(bound) < 1 << 31)
     )
 
 
@@ -145,7 +145,7 @@ class _Depthwise:
             row = T.Bind(number * (self.rows * self.attrs.strides[0]) - top + r)
             line = loops.Line(self.shape[1], self.shape[2], channels, size, real, left, right, top > 0 or bottom > 0)
             loops.padded_row(
-                source, image, row, channel, scratch, r * pitch, line, self.mac.base, self.attrs.in_zero_point, isa
+                source, image, row, channel, scratch, r * pitch, line, self.mac.base, self.attrs.source.zero_point, isa
             )
         with loops.loop(self.rows) as y:
             start = T.Bind(y * (self.attrs.strides[0] * pitch))
@@ -261,14 +261,14 @@ def depthwise(
     isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
     weight_scale: np.ndarray,
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
-    """The kernel of a depthwise ``qaccel.conv2d``, as `integer_conv.conv2d`."""
+    """The kernel of a depthwise ``qaccel.conv2d``, as `conv.conv2d`."""
     weight, bias = weight.astype(np.int64), bias.astype(np.int64)
     kernel = weight.shape[1:3]
-    out_size = window_output((shape[1], shape[2]), kernel, attrs.strides, attrs.padding, attrs.dilation)
+    out_size = attrs.window(kernel).output(*shape[1:3])
     mac = mac_of(isa, attrs)
-    split = attrs.weight_bits == attrs.activation_bits == 16
+    split = attrs.weight_bits == attrs.source.bits == 16
     sizes = np.abs(weight).reshape(len(weight), -1).sum(axis=1)
-    bound = sizes * reach(attrs) + np.abs(bias)
+    bound = sizes * attrs.source.reach + np.abs(bias)
     real = split or int(bound.max()) >= 1 << 31
     rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, wide=real)
     planes = (256, 1) if split else (1,)
@@ -276,7 +276,7 @@ def depthwise(
         isa, attrs, mac, shape, out_size, kernel, 1, planes, real, rescale.fused, rescale.limits is not None
     )  # fmt: skip
     made = _with_rows(made)
-    correction = bias + (mac.base - attrs.in_zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
+    correction = bias + (mac.base - attrs.source.zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
     if real:
         correction = correction.astype(np.float64)
     else:
@@ -286,8 +286,8 @@ def depthwise(
     if rescale.limits is not None:
         constants.append(taken(rescale.limits, order))
     out_shape = (shape[0], *out_size, shape[3])
-    inputs = [(shape, carrier(attrs.activation_bits))]
-    return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), made), constants
+    inputs = [(shape, carrier(attrs.source.bits))]
+    return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), made), constants
 
 
 def _with_rows(made: _Depthwise) -> _Depthwise:

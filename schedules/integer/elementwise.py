@@ -1,6 +1,6 @@
 """Element-wise operators in integers, in vectors: sums, products, copies and tables.
 
-Sums of rescaled operands have at most 50 bits, so float64 holds them exactly and rounds them once, as in `integer_requantize`.
+Sums of rescaled operands have at most 50 bits, so float64 holds them exactly and rounds them once, as in `requantize`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from ...dialect.operators import EltwiseAttrs, RequantizeAttrs, TableAttrs, carrier
-from ...machine.numerics import activation_limits
+from ...dialect.operators import EltwiseAttrs, Quantization, RequantizeAttrs, TableAttrs, carrier
+from ...machine.isa import isa as machine
 from . import loops
 from .requantize import Output, Rescale, finished, nearest, rounded
 from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_of, load, of
 
-Kernel = tuple[tirx.PrimFunc, list[np.ndarray]]
+# A function, and the constants that it takes after its activations.
+IntegerKernel = tuple[tirx.PrimFunc, list[np.ndarray]]
 _CHUNK = 1 << 12  # elements of a task
 _CYCLES = 1  # about, per element
 
 
-def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tuple[int, ...]) -> Kernel:
+def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tuple[int, ...]) -> IntegerKernel:
     """``qaccel.eltwise`` on ``shape`` and ``small``, which is 1 where it is repeated."""
     combined = _combined(isa, attrs)
-    dtypes = carrier(attrs.a_bits), carrier(attrs.b_bits)
+    dtypes = carrier(attrs.a.bits), carrier(attrs.b.bits)
     output = Output.of(attrs)
     # The innermost dimensions along which b is either all there or one value.
     inner = len(shape)
@@ -63,24 +64,18 @@ def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tu
             begin, other = T.Bind(turn * run), T.Bind(place)
             loops.each(run, isa.lanes, lambda k, lanes: vector(begin, other, k, lanes))
 
-    return loops.function([(shape, dtypes[0]), (small, dtypes[1])], [], (shape, carrier(attrs.out_bits)), body), []
+    return loops.function([(shape, dtypes[0]), (small, dtypes[1])], [], (shape, carrier(attrs.result.bits)), body), []
 
 
 def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[[Expr, Expr], Expr]:
     """int32 lanes of both operands -> rounded int32 lanes."""
     ma, mb, shift = attrs.multipliers()
-    reaches = [
-        max(hi - zero, zero - lo)
-        for (lo, hi), zero in (
-            (activation_limits(attrs.a_bits), attrs.a_zero_point),
-            (activation_limits(attrs.b_bits), attrs.b_zero_point),
-        )
-    ]
+    reaches = attrs.a.reach, attrs.b.reach
     if attrs.kind == "mul":
         rescale = Rescale.of(isa, np.array([ma]), np.array([shift]), reaches[0] * reaches[1])
-        return lambda a, b: _scaled(isa, _less(a, attrs.a_zero_point) * _less(b, attrs.b_zero_point), rescale)
+        return lambda a, b: _scaled(isa, _less(a, attrs.a.zero_point) * _less(b, attrs.b.zero_point), rescale)
     factors = math.ldexp(ma, -shift), math.ldexp(mb, -shift)
-    zeros = [-zero * factor for zero, factor in zip((attrs.a_zero_point, attrs.b_zero_point), factors, strict=True)]
+    zeros = [-zero * factor for zero, factor in zip((attrs.a.zero_point, attrs.b.zero_point), factors, strict=True)]
     bound = sum(reach * factor for reach, factor in zip(reaches, factors, strict=True))
 
     def value(a: Expr, b: Expr) -> Expr:
@@ -106,13 +101,10 @@ def _scaled(isa: Vectors, value: Expr, rescale: Rescale) -> Expr:
     return rounded(isa, value, const(float(rescale.scales[0]), dtype), rescale.fused, limit)
 
 
-def rescaled(
-    isa: Vectors, bits: int, zero_point: int, multiplier: tuple[int, int], output: Output
-) -> Callable[[Expr], Expr]:
-    """Values of ``bits`` -> the output's: ``clamp(Z_out + rhe((q - zero_point) * M * 2**-s))`` on lanes of the carriers."""
-    lo, hi = activation_limits(bits)
-    reach = max(hi - zero_point, zero_point - lo)
-    rescale = Rescale.of(isa, np.array([multiplier[0]]), np.array([multiplier[1]]), reach)
+def rescaled(isa: Vectors, source: Quantization, multiplier: tuple[int, int], output: Output) -> Callable[[Expr], Expr]:
+    """Integers of ``source`` -> the output's: ``clamp(Z_out + rhe((q - Z_in) * M * 2**-s))`` on lanes of the carriers."""
+    bits, zero_point = source.bits, source.zero_point
+    rescale = Rescale.of(isa, np.array([multiplier[0]]), np.array([multiplier[1]]), source.reach)
     same = rescale.scales[0] == 1.0 and zero_point == output.zero_point and carrier(bits) == carrier(output.bits)
 
     def value(q: Expr) -> Expr:
@@ -125,14 +117,14 @@ def rescaled(
     return value
 
 
-def requantize(isa: Vectors, attrs: RequantizeAttrs, shape: tuple[int, ...]) -> Kernel:
+def requantize(isa: Vectors, attrs: RequantizeAttrs, shape: tuple[int, ...]) -> IntegerKernel:
     """``qaccel.requantize``."""
-    value = rescaled(isa, attrs.in_bits, attrs.in_zero_point, attrs.multiplier(), Output.of(attrs))
+    value = rescaled(isa, attrs.source, attrs.multiplier(), Output.of(attrs))
 
     def body(q: Any, out: Any) -> None:
         chunked(math.prod(shape), isa, lambda k, lanes: loops.write(out, k, value(load(q, k, lanes)), lanes))
 
-    return loops.function([(shape, carrier(attrs.in_bits))], [], (shape, carrier(attrs.out_bits)), body), []
+    return loops.function([(shape, carrier(attrs.source.bits))], [], (shape, carrier(attrs.result.bits)), body), []
 
 
 def chunked(count: int, isa: Vectors, body: Callable[[Expr, int], None], widest: int | None = None) -> None:
@@ -148,14 +140,14 @@ def chunked(count: int, isa: Vectors, body: Callable[[Expr, int], None], widest:
     loops.each(count - done, widest, lambda k, lanes: body(done + k, lanes))
 
 
-def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.ndarray) -> Kernel:
-    """``qaccel.table``: one look-up, or between two of 513 entries for 16-bit inputs."""
+def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.ndarray) -> IntegerKernel:
+    """``qaccel.table``: one look-up, or between two entries for 16-bit inputs."""
     count = math.prod(shape)
-    wide = attrs.in_bits == 16
+    wide = attrs.source.bits == 16
     if not wide:
         # By the byte as it is: the index of q is q + half, and a byte below half of 256 is not negative.
         whole = np.zeros(256, entries.dtype)
-        half = 1 << (attrs.in_bits - 1)
+        half = 1 << (attrs.source.bits - 1)
         q = np.arange(-half, half)
         whole[q & 255] = entries[q + half]
         entries = whole
@@ -180,7 +172,7 @@ def table(isa: Vectors, attrs: TableAttrs, shape: tuple[int, ...], entries: np.n
 
     constants = [np.ascontiguousarray(entries)]
     return loops.function(
-        [(shape, carrier(attrs.in_bits))], constants, (shape, carrier(attrs.out_bits)), body
+        [(shape, carrier(attrs.source.bits))], constants, (shape, carrier(attrs.result.bits)), body
     ), constants
 
 
@@ -204,14 +196,15 @@ def _looked_up(isa: Vectors, parts: list[Expr], values: Any, source: Any, out: A
 
 
 def _between(isa: Vectors, values: Any, source: Any, k: Expr, lanes: int, attrs: TableAttrs) -> Expr:
-    """Interpolated in 128 steps, one rounding."""
-    dtype = of("int32", lanes)
+    """Interpolated between neighbouring entries, one rounding."""
+    dtype, unit = of("int32", lanes), 1 << machine().interpolation_bits
+    bits = const(machine().interpolation_bits, dtype)
     index = T.Bind(load(source, k, lanes).astype(dtype) + const(1 << 15, dtype))
-    low, part = tirx.shift_right(index, const(7, dtype)), T.Bind(index & const(127, dtype))
+    low, part = tirx.shift_right(index, bits), T.Bind(index & const(unit - 1, dtype))
     both, half = T.Bind(gathered(isa, values, T.Bind(low))), const(16, dtype)
     first, second = tirx.shift_right(both << half, half), tirx.shift_right(both, half)
-    exact = T.Bind(first * (const(128, dtype) - part) + second * part)
-    floor = tirx.shift_right(exact, const(7, dtype))
-    # Halves to even: 63 more, or 64 where the floor is odd.
-    up = exact + const(63, dtype) + (floor & const(1, dtype))
-    return tirx.shift_right(up, const(7, dtype)).astype(of(carrier(attrs.out_bits), lanes))
+    exact = T.Bind(first * (const(unit, dtype) - part) + second * part)
+    floor = tirx.shift_right(exact, bits)
+    # Halves to even: one less than half a unit more, or half a unit where the floor is odd.
+    up = exact + const(unit // 2 - 1, dtype) + (floor & const(1, dtype))
+    return tirx.shift_right(up, bits).astype(of(carrier(attrs.result.bits), lanes))

@@ -8,23 +8,25 @@ import numpy as np
 from tvm import tirx
 
 from ...dialect.operators import MoveAttrs, carrier
-from ...dialect.pieces import Piece, unflattened
+from ...dialect.pieces import FIELDS, Piece, unflattened
 from . import loops
-from .elementwise import Kernel, rescaled
+from .elementwise import IntegerKernel, rescaled
 from .requantize import Output
 from .vectors import Vectors, load
 
 MOST_PIECES = 64  # one nest of loops each: more are too much code
 
 
-def move(isa: Vectors, attrs: MoveAttrs, shapes: list[tuple[int, ...]]) -> Kernel:
-    """``qaccel.move`` of at most MOST_PIECES pieces."""
+def move(isa: Vectors, attrs: MoveAttrs, *shapes: tuple[int, ...]) -> IntegerKernel | None:
+    """``qaccel.move`` of operands of ``shapes``; None where it has more than MOST_PIECES pieces."""
+    if len(attrs.pieces) > FIELDS * MOST_PIECES:
+        return None
     output = Output.of(attrs)
     values = [
-        rescaled(isa, bits, zero, multiplier, output)
-        for bits, zero, multiplier in zip(attrs.in_bits, attrs.in_zero_points, attrs.multipliers(), strict=True)
+        rescaled(isa, source, multiplier, output)
+        for source, multiplier in zip(attrs.sources, attrs.multipliers(), strict=True)
     ]
-    lanes = isa.vector_bytes // np.dtype(carrier(attrs.out_bits)).itemsize
+    lanes = isa.vector_bytes // np.dtype(carrier(attrs.result.bits)).itemsize
     batch, height, width, channels = attrs.shape
 
     def copied(piece: Piece, sources: tuple[Any, ...], out: Any) -> None:
@@ -52,5 +54,5 @@ def move(isa: Vectors, attrs: MoveAttrs, shapes: list[tuple[int, ...]]) -> Kerne
         for piece in unflattened(attrs.pieces):
             copied(piece, buffers[:-1], buffers[-1])
 
-    inputs = [(shape, carrier(bits)) for shape, bits in zip(shapes, attrs.in_bits, strict=True)]
-    return loops.function(inputs, [], (attrs.shape, carrier(attrs.out_bits)), body), []
+    inputs = [(shape, carrier(source.bits)) for shape, source in zip(shapes, attrs.sources, strict=True)]
+    return loops.function(inputs, [], (attrs.shape, carrier(attrs.result.bits)), body), []

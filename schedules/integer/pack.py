@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...dialect.operators import ConvAttrs
-from ...machine.numerics import activation_limits
 from .vectors import Vectors, grouped_order
 
 
@@ -26,18 +25,16 @@ class Mac:
 
 def mac_of(isa: Vectors, attrs: ConvAttrs) -> Mac:
     """The fastest instruction that the CPU has for a layer's widths."""
-    if max(attrs.weight_bits, attrs.activation_bits) <= 8:
+    if max(attrs.weight_bits, attrs.source.bits) <= 8:
         if isa.bytes4 is not None:
             return Mac("bytes4", 4, "int8", -128)
         if isa.signed4 is not None:
             return Mac("signed4", 4, "int8", 0)
-    return Mac("words2", 2, "int16", attrs.in_zero_point) if isa.x86 else Mac("words1", 1, "int16", attrs.in_zero_point)
-
-
-def reach(attrs: ConvAttrs) -> int:
-    """Largest |q - zero point|."""
-    lo, hi = activation_limits(attrs.activation_bits)
-    return max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)
+    return (
+        Mac("words2", 2, "int16", attrs.source.zero_point)
+        if isa.x86
+        else Mac("words1", 1, "int16", attrs.source.zero_point)
+    )
 
 
 def vector_sizes(count: int, bits: int) -> list[int]:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ...dialect.operators import ConvAttrs
-from .pack import Mac, mac_of, reach
+from .pack import Mac, mac_of
 from .vectors import Vectors
 
 _MOST_VECTORS = 8  # output vectors of a tile
@@ -173,11 +173,11 @@ def _with_halves(dense: Dense, bound: int) -> Dense:
 
 def sums_of(attrs: ConvAttrs, mac: Mac, weight: np.ndarray, bound: np.ndarray) -> Sums:
     """Sums that cannot overflow: OHWI ``weight`` int64, ``bound`` [OC] on the absolute of sum and bias."""
-    split = attrs.weight_bits == attrs.activation_bits == 16
+    split = attrs.weight_bits == attrs.source.bits == 16
     if int(bound.max()) < 1 << 31 and not split:
         return Sums(None, (1,))
     largest = 1 << 7 if split else max(1, int(np.abs(weight).max()))
-    value = 255 if mac.base == -128 else reach(attrs)
+    value = 255 if mac.base == -128 else attrs.source.reach
     return Sums(max(1, ((1 << 31) - 1) // (mac.depth * largest * value)), (256, 1) if split else (1,))
 
 

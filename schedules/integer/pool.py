@@ -8,26 +8,25 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
-from ...dialect.meaning import tap_counts
-from ...dialect.operators import PoolAttrs, carrier, window_output
+from ...dialect.operators import PoolAttrs, carrier
 from . import loops
-from .elementwise import Kernel, rescaled
+from .elementwise import IntegerKernel, rescaled
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, load, of
 
 _FEW_ROWS = 4  # with fewer, tasks are divided by channels
 
 
-def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
+def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> IntegerKernel:
     """``qaccel.pool2d``: a maximum is rescaled, a sum too, with 1 / taps in the multiplier."""
     batch, height, width, channels = shape
-    rows, columns = window_output((height, width), attrs.kernel, attrs.strides, attrs.padding, attrs.dilation)
+    rows, columns = attrs.window(attrs.kernel).output(height, width)
     out_shape = (batch, rows, columns, channels)
     output = Output.of(attrs)
     largest = attrs.kind == "max"
-    counts = np.ones((rows, columns), np.int64) if largest else tap_counts(attrs, (height, width), (rows, columns))
+    counts = np.ones((rows, columns), np.int64) if largest else attrs.tap_counts((height, width))
     pairs = [attrs.multiplier(int(count)) for count in counts.reshape(-1)]
-    reach = 1 << (16 if attrs.activation_bits == 16 else 9)
+    reach = 1 << (16 if attrs.source.bits == 16 else 9)
     rescale = Rescale.of(
         isa,
         np.array([m for m, _ in pairs]), np.array([s for _, s in pairs]),
@@ -35,13 +34,13 @@ def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
     )  # fmt: skip
     one = len(set(pairs)) == 1
     constants = [] if one else [rescale.scales, *([] if rescale.limits is None else [rescale.limits])]
-    copied = rescaled(isa, attrs.activation_bits, attrs.in_zero_point, pairs[0], output)
-    lanes = isa.vector_bytes // np.dtype(carrier(attrs.activation_bits)).itemsize if largest else isa.lanes
+    copied = rescaled(isa, attrs.source, pairs[0], output)
+    lanes = isa.vector_bytes // np.dtype(carrier(attrs.source.bits)).itemsize if largest else isa.lanes
 
     def window(source: Any, tables: tuple[Any, ...], out: Any, n: Expr, y: Expr, x: Expr, c: Expr, size: int) -> None:
-        held = loops.register(size, carrier(attrs.activation_bits) if largest else "int32")
+        held = loops.register(size, carrier(attrs.source.bits) if largest else "int32")
         kind = of(str(held.dtype), size)
-        least = -(1 << (attrs.activation_bits - 1))
+        least = -(1 << (attrs.source.bits - 1))
         loops.write(held, 0, const(least if largest else 0, kind), size)
         spans = [
             _inside(at * stride - pad, dilation, kernel, limit)
@@ -55,7 +54,7 @@ def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
             value = load(source, ((n * height + row) * width + column) * channels + c, size)
             before = load(held, 0, size)
             if not largest:
-                value = value.astype(kind) - const(attrs.in_zero_point, kind)
+                value = value.astype(kind) - const(attrs.source.zero_point, kind)
             loops.write(held, 0, tirx.max(before, value) if largest else before + value, size)
         pixel = y * columns + x
         total = load(held, 0, size)
@@ -91,8 +90,8 @@ def pool2d(isa: Vectors, attrs: PoolAttrs, shape: tuple[int, ...]) -> Kernel:
                     lambda c, size: window(source, rest[:-1], rest[-1], n, y, x, begin + c, size),
                 )
 
-    inputs = [(shape, carrier(attrs.activation_bits))]
-    return loops.function(inputs, constants, (out_shape, carrier(attrs.out_bits)), body), constants
+    inputs = [(shape, carrier(attrs.source.bits))]
+    return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), body), constants
 
 
 def _repeated(value: Expr, lanes: int) -> Expr:

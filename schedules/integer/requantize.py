@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 
+from ...dialect.operators import ClampedAttrs
 from .vectors import Expr, Vectors, const, intrinsic, lanes_of, of, packed, shuffle
 
 _MAGIC = {"float32": 1.5 * 2.0**23, "float64": 1.5 * 2.0**52}
@@ -32,9 +32,9 @@ class Output:
     hi: int
 
     @staticmethod
-    def of(attrs: Any) -> Output:
+    def of(attrs: ClampedAttrs) -> Output:
         """What an operator's attributes say."""
-        return Output(attrs.out_bits, attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi)
+        return Output(attrs.result.bits, attrs.result.zero_point, attrs.clamp.lo, attrs.clamp.hi)
 
     @property
     def carrier_bits(self) -> int:

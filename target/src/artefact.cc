@@ -27,7 +27,7 @@ std::vector<TensorSlot> ParseSlots(const Json& meta, const char* key, int64_t dr
     slot.name = entry.StringAt("name");
     slot.dram_addr = entry.IntegerAt("dram_addr", 0, dram_bytes);
     slot.bits = entry.IntegerAt("bits", 4, 16);
-    if (slot.bits != 4 && slot.bits != 8 && slot.bits != 16) Fail(slot.name, " has ", slot.bits, " bits");
+    if (!IsWidth(slot.bits)) Fail(slot.name, " has ", slot.bits, " bits");
     const std::vector<Json>& shape = entry.ArrayAt("shape");
     if (shape.size() != 3) Fail(slot.name, " is not height, width, channels");
     int64_t* sizes[] = {&slot.h, &slot.w, &slot.c};

@@ -1,4 +1,4 @@
-// An accelerator subgraph as data; npu/artefact.py writes it and describes the container.
+// An accelerator subgraph as data; machine/artefact.py writes it and describes the container.
 #pragma once
 
 #include <cstdint>

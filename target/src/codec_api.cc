@@ -31,7 +31,7 @@ const T* Vector(const ffi::TensorView& tensor, const char* what) {
 
 void CheckShape(const TileShape& tile) {
   if (tile.count < 1 || tile.row_weights < 1) Fail("a tile of ", tile.count, " weights in rows of ", tile.row_weights);
-  if (tile.bits != 4 && tile.bits != 8 && tile.bits != 16) Fail("weights of ", tile.bits, " bits");
+  if (!IsWidth(tile.bits)) Fail("weights of ", tile.bits, " bits");
 }
 
 // `weights`: the tiles one after the other; `shapes`: count, row_weights and bits of each. Threads share the tiles.

@@ -1,8 +1,10 @@
 // What every file of the simulator uses: faults of the simulated program, and integer helpers.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -39,6 +41,11 @@ inline int64_t ChannelBytes(int64_t channels, int64_t bits) { return CeilDiv(cha
 // Smallest and largest value of that many bits.
 inline int64_t LowestOf(int64_t bits) { return -(int64_t{1} << (bits - 1)); }
 inline int64_t HighestOf(int64_t bits) { return (int64_t{1} << (bits - 1)) - 1; }
+
+// Whether values of that many bits exist.
+inline bool IsWidth(int64_t bits) {
+  return std::find(std::begin(isa::kWidths), std::end(isa::kWidths), bits) != std::end(isa::kWidths);
+}
 
 constexpr int kEngines = isa::kEngineCount;
 

@@ -177,4 +177,24 @@ void Execute(Machine& machine, const isa::Conv& ins) {
   machine.accumulators.shape = shape;
 }
 
+Duration DurationOf(const Machine& machine, const isa::Conv& ins) {
+  const Config& hw = machine.hw;
+  const int64_t rows = hw.ArrayRows(ins.in_bits), columns = hw.ArrayColumns(ins.weight_bits);
+  const int64_t pixels = ins.out_h * ins.out_w, depth = ins.kernel_h * ins.kernel_w * ins.in_channels;
+  const Wide groups = CeilDivWide(ins.out_channels, columns), slices = CeilDivWide(depth, rows);
+  const int64_t block = std::max<int64_t>(1, hw.accumulator_entries / 2 / columns);
+  // Each slice of weights enters the array while the one before computes.
+  const Wide fill = CeilDivWide(CeilDivWide(Wide{rows} * columns * ins.weight_bits, 8), hw.weight_read_bytes_per_cycle);
+  Wide blocks = Wide{pixels / block} * std::max<Wide>(block, fill);
+  if (pixels % block) blocks += std::max<Wide>(pixels % block, fill);
+  const Wide read_bytes =
+      groups * pixels * ChannelBytes(depth, ins.in_bits) + (ins.finish ? isa::kParamsBytes * ins.out_channels : 0);
+  return Computing(
+      hw, std::max({groups * slices * blocks, SramRead(hw, read_bytes), Finishing(hw, ins, ins.out_channels)}));
+}
+
+Work WorkOf(const isa::Conv& ins) {
+  return {ins.out_h * ins.out_w * ins.out_channels * ins.kernel_h * ins.kernel_w * ins.in_channels, 0, 0, 0};
+}
+
 }  // namespace qaccel

@@ -40,4 +40,14 @@ void Execute(Machine& machine, const isa::Copy& ins) {
   }
 }
 
+Duration DurationOf(const Machine& machine, const isa::Copy& ins) {
+  const Config& hw = machine.hw;
+  const int64_t pixels = ins.h * ins.w;
+  return Computing(
+      hw, std::max({SramRead(hw, Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits)),
+                    SramWrite(hw, pixels, ins.channels, ins.out_bits), Requantizer(hw, pixels, ins.channels)}));
+}
+
+Work WorkOf(const isa::Copy&) { return {}; }
+
 }  // namespace qaccel

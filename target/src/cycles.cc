@@ -5,7 +5,7 @@
 
 #include "core.h"
 #include "dram_channel.h"
-#include "timing.h"
+#include "machine.h"
 
 namespace qaccel {
 
@@ -87,7 +87,8 @@ class Clockwork {
   void Begin(int engine, int index) {
     Duration duration;
     try {
-      duration = DurationOf(hw_, core_.program().instructions[index], machine_.decode_cycles);
+      duration = std::visit([&](const auto& ins) { return DurationOf(machine_, ins); },
+                            core_.program().instructions[index]);
     } catch (const Fault& fault) {
       Fail("machine error: ", core_.program().Where(index), ": ", fault.what());
     }

@@ -74,8 +74,8 @@ class Rows {
           tap_weights_.push_back(weights_.data() + (ky * ins_.kernel_w + kx) * weights_stride_);
         }
       }
-      SumTaps(tap_values_.data(), tap_weights_.data(), static_cast<int64_t>(tap_values_.size()),
-              pixels * ins_.channels, sums + x * ins_.channels);
+      SumTaps(tap_values_.data(), tap_weights_.data(), static_cast<int64_t>(tap_values_.size()), pixels * ins_.channels,
+              sums + x * ins_.channels);
       x += pixels;
     }
   }
@@ -154,6 +154,19 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
   }
   machine.accumulators.open = !ins.finish;
   machine.accumulators.shape = shape;
+}
+
+Duration DurationOf(const Machine& machine, const isa::Depthwise& ins) {
+  const Config& hw = machine.hw;
+  const Wide weight_bytes = Wide{ins.kernel_h * ins.kernel_w} * ChannelBytes(ins.channels, ins.weight_bits);
+  const Wide read_bytes = FootprintBytes(ins) + (ins.finish ? isa::kParamsBytes * ins.channels : 0);
+  return Computing(hw, std::max({WindowTaps(hw, ins, hw.ArrayColumns(ins.weight_bits)),
+                                 CeilDivWide(weight_bytes, hw.weight_read_bytes_per_cycle), SramRead(hw, read_bytes),
+                                 Finishing(hw, ins, ins.channels)}));
+}
+
+Work WorkOf(const isa::Depthwise& ins) {
+  return {ins.out_h * ins.out_w * ins.channels * ins.kernel_h * ins.kernel_w, 0, 0, 0};
 }
 
 }  // namespace qaccel

@@ -86,4 +86,16 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
   }
 }
 
+Duration DurationOf(const Machine& machine, const isa::Eltwise& ins) {
+  const Config& hw = machine.hw;
+  const int64_t pixels = ins.h * ins.w;
+  const int64_t pixel_bytes =
+      ChannelBytes(ins.channels, ins.in_bits) + ChannelBytes(ins.b_scalar ? 1 : ins.channels, ins.b_bits);
+  return Computing(
+      hw, std::max({SramRead(hw, Wide{pixels} * pixel_bytes), SramWrite(hw, pixels, ins.channels, ins.out_bits),
+                    Requantizer(hw, pixels, ins.channels)}));
+}
+
+Work WorkOf(const isa::Eltwise&) { return {}; }
+
 }  // namespace qaccel

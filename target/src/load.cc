@@ -1,7 +1,7 @@
 // LOAD and LOAD_RAW: DRAM to SRAM.
 #include <cstring>
 
-#include "machine.h"
+#include "timing.h"
 
 namespace qaccel {
 
@@ -67,5 +67,22 @@ void Execute(Machine& machine, const isa::LoadRaw& ins) {
   machine.sram.Write(Flat(ins.sram_addr, ins.bytes), machine.actor);
   std::memcpy(machine.sram.data() + ins.sram_addr, machine.dram.data() + ins.dram_addr, static_cast<size_t>(ins.bytes));
 }
+
+Duration DurationOf(const Machine& machine, const isa::Load& ins) {
+  const Config& hw = machine.hw;
+  const int64_t rows = ins.pad_top + ins.rows + ins.pad_bottom, pixels = ins.pad_left + ins.pixels + ins.pad_right;
+  return Transferring(
+      hw.start_up_cycles_load, CeilDivWide(Wide{rows} * pixels * ins.pixel_bytes, hw.dram_bytes_per_cycle),
+      {ins.dram_addr, ins.rows, ins.dram_row_stride, ins.pixels, ins.dram_pixel_stride, ins.pixel_bytes});
+}
+
+Work WorkOf(const isa::Load& ins) { return {0, 0, ins.rows * ins.pixels * ins.pixel_bytes, 0}; }
+
+Duration DurationOf(const Machine& machine, const isa::LoadRaw& ins) {
+  return Transferring(machine.hw.start_up_cycles_load, CeilDivWide(ins.bytes, machine.hw.dram_bytes_per_cycle),
+                      Flat(ins.dram_addr, ins.bytes));
+}
+
+Work WorkOf(const isa::LoadRaw& ins) { return {0, ins.bytes, 0, 0}; }
 
 }  // namespace qaccel

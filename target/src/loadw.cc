@@ -1,6 +1,8 @@
 // LOADW: a weight stream through the decoder into the weight buffer.
+#include <algorithm>
+
 #include "codec.h"
-#include "machine.h"
+#include "timing.h"
 
 namespace qaccel {
 
@@ -21,5 +23,19 @@ void Execute(Machine& machine, const isa::Loadw& ins) {
     Fail(isa::name(ins.source), " address ", ins.stream_addr, ": ", fault.what());
   }
 }
+
+Duration DurationOf(const Machine& machine, const isa::Loadw& ins) {
+  const int64_t start_up = machine.hw.start_up_cycles_loadw;
+  if (ins.source == isa::StreamSource::Dram)
+    return Transferring(start_up, machine.decode_cycles, Flat(ins.stream_addr, ins.stream_bytes));
+  const int64_t fetch = CeilDiv(ins.stream_bytes, machine.hw.stream_read_bytes_per_cycle);
+  Duration duration;
+  duration.start_up = start_up;
+  duration.units = std::max(machine.decode_cycles, fetch);
+  duration.decode_bound = machine.decode_cycles > fetch;
+  return duration;
+}
+
+Work WorkOf(const isa::Loadw& ins) { return {0, ins.source == isa::StreamSource::Dram ? ins.stream_bytes : 0, 0, 0}; }
 
 }  // namespace qaccel

@@ -1,4 +1,4 @@
-// The machine's state, and the semantics: one function per instruction, each in the file of its name.
+// The machine's state, and what each instruction does with it.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,19 @@
 
 namespace qaccel {
 
+struct Duration {
+  int64_t start_up = 0;
+  int64_t units = 0;       // cycles after the start-up of everything but DRAM
+  bool transfers = false;  // whether DRAM is used too: the view that follows, beginning after the start-up
+  View dram{};
+  bool decode_bound = false;  // LOADW from SRAM: whether it decodes longer than it reads
+};
+
+struct Work {
+  int64_t macs = 0;
+  int64_t weight_bytes = 0, read_bytes = 0, written_bytes = 0;  // DRAM
+};
+
 struct Machine {
   // `dram_bytes` bytes at `dram_data` outlive this.
   Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes);
@@ -23,7 +36,7 @@ struct Machine {
   std::unique_ptr<uint8_t[], Free> sram_data, weight_data;
   Memory dram, sram, weights;
   Accumulators accumulators;
-  Actor actor;  // the instruction that executes
+  Actor actor;                // the instruction that executes
   int64_t decode_cycles = 0;  // that the decoder is busy with the LOADW that was executed last
 
   // Scratch that outlives an instruction only to save allocations.
@@ -39,17 +52,18 @@ void Grow(std::vector<T>& scratch, int64_t count) {
   if (scratch.size() < static_cast<size_t>(count)) scratch.resize(static_cast<size_t>(count));
 }
 
-// Executes one instruction. Throws Fault where the manual says that it is an error.
-void Execute(Machine& machine, const isa::Load& ins);
-void Execute(Machine& machine, const isa::LoadRaw& ins);
-void Execute(Machine& machine, const isa::Loadw& ins);
-void Execute(Machine& machine, const isa::Conv& ins);
-void Execute(Machine& machine, const isa::Depthwise& ins);
-void Execute(Machine& machine, const isa::Pool& ins);
-void Execute(Machine& machine, const isa::Eltwise& ins);
-void Execute(Machine& machine, const isa::Table& ins);
-void Execute(Machine& machine, const isa::Copy& ins);
-void Execute(Machine& machine, const isa::Store& ins);
+// What every instruction has, in the file of its name:
+// - Execute: its semantics. Throws Fault where the manual says that it is an error.
+// - DurationOf: how long it takes, once it has been executed, so that its sizes are known to be legal. Throws Fault if
+// that is
+//   more than 2^60 cycles.
+// - WorkOf: what it does, for the report.
+#define QACCEL_DECLARE(Name)                                         \
+  void Execute(Machine& machine, const isa::Name& ins);              \
+  Duration DurationOf(const Machine& machine, const isa::Name& ins); \
+  Work WorkOf(const isa::Name& ins);
+QACCEL_INSTRUCTIONS(QACCEL_DECLARE)
+#undef QACCEL_DECLARE
 
 // Checks that several instructions share.
 inline void CheckPositive(const char* name, int64_t value) {

@@ -93,4 +93,12 @@ void Execute(Machine& machine, const isa::Pool& ins) {
   machine.accumulators.shape = shape;
 }
 
+Duration DurationOf(const Machine& machine, const isa::Pool& ins) {
+  const Config& hw = machine.hw;
+  return Computing(hw, std::max({WindowTaps(hw, ins, hw.cols), SramRead(hw, FootprintBytes(ins)),
+                                 Finishing(hw, ins, ins.channels)}));
+}
+
+Work WorkOf(const isa::Pool&) { return {}; }
+
 }  // namespace qaccel

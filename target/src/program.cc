@@ -10,8 +10,9 @@ namespace {
 class SemaphoreUse {
  public:
   void Check(const isa::Common& common, isa::Engine engine) {
-    for (int i = 0; i < 3; ++i) {
-      for (int j = 0; j < 3; ++j) {
+    static_assert(std::size(decltype(common.wait){}) == std::size(decltype(common.signal){}));
+    for (size_t i = 0; i < std::size(common.wait); ++i) {
+      for (size_t j = 0; j < std::size(common.signal); ++j) {
         const int64_t wait = common.wait[i], signal = common.signal[j];
         if (j < i && wait != 0 && wait == common.wait[j]) Fail("waits for semaphore ", wait, " twice");
         if (j < i && common.signal[i] != 0 && common.signal[i] == signal) Fail("signals semaphore ", signal, " twice");

@@ -4,7 +4,7 @@
 #include <map>
 #include <sstream>
 
-#include "timing.h"
+#include "machine.h"
 
 namespace qaccel {
 
@@ -137,7 +137,7 @@ std::string ReportJson(const Program& program, const Trace& trace, bool cycle_mo
   std::map<int64_t, LayerTotals> layers;
   LayerTotals sum;
   for (size_t i = 0; i < program.size(); ++i) {
-    const Work work = WorkOf(program.instructions[i]);
+    const Work work = std::visit([](const auto& ins) { return WorkOf(ins); }, program.instructions[i]);
     for (LayerTotals* totals : {&layers[program.common(static_cast<int>(i)).layer], &sum}) {
       ++totals->instructions;
       totals->macs += work.macs;

@@ -200,7 +200,9 @@ ChannelScales ChannelScales::FromRecords(const uint8_t* records, int64_t channel
     }
     const uint64_t multiplier =
         isa::unsigned_bits(record, isa::kParamsMultiplierOffset * 8, isa::kParamsMultiplierBytes * 8);
-    if (multiplier >> 31) Fail("parameter record of channel ", n, ": multiplier ", multiplier, " must be below 2^31");
+    if (multiplier >> isa::kMultiplierBits) {
+      Fail("parameter record of channel ", n, ": multiplier ", multiplier, " must be below 2^", isa::kMultiplierBits);
+    }
     scales.bias.push_back(isa::signed_bits(record, isa::kParamsBiasOffset * 8, isa::kParamsBiasBytes * 8));
     scales.multiplier.push_back(static_cast<int64_t>(multiplier));
     scales.shift.push_back(record[isa::kParamsShiftOffset]);

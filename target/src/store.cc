@@ -1,5 +1,5 @@
 // STORE: SRAM to DRAM.
-#include "machine.h"
+#include "timing.h"
 
 namespace qaccel {
 
@@ -15,5 +15,14 @@ void Execute(Machine& machine, const isa::Store& ins) {
   machine.dram.Write(target, machine.actor);
   CopyPixels(machine.sram.data(), source, machine.dram.data(), target);
 }
+
+Duration DurationOf(const Machine& machine, const isa::Store& ins) {
+  const Config& hw = machine.hw;
+  return Transferring(
+      hw.start_up_cycles_store, CeilDivWide(Wide{ins.rows} * ins.pixels * ins.pixel_bytes, hw.dram_bytes_per_cycle),
+      {ins.dram_addr, ins.rows, ins.dram_row_stride, ins.pixels, ins.dram_pixel_stride, ins.pixel_bytes});
+}
+
+Work WorkOf(const isa::Store& ins) { return {0, 0, 0, ins.rows * ins.pixels * ins.pixel_bytes}; }
 
 }  // namespace qaccel

@@ -9,6 +9,11 @@ namespace qaccel {
 
 namespace {
 
+int64_t TableBytes(int64_t in_bits, int64_t out_bits) {
+  if (in_bits == 16) return 2 * ((int64_t{1} << (16 - isa::kTableInterpolationBits)) + 1);
+  return (int64_t{1} << in_bits) * (out_bits == 16 ? 2 : 1);
+}
+
 // The table's entries as integers. Throws Fault if one does not fit the output.
 std::vector<int16_t> ReadTable(const Machine& machine, const isa::Table& ins) {
   const int64_t entry_bits = ins.in_bits == 16 || ins.out_bits == 16 ? 16 : 8;
@@ -63,5 +68,16 @@ void Execute(Machine& machine, const isa::Table& ins) {
     }
   }
 }
+
+Duration DurationOf(const Machine& machine, const isa::Table& ins) {
+  const Config& hw = machine.hw;
+  const int64_t pixels = ins.h * ins.w;
+  const Wide read_bytes =
+      Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits) + TableBytes(ins.in_bits, ins.out_bits);
+  return Computing(hw, std::max({CeilDivWide(Wide{pixels} * ins.channels, hw.table_lookups_per_cycle),
+                                 SramRead(hw, read_bytes), SramWrite(hw, pixels, ins.channels, ins.out_bits)}));
+}
+
+Work WorkOf(const isa::Table&) { return {}; }
 
 }  // namespace qaccel

@@ -1,37 +1,58 @@
-// How long each instruction takes (ISA manual, "takes").
+// Cycles of the units that several instructions use (ISA manual, "How long ... takes").
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
-#include "config.h"
-#include "program.h"
-#include "view.h"
+#include "machine.h"
 
 namespace qaccel {
 
-// Bytes of a TABLE's table.
-inline int64_t TableBytes(int64_t in_bits, int64_t out_bits) {
-  if (in_bits == 16) return 2 * ((int64_t{1} << (16 - isa::kTableInterpolationBits)) + 1);
-  return (int64_t{1} << in_bits) * (out_bits == 16 ? 2 : 1);
+// Products of sizes of a config can exceed 64 bits; a duration may not.
+using Wide = __int128;
+
+// Throws Fault if it takes more than 2^60 cycles.
+inline int64_t Cycles(Wide value) {
+  if (value > (Wide{1} << 60)) Fail("takes more than 2^60 cycles");
+  return static_cast<int64_t>(value);
 }
 
-struct Duration {
-  int64_t start_up = 0;
-  int64_t units = 0;       // cycles after the start-up of everything but DRAM
-  bool transfers = false;  // whether DRAM is used too: the view that follows, beginning after the start-up
-  View dram{};
-  bool decode_bound = false;  // LOADW from SRAM: whether it decodes longer than it reads
-};
+inline Wide CeilDivWide(Wide value, Wide divisor) { return (value + divisor - 1) / divisor; }
 
-// For an instruction that has been executed, so whose sizes are known to be legal; `decode_cycles` of a LOADW as the
-// machine found them. Throws Fault if it takes more than 2^60 cycles.
-Duration DurationOf(const Config& hw, const isa::Instruction& instruction, int64_t decode_cycles);
+inline Wide SramRead(const Config& hw, Wide bytes) { return CeilDivWide(bytes, hw.sram_read_bytes_per_cycle); }
 
-// What the instruction does, for the report.
-struct Work {
-  int64_t macs = 0;
-  int64_t weight_bytes = 0, read_bytes = 0, written_bytes = 0;  // DRAM
-};
-Work WorkOf(const isa::Instruction& instruction);
+inline Wide SramWrite(const Config& hw, int64_t pixels, int64_t channels, int64_t bits) {
+  return CeilDivWide(Wide{pixels} * ChannelBytes(channels, bits), hw.sram_write_bytes_per_cycle);
+}
+
+inline Wide Requantizer(const Config& hw, int64_t pixels, int64_t channels) {
+  return CeilDivWide(Wide{pixels} * channels, hw.requantize_outputs_per_cycle);
+}
+
+// SRAM write and requantizer, if the instruction finishes.
+template <typename Ins>
+Wide Finishing(const Config& hw, const Ins& ins, int64_t channels) {
+  if (!ins.finish) return 0;
+  const int64_t pixels = ins.out_h * ins.out_w;
+  return std::max(SramWrite(hw, pixels, channels, ins.out_bits), Requantizer(hw, pixels, channels));
+}
+
+// An instruction of COMPUTE whose slowest unit takes that long.
+inline Duration Computing(const Config& hw, Wide units) {
+  Duration duration;
+  duration.start_up = hw.start_up_cycles_compute;
+  duration.units = Cycles(units);
+  return duration;
+}
+
+// An instruction that transfers `dram`, while its side to SRAM takes `units`.
+inline Duration Transferring(int64_t start_up, Wide units, const View& dram) {
+  Duration duration;
+  duration.start_up = start_up;
+  duration.units = Cycles(units);
+  duration.transfers = true;
+  duration.dram = dram;
+  return duration;
+}
 
 }  // namespace qaccel

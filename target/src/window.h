@@ -8,6 +8,7 @@
 #include "elements.h"
 #include "machine.h"
 #include "requantize.h"
+#include "timing.h"
 
 namespace qaccel {
 
@@ -72,6 +73,20 @@ void CheckLineBuffer(const Config& hw, const Window& w, int64_t columns) {
     Fail("needs ", bytes, " bytes of line buffer (", lines, " lines of ", pixels, " pixels), the machine has ",
          hw.line_buffer_bytes);
   }
+}
+
+// Bytes that a DEPTHWISE or POOL reads of its input.
+template <typename Window>
+Wide FootprintBytes(const Window& w) {
+  const Footprint footprint = FootprintOf(w);
+  return Wide{footprint.rows} * footprint.pixels * ChannelBytes(w.channels, w.in_bits);
+}
+
+// Cycles of the array for their taps. `columns`: channels that it handles at once.
+template <typename Window>
+Wide WindowTaps(const Config& hw, const Window& w, int64_t columns) {
+  return CeilDivWide(w.channels, columns) * CeilDivWide(w.out_h * w.out_w, hw.ArrayRows(w.in_bits)) * w.kernel_h *
+         w.kernel_w;
 }
 
 // Whether the output lies inside, does not overlap itself, nor anything that the instruction has read so far.

@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sides import Side, measured
@@ -49,14 +48,6 @@ def peer(model: Path, threads: int) -> tuple[Callable[[], list[np.ndarray]], np.
     return lambda: session.run(None, feeds), session.run(None, feeds)[0]
 
 
-def records_for(target: Any, folder: Path | None) -> list[Any]:
-    """The records in ``folder``, then those that come with the package."""
-    from qaccel.schedules.database import open_records, shipped_records
-
-    own = [open_records(folder, target)] if folder is not None else []
-    return own + shipped_records(target)
-
-
 def ours(
     model: Path, threads: int, tuned: bool, folder: Path | None
 ) -> tuple[Callable[[], object], tuple[np.ndarray, float]]:
@@ -69,12 +60,13 @@ def ours(
     from qaccel.host import host_target
     from qaccel.options import parse_target
     from qaccel.run import execute
+    from qaccel.schedules.database import records_for
 
     target = host_target(parse_target("llvm"))
     feeds = feeds_of(model)
     start = time.perf_counter()
     imported = import_model(model, {name: array.shape for name, array in feeds.items()}, None)
-    executable = link.build(imported.mod, target, {}, records_for(target, folder) if tuned else [])
+    executable = link.build(imported.mod, target, {}, records_for(folder, target) if tuned else []).executable
     seconds = time.perf_counter() - start
     vm = execute.runner(executable, {}).vm
     arguments = [tvm.runtime.tensor(feeds[spec.name]) for spec in imported.inputs]
@@ -96,9 +88,10 @@ def main() -> None:
 
     from qaccel.host import host_target
     from qaccel.options import parse_target
+    from qaccel.schedules.database import records_for
 
     target = host_target(parse_target("llvm"))
-    known = records_for(target, arguments.tuning_records)
+    known = records_for(arguments.tuning_records, target)
     cpu = f"{platform.processor() or platform.machine()} {target.attrs['mcpu']}"
     print(f"{arguments.threads} threads, {cpu}, TVM {tvm.__version__}, ONNX Runtime {onnxruntime.__version__}")
     print(f"records: {', '.join(each.folder.name for each in known) or 'none for this CPU'}")

@@ -13,6 +13,8 @@ import qaccel
 from qaccel.cpu.legalize import LegalizeQuantized
 from qaccel.dialect import operators as o
 from qaccel.dialect import pieces
+from qaccel.dialect.kinds import ELTWISE_KINDS
+from qaccel.dialect.operators import Quantization as Q
 from qaccel.evaluate.integers import run_model, run_quantized
 from qaccel.machine import numerics
 from qaccel.options import BitWidths
@@ -80,16 +82,16 @@ def test_pooling_and_copies(bits):
     zero = 0 if bits == 16 else 3
     makers = []
     for kind, include, out_bits in (("max", False, bits), ("avg", False, 8), ("avg", True, 16), ("avg", True, 4)):
-        lo, hi = numerics.activation_limits(out_bits)
+        result = Q(out_bits, 0.5 if kind == "max" else 0.3, zero if out_bits == bits else 0)
         attrs = o.PoolAttrs(
-            "pool", "Pool", kind, (3, 2), (2, 1), (2, 1, 1, 0), (1, 2), include, bits, 0.5, zero,
-            out_bits, 0.5 if kind == "max" else 0.3, zero if out_bits == bits else 0, lo, hi,
+            "pool", "Pool", result, o.Clamp.whole(out_bits), Q(bits, 0.5, zero), (2, 1), (2, 1, 1, 0), (1, 2), kind, (3, 2),
+            include,
         )  # fmt: skip
-        makers.append(lambda q, a=attrs: o.pool2d(q, a))
+        makers.append(attrs.call)
     for out_bits, scale in ((4, 8.0), (8, 0.5), (16, 0.001)):
         lo, hi = numerics.activation_limits(out_bits)
-        copy = o.RequantizeAttrs("copy", "Relu", bits, 0.5, zero, out_bits, scale, 0, max(lo, 0), hi)
-        makers.append(lambda q, a=copy: o.requantize(q, a))
+        clamp = o.Clamp(max(lo, 0), hi)
+        makers.append(o.RequantizeAttrs("copy", "Relu", Q(out_bits, scale, 0), clamp, Q(bits, 0.5, zero)).call)
     shape = (1, 7, 6, 5)
     agree(module([(shape, o.carrier(bits))], *makers), integers(rng, shape, bits))
 
@@ -99,24 +101,24 @@ def test_many_values():
     rng = np.random.default_rng(9)
     shape = (1, 29, 31, 70)
     entries = integers(rng, (256,), 8)
-    lo, hi = numerics.activation_limits(8)
-    ends = (8, 0.25, 1, lo, hi)
+    source, result, whole = Q(8, 0.5, 3), Q(8, 0.25, 1), o.Clamp.whole(8)
+    total = o.EltwiseAttrs("sum", "Add", result, whole, "add", source, Q(8, 0.125, 3))
     makers = [
-        lambda q: o.requantize(q, o.RequantizeAttrs("copy", "Clip", 8, 0.5, 3, *ends)),
-        lambda q: o.requantize(q, o.RequantizeAttrs("same", "Clip", 8, 0.25, 1, 8, 0.25, 1, -100, 99)),
-        lambda q: o.table(q, entries, o.TableAttrs("table", "Tanh", 8, 0.5, 3, 8, 0.25, 1)),
-        lambda q: o.eltwise(q, q, o.EltwiseAttrs("sum", "Add", "add", 8, 0.5, 3, 8, 0.125, 3, *ends)),
-        lambda q: o.dequantize(q, o.DequantizeAttrs("real", 0.5, 3, 8, (0, 3, 1, 2), shape)),
+        o.RequantizeAttrs("copy", "Clip", result, whole, source).call,
+        o.RequantizeAttrs("same", "Clip", result, o.Clamp(-100, 99), result).call,
+        lambda q: o.TableAttrs("table", "Tanh", result, source).call(q, entries),
+        lambda q: total.call(q, q),
+        o.DequantizeAttrs("real", source, (0, 3, 1, 2), shape).call,
     ]
     for kind, kernel, strides in (("max", (3, 2), (2, 2)), ("avg", (2, 3), (1, 1)), ("avg", (29, 31), (1, 1))):
         attrs = o.PoolAttrs(
-            "pool", "Pool", kind, kernel, strides, (0, 0, 0, 0), (1, 1), True, 8, 0.5, 3, *ends
+            "pool", "Pool", result, whole, source, strides, (0, 0, 0, 0), (1, 1), kind, kernel, True
         )  # fmt: skip
-        makers.append(lambda q, a=attrs: o.pool2d(q, a))
+        makers.append(attrs.call)
     agree(module([(shape, "int8")], *makers), integers(rng, shape, 8))
 
 
-@pytest.mark.parametrize("kind", o.ELTWISE_KINDS)
+@pytest.mark.parametrize("kind", ELTWISE_KINDS.values())
 def test_element_wise(kind):
     """All widths; the second operand whole, one pixel, one value."""
     rng = np.random.default_rng(len(kind))
@@ -126,12 +128,10 @@ def test_element_wise(kind):
         makers = []
         for out_bits, scale in ((8, 1.7), (16, 0.0123)):
             out_scale = float(np.float32(scale))
-            lo, hi = numerics.activation_limits(out_bits)
             zeros = [0 if bits == 16 else z for bits, z in ((a_bits, 5), (b_bits, -3))]
-            attrs = o.EltwiseAttrs(
-                "e", "Add", kind, a_bits, 0.5, zeros[0], b_bits, 0.03125, zeros[1], out_bits, out_scale, 0, lo, hi
-            )
-            makers.append(lambda a, b, x=attrs: o.eltwise(a, b, x))
+            operands = Q(a_bits, 0.5, zeros[0]), Q(b_bits, 0.03125, zeros[1])
+            result = Q(out_bits, out_scale, 0)
+            makers.append(o.EltwiseAttrs("e", "Add", result, o.Clamp.whole(out_bits), kind, *operands).call)
         mod = module([(shape, o.carrier(a_bits)), (small, o.carrier(b_bits))], *makers)
         agree(mod, integers(rng, shape, a_bits), integers(rng, small, b_bits))
 
@@ -140,9 +140,9 @@ def test_element_wise(kind):
 def test_tables(in_bits, out_bits):
     rng = np.random.default_rng(in_bits + out_bits)
     entries = integers(rng, (513 if in_bits == 16 else 2**in_bits,), out_bits)
-    attrs = o.TableAttrs("t", "Sigmoid", in_bits, 0.1, 0, out_bits, 0.1, 0)
+    attrs = o.TableAttrs("t", "Sigmoid", Q(out_bits, 0.1, 0), Q(in_bits, 0.1, 0))
     shape = (1, 8, 8, 16)
-    mod = module([(shape, o.carrier(in_bits))], lambda q: o.table(q, entries, attrs))
+    mod = module([(shape, o.carrier(in_bits))], lambda q: attrs.call(q, entries))
     agree(mod, integers(rng, shape, in_bits))
 
 
@@ -155,13 +155,11 @@ def test_quantize_and_dequantize(bits):
     x = rng.normal(0, 3, (2, 3, 4, 5)).astype(np.float32)
     x.reshape(-1)[:9] = [np.inf, -np.inf, np.nan, -0.0, 1e-42, 3e38, -3e38, 2.5 * scale, -1.5 * scale]
     borders = [((0, 2, 3, 1), (2, 4, 5, 3)), ((0, 1, 2, 3), (2, 3, 4, 5)), ((0, 1, 2, 3), (2, 1, 1, 60))]
-    attrs = [o.QuantizeAttrs("x", scale, zero, bits, axes, shape) for axes, shape in borders]
-    makers = [lambda v, a=a: o.quantize(v, a) for a in attrs]
+    makers = [o.QuantizeAttrs("x", Q(bits, scale, zero), axes, shape).call for axes, shape in borders]
     agree(module([(x.shape, "float32")], *makers), x)
     q = integers(rng, (2, 4, 5, 3), bits)
     ends = [((0, 3, 1, 2), (2, 4, 5, 3)), ((0, 1), (2, 60)), ((0, 2, 1), (2, 20, 3))]
-    attrs = [o.DequantizeAttrs("y", scale, zero, bits, axes, shape) for axes, shape in ends]
-    makers = [lambda v, a=a: o.dequantize(v, a) for a in attrs]
+    makers = [o.DequantizeAttrs("y", Q(bits, scale, zero), axes, shape).call for axes, shape in ends]
     agree(module([(q.shape, o.carrier(bits))], *makers), q)
 
 
@@ -189,10 +187,10 @@ def test_moves(out_bits):
         assert found is not None
         counts.append(len(found))
         attrs = o.MoveAttrs(
-            "m", "Concat", (2, *source.shape), bits, scales, zeros, out_bits, 0.25, 0 if out_bits == 16 else 1,
-            lo, hi - 1, fills, pieces.flattened(found),
+            "m", "Concat", Q(out_bits, 0.25, 0 if out_bits == 16 else 1), o.Clamp(lo, hi - 1), (2, *source.shape),
+            tuple(map(Q, bits, scales, zeros)), fills, pieces.flattened(found),
         )  # fmt: skip
-        makers.append(lambda a, b, x=attrs: o.move([a, b], x))
+        makers.append(attrs.call)
     assert max(counts[:2]) <= MOST_PIECES < counts[2]
     shapes = [((2, *size), o.carrier(width)) for size, width in zip(sizes, bits, strict=True)]
     inputs = [integers(rng, shape, width) for (shape, _), width in zip(shapes, bits, strict=True)]
@@ -215,8 +213,8 @@ def test_quantize_is_onnx_quantize_linear():
     )  # fmt: skip
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     expected = InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
-    attrs = o.QuantizeAttrs("x", float(scale), zero, 8, (0, 2, 3, 1), (3, 10, 15, 4))
-    got = outputs(module([(x.shape, "float32")], lambda v: o.quantize(v, attrs)), x)[0]
+    attrs = o.QuantizeAttrs("x", Q(8, float(scale), zero), (0, 2, 3, 1), (3, 10, 15, 4))
+    got = outputs(module([(x.shape, "float32")], attrs.call), x)[0]
     np.testing.assert_array_equal(got, expected.transpose(0, 2, 3, 1))
 
 

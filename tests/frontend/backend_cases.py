@@ -91,7 +91,7 @@ def _frozen(model: onnx.ModelProto, data: Any) -> onnx.ModelProto:
 def ours(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[np.ndarray]:
     """Our import, compiled as `tvmc compile --target llvm` does."""
     imported, _ = import_for_cpu(model, None, None)
-    machine = relax.VirtualMachine(link.build(imported.mod, LLVM, {}), tvm.cpu())
+    machine = relax.VirtualMachine(link.build(imported.mod, LLVM, {}).executable, tvm.cpu())
     return _results(machine["main"](*[_tensor(feeds[s.name]) for s in imported.inputs]))
 
 

@@ -83,7 +83,7 @@ def test_no_inputs_and_no_elements():
         qaccel.compile(proto)
     empty = model([node("Reshape", ["x", "s"], ["y"], allowzero=1)], {"s": np.array([3, 4, 0])}, (0, 3, 4))
     imported, _ = import_for_cpu(empty, None, None)
-    machine = relax.VirtualMachine(link.build(imported.mod, tvm.target.Target("llvm"), {}), tvm.cpu())
+    machine = relax.VirtualMachine(link.build(imported.mod, tvm.target.Target("llvm"), {}).executable, tvm.cpu())
     assert machine["main"](tvm.runtime.tensor(np.zeros((0, 3, 4), np.float32))).numpy().shape == (3, 4, 0)
 
 

@@ -19,8 +19,8 @@ from golden import table
 
 ALLOCATE = "qaccel.npu.plan.allocate"
 BIAS_CORRECTION = "qaccel.quant.passes.bias_correction"
-LOWER = "qaccel.npu.lower.lower"
-PIPELINE = "qaccel.pipeline"
+LOWER = "qaccel.npu.lower.from_relax"
+PASSES = "qaccel.quant.passes.PASSES"
 SCHEDULE = "qaccel.npu.emit.builder"
 SYNTHETIC = "qaccel.quant.calibrate.synthetic"
 TILES = "qaccel.schedules.floating.tiles"
@@ -108,7 +108,7 @@ FAULTS = (
     ),
     Fault(
         "biases not corrected", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),
-        _set(f"{PIPELINE}.correct_biases", lambda quantized, *data: quantized),
+        _set(PASSES, ()),
     ),
     Fault(
         "half the headroom without data", "mobilenet_no_data", partial(table.ranges, "mobilenet"),

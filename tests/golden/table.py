@@ -25,7 +25,7 @@ from qaccel.frontend.import_model import import_for_cpu, import_model
 from qaccel.host import host_target
 from qaccel.link import lowered
 from qaccel.options import CompileOptions, parse_target
-from qaccel.pipeline import measure_ranges
+from qaccel.quant.calibrate import calibration
 
 # All that is taken from inside the package; everything else goes through `qaccel`.
 from qaccel.schedules.database import shipped_records
@@ -132,7 +132,7 @@ def measure_without_data(network: str) -> list[str]:
 def ranges(network: str) -> list[str]:
     """Both ends of every tensor's range where there is no data."""
     lines = []
-    found, _ = measure_ranges(import_model(model_of(network), None, None), None, CompileOptions(), False)
+    found = calibration.measure(import_model(model_of(network), None, None), CompileOptions()).ranges
     for name, (lo, hi) in found.values.items():
         lines += [line(network, "-", "no-data", "range_lo", name, f"{lo:.6g}")]
         lines += [line(network, "-", "no-data", "range_hi", name, f"{hi:.6g}")]
@@ -141,7 +141,7 @@ def ranges(network: str) -> list[str]:
 
 def measure_cpu(network: str, cpus: Sequence[str] = CPUS) -> list[str]:
     """How each function for the CPU is scheduled: of the float model by which rule or record, of integers by its own loops."""
-    quantized = qaccel.quantize(model_of(network), data_of(network), bits="W8A8").quantized.model.mod
+    quantized = qaccel.quantize(model_of(network), data_of(network), bits="W8A8").quantized.mod
     model, _ = import_for_cpu(model_of(network), None, None)
     lines = []
     for cpu in cpus:
@@ -182,7 +182,7 @@ def accelerator(network: str, config: str, bits: str, quantized: qaccel.Quantize
 def biases(network: str, bits: str, quantized: qaccel.QuantizedNetwork) -> list[str]:
     """Integer biases of each layer: the sum of their absolutes, the least and the greatest; if exact, a digest."""
     lines = []
-    for block in quantized.quantized.model.mod["main"].body.blocks:
+    for block in quantized.quantized.mod["main"].body.blocks:
         for call in (binding.value for binding in block.bindings if operators.is_quantized(binding.value)):
             attrs = operators.read(call)
             if attrs.operator != "qaccel.conv2d":

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from qaccel.errors import QaccelError
-from qaccel.machine.generate import header as generator
+from qaccel.machine.generate import __main__ as generator
+from qaccel.machine.generate.config import config_header
 from qaccel.machine.generate.header import camel_case, header
 from qaccel.machine.generate.manual import manual, prose, table
+from qaccel.machine.hw_spec import parameters
 from qaccel.machine.isa import Field, decode, encode, instruction, isa, limits
 
 SPEC = isa()
@@ -20,34 +22,35 @@ SPEC = isa()
 
 def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The generator as the build runs it: from the sources, with no package installed beside the standard library."""
-    command = [sys.executable, "-S", "-m", generator.__name__, *map(str, arguments)]
+    command = [sys.executable, "-S", "-m", "qaccel.machine.generate", *map(str, arguments)]
     sources = Path(generator.__file__).parents[3]
     return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(sources)})
 
 
 def test_the_script_runs_without_the_package(tmp_path: Path) -> None:
-    files = tmp_path / "new" / "qaccel_isa.h", tmp_path / "MANUAL.md"
-    done = run_script("--header", files[0], "--manual", files[1])
+    files = tmp_path / "new" / "qaccel_isa.h", tmp_path / "MANUAL.md", tmp_path / "qaccel_hw.h"
+    done = run_script("--isa-header", files[0], "--manual", files[1], "--hw-header", files[2])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert files[0].read_text(encoding="utf-8") == header(SPEC)
-    assert files[1].read_text(encoding="utf-8") == manual(SPEC)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["MANUAL.md", "qaccel_isa.h"]
+    assert files[1].read_text(encoding="utf-8") == manual(SPEC, parameters())
+    assert files[2].read_text(encoding="utf-8") == config_header(parameters())
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(files)
 
 
 def test_the_script_without_anything_to_write() -> None:
     done = run_script()
-    assert done.returncode == 2 and "nothing to write: give --header or --manual" in done.stderr
+    assert done.returncode == 2 and "nothing to write: give --isa-header, --hw-header or --manual" in done.stderr
 
 
 def test_the_committed_manual_is_up_to_date(repo_root: Path, update_golden: bool) -> None:
     path = repo_root / "target" / "MANUAL.md"
     if update_golden:
-        path.write_text(manual(SPEC), encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == manual(SPEC), "make it again: pytest --update-golden"
+        path.write_text(manual(SPEC, parameters()), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == manual(SPEC, parameters()), "make it again: pytest --update-golden"
 
 
 def test_every_field_stands_in_the_manual_with_its_bits() -> None:
-    text = manual(SPEC)
+    text = manual(SPEC, parameters())
     for form in SPEC.formats.values():
         section = text.partition(f"\n### {form.name}\n")[2].partition("\n### ")[0]
         for field in form.fields[len(SPEC.common) :]:
@@ -59,7 +62,7 @@ def test_every_field_stands_in_the_manual_with_its_bits() -> None:
 
 
 def test_tables_of_the_manual_are_rectangular_and_links_lead_somewhere() -> None:
-    text = manual(SPEC)
+    text = manual(SPEC, parameters())
     for block in re.findall(r"(?m)(?:^\|.*\n)+", text):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
     anchors = {line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("### ")}
@@ -202,3 +205,12 @@ def test_the_header_states_the_constants() -> None:
     )
     assert (stated["kParamsReservedOffset"], stated["kParamsReservedBytes"]) == ("9", "3")
     assert stated["kStreamHeaderBytes"] == "5" and stated["kTableInterpolationBits"] == "7"
+    assert stated["kMultiplierBits"] == "31"
+
+
+def test_every_parameter_stands_in_the_manual_with_its_limits() -> None:
+    section = manual(SPEC, parameters()).partition("\n## Configurations\n")[2]
+    for parameter in parameters():
+        assert f"| `{parameter.name}` | {parameter.unit} | " in section and f" | {parameter.text} |" in section
+    assert "| `rows` | multipliers | from 2, a power of two | 8 | 16 | 32 | 8-bit activations" in section
+    assert "| `accumulator_bits` | bits | 48 to 63 | 48 | 48 | 48 |" in section

@@ -1,15 +1,21 @@
 """Configs: the three that come with qaccel, users' own, and every way in which one can be malformed."""
 
+import copy
 import dataclasses
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from qaccel.errors import QaccelError
-from qaccel.machine.hw import HwConfig, StartUpCycles, config_from_dict, config_names, load_config, target_dir
+from qaccel.errors import CompilerFault, QaccelError
+from qaccel.machine import hw as hw_module
+from qaccel.machine.hw import HwConfig, StartUpCycles, config_from_dict, config_names, load_config
+from qaccel.machine.hw_spec import parameters, parse_parameters, target_dir, tomllib
+from qaccel.machine.isa import encode, instruction
+from qaccel.machine.simulator import simulate
 
 NAMES = ["qaccel-1024", "qaccel-256", "qaccel-64"]
 INTEGERS = [field.name for field in dataclasses.fields(HwConfig) if field.name not in ("name", "start_up_cycles")]
@@ -65,7 +71,7 @@ def test_a_config_passes_through_unchanged() -> None:
 
 
 def test_a_users_own_file(tmp_path: Path) -> None:
-    path = write(tmp_path, default_text().replace('"qaccel-256"', '"mine"').replace("rows = 16 ", "rows = 32 "))
+    path = write(tmp_path, default_text().replace('"qaccel-256"', '"mine"').replace("rows = 16\n", "rows = 32\n"))
     for given in (path, str(path)):
         hw = load_config(given)
         assert (hw.name, hw.rows, hw.cols) == ("mine", 32, 16)
@@ -110,7 +116,7 @@ def refused(changed: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*INTEGERS, "name"])
+@pytest.mark.parametrize("name", [*(p.name for p in parameters() if p.default is None and "." not in p.name), "name"])
 def test_a_missing_entry(name: str) -> None:
     changed = values()
     del changed[name]
@@ -129,14 +135,15 @@ def test_missing_start_ups() -> None:
     del changed["start_up_cycles"]
     refused(changed, "start_up_cycles is missing")
     refused({**values(), "start_up_cycles": 16}, "start_up_cycles is missing or not a table")
-    refused({}, "accumulator_bits is missing")
+    refused({"start_up_cycles": {}}, "accumulator_bits is missing")
 
 
 def test_an_unknown_entry() -> None:
     refused({**values(), "row": 16}, "row is not a config entry; known are accumulator_bits, ")
     start_ups = {**values()["start_up_cycles"], "dma": 1}
     refused(
-        {**values(), "start_up_cycles": start_ups}, "start_up_cycles.dma is not a config entry; known are compute, "
+        {**values(), "start_up_cycles": start_ups},
+        "start_up_cycles.dma is not a config entry; known are accumulator_bits, ",
     )
 
 
@@ -183,7 +190,7 @@ def test_limits(name: str, inside: list[int], outside: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows", "cols"])
-@pytest.mark.parametrize("value", [1, 3, 12, 17])
+@pytest.mark.parametrize("value", [3, 12, 17])
 def test_the_array_must_be_a_power_of_two(name: str, value: int) -> None:
     refused({**values(), name: value}, f"{name} is {value}, must be a power of two from 2 on")
 
@@ -191,3 +198,67 @@ def test_the_array_must_be_a_power_of_two(name: str, value: int) -> None:
 @pytest.mark.parametrize("value", ["", 1, None])
 def test_a_name_must_be_a_string(value: Any) -> None:
     refused({**values(), "name": value}, f"name is {value!r}, must be a string")
+
+
+# hw.toml, which describes the parameters
+
+
+def described() -> dict[str, Any]:
+    return copy.deepcopy(_DESCRIBED)
+
+
+_DESCRIBED = tomllib.loads((target_dir() / "hw.toml").read_text(encoding="utf-8"))
+
+
+def test_a_parameter_with_a_default_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [dataclasses.replace(p, default=8 if p.name == "dram_burst_beats" else None) for p in parameters()]
+    monkeypatch.setattr(hw_module, "_parameters", lambda: {p.name: p for p in usual})
+    changed = values()
+    del changed["dram_burst_beats"]
+    assert config_from_dict(changed, "mine.toml") == load_config()
+    assert config_from_dict({**changed, "dram_burst_beats": 4}, "mine.toml").dram_burst_beats == 4
+    del changed["queue_entries"]
+    refused(changed, "queue_entries is missing")
+
+
+def test_a_parameter_that_only_one_side_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hw_module, "parameters", lambda: parameters()[1:])
+    with pytest.raises(CompilerFault, match="hw.toml and HwConfig disagree on clock_mhz"):
+        hw_module._parameters.__wrapped__()
+
+
+DAMAGES = {
+    "unknown key": (lambda p: p["rows"].update(unti="B"), "rows: unit and text must be there, ['unti'] not"),
+    "no text": (lambda p: p["rows"].pop("text"), "rows: unit and text must be there, nothing not"),
+    "limits": (lambda p: p["rows"].update(least=5, most=4), "rows: limits 5 to 4"),
+    "too large": (lambda p: p["rows"].update(most=1 << 32), "rows: limits 2 to 4294967296"),
+    "default": (lambda p: p["rows"].update(default=6), "rows: its default is 6, must be a power of two"),
+    "twice": (lambda p: p.update(clock_mhz=p["rows"]), "clock_mhz occurs twice"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=list(DAMAGES))
+def test_a_damaged_description_is_refused(damage: Any, message: str) -> None:
+    spec = described()
+    assert parse_parameters(spec) == parameters()
+    damage(spec["section"][1]["parameters"])
+    with pytest.raises(QaccelError, match=re.escape(f"hw.toml: {message}")):
+        parse_parameters(spec)
+
+
+def test_the_simulator_refuses_what_the_configs_may_not_have() -> None:
+    """The C++ reader is generated from the same description: the same limits, each by name."""
+    program = encode([instruction("LOAD_RAW", bytes=1)])
+
+    def run(changed: dict[str, Any]) -> None:
+        hw = HwConfig(**{**changed, "start_up_cycles": StartUpCycles(**changed["start_up_cycles"])})
+        simulate(hw, program, np.zeros(64, np.uint8), initialised=[(0, 64)])
+
+    run(values())
+    for parameter in parameters():
+        table, _, name = parameter.name.rpartition(".")
+        for value in (parameter.least - 1, parameter.most + 1, *([3] if parameter.power_of_two else [])):
+            changed = values()
+            (changed[table] if table else changed)[name] = value
+            with pytest.raises(QaccelError, match=f"^{name} is {value}, must be "):
+                run(changed)

@@ -3,11 +3,13 @@
 import copy
 import random
 import re
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from qaccel.machine.isa import (
     instruction,
     isa,
     limits,
+    params_record,
     replace,
 )
 from qaccel.machine.isa_spec import parse_isa, tomllib
@@ -345,6 +348,11 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("stream header", lambda s: s["stream"].update(header_bytes=7), "the stream header's fields take 40 bits"),
     ("stream width", lambda s: s["stream"].update(width_bits=1, codec_bits=7), "width_bits or codec_bits"),
     ("record", lambda s: s["params"].update(bytes=16), "the parameter record has 16 bytes, its fields take 96 bits"),
+    (
+        "multiplier",
+        lambda s: s["params"].update(multiplier_bits=30),
+        "POOL.multiplier has 31 bits, not multiplier_bits",
+    ),
     ("record type", lambda s: s["params"]["layout"].append("x:float"), "'x:float' is not name:type"),
 ]
 
@@ -368,3 +376,10 @@ def test_a_file_that_is_no_toml_is_refused(contents: bytes, tmp_path: Path, monk
     monkeypatch.setattr(isa_spec, "target_dir", lambda: tmp_path)
     with pytest.raises(QaccelError, match="isa.toml: not a valid TOML file"):
         isa_spec.isa.__wrapped__()
+
+
+def test_the_parameter_record_is_laid_out_as_the_manual_says() -> None:
+    """bias int32, M uint32, s uint8, three zero bytes."""
+    records = np.zeros(2, params_record())
+    records["bias"], records["multiplier"], records["shift"] = (-2, 1 << 30), (0x7FFFFFFF, 1), (255, 3)
+    assert records.tobytes() == struct.pack("<iIB3xiIB3x", -2, 0x7FFFFFFF, 255, 1 << 30, 1, 3)

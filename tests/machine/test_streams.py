@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machine import weight_kinds
-from qaccel.errors import QaccelError
+from qaccel.errors import CompilerFault, QaccelError
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.streams import WeightTile, codec_of, decode_stream, encode_stream, encode_streams, entropy_bits
 from reference import streams
@@ -217,5 +217,5 @@ def test_a_stream_for_a_larger_decoder_is_refused(codec: str) -> None:
 def test_a_weight_outside_of_its_width_is_refused(bits: int, weight: int) -> None:
     weights = np.zeros(100, np.int64)
     weights[70] = weight
-    with pytest.raises(RuntimeError, match=f"weight 70 of a tile is {weight}, outside of {bits} bits"):
+    with pytest.raises(CompilerFault, match=f"weight 70 of a tile is {weight}, outside of {bits} bits"):
         encode_stream(WeightTile(weights, 10, bits), HW)

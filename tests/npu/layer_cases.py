@@ -12,12 +12,12 @@ from qaccel.npu.layers import (
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
+    LayerGraph,
     PoolLayer,
-    Subgraph,
     TableLayer,
     Window,
 )
-from qaccel.npu.lower.lower import group_parts
+from qaccel.npu.lower.groups import group_parts
 
 WIDTHS = (4, 8, 16)
 KINDS = ("conv", "conv", "conv", "conv", "grouped", "depthwise", "depthwise", "pool", "eltwise", "copy", "table")
@@ -80,7 +80,9 @@ def _params(rng: np.random.Generator, channels: int, spread_bits: float) -> Chan
     )
 
 
-def random_layer(rng: np.random.Generator, weight_bits: int, activation_bits: int, big: bool, hw: HwConfig) -> Subgraph:
+def random_layer(
+    rng: np.random.Generator, weight_bits: int, activation_bits: int, big: bool, hw: HwConfig
+) -> LayerGraph:
     """One layer as a subgraph; ``big`` makes it larger than SRAM or than half of the weight buffer."""
     kind = str(rng.choice(KINDS[:7] if big else KINDS))
     out_bits = int(rng.choice(WIDTHS))
@@ -152,10 +154,10 @@ def random_layer(rng: np.random.Generator, weight_bits: int, activation_bits: in
         width = 2 if 16 in (activation_bits, out_bits) else 1
         common = (*common[:4], *activation_limits(out_bits))
         layer = TableLayer(*common, entries.astype(f"<i{width}").tobytes())
-    return Subgraph("main", (x, y), (layer,), (0,), (1,))
+    return LayerGraph("main", (x, y), (layer,), (0,), (1,))
 
 
-def _random_eltwise(rng: np.random.Generator, x: FeatureMap, out_bits: int, out_zero: int, common: tuple) -> Subgraph:
+def _random_eltwise(rng: np.random.Generator, x: FeatureMap, out_bits: int, out_zero: int, common: tuple) -> LayerGraph:
     kind = str(rng.choice(["add", "sub", "mul", "min", "max"]))
     b_bits = int(rng.choice(WIDTHS))
     shape = [(x.h, x.w, x.c), (1, 1, x.c), (1, 1, 1)][int(rng.integers(3))]
@@ -167,4 +169,4 @@ def _random_eltwise(rng: np.random.Generator, x: FeatureMap, out_bits: int, out_
     b_multiplier = 0 if kind == "mul" else int(rng.integers(0, 1 << 31))
     scalar = shape[2] == 1 and x.c > 1
     layer = EltwiseLayer("layer", kind, (0, 2), 1, *common[4:], kind, scalar, multiplier, b_multiplier, shift)
-    return Subgraph("main", (x, y, b), (layer,), (0,) if constant else (0, 2), (1,))
+    return LayerGraph("main", (x, y, b), (layer,), (0,) if constant else (0, 2), (1,))

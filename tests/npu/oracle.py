@@ -11,8 +11,8 @@ from qaccel.npu.layers import (
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
+    LayerGraph,
     PoolLayer,
-    Subgraph,
     TableLayer,
     Window,
 )
@@ -66,7 +66,7 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a @ b
 
 
-def run_layer(graph: Subgraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
+def run_layer(graph: LayerGraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
     """Output [H, W, C] int64 of one layer for its inputs [H, W, C]."""
     x, y = graph.maps[layer.inputs[0]], graph.maps[layer.output]
     a = inputs[0].astype(np.int64) - x.zero_point
@@ -122,7 +122,7 @@ def run_layer(graph: Subgraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
     return np.clip(rounded(total, layer.shift) + y.zero_point, layer.clamp_lo, layer.clamp_hi).astype(np.int64)
 
 
-def run_graph(graph: Subgraph, inputs: list[np.ndarray]) -> dict[int, np.ndarray]:
+def run_graph(graph: LayerGraph, inputs: list[np.ndarray]) -> dict[int, np.ndarray]:
     """Every feature map's values by index, from the subgraph's inputs."""
     values = dict(zip(graph.inputs, inputs, strict=True))
     for index, feature_map in enumerate(graph.maps):

@@ -74,12 +74,13 @@ def run_on_machine(
         elif dialect.is_quantized(call):
             attrs = dialect.read(call)
             given = value_of(call.args[0])
-            meaning = Q(attrs.bits, attrs.scale, attrs.zero_point)
             if isinstance(attrs, dialect.QuantizeAttrs):
+                meaning = Q(attrs.result.bits, attrs.result.scale, attrs.result.zero_point)
                 assert given.q == meaning, (given.q, meaning)
                 values[binding.var] = _Value(given.array.transpose(attrs.axes).reshape(attrs.shape))
             else:
                 assert isinstance(attrs, dialect.DequantizeAttrs)
+                meaning = Q(attrs.source.bits, attrs.source.scale, attrs.source.zero_point)
                 values[binding.var] = _Value(given.array.reshape(attrs.shape).transpose(attrs.axes), meaning)
         elif call.op in symbols:
             made = _run(compiled[symbols[call.op]].artefact, [value_of(arg).array for arg in call.args], mode)

@@ -16,7 +16,7 @@ from operators.exact import Result, Tensor
 from operators.layers import LAYERS
 from operators.machine import quantized_model, run_on_machine
 from operators.moves import MOVES
-from qaccel.dialect import attributes
+from qaccel.dialect.ops import conv2d, eltwise
 from qaccel.machine.hw import config_names
 from qaccel.npu.partition.supported import ROWS
 from qaccel.options import BitWidths
@@ -117,7 +117,10 @@ def _raised(ratio: float) -> float:
 
 FAULTS = {
     "a ratio of scales that is off": (
-        attributes, "output_scale_ratio", lambda true: lambda *scales: _raised(true(*scales)), ("Conv", "Gemm", "Mul"),
+        conv2d, "output_scale_ratio", lambda true: lambda *scales: _raised(true(*scales)), ("Conv", "Gemm"),
+    ),
+    "a product's ratio of scales that is off": (
+        eltwise, "output_scale_ratio", lambda true: lambda *scales: _raised(true(*scales)), ("Mul",),
     ),
     "a phase with its kernel turned": (
         rules_move, "taken", lambda true: lambda *given: true(*given)[:, ::-1, ::-1], ("ConvTranspose",),

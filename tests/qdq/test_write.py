@@ -11,7 +11,6 @@ import pytest
 from onnx import numpy_helper
 
 from qaccel.dialect import operators as o
-from qaccel.dialect.meaning import accumulate
 from qaccel.errors import QaccelError
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
@@ -54,13 +53,13 @@ def exact(call, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     attrs = o.read(call)
     weight, bias, scale = (o.constant(arg) for arg in call.args[1:])
-    acc = accumulate(attrs, q, weight, bias)
+    acc = attrs.sums(q, weight).astype(np.int64) + bias
     multipliers, shifts = attrs.multipliers(scale)
     value = acc * (multipliers / 2.0**shifts)
     from_tie = np.abs(np.abs(value - np.floor(value)) - 0.5) / np.maximum(np.abs(value), 1)
     product = acc.astype(object) * multipliers.astype(object)
     rounded = np.vectorize(_rhe, otypes=[np.int64])(product, shifts.astype(object))
-    return np.clip(rounded + attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi), from_tie
+    return np.clip(rounded + attrs.result.zero_point, attrs.clamp.lo, attrs.clamp.hi), from_tie
 
 
 def _rhe(product: int, shift: int) -> int:
@@ -127,7 +126,7 @@ def test_random_convolutions_in_onnxruntime():
         attrs = o.read(call)
         run = session(qdq_model(q))
         real = np.concatenate([run.run(None, {"x": v[None]})[0] for v in data["x"]]).transpose(0, 2, 3, 1)
-        result = np.rint(real / np.float32(attrs.out_scale)).astype(np.int64) + attrs.out_zero_point
+        result = np.rint(real / np.float32(attrs.result.scale)).astype(np.int64) + attrs.result.zero_point
         wrong += compared(result - expected, from_tie)
         total += result.size
     assert wrong <= max(1, total * PER_MILLION // 1_000_000), f"{wrong} of {total}"
@@ -146,7 +145,7 @@ def test_every_pair_loads_and_is_near(weight_bits, activation_bits, tmp_path, re
     data = {name: value[:4] for name, value in calibration_data.items()}
     run = session(made, optimized=False)
     result = np.concatenate([run.run(None, {"image": v[None]})[0] for v in data["image"]])
-    step = next(a for a in attributes(q.mod).values() if a.name == "/classifier/Gemm").out_scale
+    step = next(a for a in attributes(q.mod).values() if a.name == "/classifier/Gemm").result.scale
     # Where 16 bits meet long sums, ONNX Runtime computes in float: it drifts by a few steps.
     assert np.abs(result - run_model(q, data)["scores"]).max() <= step * (8 if activation_bits == 16 else 2)
 
@@ -162,7 +161,7 @@ def test_the_integers_are_those_of_the_module():
         np.testing.assert_array_equal(made["conv_weight"].astype(np.int64), weight.transpose(0, 3, 1, 2))
         np.testing.assert_array_equal(made["conv_bias"], bias)
         np.testing.assert_array_equal(made["conv_weight_scale"], scale)
-        unit = np.float32(o.read(call).in_scale) * scale
+        unit = np.float32(o.read(call).source.scale) * scale
         np.testing.assert_array_equal(made["conv_bias_scale"], unit)
 
 
@@ -174,7 +173,7 @@ def near(nodes, constants, shape, bits, steps=1.01):
     run = session(made, optimized=False)
     result = np.concatenate([run.run(None, {"x": v[None]})[0] for v in data["x"]])
     value = run_model(q, data)[nodes[-1].output[0]]
-    step = [a for a in attributes(q.mod).values() if hasattr(a, "out_scale")][-1].out_scale
+    step = [a for a in attributes(q.mod).values() if hasattr(a, "result")][-1].result.scale
     assert np.abs(result - value).max() <= steps * step
     return made
 

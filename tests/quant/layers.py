@@ -89,8 +89,8 @@ def conv_output(
             if not (0 <= row < q.shape[1] and 0 <= column < q.shape[2]):
                 continue
             for c in range(per_group):
-                value = int(q[n, row, column, group * per_group + c]) - attrs.in_zero_point
+                value = int(q[n, row, column, group * per_group + c]) - attrs.source.zero_point
                 acc += value * int(weight[channel, ky, kx, c])
-    ratio = numerics.output_scale_ratio(attrs.in_scale, float(scale[channel]), attrs.out_scale)
+    ratio = numerics.output_scale_ratio(attrs.source.scale, float(scale[channel]), attrs.result.scale)
     multiplier, shift = numerics.multiplier_and_shift(ratio)
-    return numerics.requantize(acc, multiplier, shift, attrs.out_zero_point, attrs.clamp_lo, attrs.clamp_hi)
+    return numerics.requantize(acc, multiplier, shift, attrs.result.zero_point, attrs.clamp.lo, attrs.clamp.hi)

@@ -53,12 +53,12 @@ def test_convolutions_are_exact(weight_bits, activation_bits):
         q = quantize(imported, ranges, BitWidths(weight_bits, activation_bits))
         _, seen = observed(q, data)
         attrs, constants = o.read(calls(q)["conv"]), [o.constant(arg) for arg in calls(q)["conv"].args[1:]]
-        assert (attrs.weight_bits, attrs.activation_bits) == (weight_bits, activation_bits)
-        assert attrs.out_bits == max(8, activation_bits)
+        assert (attrs.weight_bits, attrs.source.bits) == (weight_bits, activation_bits)
+        assert attrs.result.bits == max(8, activation_bits)
         entered = seen["x"]
-        real = data["x"].astype(np.float32) / np.float32(attrs.in_scale)
+        real = data["x"].astype(np.float32) / np.float32(attrs.source.scale)
         lo, hi = numerics.activation_limits(activation_bits)
-        expected = np.clip(np.rint(real) + attrs.in_zero_point, lo, hi).transpose(0, 2, 3, 1)
+        expected = np.clip(np.rint(real) + attrs.source.zero_point, lo, hi).transpose(0, 2, 3, 1)
         np.testing.assert_array_equal(entered, expected)
         for _ in range(40):
             at = tuple(int(rng.integers(size)) for size in seen["conv"].shape)
@@ -160,7 +160,7 @@ def test_a_dead_channel_is_its_constant():
     q = quantize(imported, ranges, W8A8)
     assert q.notes == ("conv: 1 of 2 channels have no weights left and are constant",)
     assert not o.constant(calls(q)["conv"].args[1])[1].any()
-    step = attributes(q.mod)["conv"].out_scale
+    step = attributes(q.mod)["conv"].result.scale
     np.testing.assert_allclose(run_model(q, data)["conv"][:, 1], 0.7, atol=0.51 * step)
 
 
@@ -173,7 +173,7 @@ def test_a_bias_beyond_int32_raises_the_scale():
     )
     q = quantize(imported, ranges, BitWidths(16, 8))
     assert q.notes == ("conv: 1 of 2 channels took a larger weight scale for their bias",)
-    step = attributes(q.mod)["conv"].out_scale
+    step = attributes(q.mod)["conv"].result.scale
     np.testing.assert_allclose(run_model(q, data)["conv"][:, 1], 2.0, atol=0.51 * step)
 
 
@@ -204,8 +204,8 @@ def test_relu_and_clip_become_the_clamp():
     assert operators_of(q) == ["quantize", "conv2d", "dequantize"]
     assert q.fused == {"conv": ("relu", "clip")}
     attrs = attributes(q.mod)["conv"]
-    assert attrs.clamp_lo == attrs.out_zero_point == -128
-    assert attrs.clamp_hi == attrs.out_zero_point + round(2 / attrs.out_scale)
+    assert attrs.clamp.lo == attrs.result.zero_point == -128
+    assert attrs.clamp.hi == attrs.result.zero_point + round(2 / attrs.result.scale)
 
 
 def test_an_add_of_one_value_per_channel_is_the_bias_of_a_product():
@@ -227,7 +227,7 @@ def test_a_relu_beside_another_reader_is_a_copy():
     ]  # fmt: skip
     q, imported, data = chain(nodes, {"w": weight(4, 4, 3, 3)})
     assert operators_of(q) == ["quantize", "conv2d", "requantize", "move", "dequantize"]
-    assert attributes(q.mod)["relu"].clamp_lo == attributes(q.mod)["relu"].out_zero_point
+    assert attributes(q.mod)["relu"].clamp.lo == attributes(q.mod)["relu"].result.zero_point
     assert q.fused == {}
     assert sqnr_db(execute(imported, data)["both"], run_model(q, data)["both"]) > 30
 
@@ -239,8 +239,8 @@ def test_max_pool_keeps_the_scale_and_average_pool_does_not():
     ]
     q, imported, data = chain(nodes)
     found = attributes(q.mod)
-    assert (found["max"].out_scale, found["max"].out_zero_point) == (found["x"].scale, found["x"].zero_point)
-    assert found["mean"].out_scale != found["x"].scale
+    assert found["max"].result == found["x"].result
+    assert found["mean"].result.scale != found["x"].result.scale
     assert sqnr_db(execute(imported, data)["mean"], run_model(q, data)["mean"]) > 30
 
 
@@ -337,16 +337,16 @@ def test_readers_that_disagree_get_a_copy():
     bits = {"stem": BitWidths(8, 8), "narrow": BitWidths(4, 4), "wide": BitWidths(8, 16)}
     q, imported, data = chain(nodes, {"w": weight(4, 4, 3, 3)}, bits=bits)
     found = attributes(q.mod)
-    assert found["stem"].out_bits == 16 and found["wide"].activation_bits == 16
-    assert found["stem.to4"].out_bits == 4 and found["narrow"].in_scale == found["stem.to4"].out_scale
-    assert found["sum"].a_bits == found["sum"].b_bits == 8
+    assert found["stem"].result.bits == 16 and found["wide"].source.bits == 16
+    assert found["stem.to4"].result.bits == 4 and found["narrow"].source.scale == found["stem.to4"].result.scale
+    assert found["sum"].a.bits == found["sum"].b.bits == 8
     assert q.plan == bits
     assert sqnr_db(execute(imported, data)["sum"], run_model(q, data)["sum"]) > 10
 
 
 def test_what_the_user_reads_has_at_least_8_bits():
     q, *_ = chain([node("Conv", "conv", ["x", "w"])], {"w": weight(4, 4, 3, 3)}, bits=BitWidths(8, 4))
-    assert (attributes(q.mod)["conv"].activation_bits, attributes(q.mod)["conv"].out_bits) == (4, 8)
+    assert (attributes(q.mod)["conv"].source.bits, attributes(q.mod)["conv"].result.bits) == (4, 8)
 
 
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), PAIRS)
@@ -356,8 +356,8 @@ def test_integers_of_whole_networks_agree_with_the_form(weight_bits, activation_
     q = quantize(imported, ranges, BitWidths(weight_bits, activation_bits))
     _, seen = observed(q, {name: value[:2] for name, value in data.items()})
     for name, attrs in attributes(q.mod).items():
-        if hasattr(attrs, "clamp_lo"):
-            assert attrs.clamp_lo <= seen[name].min() and seen[name].max() <= attrs.clamp_hi
+        if hasattr(attrs, "clamp"):
+            assert attrs.clamp.lo <= seen[name].min() and seen[name].max() <= attrs.clamp.hi
 
 
 def test_a_batch_runs_as_its_samples(mobilenet_path, calibration_data):

@@ -17,7 +17,7 @@ from qaccel.report.text import codecs_of, layers_csv, report_html, summary_rows,
 
 TOP_LEVEL = {
     "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "latency_ms", "dram_bytes", "memory",
-    "weights", "layers", "fallback", "compile_seconds",
+    "weights", "layers", "fallback",
 }  # fmt: skip
 OF_A_LAYER = {
     "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",
@@ -85,9 +85,10 @@ def test_fallback_names_node_and_reason():
 
 
 def test_compile_seconds_name_the_stages(module: qaccel.Module):
-    assert list(module.report["compile_seconds"]) == [
+    assert list(module.compile_seconds) == [
         "import", "calibrate", "quantize", "partition", "codegen", "profile", "link",
     ]  # fmt: skip
+    assert min(module.compile_seconds.values()) > 0
 
 
 def test_timeline_covers_the_cycles(module: qaccel.Module):
@@ -111,8 +112,14 @@ def test_timeline_covers_the_cycles(module: qaccel.Module):
 
 
 def test_files(module: qaccel.Module, tmp_path: Path):
-    folder = write_report(tmp_path / "deep" / "report", module.report, module.compiled.timeline())
-    assert {path.name for path in folder.iterdir()} == {"report.json", "layers.csv", "timeline.json", "report.html"}
+    folder = write_report(
+        tmp_path / "deep" / "report", module.report, module.compiled.timeline(), module.compile_seconds
+    )
+    assert {path.name for path in folder.iterdir()} == {
+        "report.json", "layers.csv", "timeline.json", "report.html", "compile_seconds.json",
+    }  # fmt: skip
+    seconds = json.loads((folder / "compile_seconds.json").read_text())
+    assert seconds == {stage: pytest.approx(value, abs=5.1e-4) for stage, value in module.compile_seconds.items()}
     assert json.loads((folder / "report.json").read_text()) == module.report
     rows = list(csv.DictReader(io.StringIO((folder / "layers.csv").read_text())))
     assert [row["name"] for row in rows] == [layer["name"] for layer in module.report["layers"]]

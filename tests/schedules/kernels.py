@@ -56,8 +56,8 @@ def exact(attrs: o.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarra
     """A convolution in int64, tap by tap; a scale as the fraction that it is, rounded in Python's integers."""
     oc, kh, kw, per_group = weight.shape
     top, left, bottom, right = attrs.padding
-    centred = np.pad(q.astype(np.int64) - attrs.in_zero_point, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    rows, columns = o.window_output(q.shape[1:3], (kh, kw), attrs.strides, attrs.padding, attrs.dilation)
+    centred = np.pad(q.astype(np.int64) - attrs.source.zero_point, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    rows, columns = attrs.window((kh, kw)).output(*q.shape[1:3])
     sums = np.tile(bias.astype(np.int64), (len(q), rows, columns, 1))
     for y in range(kh):
         for x in range(kw):
@@ -73,13 +73,13 @@ def exact(attrs: o.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarra
             int(value),
             int(multipliers[k % oc]),
             int(shifts[k % oc]),
-            attrs.out_zero_point,
-            attrs.clamp_lo,
-            attrs.clamp_hi,
+            attrs.result.zero_point,
+            attrs.clamp.lo,
+            attrs.clamp.hi,
         )
         for k, value in enumerate(sums.reshape(-1))
     ]
-    return np.array(made).reshape(sums.shape).astype(o.carrier(attrs.out_bits))
+    return np.array(made).reshape(sums.shape).astype(o.carrier(attrs.result.bits))
 
 
 def check_conv(

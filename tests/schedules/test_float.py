@@ -204,7 +204,7 @@ def test_a_batch_of_any_size() -> None:
             centred = builder.emit(relax.op.subtract(soft, builder.emit(relax.op.mean(soft, [1], True))))
             out = builder.emit_output(relax.op.matmul(centred, relax.const(weight)))
         builder.emit_func_output(out)
-    executable = link.build(builder.get(), host_target(parse_target("llvm")), {})
+    executable = link.build(builder.get(), host_target(parse_target("llvm")), {}).executable
     values = drawn(np.random.default_rng(6), 5, 8)
     soft = np.exp(values) / np.exp(values).sum(1, keepdims=True)
     result = relax.VirtualMachine(executable.jit(), tvm.cpu())["main"](tvm.runtime.tensor(values)).numpy()

@@ -33,8 +33,8 @@ def case(
     scale = 2.0 ** (out_bits - weight_bits - activation_bits - np.log2(reduction) / 2 + rng.uniform(-1, 2, oc))
     out_lo, out_hi = numerics.activation_limits(out_bits)
     attrs = o.ConvAttrs(
-        "conv", "Conv", strides, padding, dilation, groups, weight_bits, activation_bits, 1.0, zero,
-        out_bits, 1.0, 0 if out_bits == 16 else -1, out_lo + 1, out_hi,
+        "conv", "Conv", o.Quantization(out_bits, 1.0, 0 if out_bits == 16 else -1), o.Clamp(out_lo + 1, out_hi),
+        o.Quantization(activation_bits, 1.0, zero), strides, padding, dilation, groups, weight_bits,
     )  # fmt: skip
     bias = rng.integers(-(2 ** (weight_bits + activation_bits)), 2 ** (weight_bits + activation_bits), oc)
     return attrs, q, weight, bias, scale.astype(np.float32)
@@ -88,7 +88,7 @@ def test_extremes(name, pair):
     lo, hi = numerics.activation_limits(pair[1])
     value, zero = ((lo, hi), (hi, lo))[turn % 2]
     weight[:] = -(1 << (pair[0] - 1))
-    attrs = replace(attrs, in_zero_point=0 if pair[1] == 16 else zero)
+    attrs = replace(attrs, source=replace(attrs.source, zero_point=0 if pair[1] == 16 else zero))
     check_conv(cpu, attrs, np.full_like(q, value), weight, bias, scale / 64)
 
 
@@ -121,7 +121,7 @@ def test_sums_beyond_24_bits_are_exact():
     attrs, q, _, _, _ = case(rng, (8, 8, 16), (1, 4, 4, 1200), 400, (1, 1))
     weight = rng.integers(100, 128, (400, 1, 1, 1200))
     q = np.maximum(q, 100)
-    bias = -weight.sum(axis=(1, 2, 3)) * (110 - attrs.in_zero_point) + rng.integers(-(2**24), 2**24, 400)
+    bias = -weight.sum(axis=(1, 2, 3)) * (110 - attrs.source.zero_point) + rng.integers(-(2**24), 2**24, 400)
     check_conv(SOME[-1], attrs, q, weight, bias, np.full(400, 2.0**-10, np.float32))
 
 

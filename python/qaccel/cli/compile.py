@@ -17,6 +17,7 @@ from ..options import (
     parse_bits,
     parse_input_range,
     parse_input_shapes,
+    parse_passes,
     parse_target,
 )
 from ..run.files import check_file, check_folder, write_file, write_text
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
+    data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: all)")
     parser.add_argument(
         "--tuning-records",
         metavar="PATH",
@@ -73,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extra.add_argument(
         "--emit-program", metavar="DIR", type=Path, help="program, memory map, golden inputs and outputs"
     )
-    extra.add_argument("--report", metavar="DIR", type=Path, help="report.json, layers.csv, timeline.json, report.html")
+    extra.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="report.json, layers.csv, timeline.json, report.html, compile_seconds.json",
+    )
     extra.add_argument(
         "--dump-code", metavar="KINDS", help="relax,asm: written beside the module as module.so.relax, .asm"
     )
@@ -122,6 +129,7 @@ def options_of(arguments: argparse.Namespace) -> CompileOptions:
         io_dtype=checked_io_dtype(arguments.io_dtype),
         model_format=checked_model_format(arguments.model_format),
         tuning_records=arguments.tuning_records,
+        passes=parse_passes(arguments.passes) if arguments.passes is not None else None,
     )
 
 
@@ -175,7 +183,7 @@ def _write_extras(arguments: argparse.Namespace, compiled: Compiled) -> list[Pat
     if arguments.report is not None and compiled.report is not None:
         from ..report.text import write_report
 
-        written.append(write_report(arguments.report, compiled.report, compiled.timeline()))
+        written.append(write_report(arguments.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
     return written
 
 

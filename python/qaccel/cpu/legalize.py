@@ -12,15 +12,15 @@ import tvm
 from tvm import relax, s_tir, te, tirx
 
 from ..dialect import operators
-from ..dialect.pieces import FIELDS, positions, unflattened
+from ..dialect.pieces import positions, unflattened
 from ..machine.numerics import activation_limits
 from ..schedules.integer.arithmetic import carried, centred, clamped, rounded
 from ..schedules.integer.border import dequantize, quantize
 from ..schedules.integer.conv import conv2d
 from ..schedules.integer.depthwise import depthwise, is_depthwise
-from ..schedules.integer.elementwise import Kernel, eltwise, requantize, table
+from ..schedules.integer.elementwise import IntegerKernel, eltwise, requantize, table
 from ..schedules.integer.loops import OPAQUE
-from ..schedules.integer.move import MOST_PIECES, move
+from ..schedules.integer.move import move
 from ..schedules.integer.pool import pool2d
 from ..schedules.integer.vectors import Vectors, vectors_of
 
@@ -73,40 +73,41 @@ class _Mutator(relax.PyExprMutator):
 
 def primitive(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
     """The scheduled PrimFunc of a call, and the operands that it takes: activations, then constants."""
-    data = [arg for arg, _ in zip(call.args, operators.inputs_of(attrs) or (None,), strict=False)]
-    kernel = _kernel(attrs, call, isa)
+    count = len(operators.inputs_of(attrs)) or 1  # quantize reads one float
+    data, constants_of = list(call.args[:count]), [operators.constant(arg) for arg in call.args[count:]]
+    shapes = [operators.static_shape(arg) for arg in data]
+    kernel = _KERNELS[type(attrs)](isa, attrs, *shapes, *constants_of)
     if kernel is not None:
         return kernel[0], [*data, *(relax.const(array, str(array.dtype)) for array in kernel[1])]
-    inputs = [te.placeholder(operators.static_shape(arg), str(arg.ty.dtype), f"q{k}") for k, arg in enumerate(data)]
-    result, constants = _STAGES[type(attrs)](attrs, call, inputs)
+    inputs = [
+        te.placeholder(shape, str(arg.ty.dtype), f"q{k}")
+        for k, (arg, shape) in enumerate(zip(data, shapes, strict=True))
+    ]
+    result, constants = _STAGES[type(attrs)](attrs, inputs)
     values = [relax.const(array, str(array.dtype)) for _, array in constants]
     function = te.create_prim_func([*inputs, *(placeholder for placeholder, _ in constants), result])
     function = function.with_attr("op_pattern", OPAQUE)
     return _scheduled(function), [*data, *values]
 
 
-def _kernel(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> Kernel | None:
-    """The function in vectors and its constants; None for what has none: rare transpositions, moves of very many pieces."""
-    shape = operators.static_shape(call.args[0])
-    if isinstance(attrs, operators.ConvAttrs):
-        weight, bias, weight_scale = (operators.constant(arg) for arg in call.args[1:])
-        build = depthwise if is_depthwise(attrs, shape, weight) else conv2d
-        return build(isa, attrs, shape, weight, bias, weight_scale)
-    if isinstance(attrs, operators.EltwiseAttrs):
-        return eltwise(isa, attrs, *(operators.static_shape(arg) for arg in call.args))
-    if isinstance(attrs, operators.TableAttrs):
-        return table(isa, attrs, shape, operators.constant(call.args[1]))
-    if isinstance(attrs, operators.MoveAttrs):
-        few = len(attrs.pieces) <= FIELDS * MOST_PIECES
-        return move(isa, attrs, [operators.static_shape(arg) for arg in call.args]) if few else None
-    return _ONE_INPUT[type(attrs)](isa, attrs, shape)
+def _convolution(
+    isa: Vectors, attrs: operators.ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, *rest: np.ndarray
+) -> IntegerKernel:
+    build = depthwise if is_depthwise(attrs, shape, weight) else conv2d
+    return build(isa, attrs, shape, weight, *rest)
 
 
-_ONE_INPUT: dict[type, Callable[..., Kernel | None]] = {
+# The functions in vectors, from the CPU's vectors, the attributes, the shapes of the activations and the constants. They give
+# None for what they have no form of: rare transpositions, moves of very many pieces.
+_KERNELS: dict[type, Callable[..., IntegerKernel | None]] = {
     operators.QuantizeAttrs: quantize,
     operators.DequantizeAttrs: dequantize,
+    operators.ConvAttrs: _convolution,
     operators.PoolAttrs: pool2d,
+    operators.EltwiseAttrs: eltwise,
     operators.RequantizeAttrs: requantize,
+    operators.TableAttrs: table,
+    operators.MoveAttrs: move,
 }
 
 Stage = tuple[te.Tensor, list[tuple[te.Tensor, np.ndarray]]]
@@ -116,30 +117,32 @@ def _constant(array: np.ndarray, name: str) -> tuple[te.Tensor, np.ndarray]:
     return te.placeholder(array.shape, str(array.dtype), name), np.ascontiguousarray(array)
 
 
-def _quantize(attrs: operators.QuantizeAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+def _quantize(attrs: operators.QuantizeAttrs, inputs: list[te.Tensor]) -> Stage:
     source = inputs[0]
     shape = tuple(int(dim) for dim in source.shape)
     turned = tuple(shape[axis] for axis in attrs.axes)
-    lo, hi = (tirx.const(float(limit - attrs.zero_point), "float32") for limit in activation_limits(attrs.bits))
+    lo, hi = (
+        tirx.const(float(limit - attrs.result.zero_point), "float32") for limit in activation_limits(attrs.result.bits)
+    )
 
     def value(*nhwc: Expr) -> Expr:
         moved = _reindexed(nhwc, attrs.shape, turned)
         x = source(*(moved[attrs.axes.index(axis)] for axis in range(len(shape))))
-        steps = tirx.nearbyint(x / tirx.const(attrs.scale, "float32"))
+        steps = tirx.nearbyint(x / tirx.const(attrs.result.scale, "float32"))
         held = tirx.Select(tirx.isnan(x), tirx.const(0.0, "float32"), tirx.max(tirx.min(steps, hi), lo))
-        return carried(held.astype("int32") + attrs.zero_point, attrs.bits)
+        return carried(held.astype("int32") + attrs.result.zero_point, attrs.result.bits)
 
     return te.compute(attrs.shape, value, "quantized"), []
 
 
-def _dequantize(attrs: operators.DequantizeAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+def _dequantize(attrs: operators.DequantizeAttrs, inputs: list[te.Tensor]) -> Stage:
     source = inputs[0]
     nhwc = tuple(int(dim) for dim in source.shape)
 
     def value(*out: Expr) -> Expr:
         before = tuple(out[attrs.axes.index(axis)] for axis in range(len(attrs.shape)))
-        q = source(*_reindexed(before, attrs.shape, nhwc)).astype("int32") - attrs.zero_point
-        return q.astype("float32") * tirx.const(attrs.scale, "float32")
+        q = source(*_reindexed(before, attrs.shape, nhwc)).astype("int32") - attrs.source.zero_point
+        return q.astype("float32") * tirx.const(attrs.source.scale, "float32")
 
     return te.compute(tuple(attrs.shape[axis] for axis in attrs.axes), value, "real"), []
 
@@ -158,7 +161,7 @@ def _reindexed(indices: Indices, shape: tuple[int, ...], target: tuple[int, ...]
     return tuple(result)
 
 
-def _move(attrs: operators.MoveAttrs, _call: relax.Call, inputs: list[te.Tensor]) -> Stage:
+def _move(attrs: operators.MoveAttrs, inputs: list[te.Tensor]) -> Stage:
     """Every value by tables that say its source and its place there; fills are a last source."""
     _, height, width, channels = attrs.shape
     source = np.zeros((height * width, channels), np.int32)
@@ -181,16 +184,14 @@ def _move(attrs: operators.MoveAttrs, _call: relax.Call, inputs: list[te.Tensor]
     def value(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
         where = places[0](y, x, c)
         result = where.astype("int32")
-        for k, ((multiplier, shift), zero_point) in enumerate(
-            zip(attrs.multipliers(), attrs.in_zero_points, strict=True)
-        ):
+        for k, ((multiplier, shift), of) in enumerate(zip(attrs.multipliers(), attrs.sources, strict=True)):
             nhwc = tuple(int(dim) for dim in inputs[k].shape)
             # Read inside the tensor even where another source is taken.
             held = tirx.Select(sources[0](y, x, c) == k, where, tirx.const(0, "int32"))
-            q = centred(inputs[k](b, *_reindexed((held,), (math.prod(nhwc[1:]),), nhwc[1:])), zero_point, "int64")
+            q = centred(inputs[k](b, *_reindexed((held,), (math.prod(nhwc[1:]),), nhwc[1:])), of.zero_point, "int64")
             moved = clamped(rounded(q * _int64(multiplier), _int64(shift)), attrs).astype("int32")
             result = tirx.Select(sources[0](y, x, c) == k, moved, result)
-        return carried(result, attrs.out_bits)
+        return carried(result, attrs.result.bits)
 
     return te.compute(attrs.shape, value, "output"), [sources, places]
 

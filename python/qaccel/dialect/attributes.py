@@ -1,17 +1,30 @@
-"""Attributes of the quantized dialect's operators, and what follows from them: multipliers and shifts."""
+"""What every operator of the quantized dialect has: its attributes, how a call carries them, and what its class says.
+
+An operator is one class in `ops`: its fields are the attributes, its docstring describes it, and its methods give the
+shape of the result, the exact meaning in NumPy and what a call of it must hold to.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
+import tvm
+from tvm import ir, relax
+from tvm.ir import _ffi_api
 
-from ..machine.numerics import common_multipliers, multiplier_and_shift, output_scale_ratio
+from ..errors import UserError
+from ..machine.isa import isa
+from ..machine.numerics import activation_limits
+from .kernels import SlidingWindow
+from .rescale import Ending
 
-BITS = (4, 8, 16)
-ELTWISE_KINDS = ("add", "sub", "mul", "min", "max")
-POOL_KINDS = ("max", "avg")
+BITS = isa().widths
+Shape = tuple[int, ...]
+_TYPES: dict[type, dict[str, Any]] = {}  # what `_types` found
 
 
 def carrier(bits: int) -> str:
@@ -20,208 +33,196 @@ def carrier(bits: int) -> str:
 
 
 @dataclass(frozen=True)
-class QuantizeAttrs:
-    """``qaccel.quantize(x)``: float32 of any shape -> NHWC ``shape``.
-
-    ``rhe(x / scale) + zero_point`` saturated (float32 division, as ONNX QuantizeLinear), transposed by ``axes``, then
-    reshaped to ``shape``. NaN becomes the zero point.
-    """
-
-    operator: ClassVar[str] = "qaccel.quantize"
-    name: str
-    scale: float
-    zero_point: int
-    bits: int
-    axes: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class DequantizeAttrs:
-    """``qaccel.dequantize(q)``: NHWC -> float32.
-
-    ``(q - zero_point) * scale`` in float32, reshaped to ``shape``, then transposed by ``axes``.
-    """
-
-    operator: ClassVar[str] = "qaccel.dequantize"
-    name: str
-    scale: float
-    zero_point: int
-    bits: int
-    axes: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ConvAttrs:
-    """``qaccel.conv2d(q, weight, bias, weight_scale)``.
-
-    ``weight`` int8 or int16 OHWI with I = input channels / groups; ``bias`` int32 [OC] in units of
-    ``in_scale * weight_scale[c]``; ``weight_scale`` float32 [OC]. Padding (top, left, bottom, right) counts as zero.
-    ``op`` is the ONNX operator that this was: a Gemm is a convolution over [N, 1, 1, C] or over the whole plane.
-    """
-
-    operator: ClassVar[str] = "qaccel.conv2d"
-    name: str
-    op: str
-    strides: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
-    groups: int
-    weight_bits: int
-    activation_bits: int
-    in_scale: float
-    in_zero_point: int
-    out_bits: int
-    out_scale: float
-    out_zero_point: int
-    clamp_lo: int
-    clamp_hi: int
-
-    def multipliers(self, weight_scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per output channel (M int64, s int64), each [OC], from the float32 ``weight_scale`` [OC]."""
-        ratios = [output_scale_ratio(self.in_scale, float(scale), self.out_scale) for scale in weight_scale]
-        pairs = [multiplier_and_shift(ratio) for ratio in ratios]
-        return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
-
-
-@dataclass(frozen=True)
-class PoolAttrs:
-    """``qaccel.pool2d(q)``: ``kind`` "max" or "avg" over windows of ``kernel``; padding (top, left, bottom, right).
-
-    An average divides by the taps inside the input, or by all taps if ``count_include_pad``.
-    """
-
-    operator: ClassVar[str] = "qaccel.pool2d"
-    name: str
-    op: str
-    kind: str
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
-    count_include_pad: bool
-    activation_bits: int
-    in_scale: float
-    in_zero_point: int
-    out_bits: int
-    out_scale: float
-    out_zero_point: int
-    clamp_lo: int
-    clamp_hi: int
-
-    def multiplier(self, taps: int) -> tuple[int, int]:
-        """(M, s) of ``in_scale / out_scale / taps`` in float32; ``taps`` is the average's divisor, 1 for a maximum."""
-        ratio = np.float32(self.in_scale) / np.float32(self.out_scale) / np.float32(taps)
-        return multiplier_and_shift(float(ratio))
-
-
-@dataclass(frozen=True)
-class EltwiseAttrs:
-    """``qaccel.eltwise(a, b)``: ``kind`` add, sub, mul, min or max.
-
-    The result has the shape of ``a``; ``b`` is repeated along each of its dimensions that is 1.
-    """
-
-    operator: ClassVar[str] = "qaccel.eltwise"
-    name: str
-    op: str
-    kind: str
-    a_bits: int
-    a_scale: float
-    a_zero_point: int
-    b_bits: int
-    b_scale: float
-    b_zero_point: int
-    out_bits: int
-    out_scale: float
-    out_zero_point: int
-    clamp_lo: int
-    clamp_hi: int
-
-    def multipliers(self) -> tuple[int, int, int]:
-        """(Ma, Mb, s) as the ISA's ELTWISE takes them; Mb is 0 for mul."""
-        if self.kind == "mul":
-            multiplier, shift = multiplier_and_shift(output_scale_ratio(self.a_scale, self.b_scale, self.out_scale))
-            return multiplier, 0, shift
-        out = np.float32(self.out_scale)
-        first, second = float(np.float32(self.a_scale) / out), float(np.float32(self.b_scale) / out)
-        if multiplier_and_shift(max(first, second)) == (0, 0):
-            return 0, 0, 0
-        return common_multipliers((first, second))
-
-
-@dataclass(frozen=True)
-class RequantizeAttrs:
-    """``qaccel.requantize(q)``: the requantizing copy, also a Relu or Clip that could not join the layer before it."""
-
-    operator: ClassVar[str] = "qaccel.requantize"
-    name: str
-    op: str
-    in_bits: int
-    in_scale: float
-    in_zero_point: int
-    out_bits: int
-    out_scale: float
-    out_zero_point: int
-    clamp_lo: int
-    clamp_hi: int
-
-    def multiplier(self) -> tuple[int, int]:
-        """(M, s) of ``in_scale / out_scale`` in float32."""
-        return multiplier_and_shift(float(np.float32(self.in_scale) / np.float32(self.out_scale)))
-
-
-@dataclass(frozen=True)
-class TableAttrs:
-    """``qaccel.table(q, table)``: look-up of every element as the ISA's TABLE.
-
-    ``table`` is [2**in_bits] of the output's carrier, or int16 [513] for 16-bit inputs (interpolated).
-    """
-
-    operator: ClassVar[str] = "qaccel.table"
-    name: str
-    op: str
-    in_bits: int
-    in_scale: float
-    in_zero_point: int
-    out_bits: int
-    out_scale: float
-    out_zero_point: int
-
-
-@dataclass(frozen=True)
-class MoveAttrs:
-    """``qaccel.move(q0, q1, ...)``: values put elsewhere, each source rescaled to the output: NHWC ``shape``.
-
-    ``pieces`` are those of ``pieces.Piece`` one after the other; a piece whose source is number of operands + k repeats
-    the constant ``fills[k]``, in output integers, and its steps in the source are 0.
-    """
-
-    operator: ClassVar[str] = "qaccel.move"
-    name: str
-    op: str
-    shape: tuple[int, ...]
-    in_bits: tuple[int, ...]
-    in_scales: tuple[float, ...]
-    in_zero_points: tuple[int, ...]
-    out_bits: int
-    out_scale: float
-    out_zero_point: int
-    clamp_lo: int
-    clamp_hi: int
-    fills: tuple[int, ...]
-    pieces: tuple[int, ...]
-
-    def multipliers(self) -> list[tuple[int, int]]:
-        """(M, s) of every operand's scale over the output's, in float32."""
-        return [multiplier_and_shift(float(np.float32(s) / np.float32(self.out_scale))) for s in self.in_scales]
-
-
-@dataclass(frozen=True)
 class Quantization:
-    """What the integers of one tensor mean."""
+    """What the integers q of one tensor mean: ``scale * (q - zero_point)``; the scale is exactly a float32."""
 
     bits: int
     scale: float
     zero_point: int
+
+    @property
+    def reach(self) -> int:
+        """The largest distance of an integer from the zero point."""
+        lo, hi = activation_limits(self.bits)
+        return max(hi - self.zero_point, self.zero_point - lo)
+
+    def ratio(self, result: Quantization) -> float:
+        """This scale over that of ``result``, divided in float32."""
+        return float(np.float32(self.scale) / np.float32(result.scale))
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Least and greatest integer of a result; a Relu or Clip behind an operator narrows them."""
+
+    lo: int
+    hi: int
+
+    @classmethod
+    def whole(cls, bits: int) -> Clamp:
+        """The limits of that many bits: nothing is cut off but what the integers cannot hold."""
+        return cls(*activation_limits(bits))
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Any operator. ``name`` is the source node, or the node and a step of it; `names` says which steps there are.
+
+    Fields of type Quantization say how the operands are read, in their order; the field ``result`` what the call makes.
+    """
+
+    operator: ClassVar[str]
+    name: str
+
+    def call(self, *operands: relax.Expr | np.ndarray) -> relax.Call:
+        """A call of the operator, its span named after the node; arrays become constants of `constant_dtypes`."""
+        dtypes = iter(self.constant_dtypes)
+        args = [
+            relax.const(np.ascontiguousarray(each.astype(next(dtypes)))) if isinstance(each, np.ndarray) else each
+            for each in operands
+        ]
+        node = ir.make_node("ir.DictAttrs", **dict(_flattened(self)))
+        span = ir.Span(ir.SourceName(self.name), 0, 0, 0, 0)
+        return relax.Call(ir.Op.get(self.operator), args, node, span=span)
+
+    @property
+    def constant_dtypes(self) -> tuple[str, ...]:
+        """The dtypes of the constant operands, which follow the activations; none unless the operator says so."""
+        return ()
+
+    def output_shape(self, *operands: Shape) -> Shape:
+        """The result's shape from those of all operands; the first one's unless the operator says otherwise."""
+        return operands[0]
+
+    def meaning(self, *operands: np.ndarray) -> np.ndarray:
+        """The result's integers (float32 for dequantize), exactly: an oracle that shares no code with the machine.
+
+        Activations NHWC in their carriers; the batch may be any multiple of the call's own.
+        """
+        raise NotImplementedError(self.operator)
+
+    def check(self, call: relax.Call) -> None:
+        """Raises UserError where a call breaks what this operator asks for, beyond what `check_quantized` asks of all."""
+
+
+@dataclass(frozen=True)
+class IntegerAttrs(Attrs):
+    """An operator from integers to integers, NHWC. ``op`` is the ONNX operator that it was."""
+
+    op: str
+    result: Quantization
+
+
+@dataclass(frozen=True)
+class ClampedAttrs(IntegerAttrs):
+    """An operator whose result is rescaled and clamped."""
+
+    clamp: Clamp
+
+    @property
+    def ending(self) -> Ending:
+        """What `rescale.requantize` ends with: zero point, clamp, dtype of the result."""
+        return self.result.zero_point, self.clamp.lo, self.clamp.hi, carrier(self.result.bits)
+
+
+@dataclass(frozen=True)
+class WindowAttrs(ClampedAttrs):
+    """An operator on windows of one tensor: steps (rows, pixels), padding (top, left, bottom, right)."""
+
+    source: Quantization
+    strides: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+
+    def window(self, kernel: tuple[int, int]) -> SlidingWindow:
+        """The window of that many (rows, pixels)."""
+        return SlidingWindow(kernel, self.strides, self.dilation, self.padding)
+
+
+def inputs_of(attrs: Attrs) -> tuple[Quantization, ...]:
+    """What the quantized activation operands of a call are read as, in their order; none for quantize."""
+    found: list[Quantization] = []
+    for name, kind in _types(type(attrs)).items():
+        if kind is Quantization and name != "result":
+            found.append(getattr(attrs, name))
+        elif kind == tuple[Quantization, ...]:
+            found += getattr(attrs, name)
+    return tuple(found)
+
+
+def output_of(attrs: Attrs) -> Quantization | None:
+    """What the result's integers mean; None for dequantize."""
+    return getattr(attrs, "result", None)
+
+
+def _types(cls: type[Any]) -> dict[str, Any]:
+    """The fields of a dataclass and their types, in order."""
+    if cls not in _TYPES:
+        hints = get_type_hints(cls)
+        _TYPES[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _TYPES[cls]
+
+
+def _flattened(attrs: Attrs) -> Iterator[tuple[str, Any]]:
+    """The attributes as a call carries them: a quantization or clamp as ``field_part``, tuples as lists."""
+    for name, kind in _types(type(attrs)).items():
+        value = getattr(attrs, name)
+        if kind in (Quantization, Clamp):
+            yield from ((f"{name}_{part}", getattr(value, part)) for part in _types(kind))
+        elif kind == tuple[Quantization, ...]:
+            yield from ((f"{name}_{part}", [getattr(q, part) for q in value]) for part in _types(Quantization))
+        else:
+            yield name, list(value) if isinstance(value, tuple) else value
+
+
+def unflattened(cls: type[Attrs], call: relax.Call) -> Attrs:
+    """The attributes of a call of the operator ``cls``. Raises UserError where one is missing."""
+
+    def get(name: str) -> Any:
+        if call.attrs is None or name not in call.attrs:
+            raise UserError(f"{call.op.name}: attribute {name} is missing")
+        return call.attrs[name]
+
+    values: dict[str, Any] = {}
+    for name, kind in _types(cls).items():
+        if kind in (Quantization, Clamp):
+            values[name] = kind(*(of(get(f"{name}_{part}")) for part, of in _types(kind).items()))
+        elif kind == tuple[Quantization, ...]:
+            columns = [[of(item) for item in get(f"{name}_{part}")] for part, of in _types(Quantization).items()]
+            values[name] = tuple(Quantization(*row) for row in zip(*columns, strict=True))
+        elif get_args(kind):
+            values[name] = tuple(get_args(kind)[0](item) for item in get(name))
+        else:
+            values[name] = kind(get(name))
+    return cls(**values)
+
+
+def constant(expr: relax.Expr) -> np.ndarray:
+    """The array of a constant operand. Raises UserError if it is none."""
+    if not isinstance(expr, ir.GenericConst):
+        raise UserError(f"an operand that must be a constant is {type(expr).__name__}")
+    return expr.value.numpy()
+
+
+def static_shape(expr: relax.Expr) -> Shape:
+    """The shape of a typed expression as integers. Raises UserError if a dimension is symbolic."""
+    shape = expr.ty.shape
+    if shape is None or any(not isinstance(dim, int | tvm.tirx.IntImm) for dim in shape):
+        raise UserError(f"a tensor has the symbolic shape {shape}; fix it with --input-shapes")
+    return tuple(int(dim) for dim in shape)
+
+
+def register(cls: type[Attrs]) -> None:
+    """Makes the operator known to TVM; doing it again changes nothing."""
+    if cls.operator in set(ir.Op.list_op_names()):
+        return
+
+    def infer(call: relax.Call, _builder: object) -> relax.TensorType:
+        attrs = unflattened(cls, call)
+        made = output_of(attrs)
+        shape = attrs.output_shape(*(static_shape(arg) for arg in call.args))
+        return relax.TensorType(shape, "float32" if made is None else carrier(made.bits))
+
+    _ffi_api.RegisterOp(cls.operator, (cls.__doc__ or "").split("\n")[0])
+    ir.register_op_attr(cls.operator, "FInferType", infer)
+    ir.register_op_attr(cls.operator, "FPurity", True)

@@ -12,17 +12,13 @@ from ..errors import UserError
 from ..machine.numerics import activation_limits
 from . import operators
 from .operators import Quantization
-from .pieces import positions, unflattened
-
-_CLAMPED = (
-    operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.MoveAttrs,
-)  # fmt: skip
 
 
 def check_quantized(mod: tvm.IRModule) -> None:
     """Checks ``main``: bits, scales, zero points, clamps, carriers, constants, and that readers agree with writers.
 
-    Raises UserError naming the node and what is wrong with it.
+    What one operator alone asks for is said by the ``check`` of its class. Raises UserError naming the node and what is
+    wrong with it.
     """
     meaning: dict[relax.Var, Quantization] = {}
     function = mod["main"]
@@ -42,7 +38,7 @@ def check_quantized(mod: tvm.IRModule) -> None:
 
 
 def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Var, Quantization]) -> None:
-    """One call: its attributes by themselves, then against its operands."""
+    """One call: its attributes by themselves, then against its operands, then what its operator asks for."""
     read = operators.inputs_of(attrs)
     made = operators.output_of(attrs)
     for q in (*read, made) if made is not None else read:
@@ -55,29 +51,12 @@ def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Va
             raise UserError(f"{attrs.name}: an operand has the shape {operand.ty.shape}; NHWC is needed")
         if isinstance(operand, relax.Var) and operand in meaning and meaning[operand] != q:
             raise UserError(f"{attrs.name}: reads an operand as {q}, but it was made as {meaning[operand]}")
-    if made is not None and isinstance(attrs, _CLAMPED):
-        lo, hi = activation_limits(made.bits)
-        if not lo <= attrs.clamp_lo <= attrs.clamp_hi <= hi:
-            raise UserError(f"{attrs.name}: clamps to {attrs.clamp_lo}..{attrs.clamp_hi}, outside {made.bits} bits")
-    if isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
-        _check_border(call, attrs)
-    if isinstance(attrs, operators.ConvAttrs):
-        _check_conv(call, attrs)
-    if isinstance(attrs, operators.MoveAttrs):
-        _check_move(call, attrs)
-    if isinstance(attrs, operators.PoolAttrs) and attrs.kind not in operators.POOL_KINDS:
-        raise UserError(f"{attrs.name}: unknown kind of pooling {attrs.kind!r}")
-    if isinstance(attrs, operators.EltwiseAttrs) and attrs.kind not in operators.ELTWISE_KINDS:
-        raise UserError(f"{attrs.name}: unknown kind of element-wise operation {attrs.kind!r}")
-
-
-def _check_border(call: relax.Call, attrs: operators.QuantizeAttrs | operators.DequantizeAttrs) -> None:
-    operand = operators.static_shape(call.args[0])
-    rank = len(operand if isinstance(attrs, operators.QuantizeAttrs) else attrs.shape)
-    if sorted(attrs.axes) != list(range(rank)):
-        raise UserError(f"{attrs.name}: axes {list(attrs.axes)} are not a permutation of {rank} dimensions")
-    if math.prod(operand) != math.prod(attrs.shape):
-        raise UserError(f"{attrs.name}: shape {list(attrs.shape)} does not hold the operand's {list(operand)}")
+    if isinstance(attrs, operators.ClampedAttrs):
+        lo, hi = activation_limits(attrs.result.bits)
+        if not lo <= attrs.clamp.lo <= attrs.clamp.hi <= hi:
+            clamp = f"{attrs.clamp.lo}..{attrs.clamp.hi}"
+            raise UserError(f"{attrs.name}: clamps to {clamp}, outside {attrs.result.bits} bits")
+    attrs.check(call)
 
 
 def _check_quantization(name: str, q: Quantization) -> None:
@@ -88,53 +67,6 @@ def _check_quantization(name: str, q: Quantization) -> None:
     lo, hi = activation_limits(q.bits)
     if not lo <= q.zero_point <= hi or (q.bits == 16 and q.zero_point != 0):
         raise UserError(f"{name}: zero point {q.zero_point} of a tensor of {q.bits} bits")
-
-
-def _check_conv(call: relax.Call, attrs: operators.ConvAttrs) -> None:
-    weight, bias, scale = (operators.constant(arg) for arg in call.args[1:])
-    channels = operators.static_shape(call.args[0])[3]
-    if attrs.weight_bits not in operators.BITS or str(weight.dtype) != operators.carrier(attrs.weight_bits):
-        raise UserError(f"{attrs.name}: weights of {attrs.weight_bits} bits carried in {weight.dtype}")
-    if weight.ndim != 4 or weight.shape[3] * attrs.groups != channels or weight.shape[0] % attrs.groups:
-        raise UserError(
-            f"{attrs.name}: weights {list(weight.shape)} (OHWI) do not fit {channels} channels in {attrs.groups} groups"
-        )
-    # The hardware takes the most negative value too; models that come quantized may hold it.
-    lo, hi = activation_limits(attrs.weight_bits)
-    if weight.size and not (lo <= int(weight.min()) and int(weight.max()) <= hi):
-        raise UserError(f"{attrs.name}: a weight is outside {attrs.weight_bits} bits")
-    if bias.dtype != np.int32 or bias.shape != weight.shape[:1]:
-        raise UserError(f"{attrs.name}: bias {bias.dtype} {list(bias.shape)}; int32 [{len(weight)}] is needed")
-    if scale.dtype != np.float32 or scale.shape != weight.shape[:1] or not (np.isfinite(scale) & (scale > 0)).all():
-        raise UserError(f"{attrs.name}: weight scales must be {len(weight)} positive float32 values")
-
-
-def _check_move(call: relax.Call, attrs: operators.MoveAttrs) -> None:
-    """Every value of the output is written by exactly one piece, from inside of its source."""
-    sizes = [operators.static_shape(arg) for arg in call.args]
-    if len(sizes) != len(attrs.in_bits):
-        raise UserError(f"{attrs.name}: {len(sizes)} operands, attributes of {len(attrs.in_bits)}")
-    _, height, width, channels = attrs.shape
-    written = np.zeros((height * width, channels), np.uint8)
-    lo, hi = activation_limits(attrs.out_bits)
-    if any(not lo <= fill <= hi for fill in attrs.fills):
-        raise UserError(f"{attrs.name}: a fill is outside {attrs.out_bits} bits")
-    for piece in unflattened(attrs.pieces):
-        limits = [(height * width, channels, False)]
-        if piece.source < len(sizes):
-            _, h, w, c = sizes[piece.source]
-            limits.append((h * w, c, True))
-        elif piece.source >= len(sizes) + len(attrs.fills):
-            raise UserError(f"{attrs.name}: a piece reads operand {piece.source} of {len(sizes)}")
-        for pixels, depth, source in limits:
-            pixel, channel = positions(piece, source)
-            inside = pixel.min() >= 0 and pixel.max() < pixels
-            if not (inside and channel.min() >= 0 and channel.max() + piece.channels <= depth):
-                raise UserError(f"{attrs.name}: a piece leaves its {'source' if source else 'output'}: {piece}")
-        pixel, channel = positions(piece, source=False)
-        written[pixel[..., None], channel[..., None] + np.arange(piece.channels)] += 1
-    if (written != 1).any():
-        raise UserError(f"{attrs.name}: {int((written != 1).sum())} values are not written exactly once")
 
 
 def _no_integers(call: relax.Call, meaning: dict[relax.Var, Quantization]) -> None:

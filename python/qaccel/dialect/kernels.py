@@ -17,7 +17,7 @@ BLOCK_BYTES = 128 << 10  # depthwise works on output rows of about this size, wh
 
 
 @dataclass(frozen=True)
-class Window:
+class SlidingWindow:
     """A sliding window over height and width: kernel, strides, dilation (h, w) and pads (top, left, bottom, right)."""
 
     kernel: tuple[int, int]
@@ -52,7 +52,7 @@ def padded(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarray
     return out
 
 
-def windows(x: np.ndarray, window: Window, out: tuple[int, int]) -> np.ndarray:
+def windows(x: np.ndarray, window: SlidingWindow, out: tuple[int, int]) -> np.ndarray:
     """View [N, OH, OW, KH, KW, C] of a padded NHWC array."""
     n, _, _, c = x.shape
     sn, sh, sw, sc = x.strides
@@ -61,7 +61,7 @@ def windows(x: np.ndarray, window: Window, out: tuple[int, int]) -> np.ndarray:
     return as_strided(x, shape, (sn, sh * th, sw * tw, sh * dh, sw * dw, sc), writeable=False)
 
 
-def conv2d(x: np.ndarray, weight: np.ndarray, window: Window, groups: int) -> np.ndarray:
+def conv2d(x: np.ndarray, weight: np.ndarray, window: SlidingWindow, groups: int) -> np.ndarray:
     """Convolution of NCHW `x` with OIHW `weight`, no bias; returns NCHW, channels-last in memory."""
     oc, ic_group, kh, kw = weight.shape
     data = padded(channels_last(x), window.pads)
@@ -97,7 +97,7 @@ def conv2d(x: np.ndarray, weight: np.ndarray, window: Window, groups: int) -> np
     return result.transpose(0, 3, 1, 2)
 
 
-def depthwise(data: np.ndarray, weight: np.ndarray, window: Window, out: tuple[int, int]) -> np.ndarray:
+def depthwise(data: np.ndarray, weight: np.ndarray, window: SlidingWindow, out: tuple[int, int]) -> np.ndarray:
     """Depthwise convolution of padded NHWC `data` with weight [C,1,KH,KW]; returns NHWC.
 
     One multiply-add over whole blocks of rows per kernel tap. The weights are repeated along the row and the columns of
@@ -139,7 +139,7 @@ def depthwise(data: np.ndarray, weight: np.ndarray, window: Window, out: tuple[i
     return result
 
 
-def max_pool2d(x: np.ndarray, window: Window) -> np.ndarray:
+def max_pool2d(x: np.ndarray, window: SlidingWindow) -> np.ndarray:
     """Maximum over windows of NCHW; padding never wins."""
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     out = window.output(x.shape[2], x.shape[3])
@@ -150,7 +150,7 @@ def max_pool2d(x: np.ndarray, window: Window) -> np.ndarray:
     return result.transpose(0, 3, 1, 2)
 
 
-def avg_pool2d(x: np.ndarray, window: Window, count_include_pad: bool) -> np.ndarray:
+def avg_pool2d(x: np.ndarray, window: SlidingWindow, count_include_pad: bool) -> np.ndarray:
     """Mean over windows of NCHW; padding counts as zeros, or not at all."""
     height, width = x.shape[2:]
     if window.kernel == (height, width) and not any(window.pads):
@@ -168,7 +168,7 @@ def avg_pool2d(x: np.ndarray, window: Window, count_include_pad: bool) -> np.nda
     return total.transpose(0, 3, 1, 2)
 
 
-def _taps(data: np.ndarray, window: Window, out: tuple[int, int]) -> list[np.ndarray]:
+def _taps(data: np.ndarray, window: SlidingWindow, out: tuple[int, int]) -> list[np.ndarray]:
     """For each kernel tap the values it meets: views [N, OH, OW, C] of padded NHWC data."""
     view = windows(data, window, out)
     return [view[:, :, :, i, j] for i in range(window.kernel[0]) for j in range(window.kernel[1])]

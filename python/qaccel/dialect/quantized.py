@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import tvm
 
 from ..model import ImportedModel
@@ -20,7 +21,7 @@ class QuantizedModel:
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name.
     """
 
     mod: tvm.IRModule
@@ -31,3 +32,4 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+    sample: Mapping[str, np.ndarray] = field(default_factory=dict)

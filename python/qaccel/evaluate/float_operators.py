@@ -38,7 +38,7 @@ def _conv2d(call: relax.Call) -> Kernel | None:
     if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != "OIHW":
         return None
     kernel = static_shape(call.args[1])[2:]
-    window = kernels.Window(_pair(kernel), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding))
+    window = kernels.SlidingWindow(_pair(kernel), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding))
     groups = int(attrs.groups)
     return lambda x, w: kernels.conv2d(x, w, window, groups)
 
@@ -54,11 +54,13 @@ def _pads(values: Any) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def _pool_window(call: relax.Call) -> kernels.Window | None:
+def _pool_window(call: relax.Call) -> kernels.SlidingWindow | None:
     attrs = call.attrs
     if str(attrs.layout) != "NCHW" or bool(attrs.ceil_mode):
         return None
-    return kernels.Window(_pair(attrs.pool_size), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding))
+    return kernels.SlidingWindow(
+        _pair(attrs.pool_size), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding)
+    )
 
 
 def _max_pool2d(call: relax.Call) -> Kernel | None:

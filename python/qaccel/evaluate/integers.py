@@ -10,9 +10,8 @@ import numpy as np
 import tvm
 from tvm import ir, relax
 
-from ..dialect import meaning, operators
+from ..dialect import operators
 from ..dialect.quantized import QuantizedModel
-from ..dialect.rescale import requantize
 from ..errors import UserError
 from ..relax_tools import node_name
 from .float_operators import RULES
@@ -152,7 +151,7 @@ def _value(
 ) -> Any:  # fmt: skip
     call = binding.value
     if attrs is not None:
-        return meaning.MEANINGS[type(attrs)](attrs, *(_value_of(arg, values) for arg in call.args))
+        return attrs.meaning(*(_value_of(arg, values) for arg in call.args))
     if isinstance(call, relax.Call) and isinstance(call.op, ir.GlobalVar) and subgraph is not None:
         results = subgraph(call.op.name_hint, [_value_of(arg, values) for arg in call.args])
         return results if isinstance(call.ty, relax.TupleType) else results[0]
@@ -165,10 +164,10 @@ def _corrected(attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[
     """A convolution with the bias that ``correct`` gives for the sums of all passes."""
     q, *constants = binding.value.args
     weight, bias, weight_scale = (operators.constant(arg) for arg in constants)
-    sums = [meaning.sums(attrs, _value_of(q, values), weight) for values in passes]
+    sums = [attrs.sums(_value_of(q, values), weight) for values in passes]
     bias = correct(attrs, sums[0] if len(sums) == 1 else np.concatenate(sums), weight, bias, weight_scale)
     for values, each in zip(passes, sums, strict=True):
-        values[binding.var] = requantize(each, attrs.multipliers(weight_scale), meaning.ending(attrs), bias=bias)
+        values[binding.var] = attrs.finish(each, bias, weight_scale)
 
 
 def _last_reads(bindings: list[relax.Binding]) -> dict[int, list[relax.Var]]:

@@ -15,6 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ..dialect import kinds
 from ..errors import UserError
 from ..model import ImportedModel
 from ..relax_tools import node_name
@@ -203,7 +204,7 @@ def _holds_for_batches(value: relax.Expr, batched: Mapping[relax.Var, bool]) -> 
 def _adds_bias(value: relax.Expr, before: relax.Binding) -> bool:
     """Whether a binding adds a constant to the convolution or product bound just before it."""
     names = [getattr(v.op, "name", "") if isinstance(v, relax.Call) else "" for v in (before.value, value)]
-    if names[0] not in ("relax.nn.conv2d", "relax.matmul") or names[1] != "relax.add":
+    if names[0] not in kinds.WEIGHTED or names[1] != "relax.add":
         return False
     return before.var.same_as(value.args[0]) and isinstance(value.args[1], tvm.ir.GenericConst)
 

@@ -10,11 +10,9 @@ from onnx import TensorProto, helper
 from tvm import ir, relax
 from tvm.ir import SourceName, Span
 
+from ..dialect import kinds
 from ..errors import UserError
 from ..model import ImportedModel, TensorSpec
-
-# Relax operators that a constant added after them belongs to.
-_BIASED = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
 
 
 def import_relax(mod: tvm.IRModule) -> ImportedModel:
@@ -72,7 +70,7 @@ def _bindings(function: relax.Function, builder: relax.BlockBuilder) -> dict[rel
             value = _renewed(value, now)
             if isinstance(value, relax.Call):
                 name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)
-                if isinstance(value.op, ir.Op) and value.op.name in _BIASED:
+                if isinstance(value.op, ir.Op) and value.op.name in kinds.WEIGHTED:
                     layers[binding.var] = name
                 value = relax.Call(value.op, value.args, value.attrs, value.ty_args, Span(SourceName(name), 0, 0, 0, 0))
             now[binding.var] = builder.emit(value, str(binding.var.name))

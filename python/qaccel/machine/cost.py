@@ -1,18 +1,16 @@
-"""Time of instructions, in cycles, as the ISA manual states it; the tiler scores its candidates with these functions.
+"""Time of instructions and of layers, in cycles, as the ISA manual states it. No other module has a formula for time.
 
-Functions with plain arguments serve the tiler, which has no instructions yet; those that take an instruction call them.
+What a COMPUTE instruction takes depends on some of its fields: a ``Work`` has them, by the names that they have in the
+instruction. The planner describes the work of a tile before there is an instruction; ``work_of`` takes it from one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from ..errors import UserError
+from ..errors import CompilerFault
 from .hw import HwConfig
 from .isa import Instruction, isa
-
-# The argument lists below stay readable side by side.
-# fmt: off
 
 
 def _ceil(value: int, divisor: int) -> int:
@@ -24,6 +22,126 @@ def _channel_bytes(channels: int, bits: int) -> int:
     return _ceil(channels * bits, 8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvWork:
+    """A CONV. Its time does not depend on the window's place: the array reads the values under it again for every pixel."""
+
+    kernel_h: int
+    kernel_w: int
+    in_channels: int
+    out_h: int
+    out_w: int
+    out_channels: int
+    weight_bits: int
+    in_bits: int
+    out_bits: int
+    finish: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowShape:
+    """Sizes and place of the window of a CONV, DEPTHWISE or POOL."""
+
+    in_h: int
+    in_w: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    dilation_h: int
+    dilation_w: int
+    pad_top: int
+    pad_left: int
+    out_h: int
+    out_w: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolWork(WindowShape):
+    """A POOL: a window over each channel by itself."""
+
+    channels: int
+    in_bits: int
+    out_bits: int
+    finish: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseWork(PoolWork):
+    """A DEPTHWISE: the same with weights."""
+
+    weight_bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyWork:
+    """A COPY: each output value is made of the input value in its place."""
+
+    h: int
+    w: int
+    channels: int
+    in_bits: int
+    out_bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableWork(CopyWork):
+    """A TABLE: the same through a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EltwiseWork(CopyWork):
+    """An ELTWISE: the same with a second operand."""
+
+    b_bits: int
+    b_scalar: int
+
+
+Work = ConvWork | PoolWork | DepthwiseWork | CopyWork | TableWork | EltwiseWork
+_WORK: dict[str, type[Work]] = {
+    "CONV": ConvWork, "DEPTHWISE": DepthwiseWork, "POOL": PoolWork, "ELTWISE": EltwiseWork, "TABLE": TableWork,
+    "COPY": CopyWork,
+}  # fmt: skip
+
+
+_NAMES = {op: tuple(field.name for field in fields(kind)) for op, kind in _WORK.items()}
+_SHAPE_NAMES = tuple(field.name for field in fields(WindowShape))
+
+
+def work_of(ins: Instruction) -> Work:
+    """What a COMPUTE instruction does. Raises CompilerFault for another engine's."""
+    if ins.op not in _WORK:
+        raise CompilerFault(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
+    return _WORK[ins.op](**{name: ins[name] for name in _NAMES[ins.op]})
+
+
+def window_shape(ins: Instruction) -> WindowShape:
+    """The window of a CONV, DEPTHWISE or POOL."""
+    return WindowShape(**{name: ins[name] for name in _SHAPE_NAMES})
+
+
+def work_units(work: Work, hw: HwConfig) -> dict[str, int]:
+    """Cycles that each unit needs, start-up aside.
+
+    Keys: mac, weight_read, sram_read, sram_write, requantize, lookup; only those that apply. The taps of a POOL count as mac.
+    """
+    if isinstance(work, ConvWork):
+        return _conv_units(work, hw)
+    if isinstance(work, PoolWork):
+        return _window_units(work, hw)
+    return _pointwise_units(work, hw)
+
+
+def work_cycles(work: Work, hw: HwConfig) -> int:
+    """Cycles of the instruction: start-up and the slowest of its units."""
+    return hw.start_up_cycles.compute + max(work_units(work, hw).values())
+
+
+def duration(ins: Instruction, hw: HwConfig) -> int:
+    """``work_cycles`` of a COMPUTE instruction. Errors as ``work_of``."""
+    return work_cycles(work_of(ins), hw)
+
+
 def _output_units(hw: HwConfig, pixels: int, channels: int, out_bits: int) -> dict[str, int]:
     return {
         "sram_write": _ceil(pixels * _channel_bytes(channels, out_bits), hw.sram_write_bytes_per_cycle),
@@ -31,175 +149,66 @@ def _output_units(hw: HwConfig, pixels: int, channels: int, out_bits: int) -> di
     }
 
 
-def conv_units(
-    hw: HwConfig, weight_bits: int, activation_bits: int, out_bits: int, kernel_h: int, kernel_w: int,
-    in_channels: int, out_h: int, out_w: int, out_channels: int, finish: bool,
-) -> dict[str, int]:
-    """Cycles that each unit needs for one CONV, start-up aside."""
-    rows, columns = hw.array_rows(activation_bits), hw.array_columns(weight_bits)
-    reduction, pixels = kernel_h * kernel_w * in_channels, out_h * out_w
-    groups, slices = _ceil(out_channels, columns), _ceil(reduction, rows)
+def _conv_units(work: ConvWork, hw: HwConfig) -> dict[str, int]:
+    rows, columns = hw.array_rows(work.in_bits), hw.array_columns(work.weight_bits)
+    reduction, pixels = work.kernel_h * work.kernel_w * work.in_channels, work.out_h * work.out_w
+    groups, slices = _ceil(work.out_channels, columns), _ceil(reduction, rows)
     block = max(1, hw.accumulator_entries // 2 // columns)
-    fill = _ceil(_ceil(rows * columns * weight_bits, 8), hw.weight_read_bytes_per_cycle)
+    fill = _ceil(_ceil(rows * columns * work.weight_bits, 8), hw.weight_read_bytes_per_cycle)
     whole, rest = divmod(pixels, block)
     block_cycles = whole * max(block, fill) + (max(rest, fill) if rest else 0)
-    read_bytes = groups * pixels * _channel_bytes(reduction, activation_bits)
-    read_bytes += isa().params_bytes * out_channels if finish else 0
+    read_bytes = groups * pixels * _channel_bytes(reduction, work.in_bits)
+    read_bytes += isa().params_bytes * work.out_channels if work.finish else 0
     units = {"mac": groups * slices * block_cycles, "sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle)}
-    return units | _output_units(hw, pixels, out_channels, out_bits) if finish else units
+    return units | _output_units(hw, pixels, work.out_channels, work.out_bits) if work.finish else units
 
 
-def conv_cycles(
-    hw: HwConfig, weight_bits: int, activation_bits: int, out_bits: int, kernel_h: int, kernel_w: int,
-    in_channels: int, out_h: int, out_w: int, out_channels: int, finish: bool,
-) -> int:
-    """Cycles of one CONV."""
-    units = conv_units(
-        hw, weight_bits, activation_bits, out_bits, kernel_h, kernel_w, in_channels, out_h, out_w, out_channels, finish
-    )
-    return hw.start_up_cycles.compute + max(units.values())
+def _window_columns(work: PoolWork, hw: HwConfig) -> int:
+    return hw.array_columns(work.weight_bits) if isinstance(work, DepthwiseWork) else hw.cols
 
 
-def _per_channel_units(
-    hw: HwConfig, columns: int, activation_bits: int, out_bits: int, taps: int, footprint_pixels: int,
-    param_bytes: int, pixels: int, channels: int, finish: bool,
-) -> dict[str, int]:
-    """What DEPTHWISE and POOL share: rows take output pixels, columns take channels."""
-    read_bytes = footprint_pixels * _channel_bytes(channels, activation_bits) + param_bytes
-    units = {
-        "mac": _ceil(channels, columns) * _ceil(pixels, hw.array_rows(activation_bits)) * taps,
-        "sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle),
-    }
-    return units | _output_units(hw, pixels, channels, out_bits) if finish else units
+def _window_units(work: PoolWork, hw: HwConfig) -> dict[str, int]:
+    """Rows of the array take output pixels, columns take channels."""
+    taps, pixels, channels = work.kernel_h * work.kernel_w, work.out_h * work.out_w, work.channels
+    read_rows, read_pixels = footprint(work)
+    read_bytes = read_rows * read_pixels * _channel_bytes(channels, work.in_bits)
+    passes = _ceil(channels, _window_columns(work, hw)) * _ceil(pixels, hw.array_rows(work.in_bits))
+    units = {"mac": passes * taps}
+    if isinstance(work, DepthwiseWork):
+        read_bytes += isa().params_bytes * channels if work.finish else 0
+        weight_bytes = taps * _channel_bytes(channels, work.weight_bits)
+        units["weight_read"] = _ceil(weight_bytes, hw.weight_read_bytes_per_cycle)
+    units["sram_read"] = _ceil(read_bytes, hw.sram_read_bytes_per_cycle)
+    return units | _output_units(hw, pixels, channels, work.out_bits) if work.finish else units
 
 
-def depthwise_units(
-    hw: HwConfig, weight_bits: int, activation_bits: int, out_bits: int, kernel_h: int, kernel_w: int,
-    footprint_rows: int, footprint_pixels: int, out_h: int, out_w: int, channels: int, finish: bool,
-) -> dict[str, int]:
-    """Cycles that each unit needs for one DEPTHWISE, start-up aside."""
-    taps, param_bytes = kernel_h * kernel_w, isa().params_bytes * channels if finish else 0
-    units = _per_channel_units(
-        hw, hw.array_columns(weight_bits), activation_bits, out_bits, taps, footprint_rows * footprint_pixels,
-        param_bytes, out_h * out_w, channels, finish,
-    )
-    weight_bytes = taps * _channel_bytes(channels, weight_bits)
-    return units | {"weight_read": _ceil(weight_bytes, hw.weight_read_bytes_per_cycle)}
-
-
-def depthwise_cycles(
-    hw: HwConfig, weight_bits: int, activation_bits: int, out_bits: int, kernel_h: int, kernel_w: int,
-    footprint_rows: int, footprint_pixels: int, out_h: int, out_w: int, channels: int, finish: bool,
-) -> int:
-    """Cycles of one DEPTHWISE."""
-    units = depthwise_units(
-        hw, weight_bits, activation_bits, out_bits, kernel_h, kernel_w, footprint_rows, footprint_pixels, out_h,
-        out_w, channels, finish,
-    )
-    return hw.start_up_cycles.compute + max(units.values())
-
-
-def pool_units(
-    hw: HwConfig, activation_bits: int, out_bits: int, kernel_h: int, kernel_w: int, footprint_rows: int,
-    footprint_pixels: int, out_h: int, out_w: int, channels: int, finish: bool,
-) -> dict[str, int]:
-    """Cycles that each unit needs for one POOL, start-up aside."""
-    return _per_channel_units(
-        hw, hw.cols, activation_bits, out_bits, kernel_h * kernel_w, footprint_rows * footprint_pixels,
-        0, out_h * out_w, channels, finish,
-    )
-
-
-def pool_cycles(
-    hw: HwConfig, activation_bits: int, out_bits: int, kernel_h: int, kernel_w: int, footprint_rows: int,
-    footprint_pixels: int, out_h: int, out_w: int, channels: int, finish: bool,
-) -> int:
-    """Cycles of one POOL."""
-    units = pool_units(
-        hw, activation_bits, out_bits, kernel_h, kernel_w, footprint_rows, footprint_pixels, out_h, out_w, channels,
-        finish,
-    )
-    return hw.start_up_cycles.compute + max(units.values())
-
-
-def window_line_buffer_bytes(
-    hw: HwConfig, weight_bits: int, activation_bits: int, kernel_h: int, kernel_w: int, stride_h: int, stride_w: int,
-    dilation_h: int, dilation_w: int, in_h: int, in_w: int, out_h: int, out_w: int, channels: int,
-) -> int:
-    """Line buffer that a DEPTHWISE needs (POOL: with ``weight_bits`` 8)."""
-    spanned = min(out_h, _ceil(hw.array_rows(activation_bits) - 1, out_w) + 1)
-    lines = min(in_h, (spanned - 1) * stride_h + (kernel_h - 1) * dilation_h + 1)
-    pixels = min(in_w, (out_w - 1) * stride_w + (kernel_w - 1) * dilation_w + 1)
-    return lines * pixels * _channel_bytes(min(channels, hw.array_columns(weight_bits)), activation_bits)
-
-
-# fmt: on
-
-
-def line_buffer_bytes(ins: Instruction, hw: HwConfig) -> int:
-    """Line buffer that an instruction needs: 0 unless it is a DEPTHWISE or POOL."""
-    if ins.op not in ("DEPTHWISE", "POOL"):
-        return 0
-    names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w")
-    window = [ins[name] for name in (*names, "in_h", "in_w", "out_h", "out_w", "channels")]
-    return window_line_buffer_bytes(hw, ins["weight_bits"] if ins.op == "DEPTHWISE" else 8, ins["in_bits"], *window)
-
-
-def footprint(ins: Instruction) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What a windowed instruction reads: ``((first row, rows), (first pixel, pixels))``; all 0 if it reads nothing.
-
-    Padding is never negative, so both begin at 0.
-    """
-    reach_h = (ins["out_h"] - 1) * ins["stride_h"] + (ins["kernel_h"] - 1) * ins["dilation_h"] + 1
-    reach_w = (ins["out_w"] - 1) * ins["stride_w"] + (ins["kernel_w"] - 1) * ins["dilation_w"] + 1
-    rows, pixels = min(ins["in_h"], reach_h - ins["pad_top"]), min(ins["in_w"], reach_w - ins["pad_left"])
-    if rows <= 0 or pixels <= 0:
-        return (0, 0), (0, 0)
-    return (0, rows), (0, pixels)
-
-
-def _window_units(ins: Instruction, hw: HwConfig) -> dict[str, int]:
-    taps = ins["kernel_h"], ins["kernel_w"]
-    finish = bool(ins["finish"])
-    if ins.op == "CONV":
-        outputs = ins["out_h"], ins["out_w"], ins["out_channels"]
-        return conv_units(
-            hw, ins["weight_bits"], ins["in_bits"], ins["out_bits"], *taps, ins["in_channels"], *outputs, finish
-        )
-    (_, rows), (_, pixels) = footprint(ins)
-    rest = ins["in_bits"], ins["out_bits"], *taps, rows, pixels, ins["out_h"], ins["out_w"], ins["channels"], finish
-    return pool_units(hw, *rest) if ins.op == "POOL" else depthwise_units(hw, ins["weight_bits"], *rest)
-
-
-def _tile_units(ins: Instruction, hw: HwConfig) -> dict[str, int]:
-    pixels, channels = ins["h"] * ins["w"], ins["channels"]
-    read_bytes = pixels * _channel_bytes(channels, ins["in_bits"])
-    units = _output_units(hw, pixels, channels, ins["out_bits"])
-    if ins.op == "ELTWISE":
-        read_bytes += pixels * _channel_bytes(1 if ins["b_scalar"] else channels, ins["b_bits"])
-    if ins.op == "TABLE":
-        read_bytes += table_bytes(ins["in_bits"], ins["out_bits"])
+def _pointwise_units(work: CopyWork, hw: HwConfig) -> dict[str, int]:
+    pixels, channels = work.h * work.w, work.channels
+    read_bytes = pixels * _channel_bytes(channels, work.in_bits)
+    units = _output_units(hw, pixels, channels, work.out_bits)
+    if isinstance(work, EltwiseWork):
+        read_bytes += pixels * _channel_bytes(1 if work.b_scalar else channels, work.b_bits)
+    if isinstance(work, TableWork):
+        read_bytes += table_bytes(work.in_bits, work.out_bits)
         del units["requantize"]
         units["lookup"] = _ceil(pixels * channels, hw.table_lookups_per_cycle)
     return units | {"sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle)}
 
 
-def compute_cycles(ins: Instruction, hw: HwConfig) -> dict[str, int]:
-    """Cycles of each unit that a COMPUTE instruction uses, and its start-up.
-
-    Keys: start_up, mac, weight_read, sram_read, sram_write, requantize, lookup; only those that apply.
-    The taps of a POOL count as mac. Raises UserError for another engine's instruction.
-    """
-    if ins.engine != "COMPUTE":
-        raise UserError(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
-    units = _tile_units(ins, hw) if "h" in ins.values else _window_units(ins, hw)
-    return {"start_up": hw.start_up_cycles.compute, **units}
+def footprint(window: WindowShape) -> tuple[int, int]:
+    """Rows and pixels of the input that a window reads, from the first on; 0 and 0 if it reads nothing but padding."""
+    reach_h = (window.out_h - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
+    reach_w = (window.out_w - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
+    rows, pixels = min(window.in_h, reach_h - window.pad_top), min(window.in_w, reach_w - window.pad_left)
+    return (rows, pixels) if rows > 0 and pixels > 0 else (0, 0)
 
 
-def duration(ins: Instruction, hw: HwConfig) -> int:
-    """Cycles of a COMPUTE instruction: start-up and the slowest of its units. Errors as ``compute_cycles``."""
-    units = compute_cycles(ins, hw)
-    return units.pop("start_up") + max(units.values())
+def line_buffer_bytes(work: PoolWork, hw: HwConfig) -> int:
+    """Line buffer that a DEPTHWISE or POOL needs."""
+    spanned = min(work.out_h, _ceil(hw.array_rows(work.in_bits) - 1, work.out_w) + 1)
+    lines = min(work.in_h, (spanned - 1) * work.stride_h + (work.kernel_h - 1) * work.dilation_h + 1)
+    pixels = min(work.in_w, (work.out_w - 1) * work.stride_w + (work.kernel_w - 1) * work.dilation_w + 1)
+    return lines * pixels * _channel_bytes(min(work.channels, _window_columns(work, hw)), work.in_bits)
 
 
 def table_bytes(in_bits: int, out_bits: int) -> int:
@@ -216,7 +225,7 @@ def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
     if ins.op == "LOADW":
         return ins["stream_addr"], 1 if ins["source"] == "dram" else 0, 0, 1, 0, ins["stream_bytes"]
     if ins.op not in ("LOAD", "STORE"):
-        raise UserError(f"{ins.op} transfers nothing from or to DRAM")
+        raise CompilerFault(f"{ins.op} transfers nothing from or to DRAM")
     addr, rows, row_stride = ins["dram_addr"], ins["rows"], ins["dram_row_stride"]
     pixels, pixel_stride, size = ins["pixels"], ins["dram_pixel_stride"], ins["pixel_bytes"]
     if pixels > 1 and size != pixel_stride:
@@ -229,7 +238,7 @@ def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
 def dram_runs(ins: Instruction) -> list[tuple[int, int]]:
     """``(address, bytes)`` of each run of a LOAD, LOAD_RAW, LOADW or STORE, in the order of the transfer.
 
-    Raises UserError for a COMPUTE instruction.
+    Raises CompilerFault for a COMPUTE instruction.
     """
     addr, rows, row_stride, runs, run_stride, size = _run_grid(ins)
     return [(addr + row * row_stride + run * run_stride, size) for row in range(rows) for run in range(runs)]
@@ -274,7 +283,7 @@ def sram_side_cycles(ins: Instruction, hw: HwConfig) -> int:
 
 @dataclass(frozen=True)
 class StreamEstimate:
-    """What weight streams of one layer take, by the number of their weights; ``compress.py`` measures it."""
+    """What weight streams of one layer take, by the number of their weights; ``streams.estimate_streams`` measures it."""
 
     bytes_per_stream: float
     bytes_per_weight: float
@@ -298,7 +307,7 @@ def raw_streams(weight_bits: int, hw: HwConfig) -> StreamEstimate:
 def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:
     """Cycles of a LOAD, LOAD_RAW, LOADW or STORE that has the DRAM channel to itself. Errors as ``dram_runs``.
 
-    ``decode_cycles``: of a LOADW's stream, as ``compress.decode_stream`` finds them.
+    ``decode_cycles``: of a LOADW's stream, as ``streams.decode_stream`` finds them.
     """
     beats = dram_beats(ins, hw)
     parallel = [beats + hw.dram_latency_cycles if beats else 0, sram_side_cycles(ins, hw)]
@@ -306,6 +315,40 @@ def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:
         parallel.append(decode_cycles)
     start_up: int = getattr(hw.start_up_cycles, ins.engine.lower())
     return start_up + max(parallel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWork:
+    """What a layer does in all: COMPUTE instructions (each kind of work and how often), transfers and their bytes.
+
+    ``weight_bytes`` are of streams. ``first_bytes`` are fetched before anything is computed, ``last_bytes`` stored after.
+    """
+
+    computes: tuple[tuple[Work, int], ...]
+    loads: int
+    load_bytes: int
+    weight_loads: int
+    weight_bytes: int
+    decode_cycles: int
+    stores: int
+    store_bytes: int
+    first_bytes: int
+    last_bytes: int
+
+
+def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
+    """Estimate: perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
+    start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
+    compute = sum(count * work_cycles(work, hw) for work, count in layer.computes)
+    load = layer.loads * (start.load + hw.dram_latency_cycles) + layer.load_bytes // bus
+    fetch = layer.weight_loads * hw.dram_latency_cycles + layer.weight_bytes // bus
+    loadw = layer.weight_loads * start.loadw + max(fetch, layer.decode_cycles)
+    store = layer.stores * (start.store + hw.dram_latency_cycles) + layer.store_bytes // bus
+    # Instructions are fetched through the same channel, which is what makes many small tiles dear.
+    instructions = sum(count for _, count in layer.computes) + layer.loads + layer.weight_loads + layer.stores
+    program_bytes = instructions * isa().instruction_bytes
+    dram = (layer.load_bytes + layer.weight_bytes + layer.store_bytes + program_bytes) // bus
+    return max(compute, load, loadw, store, dram) + (layer.first_bytes + layer.last_bytes) // bus
 
 
 def macs(ins: Instruction) -> int:

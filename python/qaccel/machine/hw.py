@@ -1,20 +1,16 @@
-"""The machine's sizes, read from ``target/configs/*.toml`` or a user's own file."""
+"""The machine's sizes, read from ``target/configs/*.toml`` or a user's own file; ``target/hw.toml`` says what each means."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
+from ..errors import CompilerFault, UserError
+from .hw_spec import Parameter, parameters, target_dir, tomllib
 
 DEFAULT_CONFIG = "qaccel-256"
 
@@ -31,7 +27,7 @@ class StartUpCycles:
 
 @dataclass(frozen=True)
 class HwConfig:
-    """One accelerator. Sizes in bytes, widths in units per cycle; the ISA manual says what each limits."""
+    """One accelerator: the parameters of hw.toml, typed; hw.toml and the ISA manual have their units, limits and meanings."""
 
     name: str
     clock_mhz: int
@@ -73,59 +69,45 @@ class HwConfig:
         return dataclasses.asdict(self)
 
 
-def target_dir() -> Path:
-    """Folder with isa.toml and configs: beside the package when installed, else the checkout's ``target/``."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "target", package.parents[1] / "target"):
-        if (folder / "isa.toml").is_file():
-            return folder
-    raise UserError(f"isa.toml is neither in {package / 'target'} nor in the checkout: install qaccel again")
-
-
 def config_names() -> list[str]:
     """Names of the configs that come with qaccel."""
     return sorted(path.stem for path in (target_dir() / "configs").glob("*.toml"))
 
 
-# What the instruction set can address, and what the numerics need; everything else must just be positive.
-WIDE_ACCUMULATOR_BITS = 48  # what the numerics ask of 16-bit layers: no config has less, so no plan may need more
-_LIMITS = {
-    "sram_bytes": (1024, 1 << 24),
-    "weight_buffer_bytes": (256, 1 << 24),
-    "line_buffer_bytes": (1, 1 << 26),
-    "accumulator_entries": (1, 1 << 26),
-    "accumulator_bits": (WIDE_ACCUMULATOR_BITS, 63),
-}
+@lru_cache(maxsize=1)
+def _parameters() -> dict[str, Parameter]:
+    """The parameters by name. Raises CompilerFault if ``HwConfig`` has others than hw.toml."""
+    listed = {parameter.name: parameter for parameter in parameters()}
+    fields = {field.name for field in dataclasses.fields(HwConfig)} - {"name", "start_up_cycles"}
+    fields |= {f"start_up_cycles.{field.name}" for field in dataclasses.fields(StartUpCycles)}
+    if fields != set(listed):
+        raise CompilerFault(f"hw.toml and HwConfig disagree on {', '.join(sorted(fields ^ set(listed)))}")
+    return listed
 
 
-def config_from_dict(values: dict[str, Any], origin: str) -> HwConfig:
-    """Check and freeze a config's values. ``origin`` names the file in errors."""
-    values = dict(values)
-    for cls, table, prefix in (
-        (HwConfig, values, ""),
-        (StartUpCycles, values.get("start_up_cycles"), "start_up_cycles."),
-    ):
-        if not isinstance(table, dict):
-            raise UserError(f"{origin}: start_up_cycles is missing or not a table")
-        names = {field.name for field in dataclasses.fields(cls)}
-        for name in sorted(names - set(table)):
-            raise UserError(f"{origin}: {prefix}{name} is missing; compare with the configs that come with qaccel")
-        for name in sorted(set(table) - names):
-            raise UserError(f"{origin}: {prefix}{name} is not a config entry; known are {', '.join(sorted(names))}")
-        for name, value in table.items():
-            if name in ("name", "start_up_cycles"):
-                continue
-            low, high = _LIMITS.get(name, (0 if prefix or name == "dram_latency_cycles" else 1, 1 << 31))
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise UserError(f"{origin}: {prefix}{name} is {value!r}, must be an integer from {low} to {high}")
-    if not isinstance(values["name"], str) or not values["name"]:
-        raise UserError(f"{origin}: name is {values['name']!r}, must be a string")
-    for name in ("rows", "cols"):
-        if values[name] & (values[name] - 1) or values[name] < 2:
-            raise UserError(
-                f"{origin}: {name} is {values[name]}, must be a power of two from 2 on, so that multipliers can join"
-            )
-    return HwConfig(**{**values, "start_up_cycles": StartUpCycles(**values["start_up_cycles"])})
+# What the numerics ask of 16-bit layers: no config has less, so no plan may need more.
+WIDE_ACCUMULATOR_BITS = _parameters()["accumulator_bits"].least
+
+
+def config_from_dict(values: Mapping[str, Any], origin: str) -> HwConfig:
+    """Check and freeze a config's values; a parameter with a default may be missing. ``origin`` names the file in errors."""
+    if not isinstance(values.get("start_up_cycles"), dict):
+        raise UserError(f"{origin}: start_up_cycles is missing or not a table")
+    given = {key: value for key, value in values.items() if key != "start_up_cycles"}
+    given |= {f"start_up_cycles.{key}": value for key, value in values["start_up_cycles"].items()}
+    known = {parameter.name: parameter.default for parameter in _parameters().values()}
+    for name in sorted(set(given) - {"name", *known}):
+        raise UserError(f"{origin}: {name} is not a config entry; known are {', '.join(sorted(['name', *known]))}")
+    given = {name: default for name, default in known.items() if default is not None} | given
+    for name in sorted({"name", *known} - set(given)):
+        raise UserError(f"{origin}: {name} is missing; compare with the configs that come with qaccel")
+    if not isinstance(given["name"], str) or not given["name"]:
+        raise UserError(f"{origin}: name is {given['name']!r}, must be a string")
+    for name, parameter in _parameters().items():
+        if fault := parameter.fault(given[name]):
+            raise UserError(f"{origin}: {name} is {given[name]!r}, {fault}")
+    start_up = StartUpCycles(**{name.partition(".")[2]: given.pop(name) for name in known if "." in name})
+    return HwConfig(**given, start_up_cycles=start_up)
 
 
 @lru_cache(maxsize=32)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ..errors import QaccelError, UserError
-from .isa_spec import Field, Format, Isa, isa
+from .isa_spec import Field, Format, Isa, isa, params_fields
 
 __all__ = [
     "Field",
@@ -23,6 +25,7 @@ __all__ = [
     "instruction",
     "isa",
     "limits",
+    "params_record",
     "replace",
 ]
 
@@ -87,6 +90,24 @@ def limits(field: Field) -> tuple[int, int]:
 def field_maximum(op: str, name: str) -> int:
     """The largest value of an instruction's field."""
     return limits(_fields(op)[name])[1]
+
+
+def params_record() -> np.dtype:
+    """An output channel's parameter record as a structured dtype: bias, multiplier, shift, and reserved, bytes that are zero."""
+    spec = isa()
+    fields = params_fields(spec)
+    kinds = [f"V{field.bits // 8}" if field.type == "reserved" else _NUMPY_TYPES[field.type] for field in fields]
+    return np.dtype(
+        {
+            "names": [field.name for field in fields],
+            "formats": kinds,
+            "offsets": [field.offset // 8 for field in fields],
+            "itemsize": spec.params_bytes,
+        }
+    )
+
+
+_NUMPY_TYPES = {f"{sign}int{bits}": f"<{'u' if sign else 'i'}{bits // 8}" for sign in ("", "u") for bits in (8, 16, 32)}
 
 
 def _checked(op: str, field: Field, value: Any) -> Value:

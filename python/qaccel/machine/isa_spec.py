@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ..errors import UserError
-from .hw import target_dir
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
+from .hw_spec import target_dir, tomllib
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,7 @@ class Isa:
     stream: Mapping[str, int]
     params_bytes: int
     params_layout: tuple[str, ...]
+    multiplier_bits: int
     interpolation_bits: int
     common: tuple[Field, ...]
     formats: Mapping[str, Format]
@@ -113,6 +108,7 @@ def _parse_isa(spec: Mapping[str, Any]) -> Isa:
         stream=dict(spec["stream"]),
         params_bytes=spec["params"]["bytes"],
         params_layout=tuple(spec["params"]["layout"]),
+        multiplier_bits=spec["params"]["multiplier_bits"],
         interpolation_bits=spec["table"]["interpolation_bits"],
         common=_fields_of(spec, "common", common_rows),
         formats=formats,
@@ -160,6 +156,10 @@ def _check_header_layouts(spec: Isa) -> None:
     header_bits = sum(spec.stream[name] for name in ("codec_bits", "width_bits", "crc_bits"))
     if header_bits != 8 * spec.stream["header_bytes"]:
         raise UserError(f"isa.toml: the stream header's fields take {header_bits} bits, not header_bytes")
+    for form in spec.formats.values():
+        for field in form.fields:
+            if field.name in ("multiplier", "b_multiplier") and field.bits != spec.multiplier_bits:
+                raise UserError(f"isa.toml: {form.name}.{field.name} has {field.bits} bits, not multiplier_bits")
     if len(spec.widths) > 1 << spec.stream["width_bits"] or len(spec.enums["codec"]) > 1 << spec.stream["codec_bits"]:
         raise UserError("isa.toml: width_bits or codec_bits of the stream header are too few")
     record_bits = sum(field.bits for field in params_fields(spec))

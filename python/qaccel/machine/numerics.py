@@ -1,4 +1,4 @@
-"""Exact integer arithmetic of the machine (DESIGN section 4, ISA manual "numerics"), in Python and NumPy."""
+"""Exact integer arithmetic of the machine (ISA manual, "numerics"), in Python and NumPy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
-MULTIPLIER_BITS = 31
-SHIFT_MAX = 127
+from .isa import field_maximum, isa
+
+MULTIPLIER_BITS = isa().multiplier_bits
+SHIFT_MAX = field_maximum("COPY", "shift")
 
 
 def activation_limits(bits: int) -> tuple[int, int]:

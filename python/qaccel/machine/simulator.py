@@ -53,7 +53,7 @@ def simulate(
 
 
 def create_module(artefact: bytes) -> Any:
-    """The runtime module of an artefact (npu/artefact.py). Raises UserError if it is damaged or of another version."""
+    """The runtime module of an ``artefact.Artefact`` as bytes. Raises UserError if it is damaged or of another version."""
     try:
         return native_function("qaccel.module_create")(artefact)
     except RuntimeError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import tvm_ffi
 
+from ..errors import CompilerFault
 from .cost import StreamEstimate, raw_streams
 from .hw import HwConfig
 from .isa import isa
@@ -50,15 +51,18 @@ class WeightTile:
 
 
 def encode_streams(tiles: Sequence[WeightTile], hw: HwConfig) -> list[bytes]:
-    """The smallest stream of each tile that ``hw`` decodes (header and payload), on all cores. Raises RuntimeError if a weight
-    does not fit its width."""
+    """The smallest stream of each tile that ``hw`` decodes (header and payload), on all cores. Raises CompilerFault if a
+    weight does not fit its width."""
     if not tiles:
         return []
     weights = np.concatenate([tile.weights.reshape(-1).astype(np.int32) for tile in tiles])
     shapes = np.array([(tile.weights.size, tile.row_weights, tile.bits) for tile in tiles], np.int64).reshape(-1)
     arrays = tvm_ffi.from_dlpack(weights), tvm_ffi.from_dlpack(shapes)
     encode = native_function("qaccel.encode_streams")
-    streams = encode(*arrays, hw.decoder_lanes, hw.decoder_table_bytes, os.cpu_count() or 1)
+    try:
+        streams = encode(*arrays, hw.decoder_lanes, hw.decoder_table_bytes, os.cpu_count() or 1)
+    except RuntimeError as error:
+        raise CompilerFault(str(machine_error(error))) from None
     return [bytes(stream) for stream in streams]
 
 

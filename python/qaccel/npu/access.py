@@ -105,7 +105,7 @@ def _store(ins: Instruction) -> Iterator[Access]:
 def _window(ins: Instruction) -> Iterator[Access]:
     """CONV, DEPTHWISE and POOL."""
     channels = out_channels(ins)
-    (_, rows), (_, pixels) = cost.footprint(ins)
+    rows, pixels = cost.footprint(cost.window_shape(ins))
     if rows and pixels:
         in_channels = ins["in_channels"] if ins.op == "CONV" else channels
         yield _view(ins, "in", False, rows, pixels, channel_bytes(in_channels, ins["in_bits"]))

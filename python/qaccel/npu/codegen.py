@@ -1,4 +1,9 @@
-"""One subgraph through the accelerator's half of the compiler: lower, tile, allocate, schedule, encode."""
+"""One subgraph through the accelerator's half of the compiler; ``compile_layers`` is the list of its steps.
+
+Lowered layers get the order of channels that compresses best, and an estimate of their streams. By it the planner cuts them into
+tiles and gives every map and block its place. The tiles' weights are compressed; the instructions name the streams. Last come
+semaphores, the encoding, and the check of what came out.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,10 @@ from ..machine.streams import entropy_bits, estimate_streams
 from .check.program import check_program
 from .emit.encode import build_artefact
 from .emit.instructions import emit_program
-from .layers import AnyLayer, ConvLayer, DepthwiseLayer, Subgraph, channel_bytes
+from .emit.weights import compress, weight_tiles
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 from .lower.channel_order import order_channels
-from .lower.lower import lower
+from .lower.from_relax import lower
 from .plan.allocate import allocate
 
 
@@ -52,18 +58,20 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> Com
     return compile_layers(lower(function, symbol, hw), hw)
 
 
-def compile_layers(graph: Subgraph, hw: HwConfig) -> CompiledSubgraph:
+def compile_layers(graph: LayerGraph, hw: HwConfig) -> CompiledSubgraph:
     """The same from layer operations."""
-    graph = _with_estimates(order_channels(graph), hw)
+    graph = order_channels(graph)
+    graph = _with_estimates(graph, hw)
     allocation = allocate(graph, hw)
-    program = emit_program(graph, allocation, hw)
+    streams = compress(weight_tiles(graph, allocation), hw)
+    program = emit_program(graph, allocation, streams, hw)
     artefact = build_artefact(graph, allocation, program, hw)
     check_program(artefact, program.intent)
-    streams = zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
-    return CompiledSubgraph(artefact, tuple(_facts(graph, *each) for each in streams))
+    sizes = zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
+    return CompiledSubgraph(artefact, tuple(_facts(graph, *each) for each in sizes))
 
 
-def _with_estimates(graph: Subgraph, hw: HwConfig) -> Subgraph:
+def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
     """The subgraph with what each layer's weights take in DRAM, so that tiles are planned for compressed weights."""
     weighted = [layer for layer in graph.layers if isinstance(layer, ConvLayer | DepthwiseLayer)]
     estimates = iter(estimate_streams([(layer.matrix, layer.weight_bits) for layer in weighted], hw))
@@ -74,7 +82,7 @@ def _with_estimates(graph: Subgraph, hw: HwConfig) -> Subgraph:
     return replace(graph, layers=layers)
 
 
-def _facts(graph: Subgraph, layer: AnyLayer, stream_bytes: int, codecs: dict[str, int]) -> LayerFacts:
+def _facts(graph: LayerGraph, layer: AnyLayer, stream_bytes: int, codecs: dict[str, int]) -> LayerFacts:
     weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
     weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0

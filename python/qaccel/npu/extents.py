@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, Window
 
 ALIGN_BYTES = 16  # of every SRAM block: keeps hazard tracking coarse without false sharing
@@ -20,6 +23,47 @@ def input_rows(tile_h: int, window: Window, kernel_h: int) -> int:
 def input_pixels(tile_w: int, window: Window) -> int:
     """Input pixels of a row under ``tile_w`` output pixels."""
     return (tile_w - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
+
+
+@dataclass(frozen=True)
+class InputSpan:
+    """What some outputs along one axis need: ``length`` input positions from ``begin`` on, after ``pad`` positions of padding.
+
+    ``length`` is 0 or less if all of it is padding.
+    """
+
+    begin: int
+    length: int
+    pad: int
+
+
+@lru_cache(maxsize=1 << 14)  # the planner asks the same of many candidates
+def _span_under(begin: int, length: int, stride: int, taps: int, dilation: int, pad: int, size: int) -> InputSpan:
+    first = begin * stride - pad
+    end = first + (length - 1) * stride + (taps - 1) * dilation + 1
+    return InputSpan(max(0, first), min(size, end) - max(0, first), max(0, -first))
+
+
+def rows_under(window: Window, y: int, rows: int, kernel_begin: int, kernel_rows: int, in_h: int) -> InputSpan:
+    """Input rows under output rows from ``y`` on, through some rows of the kernel."""
+    pad = window.pad_top - kernel_begin * window.dilation_h
+    return _span_under(y, rows, window.stride_h, kernel_rows, window.dilation_h, pad, in_h)
+
+
+def pixels_under(window: Window, x: int, pixels: int, in_w: int) -> InputSpan:
+    """Input pixels of a row under output pixels from ``x`` on."""
+    return _span_under(x, pixels, window.stride_w, window.kernel_w, window.dilation_w, window.pad_left, in_w)
+
+
+def in_steps(size: int, step: int) -> list[tuple[int, int]]:
+    """``(begin, length)`` of each step through ``size``; the last may be shorter."""
+    return [(begin, min(step, size - begin)) for begin in range(0, size, step)]
+
+
+def kernel_chunks(window: Window, y: int, rows: int, tile_kh: int, in_h: int) -> list[tuple[int, int]]:
+    """``(first row, rows)`` of the kernel's parts that fall on an input row for these output rows; others add nothing."""
+    chunks = in_steps(window.kernel_h, tile_kh)
+    return [(k, count) for k, count in chunks if rows_under(window, y, rows, k, count, in_h).length > 0]
 
 
 def halvings(size: int, unit: int = 1) -> list[int]:

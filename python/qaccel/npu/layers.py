@@ -1,4 +1,4 @@
-"""Layer operations: what lowering makes of a subgraph and what tiling and scheduling work on.
+"""Layers: what lowering makes of a subgraph of Relax, and what is planned and becomes instructions.
 
 Shapes are of one sample (a batch is an outer loop of the runtime), layout NHWC without N.
 """
@@ -183,8 +183,11 @@ AnyLayer = ConvLayer | DepthwiseLayer | PoolLayer | EltwiseLayer | CopyLayer | T
 
 
 @dataclass(frozen=True)
-class Subgraph:
-    """Feature maps and layers in an order in which producers come first."""
+class LayerGraph:
+    """Feature maps, and layers in an order in which producers come first. ``symbol`` names the subgraph in the module.
+
+    ``inputs`` and ``outputs`` index ``maps``.
+    """
 
     symbol: str
     maps: tuple[FeatureMap, ...]

@@ -20,7 +20,7 @@ def stored_kernel(op: str, weight: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def transposed_kernel(phases: Sequence[Phase], size: tuple[int, int], attributes: Mapping[str, Any]) -> np.ndarray:
-    """The kernel [OC, IC / groups, *size] whose taps the phases of a ConvTranspose share out (rules_move.phases).
+    """The kernel [OC, IC / groups, *size] of a ConvTranspose that was divided into one convolution for each phase of its strides.
 
     Output y = stride * t + phase takes kernel[k] at input t + place where phase + pad - place * stride = k * dilation. Taps that
     no output needs are 0. ``attributes`` are those of the ONNX node.

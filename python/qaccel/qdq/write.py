@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..dialect import operators
-from ..dialect.operators import ConvAttrs, EltwiseAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from ..dialect import names, operators
+from ..dialect.operators import ConvAttrs, EltwiseAttrs, IntegerAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
@@ -29,6 +29,8 @@ PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
 NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
 _IR_VERSION_OF_21 = 10
 _RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
+# A call's attributes, and the constants of a convolution: weight, bias, weight scale.
+Operation = tuple[operators.Attrs, tuple[np.ndarray, ...]]
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 
 
@@ -70,8 +72,8 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
     return model
 
 
-def _calls(q: QuantizedModel) -> list[tuple[operators.Attrs, tuple[np.ndarray, ...]]]:
-    """Every call of the dialect: its attributes, and the constants of a convolution (weight, bias, weight scale)."""
+def _calls(q: QuantizedModel) -> list[Operation]:
+    """Every call of the dialect, in order."""
     result = []
     for block in q.mod["main"].body.blocks:
         for binding in block.bindings:
@@ -114,12 +116,10 @@ class _Graph:
         self.added = q.added
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.operations: dict[str, tuple[operators.Attrs, tuple[np.ndarray, ...]]] = {}
-        self.steps: dict[str, dict[str, operators.Attrs]] = {}  # of operations that are several calls, by suffix
+        self.operations: dict[str, Operation] = {}
+        self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
         self.phases: dict[str, list[Phase]] = {}
-        self.kernels: dict[
-            str, tuple[ConvAttrs, tuple[np.ndarray, ...]]
-        ] = {}  # the first phase: bias and scales are all theirs
+        self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
         self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
@@ -137,13 +137,12 @@ class _Graph:
         """Takes in one call of the quantized module."""
         if isinstance(attrs, QuantizeAttrs):
             tensor = self.output_of.get(attrs.name, attrs.name)
-            q = Quantization(attrs.bits, attrs.scale, attrs.zero_point)
-            self.entering.setdefault(tensor, q)
-            self._means(tensor, q)
+            self.entering.setdefault(tensor, attrs.result)
+            self._means(tensor, attrs.result)
             return
-        made = operators.output_of(attrs)
-        if made is None:
+        if not isinstance(attrs, IntegerAttrs):
             return
+        made = attrs.result
         node, _, part = attrs.name.rpartition(".")
         if attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
@@ -151,15 +150,15 @@ class _Graph:
             self.operations.setdefault(attrs.name, (attrs, constants))
             self.made[self.output_of[last]] = made
             self._means(self.output_of[last], made)
-        elif part == f"to{made.bits}" and isinstance(attrs, RequantizeAttrs):
+        elif attrs.name == names.copy_of_width(node, made.bits) and isinstance(attrs, RequantizeAttrs):
             self._means(self.output_of.get(node, node), made)
         elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
             self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
             self.steps.setdefault(node, {})[part] = attrs
-            if part.startswith("phase") and isinstance(attrs, ConvAttrs):
-                row, pixel = (int(value) for value in part.removeprefix("phase").split("_"))
-                self.phases.setdefault(node, []).append((row, pixel, attrs, constants[0]))
-                self.kernels.setdefault(node, (attrs, constants))
+            phase = names.phase_of(part)
+            if phase is not None and isinstance(attrs, ConvAttrs):
+                self.phases.setdefault(node, []).append((*phase, attrs, constants[0]))
+                self.first_phases.setdefault(node, (attrs, constants))
 
     def _means(self, tensor: str, q: Quantization) -> None:
         self.meaning.setdefault((tensor, q.bits), q)
@@ -202,10 +201,10 @@ class _Graph:
             self._weighted(copy, operation[0], *stored_kernel(node.op_type, weight), bias, scale)
         elif operation and node.op_type == "ConvTranspose":
             self._transposed(node, copy, operation)
-        elif node.op_type == "PRelu" and "product" in self.steps.get(name, {}):
+        elif node.op_type == "PRelu" and names.PRODUCT in self.steps.get(name, {}):
             self._prelu(copy, node.input[1], self.steps[name])
-        elif node.op_type == "Sub" and "negative" in self.steps.get(name, {}):
-            self._subtracted(copy, self.steps[name]["negative"])
+        elif node.op_type == "Sub" and names.NEGATIVE in self.steps.get(name, {}):
+            self._subtracted(copy, self.steps[name][names.NEGATIVE])
         else:
             self.nodes.append(copy)
         if tensor in self.made:
@@ -216,7 +215,7 @@ class _Graph:
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
         """The real values of the integers that stand for a constant beside the tensor that ``attrs`` reads."""
-        scale = np.float32(attrs.b_scale)
+        scale = np.float32(attrs.b.scale)
         integers = quantize_constant(numpy_helper.to_array(self.constants[tensor]), float(scale))
         return self._initializer(f"{tensor}_rounded", integers.astype(np.float32) * scale)
 
@@ -255,11 +254,9 @@ class _Graph:
         scale = self._initializer(f"{name}_scale", np.float32(q.scale))
         return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
 
-    def _transposed(
-        self, source: onnx.NodeProto, node: onnx.NodeProto, operation: tuple[operators.Attrs, tuple[np.ndarray, ...]]
-    ) -> None:
+    def _transposed(self, source: onnx.NodeProto, node: onnx.NodeProto, operation: Operation) -> None:
         """ConvTranspose on integer weights: its kernel put together from its phases, or turned back from its only one."""
-        attrs, (_, bias, scale) = self.kernels.get(source.name) or operation
+        attrs, (_, bias, scale) = self.first_phases.get(source.name) or operation
         assert isinstance(attrs, ConvAttrs)
         phases = self.phases.get(source.name) or [(0, 0, attrs, operation[1][0])]
         height, width = self.constants[source.input[1]].dims[2:]
@@ -284,10 +281,9 @@ class _Graph:
             real = made
         self._finished(node, attrs, real, bias, scale)
 
-    def _subtracted(self, node: onnx.NodeProto, attrs: operators.Attrs) -> None:
+    def _subtracted(self, node: onnx.NodeProto, attrs: IntegerAttrs) -> None:
         """constant - x as constant + (-x): in 16 bits the negative of the least integer saturates."""
-        negative = operators.output_of(attrs)
-        assert negative is not None
+        negative = attrs.result
         if operators.inputs_of(attrs)[0].bits == negative.bits:
             real = self._fresh(f"{node.name}_negative")
             self._node("Neg", [node.input[1]], real)
@@ -295,23 +291,22 @@ class _Graph:
             node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
         self.nodes.append(node)
 
-    def _prelu(self, node: onnx.NodeProto, slope: str, steps: dict[str, operators.Attrs]) -> None:
+    def _prelu(self, node: onnx.NodeProto, slope: str, steps: dict[str, IntegerAttrs]) -> None:
         """max(x, 0) + slope * min(x, 0), each rounded as the machine does."""
         x = node.input[0]
         zero = self._initializer(f"{node.name}_zero", np.float32(0))
 
         def rounded(op: str, operands: list[str], part: str) -> str:
-            made = operators.output_of(steps[part])
-            assert made is not None
+            made = steps[part].result
             real = self._fresh(f"{node.name}_{part}")
             self._node(op, operands, real)
             return self._dequantized(self._quantized(real, made, real), made)
 
-        product = steps["product"]
+        product = steps[names.PRODUCT]
         assert isinstance(product, EltwiseAttrs)
-        below = rounded("Min", [x, zero], "negative")
-        scaled = rounded("Mul", [below, self._rounded(slope, product)], "product")
-        above = rounded("Max", [x, zero], "positive")
+        below = rounded("Min", [x, zero], names.NEGATIVE)
+        scaled = rounded("Mul", [below, self._rounded(slope, product)], names.PRODUCT)
+        above = rounded("Max", [x, zero], names.POSITIVE)
         self.nodes.append(helper.make_node("Add", [above, scaled], list(node.output), name=node.name))
 
     def _weighted(
@@ -326,7 +321,7 @@ class _Graph:
     ) -> None:
         del node.input[1:]
         node.input.append(kernel)
-        unit = np.float32(attrs.in_scale) * scale
+        unit = np.float32(attrs.source.scale) * scale
         had_bias = bias.any() or node.op_type == "Gemm"
         real_bias = self._parameter(f"{node.name}_bias", bias, TensorProto.INT32, unit, 0) if had_bias else ""
         if node.op_type == "Gemm":

@@ -5,7 +5,7 @@ What quantize and dequantize said of a tensor is then the caller's: ``tvmc inspe
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -13,11 +13,32 @@ from tvm import relax
 
 from ..dialect import operators
 from ..dialect.operators import DequantizeAttrs, Quantization, QuantizeAttrs
+from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import TensorSpec
 
 OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
 _BITS = 8
+
+
+@dataclass(frozen=True)
+class IntegerEnds:
+    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+
+    dtype: str
+    inputs: list[Quantization]
+    outputs: list[Quantization]
+
+
+def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
+    """The quantized module with inputs and outputs of ``io_dtype``, and what they mean if they are integers.
+
+    "float32" is the module as it is; errors as `with_integer_ends`.
+    """
+    if io_dtype == "float32":
+        return model.mod, None
+    mod, inputs, outputs = with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs)
+    return mod, IntegerEnds(io_dtype, inputs, outputs)
 
 
 def with_integer_ends(
@@ -36,14 +57,14 @@ def with_integer_ends(
     params, meanings = [], []
     for param, spec in zip(function.params, inputs, strict=True):
         attrs = reads.get(param)
-        if attrs is None or attrs.bits != _BITS:
-            width = f"has {attrs.bits} bits" if attrs is not None else "is read in floating point"
+        if attrs is None or attrs.result.bits != _BITS:
+            width = f"has {attrs.result.bits} bits" if attrs is not None else "is read in floating point"
             raise UserError(
                 f"--io-dtype {dtype}: input '{spec.name}' {width} in this module; choose 8-bit activations for what "
                 "reads it, or --io-dtype float32"
             )
         params.append(relax.Var(param.name, relax.TensorType(operators.static_shape(param), dtype)))
-        meanings.append(Quantization(attrs.bits, attrs.scale, attrs.zero_point))
+        meanings.append(attrs.result)
     others = {var: fn for var, fn in mod.functions_items() if var.name_hint != "main"}
     with builder.function("main", params):
         with builder.dataflow():
@@ -58,11 +79,10 @@ def with_integer_ends(
             made = {binding.var: binding.value for binding in bindings}
             for binding in bindings:
                 call = binding.value
-                if operators.is_quantized(call) and isinstance(operators.read(call), QuantizeAttrs):
-                    entry = operators.read(call)
+                entry = operators.read(call) if operators.is_quantized(call) else None
+                if isinstance(entry, QuantizeAttrs):
                     source = call.args[0]
-                    assert isinstance(entry, QuantizeAttrs)
-                    if source in integers and _means(entry) == meanings[list(integers).index(source)]:
+                    if source in integers and entry.result == meanings[list(integers).index(source)]:
                         values[binding.var] = _laid_out(builder, integers[source], entry)
                         continue
                 values[binding.var] = builder.emit(_renewed(call, values))
@@ -93,11 +113,6 @@ def _reads(bindings: list[relax.Binding]) -> dict[relax.Var, QuantizeAttrs]:
     return found
 
 
-def _means(attrs: QuantizeAttrs | DequantizeAttrs | operators.Attrs) -> Quantization:
-    assert isinstance(attrs, QuantizeAttrs | DequantizeAttrs)
-    return Quantization(attrs.bits, attrs.scale, attrs.zero_point)
-
-
 def _read_otherwise(param: relax.Var, q: Quantization, bindings: list[relax.Binding]) -> bool:
     """Whether anything but a quantize of this meaning reads an input."""
     for binding in bindings:
@@ -105,8 +120,8 @@ def _read_otherwise(param: relax.Var, q: Quantization, bindings: list[relax.Bind
         fields = list(call.args) if isinstance(call, relax.Call) else [call]
         fields += [f for field in fields if isinstance(field, relax.Tuple) for f in field.fields]
         if any(isinstance(f, relax.Var) and f.same_as(param) for f in fields):
-            quantizes = operators.is_quantized(call) and isinstance(operators.read(call), QuantizeAttrs)
-            if not quantizes or _means(operators.read(call)) != q:
+            attrs = operators.read(call) if operators.is_quantized(call) else None
+            if not isinstance(attrs, QuantizeAttrs) or attrs.result != q:
                 return True
     return False
 
@@ -161,14 +176,13 @@ def _integers_of(
     expr = result
     while isinstance(expr, relax.Var) and expr in made:
         call = made[expr]
-        if operators.is_quantized(call) and isinstance(operators.read(call), DequantizeAttrs):
-            attrs = operators.read(call)
-            assert isinstance(attrs, DequantizeAttrs)
-            if attrs.bits != _BITS:
+        attrs = operators.read(call) if operators.is_quantized(call) else None
+        if isinstance(attrs, DequantizeAttrs):
+            if attrs.source.bits != _BITS:
                 break
             shaped = builder.emit(relax.op.reshape(_renewed(call.args[0], values), attrs.shape))
             turned = builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
-            return builder.emit(relax.op.reshape(turned, spec.shape)), _means(attrs)
+            return builder.emit(relax.op.reshape(turned, spec.shape)), attrs.source
         if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):
             break
         expr = call if isinstance(call, relax.Var) else call.args[0]

@@ -1,6 +1,6 @@
 """Float Relax, ranges and bits -> quantized Relax: the `quantize` arrow.
 
-Nodes are taken in order. What has a rule (`rules.RULES`) becomes an operation on integers, everything else stays as it
+Nodes are taken in order. What has a rule (`QUANT_RULES`) becomes an operation on integers, everything else stays as it
 is, between a dequantize and a quantize. From here on the bits live in the IR.
 """
 
@@ -13,24 +13,22 @@ from tvm import relax
 
 from ..dialect import operators
 from ..dialect.check import check_quantized
+from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import ImportedModel
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from .calibrate.ranges import Ranges
-from .rules import eltwise as rules_eltwise
-from .rules import layers as rules
-from .rules import moves as rules_move
-from .rules import normalization
+from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
-from .rules.layers import WEIGHTED, NodeBits, Rule, rename
+from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
 from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
-from .rules.moves import is_linear
+from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
-RULES: dict[str, Rule] = {**rules.RULES, **rules_eltwise.RULES, **rules_move.RULES}
+QUANT_RULES: dict[Kind, Rule] = {**LAYER_RULES, **ELTWISE_RULES, **MOVE_RULES}
 FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
 
 
@@ -69,7 +67,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) ->
     return QuantizedModel(
         mod=mod,
         model=model,
-        plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind in WEIGHTED},
+        plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind.weights},
         notes=tuple(emitter.notes),
         unquantized=tuple((name, ops.get(name, ""), reason) for name, reason in emitter.in_float.items()),
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
@@ -90,7 +88,7 @@ def plan_widths(
             asked[node.inputs[0]] = max(asked.get(node.inputs[0], 0), asked.get(node.output, 0))
             if node.output in in_float:
                 in_float.add(node.inputs[0])
-        elif node.kind not in RULES:
+        elif node.kind not in QUANT_RULES:
             in_float.update(node.inputs)
         else:
             widths[node.output] = own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
@@ -104,11 +102,10 @@ def _bits_of(node: Node, bits: Bits, asked: int, read_in_float: bool) -> NodeBit
     out = max(asked, FLOAT_READER_BITS if read_in_float or not asked else 0)
     given = bits if isinstance(bits, BitWidths) else bits.get(node.name)
     if given is None:
-        given = DEFAULT_BITS if node.kind in WEIGHTED else BitWidths(out, out)
+        given = DEFAULT_BITS if node.kind.weights else BitWidths(out, out)
     if read_in_float or not asked:
         out = max(out, given.activation_bits)
-    keeps = node.kind in ("max_pool", "move") or node.kind == "resize" and not is_linear(node)
-    if keeps and not node.clamps and len(set(node.inputs)) == 1:
+    if node.kind.keeps and not node.clamps and len(set(node.inputs)) == 1:
         out = given.activation_bits
     return NodeBits(given.weight_bits, given.activation_bits, out)
 
@@ -117,7 +114,7 @@ def _renames(node: Node) -> bool:
     """Whether the node's output is the same integers as its input."""
     if not isinstance(node.bindings[-1].value, relax.Call):
         return isinstance(node.bindings[-1].value, relax.Var)
-    return node.kind in ("reshape", "transpose")
+    return node.kind.renames
 
 
 def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
@@ -128,13 +125,13 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
         emitter.same[node.output] = value
         if value in emitter.held:
             emitter.held[node.output] = emitter.held[value]
-    elif node.kind in ("reshape", "transpose"):
+    elif node.kind.renames:
         rename(node, emitter)
     else:
-        reason = normalization.REASON if node.kind == normalization.KIND else "this operator has no integer form yet"
+        reason = node.kind.reason
         if widths is not None:
             try:
-                RULES[node.kind](node, widths, emitter)
+                QUANT_RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
                 reason = str(error)

@@ -1,4 +1,4 @@
-"""The report: what the accelerator did with its time, memory and weights (DESIGN section 5), as plain values.
+"""The report: what the accelerator did with its time, memory and weights, as plain values.
 
 All counts are of one sample; `cycles_per_batch` is of the whole batch, which is a loop over samples.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..machine.hw import HwConfig
@@ -20,17 +21,24 @@ Profile = Mapping[str, Any]  # what the simulator's cycle mode gives for one sub
 Report = dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class ProfiledSubgraph:
+    """One accelerator subgraph: its program, and what the simulator's cycle mode counted on it."""
+
+    compiled: CompiledSubgraph
+    profile: Profile
+
+
 def make_report(
     model: str,
     hw: HwConfig,
-    subgraphs: Sequence[tuple[CompiledSubgraph, Profile]],
+    subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
-    compile_seconds: Mapping[str, float],
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
-    layers = [entry for compiled, profile in subgraphs for entry in layer_entries(compiled, profile)]
-    cycles = sum(int(profile["cycles"]) for _, profile in subgraphs)
+    layers = [entry for each in subgraphs for entry in layer_entries(each)]
+    cycles = sum(int(each.profile["cycles"]) for each in subgraphs)
     ideal = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
     dram_keys = ("weights", "activations_read", "activations_written", "program")
     return {
@@ -44,10 +52,10 @@ def make_report(
         "utilization": ideal / cycles if cycles else 0.0,
         "bound_cycles": bound_cycles(hw, layers, rejections, boundary),
         "latency_ms": cycles / (hw.clock_mhz * 1e3),
-        "dram_bytes": {key: sum(int(profile["dram_bytes"][key]) for _, profile in subgraphs) for key in dram_keys},
+        "dram_bytes": {key: sum(int(each.profile["dram_bytes"][key]) for each in subgraphs) for key in dram_keys},
         "memory": {
-            "peak_sram_bytes": max((int(profile["peak_sram_bytes"]) for _, profile in subgraphs), default=0),
-            "dram_footprint_bytes": sum(compiled.artefact.dram_bytes for compiled, _ in subgraphs),
+            "peak_sram_bytes": max((int(each.profile["peak_sram_bytes"]) for each in subgraphs), default=0),
+            "dram_footprint_bytes": sum(each.compiled.artefact.dram_bytes for each in subgraphs),
         },
         "weights": {
             "float_bytes": 4 * sum(layer["weight_count"] for layer in layers),
@@ -60,15 +68,14 @@ def make_report(
             {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
             for r in rejections
         ],
-        "compile_seconds": {name: round(seconds, 3) for name, seconds in compile_seconds.items()},
     }
 
 
-def layer_entries(compiled: CompiledSubgraph, profile: Profile) -> list[dict[str, Any]]:
+def layer_entries(subgraph: ProfiledSubgraph) -> list[dict[str, Any]]:
     """One entry per layer of a subgraph; a layer that needs no instruction has no cycles."""
-    counted = {int(entry["layer"]): entry for entry in profile["layers"]}
+    counted = {int(entry["layer"]): entry for entry in subgraph.profile["layers"]}
     entries = []
-    for index, facts in enumerate(compiled.layers):
+    for index, facts in enumerate(subgraph.compiled.layers):
         machine = counted.get(index, {"cycles": 0, "stalls": {}})
         entries.append(
             {
@@ -106,15 +113,15 @@ def _rate(hw: HwConfig, layer: Mapping[str, Any]) -> int:
     return hw.macs_per_cycle(layer["weight_bits"], layer["activation_bits"])
 
 
-def timeline(subgraphs: Sequence[tuple[CompiledSubgraph, Profile]], clock_mhz: int) -> dict[str, Any]:
+def timeline(subgraphs: Sequence[ProfiledSubgraph], clock_mhz: int) -> dict[str, Any]:
     """``timeline.json`` for Perfetto: one process per subgraph, one thread per engine, times in microseconds."""
     from ..machine.isa import decode, isa
 
     engines = list(isa().engines)
     events: list[dict[str, Any]] = []
     begin = 0
-    for process, (compiled, profile) in enumerate(subgraphs):
-        artefact, trace = compiled.artefact, profile["trace"]
+    for process, subgraph in enumerate(subgraphs):
+        artefact, trace = subgraph.compiled.artefact, subgraph.profile["trace"]
         events.append({"ph": "M", "name": "process_name", "pid": process, "args": {"name": artefact.symbol}})
         for thread, engine in enumerate(engines):
             events.append({"ph": "M", "name": "thread_name", "pid": process, "tid": thread, "args": {"name": engine}})
@@ -131,5 +138,5 @@ def timeline(subgraphs: Sequence[tuple[CompiledSubgraph, Profile]], clock_mhz: i
                     "args": {"instruction": index, "layer": layer, "cycle": begin + start, "cycles": end - start},
                 }
             )
-        begin += int(profile["cycles"])
+        begin += int(subgraph.profile["cycles"])
     return {"displayTimeUnit": "ns", "traceEvents": events}

@@ -30,13 +30,20 @@ th { border-bottom: 2px solid #888; } td { white-space: nowrap; }
 """
 
 
-def write_report(folder: str | Path, report: Mapping[str, Any], timeline: Mapping[str, Any]) -> Path:
-    """report.json, layers.csv, timeline.json and report.html in ``folder``, all or none of them."""
+def write_report(
+    folder: str | Path, report: Mapping[str, Any], timeline: Mapping[str, Any], compile_seconds: Mapping[str, float]
+) -> Path:
+    """report.json, layers.csv, timeline.json, report.html and compile_seconds.json in ``folder``, all or none of them.
+
+    Only the last differs between two compilations of one model: it has the seconds that each stage took.
+    """
+    seconds = {stage: round(value, 3) for stage, value in compile_seconds.items()}
     files = {
         "report.json": json.dumps(report, indent=2).encode(),
         "layers.csv": layers_csv(report).encode(),
         "timeline.json": json.dumps(timeline, separators=(",", ":")).encode(),
         "report.html": report_html(report).encode(),
+        "compile_seconds.json": json.dumps(seconds, indent=2).encode(),
     }
     return write_folder(folder, files, "report")
 

@@ -15,6 +15,7 @@ from qaccel.machine.streams import codec_of, pack_pixels
 from qaccel.npu.check.program import DramMap
 from qaccel.npu.emit.encode import build_artefact
 from qaccel.npu.emit.instructions import emit_program
+from qaccel.npu.emit.weights import compress, weight_tiles
 from qaccel.npu.layers import (
     ChannelParams,
     ConvLayer,
@@ -22,8 +23,8 @@ from qaccel.npu.layers import (
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
+    LayerGraph,
     PoolLayer,
-    Subgraph,
     Window,
 )
 from qaccel.npu.plan.allocate import allocate
@@ -85,7 +86,7 @@ def _params(rng: np.random.Generator, channels: int, shift: int) -> ChannelParam
     )
 
 
-def small_network() -> tuple[Subgraph, list[np.ndarray]]:
+def small_network() -> tuple[LayerGraph, list[np.ndarray]]:
     """Convolution 3x3, depthwise with stride, pooling and an addition around them, 8 bits; and an input."""
     rng = np.random.default_rng(SEED)
     maps = (
@@ -118,7 +119,7 @@ def small_network() -> tuple[Subgraph, list[np.ndarray]]:
         EltwiseLayer("sum", "add", (1, 2), 3, -128, 127, "add", False, 1 << 29, 3 << 27, 30),
         DepthwiseLayer("y", "depthwise", (3,), 4, -128, 120, half, 8, _params(rng, 8, 39), kernel, 0),
     )
-    return Subgraph("small", maps, layers, (0,), (4,)), [rng.integers(-128, 128, (10, 12, 5))]
+    return LayerGraph("small", maps, layers, (0,), (4,)), [rng.integers(-128, 128, (10, 12, 5))]
 
 
 def base_case() -> Case:
@@ -126,7 +127,7 @@ def base_case() -> Case:
     hw = replace(load_config("qaccel-64"), name="tiny", sram_bytes=1280, weight_buffer_bytes=512)
     graph, inputs = small_network()
     allocation = allocate(graph, hw)
-    program = emit_program(graph, allocation, hw)
+    program = emit_program(graph, allocation, compress(weight_tiles(graph, allocation), hw), hw)
     artefact = build_artefact(graph, allocation, program, hw)
     dram, defined, read_only = dram_image(artefact, inputs)
     expected = pack_pixels(run_graph(graph, inputs)[4], 8)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from npu.check.faults import STATIC, WRONG_RESULT, Case, base_case
-from qaccel.errors import QaccelError
+from qaccel.errors import CompilerFault, QaccelError
 from qaccel.machine.artefact import Artefact
 from qaccel.machine.hw import load_config
 from qaccel.machine.isa import Instruction, decode, isa
@@ -58,7 +58,7 @@ def test_base_program_is_right(base: Case) -> None:
 def test_checker_finds(base: Case, name: str) -> None:
     case = base.copy()
     STATIC[name](case)
-    with pytest.raises(QaccelError, match="program check"):
+    with pytest.raises(CompilerFault, match="program check"):
         checked(case)
 
 

@@ -18,18 +18,18 @@ from qaccel.npu.layers import (
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
-    Subgraph,
+    LayerGraph,
     Window,
 )
 from qaccel.npu.lower.channel_order import order_channels
-from qaccel.npu.lower.lower import lower
+from qaccel.npu.lower.from_relax import lower
 from qaccel.npu.partition.partition import partition, subgraph_functions
 from qaccel.options import BitWidths
 
 HW = load_config("qaccel-256")
 
 
-def lowered(path: Path, weight_bits: int) -> Subgraph:
+def lowered(path: Path, weight_bits: int) -> LayerGraph:
     q = quantized(path, BitWidths(weight_bits, 8))
     parts = partition(q.mod, HW, q.unquantized)
     (symbol,) = parts.subgraphs
@@ -83,7 +83,7 @@ def test_dead_channels_come_together() -> None:
     np.testing.assert_array_equal(reader.params.bias, graph.layers[1].params.bias)
 
 
-def dead_middle(rng: np.random.Generator) -> Subgraph:
+def dead_middle(rng: np.random.Generator) -> LayerGraph:
     """8 -> 32 -> 8 channels, every other one of the 32 without weights on either side."""
     maps = tuple(FeatureMap(name, 1, 4, c, 8, 0) for name, c in (("x", 8), ("middle", 32), ("y", 8)))
     alive = np.arange(32) % 2
@@ -102,4 +102,4 @@ def dead_middle(rng: np.random.Generator) -> Subgraph:
                 weight.T[:, None, None].astype(np.int32), weight.size * 4,
             )
         )  # fmt: skip
-    return Subgraph("dead", maps, tuple(layers), (0,), (2,))
+    return LayerGraph("dead", maps, tuple(layers), (0,), (2,))

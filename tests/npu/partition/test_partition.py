@@ -19,26 +19,25 @@ from qaccel.quant.quantize import quantize
 HW = load_config("qaccel-256")
 SHAPE = (1, 8, 8, 4)
 SCALE = 0.125
+Q, WHOLE = ops.Quantization(8, SCALE, 0), ops.Clamp.whole(8)
 
 
 def conv(q: relax.Expr, name: str, padding: int = 1) -> relax.Call:
-    attrs = ops.ConvAttrs(
-        name, "Conv", (1, 1), (padding,) * 4, (1, 1), 1, 8, 8, SCALE, 0, 8, SCALE, 0, -128, 127
-    )  # fmt: skip
+    attrs = ops.ConvAttrs(name, "Conv", Q, WHOLE, Q, (1, 1), (padding,) * 4, (1, 1), 1, 8)
     weight = np.arange(4 * 3 * 3 * 4).reshape(4, 3, 3, 4) % 5
-    return ops.conv2d(q, weight, np.arange(4), np.full(4, SCALE), attrs)
+    return attrs.call(q, weight, np.arange(4), np.full(4, SCALE))
 
 
 def add(a: relax.Expr, b: relax.Expr, name: str) -> relax.Call:
-    return ops.eltwise(a, b, ops.EltwiseAttrs(name, "Add", "add", 8, SCALE, 0, 8, SCALE, 0, 8, SCALE, 0, -128, 127))
+    return ops.EltwiseAttrs(name, "Add", Q, WHOLE, "add", Q, Q).call(a, b)
 
 
 def quantized(x: relax.Expr, name: str) -> relax.Call:
-    return ops.quantize(x, ops.QuantizeAttrs(name, SCALE, 0, 8, (0, 1, 2, 3), SHAPE))
+    return ops.QuantizeAttrs(name, Q, (0, 1, 2, 3), SHAPE).call(x)
 
 
 def real(q: relax.Expr, name: str) -> relax.Call:
-    return ops.dequantize(q, ops.DequantizeAttrs(name, SCALE, 0, 8, (0, 1, 2, 3), SHAPE))
+    return ops.DequantizeAttrs(name, Q, (0, 1, 2, 3), SHAPE).call(q)
 
 
 def module(build, inputs: int = 1) -> tvm.IRModule:
@@ -203,12 +202,8 @@ def test_a_rejected_operation_stays_with_its_reason():
 
 def test_a_config_that_is_too_small_is_the_reason():
     small = dataclasses.replace(HW, name="tiny", line_buffer_bytes=1)
-    attrs = ops.PoolAttrs(
-        "pool", "MaxPool", "max", (2, 2), (2, 2), (0, 0, 0, 0), (1, 1), False, 8, SCALE, 0, 8, SCALE, 0, -128, 127
-    )  # fmt: skip
-    (rejection,) = partition(
-        module(lambda emit, x: [emit(ops.pool2d(emit(quantized(x, "x")), attrs))]), small
-    ).rejections
+    attrs = ops.PoolAttrs("pool", "MaxPool", Q, WHOLE, Q, (2, 2), (0, 0, 0, 0), (1, 1), "max", (2, 2), False)
+    (rejection,) = partition(module(lambda emit, x: [emit(attrs.call(emit(quantized(x, "x"))))]), small).rejections
     assert rejection.too_large
     assert "tiny" in rejection.reason
     assert rejection.fix == "choose a larger config"

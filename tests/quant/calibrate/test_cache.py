@@ -5,8 +5,7 @@ import pytest
 import tvm
 
 import qaccel
-from qaccel import pipeline
-from qaccel.quant.calibrate import cache
+from qaccel.quant.calibrate import cache, calibration
 from small_models import chain, samples
 
 
@@ -15,13 +14,13 @@ def measured(monkeypatch, tmp_path):
     """The methods of the measurements that were made, in an empty cache."""
     monkeypatch.setenv("QACCEL_CACHE", str(tmp_path / "cache"))
     made = []
-    original = pipeline.calibrate
+    original = calibration.calibrate
 
     def counting(model, data, method, **rest):
         made.append(method)
         return original(model, data, method, **rest)
 
-    monkeypatch.setattr(pipeline, "calibrate", counting)
+    monkeypatch.setattr(calibration, "calibrate", counting)
     return made
 
 
@@ -33,7 +32,7 @@ def test_other_bits_do_not_measure_again(measured):
     assert measured == ["minmax"]
     np.testing.assert_array_equal(first.run(data)["y"], again.run(data)["y"])
     assert (first.run(data)["y"] != second.run(data)["y"]).any()
-    tvm.ir.assert_structural_equal(first.quantized.model.mod, again.quantized.model.mod)  # corrected biases as well
+    tvm.ir.assert_structural_equal(first.quantized.mod, again.quantized.mod)  # corrected biases as well
 
 
 def test_another_method_sample_or_model_measures_again(measured):

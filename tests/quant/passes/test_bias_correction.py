@@ -13,6 +13,7 @@ from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.qdq.write import qdq_model
+from qaccel.quant.calibrate.calibration import Calibration
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.quantize import quantize
@@ -25,8 +26,9 @@ def test_means_move_towards_the_float_model(network_path: Path, bits: BitWidths)
     name, output = model.inputs[0].name, model.outputs[0].name
     samples = {name: data.load("calibration", 64)["images"]}
     unseen = {name: data.load("test", 200)["images"]}
-    plain = quantize(model, calibrate(model, samples), bits)
-    corrected = correct_biases(plain, samples)
+    ranges = calibrate(model, samples)
+    plain = quantize(model, ranges, bits)
+    corrected = correct_biases(plain, Calibration(ranges, samples, measured=True))
     wanted = execute(model, unseen)[output]
     errors = [np.square(run_model(q, unseen)[output] - wanted).mean() for q in (plain, corrected)]
     if bits.weight_bits == 4:
@@ -41,8 +43,9 @@ def test_means_move_towards_the_float_model(network_path: Path, bits: BitWidths)
 def test_only_biases_change(mobilenet_path: Path) -> None:
     model = import_onnx(mobilenet_path)
     samples = {model.inputs[0].name: data.load("calibration", 8)["images"]}
-    plain = quantize(model, calibrate(model, samples))
-    corrected = correct_biases(plain, samples)
+    ranges = calibrate(model, samples)
+    plain = quantize(model, ranges)
+    corrected = correct_biases(plain, Calibration(ranges, samples, measured=True))
     for before, after in zip(_convs(plain.mod), _convs(corrected.mod), strict=True):
         assert operators.read(before) == operators.read(after)
         for position in (1, 3):
@@ -69,13 +72,13 @@ def test_products_of_three_dimensions(added: bool) -> None:
     imported, ranges, samples = prepared(made, samples=16)
     plain = quantize(imported, ranges, BitWidths(4, 8))
     assert plain.added == ({"product": "sum"} if added else {})
-    corrected = correct_biases(plain, samples)
+    corrected = correct_biases(plain, Calibration(ranges, samples, measured=True))
     output = imported.outputs[0].name
     exact = execute(imported, samples)[output].mean(axis=(0, 1))
     before, after = (np.abs(run_model(q, samples)[output].mean(axis=(0, 1)) - exact).mean() for q in (plain, corrected))
     assert after < before / 2
     run = session(qdq_model(corrected))
     result = np.concatenate([run.run(None, {"x": x[None]})[0] for x in samples["x"]])
-    step = operators.read(_convs(corrected.mod)[0]).out_scale
+    step = operators.read(_convs(corrected.mod)[0]).result.scale
     assert np.abs(result - run_model(corrected, samples)[output]).max() < 1.01 * step
     assert (np.abs(result - run_model(corrected, samples)[output]) > step / 2).mean() < 0.01

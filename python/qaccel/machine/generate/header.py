@@ -1,19 +1,8 @@
-"""Writes what is generated from target/isa.toml: the C++ header of the simulator and the ISA manual.
-
-    python -m qaccel.machine.generate.header --header qaccel_isa.h
-    python -m qaccel.machine.generate.header --manual MANUAL.md
-
-The build runs it before qaccel and what it depends on are installed, so it needs isa.toml and the standard library only.
-"""
+"""The C++ view of target/isa.toml: constants, enums, one struct and one checking decoder per instruction."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from pathlib import Path
-
-from ..isa_spec import Field, Format, Isa, isa, params_fields
+from ..isa_spec import Field, Format, Isa, params_fields
 
 _SLOTS = ("wait", "signal")  # wait0, wait1, wait2 are one array in C++
 
@@ -36,6 +25,7 @@ def _constants(spec: Isa) -> list[str]:
     for field in params_fields(spec):
         values[f"kParams{camel_case(field.name)}Offset"] = (f"bytes into the record: {field.type}", field.offset // 8)
         values[f"kParams{camel_case(field.name)}Bytes"] = ("its size", field.bits // 8)
+    values["kMultiplierBits"] = ("of a multiplier, in a parameter record or a field", spec.multiplier_bits)
     values["kTableInterpolationBits"] = ("low bits of a 16-bit table input", spec.interpolation_bits)
     lines = [f"constexpr int64_t {name} = {value};  // {text}" for name, (text, value) in values.items()]
     widths = ", ".join(map(str, spec.widths))
@@ -166,7 +156,12 @@ def _instruction(spec: Isa, form: Format) -> list[str]:
 def _any_instruction(spec: Isa) -> list[str]:
     names = [camel_case(form.name) for form in spec.formats.values()]
     opcode = spec.common[0]
-    lines = [f"using Instruction = std::variant<{', '.join(names)}>;", ""]
+    lines = [
+        f"using Instruction = std::variant<{', '.join(names)}>;",
+        "// X(name) for each instruction.",
+        f"#define QACCEL_INSTRUCTIONS(X) {' '.join(f'X({name})' for name in names)}",
+        "",
+    ]
     lines += [
         "// Decodes one word of kInstructionBytes. False, with the reason in `error`, where it is no instruction.",
         "inline bool decode(const uint8_t* word, Instruction& out, const char*& error) {",
@@ -178,7 +173,7 @@ def _any_instruction(spec: Isa) -> list[str]:
 
 
 def header(spec: Isa) -> str:
-    """The C++17 header: constants, enums, one struct and one checking decoder per instruction."""
+    """The C++17 header ``qaccel_isa.h``."""
     lines = [
         "// Generated from target/isa.toml; never edited.",
         "#pragma once",
@@ -202,32 +197,3 @@ def header(spec: Isa) -> str:
         lines += _instruction(spec, form)
     lines += [*_any_instruction(spec), "", "}  // namespace isa", "}  // namespace qaccel"]
     return "\n".join(lines) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's contents in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--header", type=Path, metavar="FILE", help="write the C++ header there")
-    parser.add_argument("--manual", type=Path, metavar="FILE", help="write the ISA manual there")
-    options = parser.parse_args(arguments)
-    if not options.header and not options.manual:
-        parser.error("nothing to write: give --header or --manual")
-    if options.header:
-        write_text(options.header, header(isa()))
-    if options.manual:
-        from .manual import manual
-
-        write_text(options.manual, manual(isa()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

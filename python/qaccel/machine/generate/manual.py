@@ -1,13 +1,14 @@
-"""The ISA manual as Markdown: the prose of target/isa.toml, tables of its fields, and the configs side by side."""
+"""The ISA manual as Markdown: prose and fields of target/isa.toml, parameters of target/hw.toml, the configs side by side."""
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...errors import UserError
-from ..hw import HwConfig, config_names, load_config, target_dir
+from ..hw import HwConfig, config_names, load_config
+from ..hw_spec import LARGEST, Parameter, target_dir
 from ..isa_spec import Field, Format, Isa, params_fields
 
 _TITLES = {
@@ -166,56 +167,39 @@ def _params_table(spec: Isa) -> str:
     return "A parameter record:\n\n" + table(("bytes", "field", "type", "meaning"), rows)
 
 
-def _config_lines(name: str) -> list[tuple[str, str, str, str]]:
-    """``(section, entry, value, comment)`` in a config's order; a section is a comment line of its own, or a table."""
-    found, section, table_name = [], "", ""
-    text = (target_dir() / "configs" / f"{name}.toml").read_text(encoding="utf-8")
-    for line in text.splitlines():
-        if line.startswith("#"):
-            section = line.lstrip("# ")
-        elif line.startswith("["):
-            table_name = section = line.strip("[] ")
-        elif line.strip():
-            match = re.fullmatch(r'(\w+)\s*=\s*("[^"]*"|\S+)\s*(?:#\s*(.*))?', line)
-            if match is None:
-                raise UserError(f"{name}.toml: {line!r} is not `entry = value  # comment`")
-            entry = f"{table_name}.{match[1]}" if table_name else match[1]
-            found.append((section, entry, match[2].strip('"'), match[3] or ""))
-    return found
+def _first_comment(config: str) -> str:
+    """What the config's file says it is."""
+    text = (target_dir() / "configs" / f"{config}.toml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].lstrip("# ")
 
 
-def _configs(configs: Sequence[HwConfig]) -> str:
-    files = {hw.name: _config_lines(hw.name) for hw in configs}
-    values = {name: {entry: value for _, entry, value, _ in lines} for name, lines in files.items()}
-    comments: dict[str, list[str]] = {}
-    for name, lines in files.items():
-        for _, entry, _, comment in lines:
-            if comment:
-                comments.setdefault(entry, []).append(f"{name}: {comment}")
-    out = ["## Configurations\n", "Sizes are in bytes, widths in bytes, weights or outputs a cycle, times in cycles.\n"]
-    out.append(table(("config", "what it is"), [(name, lines[0][0]) for name, lines in files.items()]))
-    rows: list[Sequence[str]] = []
-    previous = first_section = files[configs[0].name][0][0]
-    for section, entry, _, _ in files[configs[0].name]:
-        if entry == "name":
-            continue
-        if section not in (previous, first_section):
-            rows.append((f"**{section.replace('_', ' ')}**", *([""] * (len(configs) + 1))))
-        previous = section
-        rows.append(
-            (f"`{entry}`", *(values[hw.name][entry] for hw in configs), _merged(comments.get(entry, []), configs))
-        )
-    out.append(table(("entry", *(hw.name for hw in configs), "remarks"), rows))
-    return "\n".join(out)
+def _configs(parameters: Sequence[Parameter], configs: Sequence[HwConfig]) -> str:
+    """Every parameter with unit, limits, meaning and its value in each config."""
+    rows: list[Sequence[Any]] = []
+    section = ""
+    for parameter in parameters:
+        if parameter.section != section:
+            section = parameter.section
+            rows.append((f"**{section}**", *([""] * (len(configs) + 3))))
+        values = [operator.attrgetter(parameter.name)(hw) for hw in configs]
+        rows.append((f"`{parameter.name}`", parameter.unit, _allowed(parameter), *values, parameter.text))
+    return "\n".join(
+        [
+            "## Configurations\n",
+            table(("config", "what it is"), [(hw.name, _first_comment(hw.name)) for hw in configs]),
+            "The parameters, all of them integers, at most 2^31:\n",
+            table(("entry", "unit", "allowed", *(hw.name for hw in configs), "meaning"), rows),
+        ]
+    )
 
 
-def _merged(comments: Sequence[str], configs: Sequence[HwConfig]) -> str:
-    """One remark where all configs agree, else each with its config's name."""
-    texts = {comment.partition(": ")[2] for comment in comments}
-    return texts.pop() if len(texts) == 1 and len(comments) == len(configs) else "; ".join(comments)
+def _allowed(parameter: Parameter) -> str:
+    limits = f"from {parameter.least}" if parameter.most == LARGEST else f"{parameter.least} to {parameter.most}"
+    limits += ", a power of two" if parameter.power_of_two else ""
+    return limits if parameter.default is None else f"{limits}; {parameter.default} if not given"
 
 
-def manual(spec: Isa) -> str:
+def manual(spec: Isa, parameters: Sequence[Parameter]) -> str:
     """The whole manual."""
     configs = sorted((load_config(name) for name in config_names()), key=lambda hw: hw.rows * hw.cols)
     after = {
@@ -227,8 +211,8 @@ def manual(spec: Isa) -> str:
     }
     parts = [
         f"# The qaccel instruction set, version {spec.version}\n",
-        "Generated from `target/isa.toml` and `target/configs/*.toml` by `python -m qaccel.machine.generate.header --manual`; edit"
-        " those.\n",
+        "Generated from `isa.toml`, `hw.toml` and `configs/*.toml` by `python -m qaccel.machine.generate --manual"
+        " target/MANUAL.md`; edit those.\n",
         "The sizes of a machine (rows, cols and the names that end in _per_cycle, _bytes, _entries, _bits, _beats or"
         " _cycles) are entries of its configuration; those of the machines that come with qaccel are at the end. In"
         " formulas, W is the width in bits of the weights, A that of the input activations, B that of a second operand,"
@@ -238,5 +222,5 @@ def manual(spec: Isa) -> str:
         parts += [f"## {_TITLES.get(name, name)}\n", prose(text)]
         parts += [after[name]] if name in after else []
     parts += [_encoding(spec), "## Instructions\n", *(_instruction(spec, form) for form in _by_opcode(spec))]
-    parts.append(_configs(configs))
+    parts.append(_configs(parameters, configs))
     return "\n".join(parts).rstrip("\n") + "\n"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine import cost
 from ...machine.hw import HwConfig
-from ...machine.isa import Instruction, isa
+from ...machine.isa import Instruction, params_record
 from ...machine.numerics import MULTIPLIER_BITS, accumulator_width, activation_limits
 from ...machine.streams import decode_stream
 from ..access import Access, accesses, out_channels, weight_rows
 from ..layers import channel_bytes
-from .hazards import window_of
+from .hazards import touched_bytes
 
 
 class Constants:
@@ -32,19 +31,19 @@ class Constants:
         self._sums: dict[tuple[int, int, int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def step(self, ins: Instruction, hw: HwConfig) -> None:
-        """Carry out what the instruction moves. Raises UserError if a stream is damaged, unknown or unfitting."""
+        """Carry out what the instruction moves. Raises CompilerFault if a stream is damaged, unknown or unfitting."""
         touched = accesses(ins, hw)
         for access in touched:
             if access.write and access.memory == "sram":
-                window_of(self.known["sram"], access.merged())[...] = False
+                touched_bytes(self.known["sram"], access.merged())[...] = False
         if ins.engine == "LOAD":
             source, target = touched
             if ins.op == "LOAD":
                 offset = ins["pad_top"] * ins["sram_row_stride"] + ins["pad_left"] * ins["sram_pixel_stride"]
                 sizes = source.rows, target.row_stride, source.pixels, target.pixel_stride, source.run_bytes
                 target = Access("sram", True, target.start + offset, *sizes)
-            window_of(self.data["sram"], target)[...] = window_of(self.data["dram"], source)
-            window_of(self.known["sram"], target)[...] = window_of(self.known["dram"], source)
+            touched_bytes(self.data["sram"], target)[...] = touched_bytes(self.data["dram"], source)
+            touched_bytes(self.known["sram"], target)[...] = touched_bytes(self.known["dram"], source)
         elif ins.op == "LOADW":
             begin, end = touched[0].hull()
             stream = self._bytes(ins["source"], begin, end, "the weight stream")
@@ -55,7 +54,7 @@ class Constants:
 
     def _bytes(self, memory: str, begin: int, end: int, what: str) -> bytes:
         if not self.known[memory][begin:end].all():
-            raise UserError(f"{what} in {memory} bytes {begin} to {end - 1} is not made of constants")
+            raise CompilerFault(f"{what} in {memory} bytes {begin} to {end - 1} is not made of constants")
         return self.data[memory][begin:end].tobytes()
 
     def weight_sums(self, ins: Instruction) -> tuple[np.ndarray, np.ndarray]:
@@ -76,25 +75,27 @@ class Constants:
         return self._sums[key]
 
     def biases(self, ins: Instruction) -> np.ndarray:
-        """Bias of each output channel, int64. Raises UserError on a bad record."""
-        size = isa().params_bytes
+        """Bias of each output channel, int64. Raises CompilerFault on a bad record."""
+        layout = params_record()
         begin, channels = ins["param_addr"], out_channels(ins)
-        data = self._bytes("sram", begin, begin + channels * size, "a parameter record")
-        biases = []
-        for channel, (bias, multiplier, _, reserved) in enumerate(struct.iter_unpack("<iIB3s", data)):
+        data = self._bytes("sram", begin, begin + channels * layout.itemsize, "a parameter record")
+        records = np.frombuffer(data, layout)
+        for channel, record in enumerate(records):
+            multiplier, reserved = int(record["multiplier"]), record["reserved"].tobytes()
             if multiplier >> MULTIPLIER_BITS or any(reserved):
-                raise UserError(f"parameter record of channel {channel} has M {multiplier}, reserved {reserved.hex()}")
-            biases.append(bias)
-        return np.array(biases, np.int64)
+                raise CompilerFault(
+                    f"parameter record of channel {channel} has M {multiplier}, reserved {reserved.hex()}"
+                )
+        return records["bias"].astype(np.int64)
 
     def check_table(self, ins: Instruction) -> None:
-        """Raises UserError if an entry of a TABLE's table lies outside the output's width."""
+        """Raises CompilerFault if an entry of a TABLE's table lies outside the output's width."""
         begin, size = ins["table_addr"], cost.table_bytes(ins["in_bits"], ins["out_bits"])
         data = self._bytes("sram", begin, begin + size, "a table")
         entries = np.frombuffer(data, "<i2" if 16 in (ins["in_bits"], ins["out_bits"]) else "<i1")
         lo, hi = activation_limits(ins["out_bits"])
         if entries.min() < lo or entries.max() > hi:
-            raise UserError(f"table entries reach {entries.min()} to {entries.max()}, must be {lo} to {hi}")
+            raise CompilerFault(f"table entries reach {entries.min()} to {entries.max()}, must be {lo} to {hi}")
 
 
 @dataclass
@@ -115,7 +116,7 @@ class Accumulators:
         self.open: _Open | None = None
 
     def step(self, ins: Instruction, constants: Constants) -> None:
-        """Raises UserError if the instruction may not come here or an accumulator could leave its width."""
+        """Raises CompilerFault if the instruction may not come here or an accumulator could leave its width."""
         if "accumulate" not in ins.values:
             return
         channels, pooling = out_channels(ins), ins.op == "POOL"
@@ -124,20 +125,20 @@ class Accumulators:
         shape = (ins.op, ins["out_h"], ins["out_w"], channels, *widths, ins["kind"] if pooling else "")
         state = self.open
         if bool(ins["accumulate"]) != (state is not None):
-            raise UserError(
+            raise CompilerFault(
                 f"accumulate is {ins['accumulate']} while accumulators are {'open' if state else 'not open'}"
             )
         if state is None:
             zeros = np.zeros(channels, np.int64)
             state = _Open(shape, zeros, zeros, np.zeros((ins["out_h"], ins["out_w"]), bool))
         elif state.shape != shape:
-            raise UserError(f"accumulates {shape} onto open accumulators of {state.shape}")
+            raise CompilerFault(f"accumulates {shape} onto open accumulators of {state.shape}")
         state.hit |= _hit(ins)
         self._extend(state, ins, constants)
         width = accumulator_width(weight_bits, ins["in_bits"], self.hw.accumulator_bits)
         _must_fit(state.least, state.most, width, "the sum")
         if ins["finish"] and pooling and ins["kind"] == "max" and not state.hit.all():
-            raise UserError(f"a maximum over no tap at output pixel {tuple(map(int, np.argwhere(~state.hit)[0]))}")
+            raise CompilerFault(f"a maximum over no tap at output pixel {tuple(map(int, np.argwhere(~state.hit)[0]))}")
         if ins["finish"] and not pooling:
             bias = constants.biases(ins)
             _must_fit(state.least + bias, state.most + bias, width, "the sum with its bias")
@@ -173,4 +174,4 @@ def _must_fit(least: np.ndarray, most: np.ndarray, bits: int, what: str) -> None
     bad = np.flatnonzero((least < lo) | (most > hi))
     if bad.size:
         n = int(bad[0])
-        raise UserError(f"{what} of channel {n} can reach {least[n]} to {most[n]}, the accumulator has {bits} bits")
+        raise CompilerFault(f"{what} of channel {n} can reach {least[n]} to {most[n]}, the accumulator has {bits} bits")

@@ -14,7 +14,7 @@ from ..access import Access
 NEVER, INITIAL, FIRST = 0, 1, 2  # marks of a byte: instruction i is FIRST + i
 
 
-def window_of(data: np.ndarray, access: Access) -> np.ndarray:
+def touched_bytes(data: np.ndarray, access: Access) -> np.ndarray:
     """[rows, pixels, run_bytes] view of the bytes of an access within one memory's array [size]."""
     item = data.strides[0]
     shape = access.rows, access.pixels, access.run_bytes
@@ -37,16 +37,16 @@ class Shadow:
 
     def writers(self, access: Access) -> np.ndarray:
         """Distinct marks of the last writers of the bytes."""
-        return distinct(window_of(self.writer, access.merged()))
+        return distinct(touched_bytes(self.writer, access.merged()))
 
     def last_reader(self, engine: int, access: Access) -> int:
         """Greatest mark among that engine's last readers of the bytes."""
-        return int(window_of(self.readers[engine], access.merged()).max())
+        return int(touched_bytes(self.readers[engine], access.merged()).max())
 
     def record(self, access: Access, engine: int, index: int) -> None:
         """Instruction ``index`` reads or writes the bytes."""
         target = self.writer if access.write else self.readers[engine]
-        window_of(target, access.merged())[...] = FIRST + index
+        touched_bytes(target, access.merged())[...] = FIRST + index
 
 
 class TokenError(Exception):

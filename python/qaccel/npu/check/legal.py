@@ -72,8 +72,9 @@ def _value_fault(ins: Instruction) -> str | None:
 
 
 def _unit_fault(ins: Instruction, hw: HwConfig) -> str | None:
-    if ins.op in ("DEPTHWISE", "POOL"):
-        needed = cost.line_buffer_bytes(ins, hw)
+    work = cost.work_of(ins) if ins.engine == "COMPUTE" else None
+    if isinstance(work, cost.PoolWork):
+        needed = cost.line_buffer_bytes(work, hw)
         if needed > hw.line_buffer_bytes:
             return f"needs {needed} bytes of line buffer, the machine has {hw.line_buffer_bytes}"
     if "finish" in ins.values and not ins["finish"]:

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import QaccelError, UserError
+from ...errors import CompilerFault, QaccelError
 from ...machine.artefact import Artefact
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, decode
 from ..access import Access, accesses
 from ..layers import channel_bytes
 from .bounds import Accumulators, Constants
-from .hazards import FIRST, INITIAL, NEVER, Order, Shadow, TokenError, window_of
+from .hazards import FIRST, INITIAL, NEVER, Order, Shadow, TokenError, touched_bytes
 from .legal import first_fault
 
 Intent = Iterable[tuple[int, Iterable[int]]]
@@ -42,12 +42,12 @@ class DramMap:
 
 
 def check_program(artefact: Artefact, intent: Intent | None = None) -> None:
-    """Check an artefact. Raises UserError with the instruction, its op and layer, the value and the limit."""
+    """Check an artefact. Raises CompilerFault with the instruction, its op and layer, the value and the limit."""
     image = np.zeros(artefact.dram_bytes, np.uint8)
     constant = []
     for addr, data in ((artefact.constants_addr, artefact.constants), (artefact.program_addr, artefact.program)):
         if addr + len(data) > artefact.dram_bytes:
-            raise UserError(
+            raise CompilerFault(
                 f"program check: DRAM bytes {addr} to {addr + len(data)} leave {artefact.dram_bytes} bytes of DRAM"
             )
         image[addr : addr + len(data)] = np.frombuffer(data, np.uint8)
@@ -67,7 +67,7 @@ def check_instructions(
     """Check decoded instructions.
 
     ``intent``: (reading instruction, the instructions whose data it must see); an instruction that is not listed must
-    read nothing but DRAM's initial contents. Without it, whose data are read is not checked. Raises UserError.
+    read nothing but DRAM's initial contents. Without it, whose data are read is not checked. Raises CompilerFault.
     """
     checker = _Checker(hw, memory, None if intent is None else {reader: frozenset(data) for reader, data in intent})
     for index, ins in enumerate(instructions):
@@ -75,10 +75,10 @@ def check_instructions(
             checker.step(index, ins)
         except (QaccelError, TokenError) as error:
             layer = layers[ins["layer"]] if ins["layer"] < len(layers) else ins["layer"]
-            raise UserError(f"program check: instruction {index} ({ins.op}, layer {layer}): {error}") from None
+            raise CompilerFault(f"program check: instruction {index} ({ins.op}, layer {layer}): {error}") from None
     leftover = checker.order.leftover()
     if leftover or checker.accumulators.open:
-        raise UserError(f"program check: end of the program: {leftover or 'accumulators are still open'}")
+        raise CompilerFault(f"program check: end of the program: {leftover or 'accumulators are still open'}")
 
 
 class _Checker:
@@ -101,7 +101,7 @@ class _Checker:
     def step(self, index: int, ins: Instruction) -> None:
         fault = first_fault(ins, self.hw, self.dram_bytes)
         if fault:
-            raise UserError(fault)
+            raise CompilerFault(fault)
         clock = self.order.start(ins, index)
         engine = self.order.engines.index(ins.engine)
         if index + FIRST >= self._engine_of.size:
@@ -127,7 +127,7 @@ class _Checker:
     def _check_read(self, index: int, access: Access, clock: np.ndarray) -> None:
         marks = self.shadows[access.memory].writers(access)
         if marks[0] == NEVER:
-            raise UserError(f"reads {access.what} in {_place(access)}, of which some bytes were never written")
+            raise CompilerFault(f"reads {access.what} in {_place(access)}, of which some bytes were never written")
         self._ordered(marks, access, clock, "were written")
         if self.intent is None:
             return
@@ -137,23 +137,23 @@ class _Checker:
                 whose = "DRAM's initial contents" if mark == INITIAL else f"what instruction {mark - FIRST} wrote"
                 meant = ", ".join(str(writer - FIRST) for writer in sorted(wanted) if writer != INITIAL)
                 meant = f"that of instruction {meant}" if meant else "DRAM's initial contents"
-                raise UserError(f"reads {access.what} in {_place(access)} and finds {whose}, not {meant}")
+                raise CompilerFault(f"reads {access.what} in {_place(access)} and finds {whose}, not {meant}")
 
     def _check_write(self, index: int, access: Access, clock: np.ndarray, engine: int) -> None:
         shadow = self.shadows[access.memory]
-        if access.memory == "dram" and window_of(self.read_only, access.merged()).any():
-            raise UserError(f"writes {_place(access)}, of which some bytes are read-only")
+        if access.memory == "dram" and touched_bytes(self.read_only, access.merged()).any():
+            raise CompilerFault(f"writes {_place(access)}, of which some bytes are read-only")
         self._ordered(shadow.writers(access), access, clock, "were written")
         for other in range(len(self.order.engines)):
             mark = shadow.last_reader(other, access)
             if other == engine and mark == FIRST + index:
-                raise UserError(f"writes {access.what} over its own operands in {_place(access)}")
+                raise CompilerFault(f"writes {access.what} over its own operands in {_place(access)}")
             self._ordered(np.array([mark]), access, clock, "were read")
 
     def _ordered(self, marks: np.ndarray, access: Access, clock: np.ndarray, done: str) -> None:
         late = marks[(marks >= FIRST) & (marks > clock[self._engine_of[marks]])]
         if late.size:
-            raise UserError(
+            raise CompilerFault(
                 f"accesses {access.what} in {_place(access)}, which {done} by instruction {int(late[0]) - FIRST}: "
                 "no semaphore orders the two, a race"
             )

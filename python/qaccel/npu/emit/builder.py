@@ -1,7 +1,8 @@
-"""Scheduling: a tiled, allocated subgraph becomes its instructions, in an order that is right one after the other.
+"""The program while it is written: its instructions so far, and what each block of SRAM and weight buffer holds by then.
 
-What overlaps is decided by the engines' queues and by the semaphores that ``semaphores.py`` derives from the addresses. Beside the
-instructions goes the intent: whose data each one means to read, which ``check.py`` holds against what the addresses say.
+``instructions.py`` asks for views of inputs, weights and parameters; what is not there yet is loaded first. Instructions come in an
+order that is right one after the other; ``semaphores.py`` finds afterwards what may overlap. Beside each instruction its intent is
+noted: the instructions whose data it means to read, which ``check/`` holds against what the addresses say.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, instruction
-from ...machine.streams import WeightTile, codec_of, encode_stream
-from ..extents import align
-from ..layers import AnyLayer, FeatureMap, Subgraph, Window, channel_bytes
+from ...machine.streams import codec_of
+from ..extents import align, pixels_under, rows_under
+from ..layers import AnyLayer, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
+from .weights import Streams, TileName
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Box:
 
 @dataclass
 class _Slots:
-    """Blocks used in turn; ``held`` says what lies in each and which instruction put it there."""
+    """SRAM blocks used in turn. ``held``, by block: the name of what lies in it and the instruction that put it there, or None."""
 
     addresses: tuple[int, ...]
     held: list[tuple[object, int] | None] = field(default_factory=list)
@@ -95,17 +95,17 @@ class _Slots:
 
 
 class ProgramBuilder:
-    """Appends instructions; knows what lies where at that point of the program."""
+    """Instructions of the layers so far; methods give addresses and append what loads and stores. ``step``: the layer in work."""
 
-    def __init__(self, graph: Subgraph, allocation: Allocation, hw: HwConfig) -> None:
-        self.graph, self.allocation, self.hw = graph, allocation, hw
+    def __init__(self, graph: LayerGraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> None:
+        self.graph, self.allocation, self.streams, self.hw = graph, allocation, streams, hw
         self.instructions: list[Instruction] = []
         self.intent: list[tuple[int, frozenset[int]]] = []
         self.constants = bytearray()
         self._constant_addr: dict[object, tuple[int, int]] = {}
         self._writers: dict[int, set[int]] = {}
         self._stores: dict[int, set[int]] = {}
-        self._ring: list[tuple[object, int, int, int]] = []  # key, begin, end, instruction
+        self._ring: list[tuple[TileName, int, int, int]] = []  # tile, begin, end, instruction
         self._ring_end = 0
         self.stream_bytes = [0] * len(graph.layers)
         self.codecs: list[Counter[str]] = [Counter() for _ in graph.layers]
@@ -151,20 +151,12 @@ class ProgramBuilder:
         """
         source = self.layer.inputs[which]
         feature_map = self.graph.maps[source]
-        y_begin = box.y * window.stride_h + kernel_begin * window.dilation_h - window.pad_top
-        y_end = y_begin + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h + 1
-        x_begin = box.x * window.stride_w - window.pad_left
-        x_end = x_begin + (box.pixels - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
-        top, bottom, left, right = (
-            max(0, y_begin),
-            min(feature_map.h, y_end),
-            max(0, x_begin),
-            min(feature_map.w, x_end),
-        )
-        if top >= bottom or left >= right:
+        rows = rows_under(window, box.y, box.rows, kernel_begin, kernel_rows, feature_map.h)
+        pixels = pixels_under(window, box.x, box.pixels, feature_map.w)
+        if rows.length <= 0 or pixels.length <= 0:
             return None
-        part = Box(top, bottom - top, left, right - left, box.c, box.channels)
-        return self._sram_view(which, source, feature_map, part, max(0, -y_begin), max(0, -x_begin))
+        part = Box(rows.begin, rows.length, pixels.begin, pixels.length, box.c, box.channels)
+        return self._sram_view(which, source, feature_map, part, rows.pad, pixels.pad)
 
     def _sram_view(
         self, which: int, source: int, feature_map: FeatureMap, part: Box, pad_top: int, pad_left: int
@@ -318,23 +310,15 @@ class ProgramBuilder:
         if self._ring_end + total_bytes > self.hw.weight_buffer_bytes >= total_bytes:
             self._ring_end = 0
 
-    def weights(self, key: object, rows: int, channels: int, make: Callable[[], np.ndarray]) -> tuple[int, int]:
-        """Weight buffer address of a tile, decoded there unless it still is, and the decoding instruction.
-
-        The tile has ``rows`` rows of ``channels`` weights, each row on a byte; ``make`` gives them, [rows, channels].
-        """
-        weight_bits = self.layer.weight_bits  # type: ignore[union-attr]
-        row_bytes = channel_bytes(channels, weight_bits)
-        row_weights, size_bytes = row_bytes * 8 // weight_bits, rows * row_bytes
-        full_key = (self.step, key)
+    def weights(self, name: TileName) -> tuple[int, int]:
+        """Weight buffer address of a tile, decoded there unless it still is, and the decoding instruction."""
         for held, begin, _, index in self._ring:
-            if held == full_key:
+            if held == name:
                 return begin, index
-        dram_addr, stream_bytes = self.constant(
-            ("stream", full_key), lambda: self._stream(make(), row_weights, weight_bits)
-        )
-        begin = self._ring_end if self._ring_end + size_bytes <= self.hw.weight_buffer_bytes else 0
-        end = begin + align(size_bytes)
+        tile = self.streams[name]
+        dram_addr, stream_bytes = self.constant(name, lambda: self._stream(tile.stream))
+        begin = self._ring_end if self._ring_end + tile.size_bytes <= self.hw.weight_buffer_bytes else 0
+        end = begin + align(tile.size_bytes)
         self._ring = [entry for entry in self._ring if entry[2] <= begin or end <= entry[1]]
         index = self.emit(
             "LOADW",
@@ -342,18 +326,16 @@ class ProgramBuilder:
             stream_addr=dram_addr,
             stream_bytes=stream_bytes,
             buffer_addr=begin,
-            weight_count=rows * row_weights,
-            weight_bits=weight_bits,
-            row_weights=row_weights,
+            weight_count=tile.weight_count,
+            weight_bits=tile.bits,
+            row_weights=tile.row_weights,
         )
-        self._ring.append((full_key, begin, end, index))
+        self._ring.append((name, begin, end, index))
         self._ring_end = end
         return begin, index
 
-    def _stream(self, weights: np.ndarray, row_weights: int, weight_bits: int) -> bytes:
-        """The stream of a tile, counted; rows that end within a byte are filled up with a zero."""
-        padded = np.pad(weights, ((0, 0), (0, row_weights - weights.shape[1])))
-        stream = encode_stream(WeightTile(padded, row_weights, weight_bits), self.hw)
+    def _stream(self, stream: bytes) -> bytes:
+        """The stream of a tile, counted."""
         self.stream_bytes[self.step] += len(stream)
         self.codecs[self.step][codec_of(stream)] += 1
         return stream

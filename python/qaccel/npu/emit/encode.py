@@ -1,17 +1,17 @@
-"""Encoding: a plan becomes program bytes with a memory map."""
+"""Encoding: instructions get their semaphores and become bytes; DRAM gets its memory map."""
 
 from __future__ import annotations
 
 from ...machine.artefact import Artefact, TensorSlot
 from ...machine.hw import HwConfig
 from ...machine.isa import encode, isa
-from ..layers import Subgraph
+from ..layers import LayerGraph
 from ..plan.allocate import DRAM_ALIGN_BYTES, Allocation
 from .builder import Program
 from .semaphores import insert_semaphores
 
 
-def build_artefact(graph: Subgraph, allocation: Allocation, program: Program, hw: HwConfig) -> Artefact:
+def build_artefact(graph: LayerGraph, allocation: Allocation, program: Program, hw: HwConfig) -> Artefact:
     """The artefact of a scheduled subgraph.
 
     DRAM holds inputs, outputs and scratch first, then constants, then the program.

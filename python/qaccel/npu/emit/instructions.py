@@ -1,15 +1,15 @@
-"""Instructions of one layer: the loops over its tiles, one function per kind of layer."""
+"""Instructions of each layer: loops over its tiles that append to the program, one function per kind of layer."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from ...machine.hw import HwConfig
-from ..extents import spans, valid_taps
+from ...machine.isa import params_record
+from ..extents import in_steps, kernel_chunks, spans, valid_taps
 from ..layers import (
     AnyLayer,
     ChannelParams,
@@ -18,9 +18,9 @@ from ..layers import (
     CopyLayer,
     DepthwiseLayer,
     EltwiseLayer,
+    LayerGraph,
     MoveLayer,
     PoolLayer,
-    Subgraph,
     TableLayer,
     Window,
     channel_bytes,
@@ -28,19 +28,16 @@ from ..layers import (
 from ..plan.allocate import Allocation
 from .builder import Box, Program, ProgramBuilder, View
 from .moves import emit_move
+from .weights import Streams, TileName
 
 
-def emit_program(graph: Subgraph, allocation: Allocation, hw: HwConfig) -> Program:
-    """All layers' instructions, without semaphores."""
-    builder = ProgramBuilder(graph, allocation, hw)
+def emit_program(graph: LayerGraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> Program:
+    """All layers' instructions, without semaphores. ``streams`` has every tile of weights that the plan cuts."""
+    builder = ProgramBuilder(graph, allocation, streams, hw)
     for step, layer in enumerate(graph.layers):
         builder.begin_layer(step)
         _EMITTERS[type(layer)](builder, layer)
     return builder.program()
-
-
-def _cut(size: int, step: int) -> list[tuple[int, int]]:
-    return [(begin, min(step, size - begin)) for begin in range(0, size, step)]
 
 
 def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
@@ -53,17 +50,10 @@ def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
 def _records(params: ChannelParams, begin: int, count: int) -> bytes:
     """Parameter records of a range of channels (ISA manual, "numerics")."""
     part = slice(begin, begin + count)
-    return b"".join(
-        struct.pack("<iIB3x", bias, multiplier, shift)
-        for bias, multiplier, shift in zip(
-            params.bias[part].tolist(), params.multiplier[part].tolist(), params.shift[part].tolist(), strict=True
-        )
-    )
-
-
-def _matrix(weight: np.ndarray) -> np.ndarray:
-    """[reduction..., channels] as rows of channels, which is how the weight buffer has them."""
-    return weight.reshape(-1, weight.shape[-1])
+    records = np.zeros(count, params_record())
+    records["bias"], records["multiplier"] = params.bias[part], params.multiplier[part]
+    records["shift"] = params.shift[part]
+    return records.tobytes()
 
 
 def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, int]:
@@ -97,11 +87,11 @@ def _emit_conv(builder: ProgramBuilder, layer: ConvLayer) -> None:
     tiling = builder.tiling
     spaces = _spaces(builder)
     for number, part in enumerate(layer.parts):
-        channels = _cut(part.out_channels, tiling.tile_oc)
+        channels = in_steps(part.out_channels, tiling.tile_oc)
         chunks = [
             (k, rows, c, count)
-            for k, rows in _cut(layer.window.kernel_h, tiling.tile_kh)
-            for c, count in _cut(part.in_channels, tiling.tile_ic)
+            for k, rows in in_steps(layer.window.kernel_h, tiling.tile_kh)
+            for c, count in in_steps(part.in_channels, tiling.tile_ic)
         ]
         rows_bytes = layer.window.kernel_w * sum(channel_bytes(n, layer.weight_bits) for _, n in channels)
         builder.reserve_weights(sum(rows * count for _, rows, _, count in chunks) * rows_bytes)
@@ -129,24 +119,17 @@ def _conv_tile(
         source = Box(box.y, box.rows, box.x, box.pixels, part.in_begin + c, count)
         return builder.input_view(0, source, layer.window, k, rows)
 
-    def weights_of(chunk: tuple[int, int, int, int]) -> tuple[int, int]:
-        k, rows, c, count = chunk
-        n = box.c - part.out_begin
-        return builder.weights(
-            (number, k, c, n),
-            rows * layer.window.kernel_w * count,
-            box.channels,
-            lambda: _matrix(part.weight[k : k + rows, :, c : c + count, n : n + box.channels]),
-        )
-
-    needed = [chunk for chunk in chunks if _touches_input(builder, layer, box, chunk[0], chunk[1])]
+    in_h = builder.graph.maps[layer.inputs[0]].h
+    rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
+    needed = [chunk for chunk in chunks if chunk[:2] in rows]
     param_addr, param_load = builder.params((box.c, box.channels), lambda: _records(layer.params, box.c, box.channels))
     output = builder.output_view(box)
     index = -1
     for position, chunk in enumerate(needed):
         view = view_of(chunk)
-        assert view is not None  # _touches_input
-        weight_addr, decode = weights_of(chunk)
+        assert view is not None  # kernel_chunks
+        k, _, c, _ = chunk
+        weight_addr, decode = builder.weights(TileName(builder.step, number, k, c, box.c - part.out_begin))
         finish = position == len(needed) - 1
         index = builder.emit(
             "CONV",
@@ -168,30 +151,17 @@ def _conv_tile(
     builder.finish_output(box, output, index)
 
 
-def _touches_input(builder: ProgramBuilder, layer: AnyLayer, box: Box, kernel_begin: int, kernel_rows: int) -> bool:
-    """Whether some row of the kernel part falls on an input row; if not, the part adds nothing."""
-    window = layer.window  # type: ignore[union-attr]
-    first = box.y * window.stride_h + kernel_begin * window.dilation_h - window.pad_top
-    last = first + (box.rows - 1) * window.stride_h + (kernel_rows - 1) * window.dilation_h
-    return last >= 0 and first < builder.graph.maps[layer.inputs[0]].h
-
-
 def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
     channels = layer.weights.shape[2]
-    for n, count in _cut(channels, builder.tiling.tile_oc):
+    for n, count in in_steps(channels, builder.tiling.tile_oc):
         row_bytes = channel_bytes(count, layer.weight_bits)
         builder.reserve_weights(layer.window.kernel_h * layer.window.kernel_w * row_bytes)
         for y, h, x, w in _spaces(builder):
             box = Box(y, h, x, w, n, count)
             param_addr, param_load = builder.params((n, count), partial(_records, layer.params, n, count))
 
-            def operands(k: int, rows: int, box: Box = box) -> tuple[dict[str, int | str], int]:
-                weight_addr, decode = builder.weights(
-                    (k, box.c),
-                    rows * layer.window.kernel_w,
-                    box.channels,
-                    lambda: _matrix(layer.weights[k : k + rows, :, box.c : box.c + box.channels]),
-                )
+            def operands(k: int, n: int = n) -> tuple[dict[str, int | str], int]:
+                weight_addr, decode = builder.weights(TileName(builder.step, 0, k, 0, n))
                 return {"weight_addr": weight_addr, "weight_bits": layer.weight_bits}, decode
 
             _windowed_tile(builder, layer, "DEPTHWISE", box, {"param_addr": param_addr}, {param_load}, operands)
@@ -199,7 +169,7 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
 
 def _emit_pool(builder: ProgramBuilder, layer: PoolLayer) -> None:
     x, y, window = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output], layer.window
-    for n, count in _cut(y.c, builder.tiling.tile_oc):
+    for n, count in in_steps(y.c, builder.tiling.tile_oc):
         for row, h, pixel, w in _spaces(builder):
             if layer.kind == "max":
                 taps = 1
@@ -220,16 +190,17 @@ def _windowed_tile(
     box: Box,
     fixed: dict[str, int] | dict[str, int | str],
     finish_reads: set[int],
-    operands: Callable[[int, int], tuple[dict[str, int | str], int]] | None,
+    operands: Callable[[int], tuple[dict[str, int | str], int]] | None,
 ) -> None:
-    """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives weights of a chunk."""
-    chunks = [c for c in _cut(layer.window.kernel_h, builder.tiling.tile_kh) if _touches_input(builder, layer, box, *c)]
+    """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives the weights of a kernel row."""
+    in_h = builder.graph.maps[layer.inputs[0]].h
+    chunks = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     output = builder.output_view(box)
     index = -1
     for position, (k, rows) in enumerate(chunks):
         view = builder.input_view(0, box, layer.window, k, rows)
-        assert view is not None  # _touches_input
-        more, decode = operands(k, rows) if operands else ({}, None)
+        assert view is not None  # kernel_chunks
+        more, decode = operands(k) if operands else ({}, None)
         finish = position == len(chunks) - 1
         index = builder.emit(
             op,
@@ -252,7 +223,7 @@ def _windowed_tile(
 def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | TableLayer) -> None:
     y = builder.graph.maps[layer.output]
     table = builder.table(layer.table) if isinstance(layer, TableLayer) else None
-    for n, count in _cut(y.c, builder.tiling.tile_oc):
+    for n, count in in_steps(y.c, builder.tiling.tile_oc):
         for row, h, pixel, w in _spaces(builder):
             box = Box(row, h, pixel, w, n, count)
             view = builder.input_view(0, box, Window(), 0, 1)

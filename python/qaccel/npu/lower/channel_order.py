@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, MoveLayer, Subgraph
+from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, LayerGraph, MoveLayer
 
 Orders = dict[int, np.ndarray]  # by feature map: where its channels come from
 
 
-def order_channels(graph: Subgraph) -> Subgraph:
+def order_channels(graph: LayerGraph) -> LayerGraph:
     """The same subgraph with the channels of inner maps sorted by the mean size of the weights that make them, largest first:
     the longest streams are then fetched while the layer before still computes.
 
@@ -27,7 +27,7 @@ def order_channels(graph: Subgraph) -> Subgraph:
     return replace(graph, layers=tuple(_reordered(layer, orders) for layer in graph.layers)) if orders else graph
 
 
-def _orders(graph: Subgraph) -> Orders:
+def _orders(graph: LayerGraph) -> Orders:
     owner = list(range(len(graph.maps)))
 
     def find(index: int) -> int:
@@ -60,7 +60,7 @@ def _orders(graph: Subgraph) -> Orders:
     return {index: best[find(index)] for index in range(len(graph.maps)) if find(index) in best}
 
 
-def _is_one_matrix(layer: ConvLayer, graph: Subgraph) -> bool:
+def _is_one_matrix(layer: ConvLayer, graph: LayerGraph) -> bool:
     sizes = graph.maps[layer.inputs[0]].c, graph.maps[layer.output].c
     return len(layer.parts) == 1 and (layer.parts[0].in_channels, layer.parts[0].out_channels) == sizes
 

@@ -1,4 +1,4 @@
-"""What the machine can take: one limit, one function returning (ok, reason). Its docstring is its line in the manual."""
+"""What the machine can take: one limit, one function that returns a verdict. Its docstring is its line in the manual."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ from ..layers import (
 )
 from ..plan.tile import fitting_working_bytes
 
-Verdict = tuple[bool, str]
-OK: Verdict = (True, "")
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an operation runs on the accelerator, else why not. ``too_large``: a larger config would take it."""
+
+    ok: bool
+    reason: str = ""
+    too_large: bool = False
+
+
+OK = Verdict(True)
 _Shape = Sequence[int]
-_ON_ACCELERATOR = (
-    operators.ConvAttrs, operators.PoolAttrs, operators.EltwiseAttrs, operators.RequantizeAttrs, operators.TableAttrs,
-    operators.MoveAttrs,
-)  # fmt: skip
 
 
 def check_call(call: relax.Call, hw: HwConfig) -> Verdict:
@@ -50,15 +55,15 @@ def check_op(
     attrs: object, in_shapes: Sequence[_Shape], out_shape: _Shape, hw: HwConfig, kernel: tuple[int, int] | None = None
 ) -> Verdict:
     """The same from attributes and NHWC shapes of the activations; ``kernel`` (rows, pixels) of a convolution."""
-    if type(attrs) not in _ON_ACCELERATOR:
-        return False, "quantize and dequantize run on the CPU"
+    if not isinstance(attrs, operators.IntegerAttrs):
+        return Verdict(False, "quantize and dequantize run on the CPU")
     if isinstance(attrs, operators.PoolAttrs):
         kernel = attrs.kernel
     for rule, kinds in RULES:
         if not isinstance(attrs, kinds):
             continue
         verdict = rule(Case(attrs, tuple(in_shapes), out_shape, kernel, hw))
-        if not verdict[0]:
+        if not verdict.ok:
             return verdict
     return OK
 
@@ -79,9 +84,9 @@ def feature_map_sizes(case: Case) -> Verdict:
     limit = field_maximum("CONV", "in_h")
     for shape in [*case.in_shapes, case.out_shape]:
         if len(shape) != 4:
-            return False, f"tensor of {len(shape)} dimensions, must have 4"
+            return Verdict(False, f"tensor of {len(shape)} dimensions, must have 4")
         if not all(1 <= size <= limit for size in shape[1:]):
-            return False, f"tensor of {list(shape[1:])}, each must be 1 to {limit}"
+            return Verdict(False, f"tensor of {list(shape[1:])}, each must be 1 to {limit}")
     return OK
 
 
@@ -91,7 +96,7 @@ def kernel_size(case: Case) -> Verdict:
     limit = field_maximum("CONV", "kernel_h")
     for what, values in (("kernel", case.kernel), ("stride", case.attrs.strides), ("dilation", case.attrs.dilation)):
         if not all(1 <= value <= limit for value in values):
-            return False, f"{what} of {list(values)}, each must be 1 to {limit}"
+            return Verdict(False, f"{what} of {list(values)}, each must be 1 to {limit}")
     return OK
 
 
@@ -102,7 +107,7 @@ def padding_size(case: Case) -> Verdict:
         extent = (case.kernel[axis] - 1) * case.attrs.dilation[axis] + 1
         pads = case.attrs.padding[axis], case.attrs.padding[axis + 2]
         if max(pads) >= extent or min(pads) < 0:
-            return False, f"padding {list(case.attrs.padding)} is not below the dilated kernel of {extent}"
+            return Verdict(False, f"padding {list(case.attrs.padding)} is not below the dilated kernel of {extent}")
     return OK
 
 
@@ -114,10 +119,8 @@ def pooling_taps(case: Case) -> Verdict:
         fixed = case.attrs.strides[axis], case.kernel[axis], case.attrs.dilation[axis], case.attrs.padding[axis], size
         for position in range(outputs):
             if valid_taps(position, *fixed) == 0:
-                return (
-                    False,
-                    f"the window at {'row' if axis == 0 else 'pixel'} {position} lies in the padding altogether",
-                )
+                where = f"{'row' if axis == 0 else 'pixel'} {position}"
+                return Verdict(False, f"the window at {where} lies in the padding altogether")
     return OK
 
 
@@ -128,7 +131,7 @@ def broadcast(case: Case) -> Verdict:
     small = [all(size in (1, whole) for size, whole in zip(shape[1:], target, strict=True)) for shape in case.in_shapes]
     if not ((full[0] and small[1]) or (full[1] and small[0] and case.attrs.kind != "sub")):
         shapes = [list(shape[1:]) for shape in case.in_shapes]
-        return False, f"operands of {shapes}: one must be whole, the other whole or of size 1 where it repeats"
+        return Verdict(False, f"operands of {shapes}: one must be whole, the other whole or of size 1 where it repeats")
     return OK
 
 
@@ -138,7 +141,9 @@ def whole_bytes_move(case: Case) -> Verdict:
     for piece in unflattened(case.attrs.pieces):
         source = maps[piece.source] if piece.source < len(maps) - 1 else maps[-1]
         if not whole_bytes(piece, source.bits, maps[-1].bits, maps[-1].c):
-            return False, "its 4-bit values move by odd numbers of channels; 8-bit activations move by themselves"
+            return Verdict(
+                False, "its 4-bit values move by odd numbers of channels; 8-bit activations move by themselves"
+            )
     return OK
 
 
@@ -151,15 +156,17 @@ def fits(case: Case) -> Verdict:
     needed = fitting_working_bytes(layer, maps, hw)
     if needed is None:
         buffers = f"weight_buffer_bytes {hw.weight_buffer_bytes} and line_buffer_bytes {hw.line_buffer_bytes}"
-        return False, f"no tile fits {buffers} of {hw.name}"
+        return Verdict(False, f"no tile fits {buffers} of {hw.name}", too_large=True)
     if needed > hw.sram_bytes:
-        return False, f"the smallest tile needs {needed} bytes of SRAM, {hw.name} has {hw.sram_bytes}"
+        return Verdict(
+            False, f"the smallest tile needs {needed} bytes of SRAM, {hw.name} has {hw.sram_bytes}", too_large=True
+        )
     return OK
 
 
 def _feature_maps(case: Case) -> tuple[FeatureMap, ...]:
     """Activations in, activation out."""
-    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.out_bits]
+    bits = [q.bits for q in operators.inputs_of(case.attrs)] + [case.attrs.result.bits]
     shapes = [*case.in_shapes, case.out_shape]
     return tuple(FeatureMap("", s[1], s[2], s[3], width, 0) for s, width in zip(shapes, bits, strict=True))
 
@@ -193,13 +200,12 @@ def _skeleton(case: Case, maps: tuple[FeatureMap, ...]) -> AnyLayer:
     return ConvLayer(*common, window, attrs.weight_bits, (part,), params, empty, 0)
 
 
-_WINDOWED = (operators.ConvAttrs, operators.PoolAttrs)
 RULES: tuple[tuple[Callable[[Case], Verdict], tuple[type, ...]], ...] = (
-    (feature_map_sizes, _ON_ACCELERATOR),
-    (kernel_size, _WINDOWED),
-    (padding_size, _WINDOWED),
+    (feature_map_sizes, (operators.IntegerAttrs,)),
+    (kernel_size, (operators.WindowAttrs,)),
+    (padding_size, (operators.WindowAttrs,)),
     (pooling_taps, (operators.PoolAttrs,)),
     (broadcast, (operators.EltwiseAttrs,)),
     (whole_bytes_move, (operators.MoveAttrs,)),
-    (fits, _ON_ACCELERATOR),
+    (fits, (operators.IntegerAttrs,)),
 )

@@ -23,11 +23,10 @@ from ...dialect import operators
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ...machine.streams import entropy_bits
-from .constraints import check_call
+from .constraints import Verdict, check_call
 
 CODEGEN = "qaccel"
 HW_ATTR = "qaccel_hw"  # the config of a subgraph as JSON: what the constraints were checked against
-_OPERANDS = {"conv2d": 4, "pool2d": 1, "eltwise": 2, "requantize": 1, "table": 2}
 
 
 @dataclass(frozen=True)
@@ -74,26 +73,22 @@ def partition(
     verdicts = {}
 
     def accepted(context: relax.transform.PatternCheckContext) -> bool:
-        ok, _ = check_call(context.matched_expr, hw)
-        return ok
+        return check_call(context.matched_expr, hw).ok
 
     for call in _dialect_calls(mod["main"]):
-        ok, reason = check_call(call, hw)
+        verdict = check_call(call, hw)
         attrs = operators.read(call)
-        if not ok and not isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
-            verdicts[attrs.name] = _rejection(call, reason)
+        if not verdict.ok and not isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
+            verdicts[attrs.name] = _rejection(call, verdict)
     floats = [
         Rejection(name, op, (float_macs or {}).get(name, 0), reason, _float_fix(op)) for name, op, reason in unquantized
     ]
+    # A pattern has a fixed number of operands: one for each number that the module's calls of an operator have.
+    counts = {(call.op.name, len(call.args)) for call in _dialect_calls(mod["main"])}
     patterns: list[Any] = [
-        (f"{CODEGEN}.{name}", is_op(f"qaccel.{name}")(*(wildcard() for _ in range(count))), {}, accepted)
-        for name, count in _OPERANDS.items()
-    ]
-    # A pattern has a fixed number of operands: one for each number of sources that the module's moves have.
-    moves = {len(call.args) for call in _dialect_calls(mod["main"]) if call.op.name == "qaccel.move"}
-    patterns += [
-        (f"{CODEGEN}.move", is_op("qaccel.move")(*(wildcard() for _ in range(count))), {}, accepted)
-        for count in sorted(moves)
+        (f"{CODEGEN}.{name.removeprefix('qaccel.')}", is_op(name)(*(wildcard() for _ in range(count))), {}, accepted)
+        for name in (cls.operator for cls in operators.OPERATORS if issubclass(cls, operators.IntegerAttrs))
+        for count in sorted(number for of, number in counts if of == name)
     ]
     mod = relax.transform.FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(mod)
     mod = relax.transform.MergeCompositeFunctions()(mod)
@@ -152,9 +147,9 @@ def _dialect_calls(function: relax.Function) -> list[relax.Call]:
     return [binding.value for binding in bindings if operators.is_quantized(binding.value)]
 
 
-def _rejection(call: relax.Call, reason: str) -> Rejection:
+def _rejection(call: relax.Call, verdict: Verdict) -> Rejection:
     attrs = operators.read(call)
-    too_large = reason.startswith(("no tile fits", "the smallest tile"))
+    reason, too_large = verdict.reason, verdict.too_large
     fix = "choose a larger config" if too_large else "change the layer in the model to stay within the limit"
     op = str(getattr(attrs, "op", attrs.operator))
     if not isinstance(attrs, operators.ConvAttrs):
@@ -162,7 +157,7 @@ def _rejection(call: relax.Call, reason: str) -> Rejection:
             attrs.name, op, 0, reason, fix, activation_bits=operators.inputs_of(attrs)[0].bits, too_large=too_large
         )
     entropy = entropy_bits(operators.constant(call.args[1]))
-    widths = attrs.weight_bits, attrs.activation_bits
+    widths = attrs.weight_bits, attrs.source.bits
     return Rejection(attrs.name, op, conv_macs(call), reason, fix, *widths, entropy, too_large)
 
 
@@ -246,6 +241,18 @@ def _flattened(function: relax.Function) -> relax.Function:
             out = builder.emit_output(result(function.body, value_of))
         builder.emit_func_output(out)
     return builder.get()["subgraph"]
+
+
+def check_fits(partitioned: Partitioned, hw: HwConfig) -> None:
+    """Raises UserError for a node that only the config keeps from the accelerator.
+
+    Tiles make any layer fit any sensible config: one that a layer does not fit is a mistake, not a reason for the CPU.
+    """
+    for rejection in partitioned.rejections:
+        if rejection.too_large:
+            raise UserError(
+                f"config {hw.name} is too small for node '{rejection.name}' ({rejection.op}): {rejection.reason}; {rejection.fix}"
+            )
 
 
 def _item(expr: relax.Expr) -> relax.Expr:

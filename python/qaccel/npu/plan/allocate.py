@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ..extents import align
-from ..layers import Subgraph
+from ..layers import LayerGraph
 from .tile import Tiling, plan_layer
 
 DRAM_ALIGN_BYTES = 64
@@ -47,7 +47,7 @@ class _Block:
     last: int
 
 
-def allocate(graph: Subgraph, hw: HwConfig) -> Allocation:
+def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
     """Raises UserError naming a layer that fits in no way."""
     lifetimes = _lifetimes(graph)
     resident = {index for index in lifetimes if align(graph.maps[index].total_bytes) <= hw.sram_bytes}
@@ -75,7 +75,7 @@ def allocate(graph: Subgraph, hw: HwConfig) -> Allocation:
     )
 
 
-def _lifetimes(graph: Subgraph) -> dict[int, tuple[int, int]]:
+def _lifetimes(graph: LayerGraph) -> dict[int, tuple[int, int]]:
     """First and last layer during which each map made and used inside the subgraph must exist."""
     made = {layer.output: step for step, layer in enumerate(graph.layers)}
     last = {index: step for step, layer in enumerate(graph.layers) for index in layer.inputs}
@@ -83,7 +83,7 @@ def _lifetimes(graph: Subgraph) -> dict[int, tuple[int, int]]:
 
 
 def _tile_all(
-    graph: Subgraph, hw: HwConfig, lifetimes: dict[int, tuple[int, int]], resident: set[int], shrink: Sequence[float]
+    graph: LayerGraph, hw: HwConfig, lifetimes: dict[int, tuple[int, int]], resident: set[int], shrink: Sequence[float]
 ) -> list[Tiling]:
     """Tile every layer beside the maps that live then, sending maps to DRAM until each fits."""
     step = 0
@@ -106,7 +106,7 @@ def _tile_all(
     return tilings
 
 
-def _spill(graph: Subgraph, lifetimes: dict[int, tuple[int, int]], resident: set[int], step: int) -> bool:
+def _spill(graph: LayerGraph, lifetimes: dict[int, tuple[int, int]], resident: set[int], step: int) -> bool:
     live = [i for i in resident if lifetimes[i][0] <= step <= lifetimes[i][1]]
     if not live:
         return False
@@ -114,7 +114,7 @@ def _spill(graph: Subgraph, lifetimes: dict[int, tuple[int, int]], resident: set
     return True
 
 
-def _too_small(graph: Subgraph, step: int, hw: HwConfig) -> UserError:
+def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:
     layer = graph.layers[step]
     return UserError(
         f"{layer.name} ({layer.op}): no tiling fits {hw.name} (sram_bytes {hw.sram_bytes}, weight_buffer_bytes "
@@ -171,7 +171,7 @@ def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[object, ...], in
     )
 
 
-def _dram(graph: Subgraph, resident: set[int]) -> tuple[dict[int, int], int]:
+def _dram(graph: LayerGraph, resident: set[int]) -> tuple[dict[int, int], int]:
     """Addresses and total: inputs, outputs, scratch. Scratch is not reused, so that every tensor can be inspected."""
     order = list(dict.fromkeys([*graph.inputs, *graph.outputs]))
     order += [layer.output for layer in graph.layers if layer.output not in resident and layer.output not in order]

@@ -8,10 +8,12 @@ from functools import lru_cache
 from math import ceil
 
 from ...dialect.pieces import Piece
+from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
 from ..layers import FeatureMap, MoveLayer, channel_bytes
-from .tiling import Counts, Tiling
+from .tile_work import move_tile
+from .tiling import Tiling
 
 SMALLEST_TILE_VALUES = 64
 
@@ -34,12 +36,18 @@ def _longest() -> tuple[int, int, int]:
     return field_maximum("COPY", "h"), field_maximum("COPY", "w"), field_maximum("COPY", "channels")
 
 
-def cut(piece: Piece, most_values: int) -> Iterator[Piece]:
-    """The piece in parts of at most so many values (an even number): rows are cut first, then pixels, then channels."""
+def _steps(piece: Piece, most_values: int) -> tuple[int, int, int]:
+    """Rows, pixels and channels of a part: rows are cut first, then pixels, then channels."""
     longest = _longest()
     channels = min(piece.channels, max(most_values, 2), longest[2] & ~1)
     pixels = min(piece.pixels, max(most_values // channels, 1), longest[1])
     rows = min(piece.rows, max(most_values // (channels * pixels), 1), longest[0])
+    return rows, pixels, channels
+
+
+def cut(piece: Piece, most_values: int) -> Iterator[Piece]:
+    """The piece in parts of at most so many values (an even number)."""
+    rows, pixels, channels = _steps(piece, most_values)
     for r in range(0, piece.rows, rows):
         for p in range(0, piece.pixels, pixels):
             for c in range(0, piece.channels, channels):
@@ -98,13 +106,12 @@ def _tiling(
 ) -> Tiling:
     y = maps[layer.output]
     slots, out_bytes, parts = [0] * len(layer.inputs), 0, 0
-    cycles, loads, load_bytes = 0, 0, 0
+    computes, loads, load_bytes = [], 0, 0
     for piece in layer.pieces:
         x = maps[layer.inputs[piece.source]]
-        whole = piece.rows * piece.pixels * piece.channels
         first = next(cut(piece, tile_values))
-        values = first.rows * first.pixels * first.channels
-        count = ceil(whole / values)
+        rows, pixels, channels = _steps(piece, tile_values)
+        count = ceil(piece.rows / rows) * ceil(piece.pixels / pixels) * ceil(piece.channels / channels)
         read = source_of(first, x)
         read_bytes = read.run_bytes * (read.rows if read.row_stride else 1) * (read.pixels if read.pixel_stride else 1)
         written = target_of(first, y)
@@ -114,13 +121,10 @@ def _tiling(
             loads += count
             load_bytes += count * read_bytes
         parts += count
-        cycles += count * hw.start_up_cycles.compute + ceil(
-            max(whole / hw.requantize_outputs_per_cycle, whole * x.bits / 8 / hw.sram_read_bytes_per_cycle)
-        )
+        computes.append((move_tile(first, x, y), count))
     output_resident = layer.output in resident
-    counts = Counts(
-        compute_cycles=cycles,
-        computes=parts,
+    work = cost.LayerWork(
+        computes=tuple(computes),
         loads=loads,
         load_bytes=load_bytes,
         weight_loads=0,
@@ -145,6 +149,6 @@ def _tiling(
         param_slot_bytes=0,
         param_slots=0,
         table_bytes=0,
-        cycles=counts.estimate(hw),
+        work=work,
         tile_values=tile_values,
     )

@@ -1,12 +1,12 @@
 """Tiling: how one layer is cut over height, width, input and output channels so that it fits and takes the fewest cycles.
 
-The search is small and explicit: halvings of each dimension, scored with the time formulas of ``cost.py`` and the DRAM
+The search is small and explicit: halvings of each dimension, scored by ``cost.py`` from the work of a tile and the DRAM
 traffic that the loop order causes. Reduction is split only where nothing fits otherwise, since that occupies the accumulators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
 
 from ...machine import cost
@@ -15,7 +15,8 @@ from ...machine.isa import isa
 from ..extents import halvings, input_pixels, input_rows, spans, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
 from .strided import move_candidates
-from .tiling import Counts, Tiling
+from .tile_work import AxisTiles, axis_tiles, conv_tile, pointwise_tile, window_anywhere, window_tile
+from .tiling import Tiling
 
 
 def plan_layer(
@@ -31,7 +32,7 @@ def plan_layer(
         if best is not None:
             fitting.append(best)
         if fitting:
-            best = min(fitting, key=lambda tiling: (tiling.cycles, tiling.working_bytes))
+            best = min(fitting, key=lambda tiling: (cost.layer_cycles(tiling.work, hw), tiling.working_bytes))
             if best.tile_oc >= min(maps[layer.output].c, _columns(layer, hw)):
                 break  # the array is filled; splitting further only costs
     return best
@@ -133,19 +134,17 @@ def _conv_tiling(
     stream_bytes = streams.stream_bytes(depth * tile_oc)
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     param_bytes = tile_oc * isa().params_bytes
-    work = cost.conv_cycles(
-        hw, layer.weight_bits, x.bits, y.bits, tile_kh, window.kernel_w, tile_ic, tile_h, tile_w, tile_oc, chunks == 1
-    )
+    tiles = spaces * oc_tiles * parts
+    reduction = conv_tile(layer, part, x, y, (tile_h, tile_w, tile_oc), tile_ic, tile_kh)
     output_resident = layer.output in resident
-    counts = Counts(
-        compute_cycles=work * spaces * oc_tiles * chunks * parts,
-        computes=spaces * oc_tiles * chunks * parts,
+    work = cost.LayerWork(
+        computes=tuple((each, count * tiles) for each, count in reduction),
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
         load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
         weight_loads=parts * weight_set * again,
         weight_bytes=parts * weight_set * again * stream_bytes,
         decode_cycles=parts * weight_set * again * streams.decode_cycles(depth * tile_oc),
-        stores=0 if output_resident else parts * spaces * oc_tiles,
+        stores=0 if output_resident else tiles,
         store_bytes=0 if output_resident else y.total_bytes,
         first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes),
         last_bytes=0 if output_resident else out_tile_bytes,
@@ -160,11 +159,11 @@ def _conv_tiling(
         in_slot_bytes=(0 if input_resident else in_tile_bytes,),
         in_slots=min(2, in_loads * parts),
         out_slot_bytes=0 if output_resident else out_tile_bytes,
-        out_slots=min(2, spaces * oc_tiles * parts),
+        out_slots=min(2, tiles),
         param_slot_bytes=param_bytes,
         param_slots=min(2, oc_tiles * parts),
         table_bytes=0,
-        cycles=counts.estimate(hw),
+        work=work,
     )
 
 
@@ -174,43 +173,43 @@ def _pixelwise_candidates(
     """Everything whose output channel depends on one input channel: depthwise, pooling, element-wise, copy, table."""
     y, window = maps[layer.output], window_of(layer)
     weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
-    windowed = isinstance(layer, DepthwiseLayer | PoolLayer)
     columns = hw.array_columns(weight_bits)
+    rows_of = {step: axis_tiles(spans(layer, maps, True, step)) for step in halvings(y.h)}
+    pixels_of = {step: axis_tiles(spans(layer, maps, False, step)) for step in halvings(y.w)}
     for tile_kh in halvings(window.kernel_h):
         chunks = ceil(window.kernel_h / tile_kh)
         found = []
-        for tile_w in halvings(y.w):
+        for tile_w, pixels in pixels_of.items():
             for tile_oc in halvings(y.c, columns):
                 if isinstance(layer, DepthwiseLayer):
                     weight_tile_bytes = tile_kh * window.kernel_w * channel_bytes(tile_oc, weight_bits)
                     if weight_tile_bytes > hw.weight_buffer_bytes // 2:
                         continue
-                for tile_h in halvings(y.h):
+                for tile_h, rows in rows_of.items():
                     if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
                         continue
-                    if windowed and not _line_buffer_fits(
-                        hw, layer, maps, weight_bits, (tile_h, tile_w, tile_oc, tile_kh)
+                    if isinstance(layer, DepthwiseLayer | PoolLayer) and not _line_buffer_fits(
+                        layer, maps, hw, rows, pixels, tile_oc, tile_kh
                     ):
                         continue
-                    found.append(_pixelwise_tiling(layer, maps, hw, (tile_h, tile_w, tile_oc, tile_kh), resident))
+                    shape = (tile_h, tile_w, tile_oc, tile_kh)
+                    found.append(_pixelwise_tiling(layer, maps, hw, shape, rows, pixels, resident))
         if found:
             yield found
 
 
 def _line_buffer_fits(
-    hw: HwConfig, layer: AnyLayer, maps: tuple[FeatureMap, ...], weight_bits: int, shape: tuple[int, int, int, int]
-) -> bool:
+    layer: DepthwiseLayer | PoolLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, rows: AxisTiles, pixels: AxisTiles,
+    channels: int, tile_kh: int,
+) -> bool:  # fmt: skip
     """Whether every tile fits, remainders included: a narrow one needs more lines."""
-    tile_h, tile_w, tile_oc, tile_kh = shape
-    window, x = window_of(layer), maps[layer.inputs[0]]
+    x, y = maps[layer.inputs[0]], maps[layer.output]
     return all(
-        cost.window_line_buffer_bytes(
-            hw, weight_bits, x.bits, tile_kh, window.kernel_w, window.stride_h, window.stride_w,
-            window.dilation_h, window.dilation_w, x.h, x.w, height, width, tile_oc,
-        ) <= hw.line_buffer_bytes
-        for height in {length for _, length in spans(layer, maps, True, tile_h)}
-        for width in {length for _, length in spans(layer, maps, False, tile_w)}
-    )  # fmt: skip
+        cost.line_buffer_bytes(window_anywhere(layer, x, y, (height, width, channels), tile_kh), hw)
+        <= hw.line_buffer_bytes
+        for height in rows.lengths
+        for width in pixels.lengths
+    )
 
 
 def _pixelwise_tiling(
@@ -218,11 +217,14 @@ def _pixelwise_tiling(
     maps: tuple[FeatureMap, ...],
     hw: HwConfig,
     shape: tuple[int, int, int, int],
+    rows: AxisTiles,
+    pixels: AxisTiles,
     resident: frozenset[int],
 ) -> Tiling:
+    """A candidate for a tile of (rows, pixels, channels, rows of the kernel); ``rows`` and ``pixels``: where tiles lie."""
     tile_h, tile_w, tile_oc, tile_kh = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
-    spaces, oc_tiles = ceil(y.h / tile_h) * ceil(y.w / tile_w), ceil(y.c / tile_oc)
+    spaces, oc_tiles = rows.count * pixels.count, ceil(y.c / tile_oc)
     chunks = ceil(window.kernel_h / tile_kh)
     slots = []
     for index, source in enumerate(layer.inputs):
@@ -230,11 +232,11 @@ def _pixelwise_tiling(
         if source in resident:
             slots.append(0)
         elif index == 1:
-            rows, pixels = min(feature_map.h, tile_h), min(feature_map.w, tile_w)
-            slots.append(rows * pixels * channel_bytes(min(feature_map.c, tile_oc), feature_map.bits))
+            in_h, in_w = min(feature_map.h, tile_h), min(feature_map.w, tile_w)
+            slots.append(in_h * in_w * channel_bytes(min(feature_map.c, tile_oc), feature_map.bits))
         else:
-            rows, pixels = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
-            slots.append(rows * pixels * channel_bytes(tile_oc, x.bits))
+            in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
+            slots.append(in_h * in_w * channel_bytes(tile_oc, x.bits))
     tiles = spaces * oc_tiles
     in_bytes = sum(slots)
     depthwise = isinstance(layer, DepthwiseLayer)
@@ -246,9 +248,13 @@ def _pixelwise_tiling(
     output_resident = layer.output in resident
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
-    counts = Counts(
-        compute_cycles=_pixelwise_cycles(layer, maps, hw, shape) * tiles * chunks,
-        computes=tiles * chunks,
+    tile: Sequence[cost.Work]
+    if isinstance(layer, DepthwiseLayer | PoolLayer):
+        tile = window_tile(layer, x, y, rows.typical, pixels.typical, tile_oc, tile_kh)
+    else:
+        tile = [pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)]
+    work = cost.LayerWork(
+        computes=tuple((each, tiles) for each in tile),
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
         load_bytes=tiles * chunks * in_bytes + oc_tiles * param_bytes + table_bytes,
         weight_loads=oc_tiles * chunks if depthwise else 0,
@@ -273,44 +279,5 @@ def _pixelwise_tiling(
         param_slot_bytes=param_bytes,
         param_slots=min(2, oc_tiles) if depthwise else 0,
         table_bytes=table_bytes,
-        cycles=counts.estimate(hw),
-    )
-
-
-def _pixelwise_cycles(
-    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, shape: tuple[int, int, int, int]
-) -> int:
-    """COMPUTE cycles of one full tile."""
-    tile_h, tile_w, tile_oc, tile_kh = shape
-    x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
-    rows, pixels = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
-    finish = tile_kh == window.kernel_h
-    if isinstance(layer, DepthwiseLayer):
-        return cost.depthwise_cycles(
-            hw,
-            layer.weight_bits,
-            x.bits,
-            y.bits,
-            tile_kh,
-            window.kernel_w,
-            rows,
-            pixels,
-            tile_h,
-            tile_w,
-            tile_oc,
-            finish,
-        )
-    if isinstance(layer, PoolLayer):
-        return cost.pool_cycles(
-            hw, x.bits, y.bits, tile_kh, window.kernel_w, rows, pixels, tile_h, tile_w, tile_oc, finish
-        )
-    operand_bits = sum(maps[i].bits for i in layer.inputs)
-    elements = tile_h * tile_w * tile_oc
-    return hw.start_up_cycles.compute + max(
-        ceil(elements * operand_bits / 8 / hw.sram_read_bytes_per_cycle),
-        ceil(elements * y.bits / 8 / hw.sram_write_bytes_per_cycle),
-        ceil(
-            elements
-            / (hw.table_lookups_per_cycle if isinstance(layer, TableLayer) else hw.requantize_outputs_per_cycle)
-        ),
+        work=work,
     )

@@ -1,11 +1,10 @@
-"""What a tiling says, and the estimate that candidates are compared by."""
+"""What a tiling says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...machine.hw import HwConfig
-from ...machine.isa import isa
+from ...machine.cost import LayerWork
 from ..extents import align
 
 
@@ -16,6 +15,7 @@ class Tiling:
     ``in_slot_bytes[i]`` is 0 where input i is resident. Each kind of block has ``*_slots`` copies (two: double buffering).
     ``tile_values``: of a layer that only moves values, how many one instruction takes at most.
     ``weights_outer``: output channels outside, space inside (weights are fetched once), else the other way round.
+    ``work`` is what the whole layer does as far as the planner knows: candidates are compared by what it takes.
     """
 
     tile_h: int
@@ -31,7 +31,7 @@ class Tiling:
     param_slot_bytes: int
     param_slots: int
     table_bytes: int
-    cycles: int
+    work: LayerWork
     tile_values: int = 0
 
     @property
@@ -42,33 +42,3 @@ class Tiling:
             + align(self.param_slot_bytes) * self.param_slots
             + align(self.table_bytes)
         )
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a candidate does: instructions and bytes per engine, for the estimate. ``weight_bytes`` are of streams."""
-
-    compute_cycles: int
-    computes: int
-    loads: int
-    load_bytes: int
-    weight_loads: int
-    weight_bytes: int
-    decode_cycles: int
-    stores: int
-    store_bytes: int
-    first_bytes: int
-    last_bytes: int
-
-    def estimate(self, hw: HwConfig) -> int:
-        """Perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
-        start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
-        load = self.loads * (start.load + hw.dram_latency_cycles) + self.load_bytes // bus
-        fetch = self.weight_loads * hw.dram_latency_cycles + self.weight_bytes // bus
-        loadw = self.weight_loads * start.loadw + max(fetch, self.decode_cycles)
-        store = self.stores * (start.store + hw.dram_latency_cycles) + self.store_bytes // bus
-        # Instructions are fetched through the same channel, which is what makes many small tiles dear.
-        instructions = self.computes + self.loads + self.weight_loads + self.stores
-        program_bytes = instructions * isa().instruction_bytes
-        dram = (self.load_bytes + self.weight_bytes + self.store_bytes + program_bytes) // bus
-        return max(self.compute_cycles, load, loadw, store, dram) + (self.first_bytes + self.last_bytes) // bus

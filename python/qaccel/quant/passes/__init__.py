@@ -1,0 +1,53 @@
+"""The algorithms that improve a quantized model, in the order in which they run.
+
+Each is a file with one function that takes the quantized model and what is known of the float one, and returns a quantized
+model. To add one, write that file and name it in PASSES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...dialect.check import check_quantized
+from ...dialect.quantized import QuantizedModel
+from ...errors import UserError
+from ..calibrate.calibration import Calibration
+from .bias_correction import correct_biases
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One algorithm. ``needs_samples``: it learns from the user's samples and is left out where there are none."""
+
+    name: str
+    run: Callable[[QuantizedModel, Calibration], QuantizedModel]
+    needs_samples: bool = False
+
+
+PASSES = (Pass("bias_correction", correct_biases, needs_samples=True),)
+
+
+def run_passes(model: QuantizedModel, calibration: Calibration, names: Sequence[str] | None = None) -> QuantizedModel:
+    """The model after all PASSES that the data allow, or after those in ``names`` alone.
+
+    The form of the module is checked after each. Raises UserError for a name that asks for samples where there are none.
+    """
+    for each in chosen_passes(names):
+        if not each.needs_samples or calibration.measured:
+            model = each.run(model, calibration)
+            check_quantized(model.mod)
+        elif names is not None:
+            raise UserError(f"--passes {each.name}: it learns from samples, and there are none; add --calibration-data")
+    return model
+
+
+def chosen_passes(names: Sequence[str] | None) -> tuple[Pass, ...]:
+    """Those of PASSES that are named, in the order of PASSES; all of them for None. Raises UserError for an unknown name."""
+    if names is None:
+        return PASSES
+    known = [each.name for each in PASSES]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--passes {name!r} is unknown; the passes are {', '.join(known)}")
+    return tuple(each for each in PASSES if each.name in names)

@@ -16,30 +16,27 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ...dialect import operators
 from ...dialect.quantized import QuantizedModel
-from ...evaluate.executor import execute
 from ...evaluate.integers import run_quantized
 from ...machine.hw import WIDE_ACCUMULATOR_BITS
-from ...machine.numerics import accumulator_width, activation_limits
-from ..calibrate.channel_means import SAMPLES, ChannelMeans
+from ...machine.numerics import accumulator_width
+from ..calibrate.calibration import Calibration
+from ..calibrate.channel_means import SAMPLES
 
 _INT32 = np.iinfo(np.int32)
 
 
-def correct_biases(
-    q: QuantizedModel, data: Mapping[str, np.ndarray], means: Mapping[str, np.ndarray] | None = None
-) -> QuantizedModel:
-    """The model with corrected biases, from up to SAMPLES samples of ``data`` (arrays by input name, samples along axis 0).
+def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
+    """The model with corrected biases, from up to SAMPLES of the calibration's samples.
 
-    ``means``: those of the float model's channels on the same samples, where they are known. A channel keeps its bias where
-    the corrected one would leave int32 or could overflow the accumulator, and where it has no weights.
+    A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, and where it has no
+    weights.
     """
+    means = calibration.ranges.means
     own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
     passes = -(-SAMPLES // max(own.values(), default=1))
-    samples = {name: value[: passes * own[name]] if name in own else value for name, value in data.items()}
-    if not means:
-        watch = ChannelMeans(q.model)
-        execute(q.model, samples, watch)
-        means = watch.values
+    samples = {
+        name: value[: passes * own[name]] if name in own else value for name, value in calibration.samples.items()
+    }
     corrected: dict[str, np.ndarray] = {}
 
     def correct(
@@ -48,14 +45,12 @@ def correct_biases(
         node = q.added.get(attrs.name, attrs.name)
         if node not in means or attrs.name not in q.plan:
             return bias
-        step = float(attrs.in_scale) * weight_scale.astype(np.float64)
+        step = float(attrs.source.scale) * weight_scale.astype(np.float64)
         got = (sums.mean(axis=(0, 1, 2), dtype=np.float64) + bias) * step
         wanted = bias + np.rint((means[node] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
-        lo, hi = activation_limits(attrs.activation_bits)
-        reach = max(hi - attrs.in_zero_point, attrs.in_zero_point - lo)
-        width = accumulator_width(attrs.weight_bits, attrs.activation_bits, WIDE_ACCUMULATOR_BITS)
-        room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * reach
+        width = accumulator_width(attrs.weight_bits, attrs.source.bits, WIDE_ACCUMULATOR_BITS)
+        room = float(2 ** (width - 1) - 1) - flat.sum(axis=1) * attrs.source.reach
         fits = (np.abs(wanted) <= np.minimum(room, _INT32.max)) & flat.any(axis=1)
         corrected[attrs.name] = np.where(fits, wanted, bias).astype(np.int32)
         return corrected[attrs.name]

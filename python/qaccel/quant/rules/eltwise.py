@@ -7,21 +7,19 @@ from dataclasses import replace
 import numpy as np
 from tvm import ir, relax
 
-from ...dialect import operators
-from ...dialect.operators import EltwiseAttrs, Quantization
+from ...dialect import kinds, names, operators
+from ...dialect.kinds import ELTWISE_KINDS, Kind
+from ...dialect.operators import Clamp, EltwiseAttrs, Quantization, RequantizeAttrs
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
-from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
-from .layers import NodeBits, Rule, expressible, output
+from .layers import NodeBits, Output, Rule, expressible, output
 from .layout import Layout, arranged, canonical, offsets
 from .match import Node
 from .weights import NotQuantizable, activation_quantization
 
-_KIND = {"add": "add", "subtract": "sub", "multiply": "mul", "minimum": "min", "maximum": "max"}
-
 
 def _eltwise(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    kind = _KIND[node.call.op.name.removeprefix("relax.")]
+    kind = ELTWISE_KINDS[node.call.op.name]
     first, second = node.call.args
     if isinstance(second, ir.GenericConst):
         _with_constant(node, bits, emitter, kind, operators.constant(second), constant_first=False)
@@ -52,7 +50,7 @@ def _with_constant(
         vector = vector[:1]
     q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
     integers = np.ascontiguousarray(quantize_constant(vector, q.scale))
-    _emit(node, emitter, kind, a, relax.const(integers), q, out.q, out.fields, out.span)
+    _emit(node, emitter, kind, a, relax.const(integers), q, out)
 
 
 def _of_two(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
@@ -71,18 +69,15 @@ def _of_two(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     else:
         b = _spread(node, emitter, second, bits.activation, shape, a.layout)
     out = output(node, bits.out, emitter)
-    _emit(node, emitter, kind, a, b.var, b.q, out.q, out.fields, out.span)
+    _emit(node, emitter, kind, a, b.var, b.q, out)
 
 
 def _emit(
-    node: Node, emitter: Emitter, kind: str, a: Held, b: relax.Expr, b_q: Quantization, out_q: Quantization,
-    fields: tuple[int, float, int, int, int], span: tuple[float, float],
+    node: Node, emitter: Emitter, kind: str, a: Held, b: relax.Expr, b_q: Quantization, out: Output
 ) -> None:  # fmt: skip
-    attrs = EltwiseAttrs(
-        node.name, node.op, kind, a.q.bits, a.q.scale, a.q.zero_point, b_q.bits, b_q.scale, b_q.zero_point, *fields
-    )
+    attrs = EltwiseAttrs(node.name, node.op, out.q, out.clamp, kind, a.q, b_q)
     expressible(attrs.multipliers)
-    emitter.hold(node.output, operators.eltwise(a.var, b, attrs), out_q, a.layout, span)
+    emitter.hold(node.output, attrs.call(a.var, b), out.q, a.layout, out.span)
 
 
 def _whole(
@@ -100,7 +95,10 @@ def _whole(
 def _spread(
     node: Node, emitter: Emitter, var: relax.Var, bits: int, shape: tuple[int, ...], full: Layout, reduce: bool = True
 ) -> Held:
-    """A smaller operand as the machine repeats it over a tensor that lies as ``full``: one row, pixel or value of it."""
+    """An operand that is smaller than the result, in the order of memory ``full``.
+
+    With ``reduce``, as one row, pixel or value, which the machine itself repeats; else repeated to the whole shape.
+    """
     held = emitter.integers(var, bits)
     codes = arranged(np.broadcast_to(offsets(held.layout, operators.static_shape(var)), shape), full)
     codes = _reduced(codes) if reduce else codes
@@ -109,7 +107,7 @@ def _spread(
     if codes.shape[0] != held.layout.nhwc[0]:
         raise NotQuantizable("an operand is shared by the samples of a batch")
     name = f"{node.name}.{'repeated' if codes.size > held_size(held) else 'operand'}"
-    call = emitter.move(name, "Expand", [held], codes, held.q, activation_limits(held.q.bits))
+    call = emitter.move(name, "Expand", [held], codes, held.q, Clamp.whole(held.q.bits))
     return replace(held, var=emitter.builder.emit(call), layout=replace(full, nhwc=codes.shape))
 
 
@@ -130,12 +128,11 @@ def _reduced(values: np.ndarray) -> np.ndarray:
 def _negated(node: Node, emitter: Emitter, a: Held) -> Held:
     """-a, exactly: the integers of at most 16 bits around zero, times -1."""
     q = Quantization(CONSTANT_BITS, a.q.scale, 0)
-    minus_one = relax.const(np.full((1, 1, 1, 1), -1, operators.carrier(CONSTANT_BITS)))
-    attrs = EltwiseAttrs(
-        f"{node.name}.negative", "Neg", "mul", a.q.bits, a.q.scale, a.q.zero_point, CONSTANT_BITS, 1.0, 0,
-        q.bits, q.scale, q.zero_point, *activation_limits(q.bits),
-    )  # fmt: skip
-    return replace(a, var=emitter.builder.emit(operators.eltwise(a.var, minus_one, attrs)), q=q)
+    one = Quantization(CONSTANT_BITS, 1.0, 0)
+    minus_one = relax.const(np.full((1, 1, 1, 1), -1, operators.carrier(one.bits)))
+    name = names.step(node.name, names.NEGATIVE)
+    attrs = EltwiseAttrs(name, "Neg", q, Clamp.whole(q.bits), "mul", a.q, one)
+    return replace(a, var=emitter.builder.emit(attrs.call(a.var, minus_one)), q=q)
 
 
 def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -149,26 +146,23 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     out = output(node, bits.out, emitter)
     vector = _reduced(arranged(np.broadcast_to(slopes, shape), x.layout))[:1]
     slope = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
-    hi = activation_limits(x.q.bits)[1]
     wide = Quantization(CONSTANT_BITS, x.q.scale, 0)
-    common = x.q.bits, x.q.scale, x.q.zero_point
-    least = activation_limits(wide.bits)[0]
-    negative = operators.RequantizeAttrs(f"{node.name}.negative", "Min", *common, wide.bits, wide.scale, 0, least, 0)
-    positive = operators.RequantizeAttrs(f"{node.name}.positive", "Max", *common, *common, x.q.zero_point, hi)
+    to_zero = Clamp(Clamp.whole(wide.bits).lo, 0)
+    from_zero = Clamp(x.q.zero_point, Clamp.whole(x.q.bits).hi)
+    negative = RequantizeAttrs(names.step(node.name, names.NEGATIVE), "Min", wide, to_zero, x.q)
+    positive = RequantizeAttrs(names.step(node.name, names.POSITIVE), "Max", x.q, from_zero, x.q)
     reach = float(np.abs(vector).max()) * max(-x.span[0], x.span[1], x.q.scale)
     part = activation_quantization(-reach, reach, CONSTANT_BITS)
-    product = EltwiseAttrs(
-        f"{node.name}.product", "Mul", "mul", wide.bits, wide.scale, 0, CONSTANT_BITS, slope.scale, 0,
-        part.bits, part.scale, 0, *activation_limits(part.bits),
-    )  # fmt: skip
+    name = names.step(node.name, names.PRODUCT)
+    product = EltwiseAttrs(name, "Mul", part, Clamp.whole(part.bits), "mul", wide, slope)
     expressible(product.multipliers)
     integers = quantize_constant(vector, slope.scale)
-    below = emitter.builder.emit(operators.requantize(x.var, negative))
-    scaled = emitter.builder.emit(operators.eltwise(below, relax.const(np.ascontiguousarray(integers)), product))
-    above = emitter.builder.emit(operators.requantize(x.var, positive))
-    total = EltwiseAttrs(node.name, node.op, "add", *common, *(part.bits, part.scale, 0), *out.fields)  # type: ignore[arg-type]
+    below = emitter.builder.emit(negative.call(x.var))
+    scaled = emitter.builder.emit(product.call(below, relax.const(np.ascontiguousarray(integers))))
+    above = emitter.builder.emit(positive.call(x.var))
+    total = EltwiseAttrs(node.name, node.op, out.q, out.clamp, "add", x.q, part)
     expressible(total.multipliers)
-    emitter.hold(node.output, operators.eltwise(above, scaled, total), out.q, x.layout, out.span)
+    emitter.hold(node.output, total.call(above, scaled), out.q, x.layout, out.span)
 
 
-RULES: dict[str, Rule] = {"eltwise": _eltwise, "prelu": _prelu}
+ELTWISE_RULES: dict[Kind, Rule] = {kinds.ELTWISE: _eltwise, kinds.PRELU: _prelu}

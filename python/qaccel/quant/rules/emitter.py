@@ -1,4 +1,4 @@
-"""The quantized function under construction: every source tensor in float, as integers, or both, made when needed."""
+"""The quantized function under construction. It has each tensor of the source function in float, as integers, or both."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import relax
 
-from ...dialect import operators
-from ...dialect.operators import Quantization
+from ...dialect import kinds, names, operators
+from ...dialect.operators import Clamp, Quantization
 from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from ...errors import UserError
-from ...machine.numerics import activation_limits
 from ..calibrate.ranges import Ranges
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
@@ -21,7 +20,11 @@ from .weights import NotQuantizable, activation_quantization
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor as integers: NHWC variable, what they mean, how the source tensor lies in it, range in real values."""
+    """A tensor of the source function that the new function has as integers.
+
+    ``var`` is their variable, NHWC; ``q`` says what they mean. ``layout`` says at which row, pixel and channel each value
+    of the source tensor is found. ``span`` is the least and the greatest real value that the tensor is expected to have.
+    """
 
     var: relax.Var
     q: Quantization
@@ -30,7 +33,13 @@ class Held:
 
 
 class Emitter:
-    """Bindings of the new function. Variables named ``var`` are those of the source function."""
+    """Builds the new function. A variable called ``var`` is one of the source function.
+
+    ``floats`` has what the new function computes in float32 for a source variable, ``held`` what it has as integers; a tensor
+    is quantized or dequantized when the first reader asks for the other form. ``tuples`` are the tuples that source
+    variables stand for, ``same`` the variables that are only another name. ``demands`` says how many bits the widest
+    reader of a tensor asks for. ``notes`` are lines for the user; ``in_float`` says by node why it stays in float.
+    """
 
     def __init__(
         self, builder: relax.BlockBuilder, ranges: Ranges, nodes: Iterable[Node], demands: dict[relax.Var, int]
@@ -97,11 +106,8 @@ class Emitter:
             return held
         if (held.var, bits) not in self._copies:
             q = activation_quantization(*held.span, bits)
-            attrs = operators.RequantizeAttrs(
-                f"{self._names.get(var, str(var.name))}.to{bits}", "Requantize", held.q.bits, held.q.scale,
-                held.q.zero_point, q.bits, q.scale, q.zero_point, *activation_limits(bits),
-            )  # fmt: skip
-            copy = self.builder.emit(operators.requantize(held.var, attrs))
+            name = names.copy_of_width(self._names.get(var, str(var.name)), bits)
+            copy = self._copied(name, held, q, Clamp.whole(bits))
             self._copies[held.var, bits] = replace(held, var=copy, q=q)
         return replace(self._copies[held.var, bits], layout=held.layout)
 
@@ -112,12 +118,12 @@ class Emitter:
             shape = operators.static_shape(var)
             codes = arranged(offsets(held.layout, shape), wanted)
             name = f"{self._names.get(var, str(var.name))}.transposed"
-            moved = self.move(name, "Transpose", [held], codes, held.q, activation_limits(held.q.bits))
+            moved = self.move(name, "Transpose", [held], codes, held.q, Clamp.whole(held.q.bits))
             self._moves[key] = replace(held, var=self.builder.emit(moved), layout=wanted)
         return self._moves[key]
 
     def move(
-        self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: tuple[int, int],
+        self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: Clamp,
         fills: Sequence[int] = (),
     ) -> relax.Call:  # fmt: skip
         """A call of ``qaccel.move``.
@@ -149,7 +155,7 @@ class Emitter:
 
     def pieced(
         self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
-        clamp: tuple[int, int], fills: Sequence[int] = (),
+        clamp: Clamp, fills: Sequence[int] = (),
     ) -> relax.Call:  # fmt: skip
         """A call of ``qaccel.move`` from its pieces; ``shape`` NHWC. 4-bit values that share bytes move as 8-bit ones."""
         bits = {held.q.bits for held in sources}
@@ -158,43 +164,36 @@ class Emitter:
         ):  # fmt: skip
             return self._pieced_wide(name, op, sources, pieces, shape, q, clamp, fills)
         attrs = operators.MoveAttrs(
-            name, op, tuple(shape), tuple(h.q.bits for h in sources), tuple(h.q.scale for h in sources),
-            tuple(h.q.zero_point for h in sources), q.bits, q.scale, q.zero_point, *clamp, tuple(fills), flattened(pieces),
-        )  # fmt: skip
+            name, op, q, clamp, tuple(shape), tuple(held.q for held in sources), tuple(fills), flattened(pieces)
+        )
         try:
             attrs.multipliers()
         except ValueError as error:
             raise NotQuantizable(f"requantization {error}") from None
-        return operators.move([held.var for held in sources], attrs)
+        return attrs.call(*(held.var for held in sources))
 
     def _pieced_wide(
         self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
-        clamp: tuple[int, int], fills: Sequence[int],
+        clamp: Clamp, fills: Sequence[int],
     ) -> relax.Call:  # fmt: skip
         """As ``pieced``, between copies that hold the same integers in 8 bits."""
         wide = []
         for k, held in enumerate(sources):
             same = replace(held.q, bits=max(held.q.bits, 8))
             if same != held.q:
-                copy = self._as(f"{name}.wide{k}", held.var, held.q, same, activation_limits(held.q.bits))
+                copy = self._copied(f"{name}.wide{k}", held, same, Clamp.whole(held.q.bits))
                 held = replace(held, var=copy, q=same)
             wide.append(held)
         if q.bits > 4:
             return self.pieced(name, op, wide, pieces, shape, q, clamp, fills)
         result = replace(q, bits=8)
         moved = self.builder.emit(self.pieced(f"{name}.moved", op, wide, pieces, shape, result, clamp, fills))
-        attrs = operators.RequantizeAttrs(
-            name, op, result.bits, result.scale, result.zero_point, q.bits, q.scale, q.zero_point, *clamp
-        )
-        return operators.requantize(moved, attrs)
+        return operators.RequantizeAttrs(name, op, q, clamp, result).call(moved)
 
-    def _as(
-        self, name: str, var: relax.Var, q: Quantization, wanted: Quantization, clamp: tuple[int, int]
-    ) -> relax.Var:
-        attrs = operators.RequantizeAttrs(
-            name, "Requantize", q.bits, q.scale, q.zero_point, wanted.bits, wanted.scale, wanted.zero_point, *clamp
-        )
-        return self.builder.emit(operators.requantize(var, attrs))
+    def _copied(self, name: str, held: Held, wanted: Quantization, clamp: Clamp) -> relax.Var:
+        """A copy of the integers under another quantization."""
+        attrs = operators.RequantizeAttrs(name, "Requantize", wanted, clamp, held.q)
+        return self.builder.emit(attrs.call(held.var))
 
     def _quantize(self, var: relax.Var, bits: int, wanted: Layout | None) -> None:
         plan = wanted or self.layout(var)
@@ -209,21 +208,21 @@ class Emitter:
             axes = order_of(at_root, shape)
             assert axes is not None  # the view is its own
             source = self.builder.emit(relax.op.reshape(source, shape))
-        attrs = operators.QuantizeAttrs(name, q.scale, q.zero_point, bits, axes, plan.nhwc)
-        self.hold(var, operators.quantize(source, attrs), q, plan, span)
+        attrs = operators.QuantizeAttrs(name, q, axes, plan.nhwc)
+        self.hold(var, attrs.call(source), q, plan, span)
 
     def _root(self, var: relax.Var, found: Layout) -> tuple[relax.Var, Layout]:
         """The float tensor that ``var`` is only a Transpose or Reshape of, and what the layout ``found`` is there."""
         while var not in self.floats and var not in self.held and var in self._nodes:
             node = self._nodes[var]
-            if node.kind == "transpose":
+            if node.kind is kinds.TRANSPOSE:
                 turn = permutation(node.call)
                 back = tuple(turn.index(axis) for axis in range(len(turn)))
                 above = transposed(found, operators.static_shape(var), back)
                 if above is None or node.inputs[0] in self.held:
                     break
                 found = above
-            elif node.kind != "reshape" or node.inputs[0] in self.held:
+            elif node.kind is not kinds.RESHAPE or node.inputs[0] in self.held:
                 break
             var = node.inputs[0]
         return var, found
@@ -238,7 +237,7 @@ class Emitter:
         if var in self.held and not self._was_float(var):
             self.floats[var] = self._dequantize(self.held[var], var)
             self._dequantized.add(var)
-        elif node is not None and node.kind in ("reshape", "transpose"):
+        elif node is not None and node.kind.renames:
             self.copy(node)
         else:
             raise UserError(f"internal: {var} was not computed")
@@ -246,7 +245,7 @@ class Emitter:
 
     def _was_float(self, var: relax.Var) -> bool:
         """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made."""
-        while var not in self.floats and var in self._nodes and self._nodes[var].kind in ("reshape", "transpose"):
+        while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
             var = self._nodes[var].inputs[0]
         return var in self.floats and var not in self._dequantized
 
@@ -259,10 +258,10 @@ class Emitter:
             order = order_of(held.layout, view)
             assert order is not None  # the view is its own
         attrs = operators.DequantizeAttrs(
-            self._names.get(var, str(var.name)), held.q.scale, held.q.zero_point, held.q.bits,
-            tuple(order.index(axis) for axis in range(len(order))), tuple(view[axis] for axis in order),
+            self._names.get(var, str(var.name)), held.q, tuple(order.index(axis) for axis in range(len(order))),
+            tuple(view[axis] for axis in order),
         )  # fmt: skip
-        value = self.builder.emit(operators.dequantize(held.var, attrs))
+        value = self.builder.emit(attrs.call(held.var))
         return value if view == shape else self.builder.emit(relax.op.reshape(value, shape))
 
     def copy(self, node: Node) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import ir, relax
 
-from ...dialect import operators
-from ...dialect.operators import Quantization
+from ...dialect import kinds, operators
+from ...dialect.kinds import Kind
+from ...dialect.operators import Clamp, Quantization
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
@@ -25,7 +26,7 @@ from .weights import NotQuantizable, QuantizedWeights, activation_quantization, 
 
 @dataclass(frozen=True)
 class NodeBits:
-    """Widths that a node works at: its weights, its inputs, its output."""
+    """How many bits the weights, the inputs and the output of a node have."""
 
     weight: int
     activation: int
@@ -37,14 +38,8 @@ class Output:
     """What a node's output integers mean, the clamp in output integers, the range in real values."""
 
     q: Quantization
-    clamp_lo: int
-    clamp_hi: int
+    clamp: Clamp
     span: tuple[float, float]
-
-    @property
-    def fields(self) -> tuple[int, float, int, int, int]:
-        """out_bits, out_scale, out_zero_point, clamp_lo, clamp_hi as the attributes of the dialect end."""
-        return self.q.bits, self.q.scale, self.q.zero_point, self.clamp_lo, self.clamp_hi
 
 
 LARGEST_KERNEL = field_maximum("CONV", "kernel_h")  # rows or pixels
@@ -56,11 +51,11 @@ def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = Non
     span = emitter.span_of(node.range_name)
     q = q or activation_quantization(*span, bits)
     lo, hi = activation_limits(q.bits)
-    for clamp in (node, *node.clamps) if node.kind == "clamp" else node.clamps:
+    for clamp in (node, *node.clamps) if node.kind is kinds.CLAMP else node.clamps:
         bounds = clamp_bounds(clamp.call)
         low, high = (quantize_real(bound, q) for bound in bounds)
         lo, hi = min(max(lo, low), high), min(max(hi, low), high)
-    return Output(q, lo, hi, span)
+    return Output(q, Clamp(lo, hi), span)
 
 
 def clamp_bounds(call: relax.Call) -> tuple[float, float]:
@@ -84,14 +79,18 @@ def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
     result, wanted = plane_layouts(node)
-    window = Window(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
+    geometry = ConvGeometry(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
     bias = bias_of(node, (len(weight), 1, 1))
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
-    _weighted(node, bits, emitter, source, weight, bias, window, result)
+    _weighted(node, bits, emitter, source, weight, bias, geometry, result)
 
 
 def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """[..., K] times a constant [K, M]; a flattened plane is taken as it lies, by a kernel of the plane's size."""
+    """An activation [..., K] times a constant matrix [K, M], as a convolution.
+
+    If the activation is a plane of pixels that was flattened to K values, the kernel has the size of the plane and nothing is
+    moved; else the kernel is 1 x 1 over K channels.
+    """
     data, matrix = node.call.args
     if not (isinstance(data, relax.Var) and is_constant(matrix)) or len(operators.static_shape(matrix)) != 2:
         raise NotQuantizable("only the product of an activation and a constant matrix can be quantized")
@@ -109,11 +108,11 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         source = emitter.integers(data, bits.activation, _in_place(emitter.layout(data), wanted))
         weight = values.T.reshape(-1, 1, 1, values.shape[0])
         result = replace(result, nhwc=(*source.layout.nhwc[:3], len(weight)))
-    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), Window(), result)
+    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), ConvGeometry(), result)
 
 
 def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Which of the K features each value of a sample's plane is, in NHWC order; None if the samples are not planes of K."""
+    """If each sample lies as a plane of all its K features: which feature each value of the plane is, in NHWC order; else None."""
     n, h, w, c = held.nhwc
     if n != shape[0] or h * w * c != shape[1] or h * w == 1 or max(h, w) > LARGEST_KERNEL:
         return None
@@ -122,14 +121,14 @@ def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _in_place(held: Layout, wanted: Layout) -> Layout:
-    """``held`` where it has the order and the channels of ``wanted``, however it counts rows and pixels."""
+    """``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``."""
     same = (held.view, held.axes) == (wanted.view, wanted.axes)
     return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
 
 
 @dataclass(frozen=True)
-class Window:
-    """Strides, padding (top, left, bottom, right), dilation and groups of a convolution."""
+class ConvGeometry:
+    """How a convolution goes over its input: steps (rows, pixels), padding (top, left, bottom, right), groups."""
 
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -138,17 +137,17 @@ class Window:
 
 
 def _weighted(
-    node: Node, bits: NodeBits, emitter: Emitter, source: Held, weight: np.ndarray, bias: np.ndarray, window: Window,
-    result: Layout,
+    node: Node, bits: NodeBits, emitter: Emitter, source: Held, weight: np.ndarray, bias: np.ndarray,
+    geometry: ConvGeometry, result: Layout,
 ) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
-        node.name, node.op, window.strides, window.padding, window.dilation, window.groups, bits.weight,
-        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+        node.name, node.op, out.q, out.clamp, source.q, geometry.strides, geometry.padding, geometry.dilation,
+        geometry.groups, bits.weight,
     )  # fmt: skip
-    call = operators.conv2d(source.var, made.weight, made.bias, made.scale, attrs)
+    call = attrs.call(source.var, made.weight, made.bias, made.scale)
     emitter.hold(node.output, call, out.q, result, out.span)
 
 
@@ -156,7 +155,7 @@ def integer_weights(
     node: Node, bits: NodeBits, emitter: Emitter, source: Quantization, out: Quantization, weight: np.ndarray,
     bias: np.ndarray,
 ) -> QuantizedWeights:  # fmt: skip
-    """Weights and bias of a layer as integers; what had to give way is noted."""
+    """Weights and bias of a layer as integers, with a note for the user where channels took a larger scale or lost all weights."""
     made = quantize_weights(weight, bias, bits.weight, source, out.scale)
     of_all = f"of {len(bias)} channels"
     if made.raised:
@@ -178,14 +177,6 @@ def bias_of(node: Node, shape: tuple[int, ...]) -> np.ndarray:
         raise NotQuantizable(f"its bias has the shape {list(value.shape)}, not one value per output channel") from None
 
 
-def _max_pool(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    _pool(node, bits, emitter, "max")
-
-
-def _avg_pool(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    _pool(node, bits, emitter, "avg")
-
-
 def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     """A maximum keeps the scale of its input, unless it took in a clamp."""
     attrs = node.call.attrs
@@ -202,16 +193,16 @@ def _pool(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
         return
     result_layout, wanted = plane_layouts(node)
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
-    keeps = kind == "max" and not node.clamps
+    keeps = node.kind.keeps and not node.clamps
     out = output(node, bits.out, emitter, source.q if keeps else None)
     made = operators.PoolAttrs(
-        node.name, node.op, kind, kernel, strides, padding, dilation, kind == "avg" and bool(attrs.count_include_pad),
-        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+        node.name, node.op, out.q, out.clamp, source.q, strides, padding, dilation, kind, kernel,
+        kind == "avg" and bool(attrs.count_include_pad),
     )  # fmt: skip
     expressible(lambda: made.multiplier(1))
     expressible(lambda: made.multiplier(kernel[0] * kernel[1] if kind == "avg" else 1))
     span = source.span if keeps else out.span
-    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, result_layout, span)
+    emitter.hold(node.output, made.call(source.var), out.q, result_layout, span)
 
 
 def _empty_window(size: int, outputs: int, kernel: int, stride: int, dilation: int, pad: int) -> bool:
@@ -223,11 +214,9 @@ def _clamp(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """A Relu or Clip that no layer could take in: a requantizing copy that clamps."""
     source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    attrs = operators.RequantizeAttrs(
-        node.name, node.op, source.q.bits, source.q.scale, source.q.zero_point, *out.fields
-    )
+    attrs = operators.RequantizeAttrs(node.name, node.op, out.q, out.clamp, source.q)
     expressible(attrs.multiplier)
-    emitter.hold(node.output, operators.requantize(source.var, attrs), out.q, source.layout, out.span)
+    emitter.hold(node.output, attrs.call(source.var), out.q, source.layout, out.span)
 
 
 def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -244,17 +233,8 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     made = make_table(node, source.q, out.q, source.span, out.span)
     if source.q.bits == 16:
         emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
-    attrs = operators.TableAttrs(
-        node.name,
-        node.op,
-        source.q.bits,
-        source.q.scale,
-        source.q.zero_point,
-        out.q.bits,
-        out.q.scale,
-        out.q.zero_point,
-    )
-    emitter.hold(node.output, operators.table(source.var, made.values, attrs), out.q, source.layout, out.span)
+    attrs = operators.TableAttrs(node.name, node.op, out.q, source.q)
+    emitter.hold(node.output, attrs.call(source.var, made.values), out.q, source.layout, out.span)
 
 
 def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
@@ -282,37 +262,38 @@ def _reduce(node: Node, bits: NodeBits, emitter: Emitter, kind: str, axes: list[
     if max(source.layout.nhwc[1:3]) > LARGEST_KERNEL:
         source = emitter.integers(node.inputs[0], bits.activation, wanted)
     _, first, rest, _ = source.layout.nhwc
-    keeps = kind == "max" and not node.clamps
+    keeps = node.kind.keeps and not node.clamps
     out = output(node, bits.out, emitter, source.q if keeps else None)
     made = operators.PoolAttrs(
-        node.name, node.op, kind, (first, rest), (first, rest), (0, 0, 0, 0), (1, 1), False,
-        source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
-    )  # fmt: skip
+        node.name, node.op, out.q, out.clamp, source.q, (first, rest), (0, 0, 0, 0), (1, 1), kind, (first, rest), False
+    )
     expressible(lambda: made.multiplier(first * rest if kind == "avg" else 1))
     order = layout(tuple(shape[axis] for axis in kept), range(len(kept)), (shape[0], 1, 1, nhwc[3]))
     span = source.span if keeps else out.span
-    emitter.hold(node.output, operators.pool2d(source.var, made), out.q, order, span)
+    emitter.hold(node.output, made.call(source.var), out.q, order, span)
 
 
-RULES: dict[str, Rule] = {
-    "conv": _conv,
-    "gemm": _gemm,
-    "max_pool": _max_pool,
-    "avg_pool": _avg_pool,
-    "clamp": _clamp,
-    "table": _table,
-    "mean": lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
-    "max": lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
+LAYER_RULES: dict[Kind, Rule] = {
+    kinds.CONV: _conv,
+    kinds.GEMM: _gemm,
+    kinds.MAX_POOL: lambda node, bits, emitter: _pool(node, bits, emitter, "max"),
+    kinds.AVG_POOL: lambda node, bits, emitter: _pool(node, bits, emitter, "avg"),
+    kinds.CLAMP: _clamp,
+    kinds.TABLE: _table,
+    kinds.MEAN: lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
+    kinds.MAX: lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
 }
-WEIGHTED = ("conv", "conv_transpose", "gemm")
 
 
 def rename(node: Node, emitter: Emitter) -> None:
-    """A reshape or transpose of integers is another name for the same ones; of a float it is left until it is read."""
+    """A reshape or transpose: of a tensor that is there as integers it is another layout of the same ones.
+
+    Of a tensor in float nothing is bound here; the emitter does it when someone reads the result.
+    """
     held = emitter.held.get(node.inputs[0])
     if held is None:
         return
-    if node.kind == "reshape":
+    if node.kind is kinds.RESHAPE:
         emitter.held[node.output] = held
         return
     turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))

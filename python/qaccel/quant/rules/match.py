@@ -1,4 +1,4 @@
-"""What float Relax says: bindings gathered into the nodes they came from, clamps joined to the layer before them."""
+"""Reads float Relax: gathers its bindings into the nodes that they came from, and joins clamps and biases to their layers."""
 
 from __future__ import annotations
 
@@ -8,51 +8,9 @@ from dataclasses import dataclass, replace
 
 from tvm import ir, relax
 
+from ...dialect import kinds
+from ...dialect.kinds import Kind
 from ...relax_tools import node_name
-
-# Relax operators of a node, in order -> the kind under which rules know it. A node of any other make stays in float.
-_KINDS = {
-    ("relax.nn.conv2d",): "conv",
-    ("relax.nn.conv2d", "relax.add"): "conv",
-    ("relax.nn.conv2d_transpose",): "conv_transpose",
-    ("relax.nn.conv2d_transpose", "relax.add"): "conv_transpose",
-    ("relax.matmul",): "gemm",
-    ("relax.matmul", "relax.add"): "gemm",
-    ("relax.add",): "eltwise",
-    ("relax.subtract",): "eltwise",
-    ("relax.multiply",): "eltwise",
-    ("relax.minimum",): "eltwise",
-    ("relax.maximum",): "eltwise",
-    ("relax.nn.relu",): "clamp",
-    ("relax.clip",): "clamp",
-    ("relax.nn.max_pool2d",): "max_pool",
-    ("relax.nn.avg_pool2d",): "avg_pool",
-    ("relax.mean",): "mean",
-    ("relax.max",): "max",
-    ("relax.reshape",): "reshape",
-    ("relax.permute_dims",): "transpose",
-    ("relax.strided_slice",): "move",
-    ("relax.nn.pad",): "move",
-    ("relax.concat",): "move",
-    ("relax.take",): "move",
-    ("relax.take", "relax.reshape"): "move",
-    ("relax.tile",): "move",
-    ("relax.repeat",): "move",
-    ("relax.flip",): "move",
-    ("relax.broadcast_to",): "move",
-    ("relax.expand_dims",): "reshape",
-    ("relax.squeeze",): "reshape",
-    ("relax.flatten",): "reshape",
-    ("relax.image.resize2d",): "resize",
-    ("relax.nn.prelu",): "prelu",
-}
-_OP_OF_KIND = {
-    "conv": "Conv", "conv_transpose": "ConvTranspose", "gemm": "Gemm", "clamp": "Clip", "max_pool": "MaxPool",
-    "avg_pool": "AveragePool", "mean": "ReduceMean", "max": "ReduceMax", "reshape": "Reshape", "transpose": "Transpose",
-    "resize": "Resize", "prelu": "PRelu",
-}  # fmt: skip
-_BIASED = ("conv", "conv_transpose", "gemm")
-CARRIES_CLAMPS = ("conv", "conv_transpose", "gemm", "eltwise", "max_pool", "avg_pool", "mean", "max", "clamp")
 
 
 @dataclass(frozen=True)
@@ -65,7 +23,7 @@ class Node:
 
     name: str
     op: str
-    kind: str
+    kind: Kind
     bindings: tuple[relax.VarBinding, ...]
     inputs: tuple[relax.Var, ...]
     output: relax.Var
@@ -128,14 +86,14 @@ def fuse_biases(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
 def _adds_vector(node: Node) -> bool:
     """Whether a node adds a constant that has one value for each entry of the last axis, or fewer."""
     call = node.call
-    if node.kind != "eltwise" or call.op.name != "relax.add" or not isinstance(call.args[1], ir.GenericConst):
+    if node.kind is not kinds.ELTWISE or call.op.name != "relax.add" or not isinstance(call.args[1], ir.GenericConst):
         return False
     sizes = [int(size) for size in call.args[1].ty.shape]
     return all(size == 1 for size in sizes[:-1]) and len(sizes) <= len(call.ty.shape)
 
 
 def _lacks_bias(node: Node) -> bool:
-    return node.kind == "gemm" and len(node.bindings) == 1
+    return node.kind is kinds.GEMM and len(node.bindings) == 1
 
 
 def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[Node]:
@@ -143,8 +101,8 @@ def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
     result: list[Node] = []
     position: dict[relax.Var, int] = {}
     for node in nodes:
-        before = position.get(node.inputs[0]) if node.kind == "clamp" and node.inputs else None
-        if before is not None and uses[node.inputs[0]] == 1 and result[before].kind in CARRIES_CLAMPS:
+        before = position.get(node.inputs[0]) if node.kind is kinds.CLAMP and node.inputs else None
+        if before is not None and uses[node.inputs[0]] == 1 and result[before].kind.clamps:
             host = result[before]
             result[before] = replace(host, clamps=(*host.clamps, node), output=node.output)
             position[node.output] = before
@@ -187,11 +145,11 @@ def _node(group: list[relax.VarBinding], op_types: Mapping[str, str], uses: Mapp
     operators = tuple(
         b.value.op.name if isinstance(b.value, relax.Call) and isinstance(b.value.op, ir.Op) else "" for b in group
     )
-    kind = _KINDS.get(operators, "other")
-    if len(group) == 2 and kind in _BIASED:
+    kind = kinds.kind_of(operators, group[0].value)
+    if len(group) == 2 and kind.weights:
         second = group[1].value.args
         joined = group[0].var.same_as(second[0]) and isinstance(second[1], ir.GenericConst) and uses[group[0].var] == 1
-        kind = kind if joined else "other"
+        kind = kind if joined else kinds.OTHER
     name = _name(group[0])
-    op = op_types.get(name) or _OP_OF_KIND.get(kind) or operators[-1].removeprefix("relax.")
+    op = op_types.get(name) or kind.op or operators[-1].removeprefix("relax.")
     return Node(name or str(group[-1].var.name), op, kind, tuple(group), inputs, group[-1].var)

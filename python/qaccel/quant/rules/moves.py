@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from tvm import ir, relax
 
-from ...dialect import operators
-from ...dialect.operators import ConvAttrs, Quantization
+from ...dialect import kinds, names, operators
+from ...dialect.kinds import Kind
+from ...dialect.operators import Clamp, ConvAttrs, Quantization
 from ...dialect.pieces import interleaved
 from ...evaluate.float_operators import RULES as FLOAT_RULES
 from ...evaluate.steps import holds_tensors
-from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
 from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
@@ -51,7 +51,7 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         raise NotQuantizable(f"its result has the shape {list(shape)}; two dimensions and more can be quantized")
     fills = [quantize_real(float(value), q) for value in constants]
     arrangement = arranged(codes, target)
-    call = emitter.move(node.name, node.op, sources, arrangement, q, activation_limits(q.bits), fills)
+    call = emitter.move(node.name, node.op, sources, arrangement, q, Clamp.whole(q.bits), fills)
     emitter.hold(node.output, call, q, target, span)
 
 
@@ -91,9 +91,10 @@ def _like(held: Layout, shape: tuple[int, ...], result: tuple[int, ...]) -> Layo
 
 @dataclass(frozen=True)
 class Phase:
-    """The outputs begin, begin + step, ... along one axis as a convolution of step 1.
+    """Along one axis, every stride-th output of a transposed convolution, which a convolution of stride 1 computes.
 
-    ``taps`` index the kernel by window position, -1 is a zero; ``outputs`` of them, with ``before`` and ``after`` cells of padding.
+    ``taps`` says which element of the transposed kernel each element of that convolution's kernel is; -1 is a zero. It gives
+    ``outputs`` values over an input with ``before`` and ``after`` cells of padding.
     """
 
     taps: tuple[int, ...]
@@ -151,12 +152,12 @@ def _conv_transpose(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         for p, pixel in enumerate(pixels):
             if not (row.outputs and pixel.outputs):
                 continue
-            name = node.name if sh * sw == 1 else f"{node.name}.phase{r}_{p}"
+            name = node.name if sh * sw == 1 else names.phase(node.name, r, p)
+            padding = row.before, pixel.before, row.after, pixel.after
             conv = ConvAttrs(
-                name, node.op, (1, 1), (row.before, pixel.before, row.after, pixel.after), (1, 1), groups, bits.weight,
-                source.q.bits, source.q.scale, source.q.zero_point, *out.fields,
+                name, node.op, out.q, out.clamp, source.q, (1, 1), padding, (1, 1), groups, bits.weight
             )  # fmt: skip
-            part = operators.conv2d(source.var, taken(made.weight, row.taps, pixel.taps), made.bias, made.scale, conv)
+            part = conv.call(source.var, taken(made.weight, row.taps, pixel.taps), made.bias, made.scale)
             nhwc = (result.nhwc[0], row.outputs, pixel.outputs, len(weight))
             parts.append(Held(emitter.builder.emit(part), out.q, layout(nhwc, range(4), nhwc), out.span))
     _interleave(node, emitter, parts, rows, pixels, result, out.q, out.span)
@@ -179,7 +180,7 @@ def _interleave(
     rows, pixels = [r for r in rows if r.outputs], [p for p in pixels if p.outputs]
     sizes = [(row.outputs, pixel.outputs) for row in rows for pixel in pixels]
     pieces = interleaved(sizes, (len(rows), len(pixels)), result.nhwc[2], result.nhwc[3])
-    call = emitter.pieced(node.name, node.op, parts, pieces, result.nhwc, q, activation_limits(q.bits))
+    call = emitter.pieced(node.name, node.op, parts, pieces, result.nhwc, q, Clamp.whole(q.bits))
     emitter.hold(node.output, call, q, result, span)
 
 
@@ -189,8 +190,6 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     It has a range of its own, as a pool has: on its input's scale many sums would lie exactly between two integers.
     """
     attrs = node.call.attrs
-    if not is_linear(node):
-        return _move(node, bits, emitter)
     mode = str(attrs.coordinate_transformation_mode)
     result, wanted = plane_layouts(node)
     factors = [o // i for o, i in zip(result.nhwc[1:3], wanted.nhwc[1:3], strict=True)]
@@ -204,8 +203,8 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     n, h, w, c = source.layout.nhwc
     edged = arranged(np.pad(offsets(source.layout, (n, c, h, w)), ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"),
                      canonical((n, c, h + 2, w + 2)) or wanted)  # fmt: skip
-    limits = activation_limits(source.q.bits)
-    padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, limits))
+    whole_range = Clamp.whole(source.q.bits)
+    padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, whole_range))
     kernels = [_linear_kernels(f, mode == "asymmetric") for f in factors]
     out = output(node, bits.out, emitter)
     largest = max(int(k.max()) for k, _ in kernels[0]) * max(int(k.max()) for k, _ in kernels[1])
@@ -216,21 +215,15 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         for p, (horizontal, _) in enumerate(kernels[1]):
             weight = np.broadcast_to((vertical[:, None] * horizontal[None, :])[None, :, :, None], (c, 3, 3, 1))
             conv = ConvAttrs(
-                f"{node.name}.phase{r}_{p}", node.op, (1, 1), (0, 0, 0, 0), (1, 1), c, weight_bits, source.q.bits,
-                source.q.scale, source.q.zero_point, *out.fields,
+                names.phase(node.name, r, p), node.op, out.q, out.clamp, source.q, (1, 1), (0, 0, 0, 0), (1, 1), c,
+                weight_bits,
             )  # fmt: skip
-            part = operators.conv2d(padded, weight, np.zeros(c), np.full(c, unit), conv)
+            part = conv.call(padded, weight, np.zeros(c), np.full(c, unit))
             parts.append(
                 Held(emitter.builder.emit(part), out.q, layout((n, h, w, c), range(4), (n, h, w, c)), out.span)
             )
     rows, pixels = ([Phase((), 0, 0, size)] * f for size, f in zip((h, w), factors, strict=True))
     _interleave(node, emitter, parts, rows, pixels, result, out.q, out.span)
-    return None
-
-
-def is_linear(node: Node) -> bool:
-    """Whether a Resize computes values between those that it reads."""
-    return str(node.call.attrs.method) == "linear"
 
 
 def _linear_kernels(factor: int, asymmetric: bool) -> list[tuple[np.ndarray, int]]:
@@ -249,4 +242,9 @@ def _linear_kernels(factor: int, asymmetric: bool) -> list[tuple[np.ndarray, int
     return found
 
 
-RULES: dict[str, Rule] = {"move": _move, "conv_transpose": _conv_transpose, "resize": _resize}
+MOVE_RULES: dict[Kind, Rule] = {
+    kinds.MOVE: _move,
+    kinds.NEAREST: _move,
+    kinds.CONV_TRANSPOSE: _conv_transpose,
+    kinds.RESIZE: _resize,
+}

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tvm import ir, relax
 
-from ...dialect import operators
+from ...dialect import kinds, operators
 from ...dialect.operators import Quantization
 from ...evaluate.float_operators import BINARY, RULES, UNARY
 from ...machine.isa import isa
 from ...machine.numerics import activation_limits
-from .match import CARRIES_CLAMPS, Node
-from .normalization import KIND
+from .match import Node
 from .weights import NotQuantizable
 
 WORST_STEP = 2.0**-6  # of the output's range: how far an interpolated table may be off at a bend
@@ -26,7 +25,10 @@ _FARTHEST = 64  # how many tensors back a function may begin
 
 
 def fuse_tables(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[Node]:
-    """Element-wise nodes that hang on one tensor joined into nodes of kind "table"; Relu and Clip alone stay what they are."""
+    """The nodes, with element-wise ones that together are a function of one tensor joined into one node of the kind TABLE.
+
+    What the machine computes exactly without a table stays as it is: a Relu or Clip, or a constant added or multiplied.
+    """
     nodes = list(nodes)
     maker = {node.output: k for k, node in enumerate(nodes)}
     roots: dict[relax.Var, list[relax.Var]] = {}
@@ -55,7 +57,7 @@ class Table:
 
 
 def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tuple[float, float]:
-    """Least and greatest value of a 16-bit table's entries that inputs within ``span`` are interpolated from."""
+    """Least and greatest of those entries of a 16-bit table between which inputs within ``span`` are interpolated, real values."""
     unit = 1 << isa().interpolation_bits
     first, last = (
         int(edge(bound / source.scale / unit)) for edge, bound in zip((np.floor, np.ceil), span, strict=True)
@@ -139,7 +141,7 @@ def _is_tensor(expr: relax.Expr) -> bool:
 
 def _pointwise(node: Node) -> bool:
     """Whether every binding of the node works element by element on tensors of one shape and single constants."""
-    if not node.inputs or node.kind == KIND or not isinstance(node.output.ty, relax.TensorType):
+    if not node.inputs or node.kind in kinds.KEPT_IN_FLOAT or not isinstance(node.output.ty, relax.TensorType):
         return False
     shape = operators.static_shape(node.output)
     for binding in node.bindings:
@@ -158,7 +160,7 @@ def _pointwise(node: Node) -> bool:
 
 
 def _common_roots(node: Node, roots: Mapping[relax.Var, list[relax.Var]]) -> list[relax.Var]:
-    """The tensors of which the node is a function alone, nearest first."""
+    """The tensors that alone determine the node's result, each by itself, nearest first."""
     inputs = list(dict.fromkeys(node.inputs))
     lists = [[var, *roots.get(var, [])] for var in inputs]
     return [var for var in lists[0] if all(var in other for other in lists[1:])][:_FARTHEST]
@@ -168,7 +170,10 @@ def _region(
     last: int, nodes: list[Node], maker: Mapping[relax.Var, int], roots: Mapping[relax.Var, list[relax.Var]],
     uses: Mapping[relax.Var, int],
 ) -> tuple[relax.Var, list[int]] | None:  # fmt: skip
-    """The largest region that ends in node ``last`` and that nobody looks into; None where a table is no gain."""
+    """The root tensor and the nodes of the largest table that ends in node ``last``; None where a table is no gain.
+
+    Of its nodes, only the last one's result is read by others.
+    """
     for root in reversed(roots[nodes[last].output]):
         members = _between(last, root, nodes, maker)
         reads = [var for m in members for var in nodes[m].inputs]
@@ -179,9 +184,9 @@ def _region(
         while len(members) > 1:
             readers = [m for m in members if root in nodes[m].inputs]
             host = maker.get(root)
-            if len(readers) > 1 or nodes[readers[0]].kind != "clamp" or uses[root] != 1:
+            if len(readers) > 1 or nodes[readers[0]].kind is not kinds.CLAMP or uses[root] != 1:
                 break
-            if host is None or nodes[host].kind not in CARRIES_CLAMPS:
+            if host is None or not nodes[host].kind.clamps:
                 break
             root = nodes[readers[0]].output
             members.remove(readers[0])
@@ -190,10 +195,10 @@ def _region(
 
 
 def _machine_has(members: list[Node]) -> bool:
-    """Clamps alone, or a tensor and a constant with any clamps behind: exact at every width without a table."""
+    """Whether it is exact at every width without a table: such a kind, or a tensor and a constant, with any clamps behind."""
     first, *others = members
-    with_constant = first.kind == "eltwise" and len(first.inputs) == 1
-    return (first.kind == "clamp" or with_constant) and all(node.kind == "clamp" for node in others)
+    with_constant = first.kind is kinds.ELTWISE and len(first.inputs) == 1
+    return (first.kind.exact or with_constant) and all(node.kind is kinds.CLAMP for node in others)
 
 
 def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:
@@ -212,7 +217,7 @@ def _table_node(members: list[Node], root: relax.Var) -> Node:
     return replace(
         last,
         op="+".join(dict.fromkeys(node.op for node in members)),
-        kind="table",
+        kind=kinds.TABLE,
         bindings=tuple(binding for node in members for binding in node.bindings),
         inputs=(root,),
         inner=tuple(members[:-1]),

@@ -112,13 +112,11 @@ def _fit(
     flat: np.ndarray, bias: np.ndarray, limit: int, scale: np.ndarray, source: Quantization, weight_bits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scales raised until no accumulator can overflow; (scale float32, weights int64 [OC, K], bias int64 [OC])."""
-    qmin, qmax = activation_limits(source.bits)
-    reach = max(qmax - source.zero_point, source.zero_point - qmin)
     room = (1 << (accumulator_width(weight_bits, source.bits, WIDE_ACCUMULATOR_BITS) - 1)) - 1
     while True:
         integers = np.clip(np.rint(flat / scale.astype(np.float64)[:, None]), -limit, limit).astype(np.int64)
         constant = _bias(bias, source.scale, scale)
-        largest = np.abs(integers).sum(axis=1) * reach + np.abs(constant)
+        largest = np.abs(integers).sum(axis=1) * source.reach + np.abs(constant)
         over = largest > room
         if not over.any():
             return scale, integers, constant

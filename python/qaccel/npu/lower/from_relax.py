@@ -1,12 +1,11 @@
 """Lowering: one accelerator subgraph of quantized Relax becomes layer operations with integer constants.
 
-Scales end here: what is left of them is a multiplier and a shift per channel (DESIGN section 4).
+Scales end here: what is left of them is a multiplier and a shift per channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tvm.ir.expr import GenericConst
 
 from ...dialect import operators
 from ...dialect.pieces import unflattened
-from ...errors import UserError
+from ...errors import CompilerFault, UserError
 from ...machine import numerics
 from ...machine.hw import HwConfig
 from ...machine.streams import pack, pack_pixels
@@ -23,23 +22,23 @@ from ..layers import (
     AnyLayer,
     ChannelParams,
     ConvLayer,
-    ConvPart,
     CopyLayer,
     DepthwiseLayer,
     EltwiseLayer,
     FeatureMap,
+    LayerGraph,
     MoveLayer,
     PoolLayer,
-    Subgraph,
     TableLayer,
     Window,
 )
+from .groups import group_parts
 
 
-def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
-    """Subgraph of a Relax function whose body is one dataflow block of ``qaccel.*`` calls.
+def lower(function: relax.Function, symbol: str, hw: HwConfig) -> LayerGraph:
+    """LayerGraph of a Relax function whose body is one dataflow block of ``qaccel.*`` calls.
 
-    Raises UserError naming the node if a call is not of the quantized dialect or a scale cannot be expressed.
+    Raises UserError naming the node if a scale cannot be expressed, CompilerFault if a call should not have been given to it.
     """
     maps: list[FeatureMap] = []
     index_of: dict[relax.Var, int] = {}
@@ -54,7 +53,7 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
 
     for param in function.params:
         if param not in quantization:
-            raise UserError(f"{symbol}: input {param.name} is used by no operation")
+            raise CompilerFault(f"{symbol}: input {param.name} is used by no operation")
         index_of[param] = add_map(param, param.name, *quantization[param])
 
     outputs: list[int] = []
@@ -79,14 +78,14 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> Subgraph:
                 sources.append(index_of[argument])
         result_of = operators.output_of(attrs)
         if result_of is None or type(attrs) not in _LOWERERS:
-            raise UserError(f"{attrs.name}: {attrs.operator} does not run on the accelerator")
+            raise CompilerFault(f"{attrs.name}: {attrs.operator} does not run on the accelerator")
         target = add_map(binding.var, attrs.name, result_of.bits, result_of.zero_point)
         layers.append(_LOWERERS[type(attrs)](binding.value, attrs, maps, tuple(sources), target, hw))
         index_of[binding.var] = target
     result = function.body.body
     fields = tuples.get(result) or (list(result.fields) if isinstance(result, relax.Tuple) else [result])
     outputs = [index_of[f] for f in fields]
-    return Subgraph(symbol, tuple(maps), tuple(layers), tuple(index_of[p] for p in function.params), tuple(outputs))
+    return LayerGraph(symbol, tuple(maps), tuple(layers), tuple(index_of[p] for p in function.params), tuple(outputs))
 
 
 def _input_quantization(bindings: list[relax.Binding]) -> dict[relax.Var, tuple[int, int]]:
@@ -115,7 +114,7 @@ def _window(kernel: tuple[int, int], attrs: operators.ConvAttrs | operators.Pool
 
 
 def _common(a: Any, sources: tuple[int, ...], target: int) -> tuple[str, str, tuple[int, ...], int, int, int]:
-    return a.name, a.op, sources, target, a.clamp_lo, a.clamp_hi
+    return a.name, a.op, sources, target, a.clamp.lo, a.clamp.hi
 
 
 def _lower_conv(
@@ -139,39 +138,6 @@ def _lower_conv(
         return DepthwiseLayer(*common, window, attrs.weight_bits, params, kernels, macs)
     parts = group_parts(weight, attrs.groups, attrs.weight_bits, x, y, hw)
     return ConvLayer(*common, window, attrs.weight_bits, parts, params, weight, macs)
-
-
-def group_parts(
-    weight: np.ndarray, groups: int, weight_bits: int, x: FeatureMap, y: FeatureMap, hw: HwConfig
-) -> tuple[ConvPart, ...]:
-    """Groups packed into block-diagonal dense convolutions.
-
-    So many groups at once as fill the array best; and as many as it takes for every part to begin on a whole byte.
-    """
-    kernel = weight.transpose(1, 2, 3, 0)  # OHWI to HWIO
-    ic, oc = kernel.shape[2], kernel.shape[3] // groups
-    if groups == 1:
-        return (ConvPart(0, 0, kernel),)
-    taps, pixels = kernel.shape[0] * kernel.shape[1], y.h * y.w
-    rows, columns = hw.array_rows(x.bits), hw.array_columns(weight_bits)
-
-    def cycles(count: int) -> int:
-        slices, column_groups = ceil(taps * ic * count / rows), ceil(oc * count / columns)
-        return ceil(groups / count) * (hw.start_up_cycles.compute + slices * column_groups * pixels)
-
-    aligned = [
-        n for n in range(1, groups + 1) if n == groups or (n * ic * x.bits % 8 == 0 and n * oc * y.bits % 8 == 0)
-    ]
-    count = min((n for n in aligned if n <= max(columns, aligned[0])), key=cycles)
-    parts = []
-    for first in range(0, groups, count):
-        size = min(count, groups - first)
-        dense = np.zeros((*kernel.shape[:2], size * ic, size * oc), np.int32)
-        for g in range(size):
-            columns_of = slice((first + g) * oc, (first + g + 1) * oc)
-            dense[:, :, g * ic : (g + 1) * ic, g * oc : (g + 1) * oc] = kernel[..., columns_of]
-        parts.append(ConvPart(first * ic, first * oc, dense))
-    return tuple(parts)
 
 
 def _lower_pool(
@@ -204,7 +170,7 @@ def _lower_eltwise(
     multiplier, b_multiplier, shift = _scales(attrs.name, attrs.multipliers)
     if (first.h, first.w, first.c) != (y.h, y.w, y.c):
         if attrs.kind == "sub":
-            raise UserError(f"{attrs.name} (Sub): the first operand is broadcast; swap the operands and negate")
+            raise CompilerFault(f"{attrs.name} (Sub): the first operand is broadcast")
         sources = sources[::-1]
         if attrs.kind != "mul":
             multiplier, b_multiplier = b_multiplier, multiplier
@@ -235,8 +201,8 @@ def _lower_table(
 ) -> AnyLayer:
     del maps, hw
     entries = operators.constant(call.args[1]).astype(np.int32)
-    table = pack(entries, 16 if attrs.in_bits == 16 or attrs.out_bits == 16 else 8)
-    limits = numerics.activation_limits(attrs.out_bits)
+    table = pack(entries, 16 if attrs.source.bits == 16 or attrs.result.bits == 16 else 8)
+    limits = numerics.activation_limits(attrs.result.bits)
     return TableLayer(attrs.name, attrs.op, sources[:1], target, *limits, table)
 
 

@@ -1,0 +1,129 @@
+"""What the COMPUTE instructions of one tile do, before there are instructions: the planner's candidates are scored by it.
+
+The tile that stands for all of a layer is one of full size, with the padding that falls on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...dialect.pieces import Piece
+from ...machine.cost import ConvWork, CopyWork, DepthwiseWork, EltwiseWork, PoolWork, TableWork
+from ..extents import InputSpan, kernel_chunks, pixels_under, rows_under
+from ..layers import AnyLayer, ConvLayer, ConvPart, DepthwiseLayer, EltwiseLayer, FeatureMap, PoolLayer, TableLayer
+
+Span = tuple[int, int]  # (begin, length)
+
+
+@dataclass(frozen=True)
+class AxisTiles:
+    """The tiles along one axis: how many, their different lengths, and the middle one of the longest, which stands for all."""
+
+    count: int
+    lengths: tuple[int, ...]
+    typical: Span
+
+
+def axis_tiles(spans: Sequence[Span]) -> AxisTiles:
+    """From (begin, length) of each tile."""
+    lengths = {length for _, length in spans}
+    longest = [span for span in spans if span[1] == max(lengths)] if len(lengths) > 1 else spans
+    return AxisTiles(len(spans), tuple(lengths), longest[(len(longest) - 1) // 2])
+
+
+def _conv_work(
+    layer: ConvLayer,
+    x: FeatureMap,
+    y: FeatureMap,
+    outputs: tuple[int, int, int],
+    kernel_rows: int,
+    in_channels: int,
+    finish: bool,
+) -> ConvWork:
+    """One part of the reduction for a tile of (rows, pixels, channels) ``outputs``."""
+    out_h, out_w, out_channels = outputs
+    return ConvWork(
+        kernel_h=kernel_rows, kernel_w=layer.window.kernel_w, in_channels=in_channels,
+        out_h=out_h, out_w=out_w, out_channels=out_channels,
+        weight_bits=layer.weight_bits, in_bits=x.bits, out_bits=y.bits, finish=int(finish),
+    )  # fmt: skip
+
+
+def conv_tile(
+    layer: ConvLayer,
+    part: ConvPart,
+    x: FeatureMap,
+    y: FeatureMap,
+    outputs: tuple[int, int, int],
+    tile_ic: int,
+    tile_kh: int,
+) -> list[tuple[ConvWork, int]]:
+    """The reduction of a tile, each kind of instruction and how often: whole parts, and the last one, which finishes."""
+    kernel_h = layer.window.kernel_h
+    parts = -(-kernel_h // tile_kh) * -(-part.in_channels // tile_ic)
+    last_rows, last_channels = (kernel_h - 1) % tile_kh + 1, (part.in_channels - 1) % tile_ic + 1
+    last = _conv_work(layer, x, y, outputs, last_rows, last_channels, True)
+    if parts == 1:
+        return [(last, 1)]
+    return [(_conv_work(layer, x, y, outputs, tile_kh, tile_ic, False), parts - 1), (last, 1)]
+
+
+def _window_work(
+    layer: DepthwiseLayer | PoolLayer, x: FeatureMap, y: FeatureMap, inputs: tuple[InputSpan, InputSpan],
+    outputs: tuple[int, int, int], kernel_rows: int, finish: bool,
+) -> PoolWork:  # fmt: skip
+    window, (rows, pixels), (out_h, out_w, channels) = layer.window, inputs, outputs
+    fields = {
+        "in_h": rows.length, "in_w": pixels.length, "kernel_h": kernel_rows, "kernel_w": window.kernel_w,
+        "stride_h": window.stride_h, "stride_w": window.stride_w,
+        "dilation_h": window.dilation_h, "dilation_w": window.dilation_w,
+        "pad_top": rows.pad, "pad_left": pixels.pad, "out_h": out_h, "out_w": out_w, "channels": channels,
+        "in_bits": x.bits, "out_bits": y.bits, "finish": int(finish),
+    }  # fmt: skip
+    return (
+        DepthwiseWork(**fields, weight_bits=layer.weight_bits)
+        if isinstance(layer, DepthwiseLayer)
+        else PoolWork(**fields)
+    )
+
+
+def window_tile(
+    layer: DepthwiseLayer | PoolLayer,
+    x: FeatureMap,
+    y: FeatureMap,
+    rows: Span,
+    pixels: Span,
+    channels: int,
+    tile_kh: int,
+) -> list[PoolWork]:
+    """The instructions of a tile at output ``rows`` and ``pixels``, one for each part of the kernel that falls on the input."""
+    chunks = kernel_chunks(layer.window, *rows, tile_kh, x.h)
+    under_w = pixels_under(layer.window, *pixels, x.w)
+    works = []
+    for k, count in chunks:
+        inputs = rows_under(layer.window, *rows, k, count, x.h), under_w
+        finish = (k, count) == chunks[-1]
+        works.append(_window_work(layer, x, y, inputs, (rows[1], pixels[1], channels), count, finish))
+    return works
+
+
+def window_anywhere(
+    layer: DepthwiseLayer | PoolLayer, x: FeatureMap, y: FeatureMap, outputs: tuple[int, int, int], tile_kh: int
+) -> PoolWork:
+    """The instruction of a tile of (rows, pixels, channels) that no border makes smaller: it needs the most line buffer."""
+    return _window_work(layer, x, y, (InputSpan(0, x.h, 0), InputSpan(0, x.w, 0)), outputs, tile_kh, True)
+
+
+def pointwise_tile(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int, pixels: int, channels: int) -> CopyWork:
+    """The instruction of a tile of an element-wise layer, a table or a copy."""
+    x, y = maps[layer.inputs[0]], maps[layer.output]
+    fields = {"h": rows, "w": pixels, "channels": channels, "in_bits": x.bits, "out_bits": y.bits}
+    if isinstance(layer, EltwiseLayer):
+        return EltwiseWork(**fields, b_bits=maps[layer.inputs[1]].bits, b_scalar=int(layer.b_scalar))
+    return TableWork(**fields) if isinstance(layer, TableLayer) else CopyWork(**fields)
+
+
+def move_tile(part: Piece, x: FeatureMap, y: FeatureMap) -> CopyWork:
+    """The copy of one part of a piece."""
+    return CopyWork(h=part.rows, w=part.pixels, channels=part.channels, in_bits=x.bits, out_bits=y.bits)

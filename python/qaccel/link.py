@@ -11,7 +11,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from .cpu.pipeline import compile_cpu
+from .cpu.compile import compile_cpu
 from .errors import UserError, one_line
 from .host import host_target
 from .machine.artefact import Artefact
@@ -19,7 +19,7 @@ from .metadata import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
 from .schedules.database import Records, records_for
-from .schedules.floating.rules import Choice
+from .schedules.floating.choose import Choice
 
 ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
 # Where RunCodegen keeps the subgraphs' constants for TVM to link in. Ours are in the artefacts, compressed; with these

@@ -36,7 +36,7 @@ from .quant.quantize import quantize
 from .report.report import ProfiledSubgraph, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
-from .schedules.floating.rules import Choice
+from .schedules.floating.choose import Choice
 from .stages import Stages
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto

@@ -15,7 +15,7 @@ from .dialect import operators
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
-from .model import ImportedModel, TensorSpec
+from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
 from .version import __version__
 
@@ -27,7 +27,7 @@ _LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
 def make_metadata(
     name: str,
     target: str,
-    model: ImportedModel,
+    model: Model,
     quantized: QuantizedModel | None,
     report: dict[str, Any] | None,
     integers: IntegerEnds | None = None,

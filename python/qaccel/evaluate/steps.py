@@ -17,7 +17,7 @@ from tvm import relax
 
 from ..dialect import kinds
 from ..errors import UserError
-from ..model import ImportedModel
+from ..model import Model
 from ..relax_tools import node_name
 from .float_operators import RULES, keeps_samples_apart, static_shape
 
@@ -69,7 +69,7 @@ class _Piece:
 
 
 @lru_cache(maxsize=4)
-def plan_of(model: ImportedModel) -> Plan:
+def plan_of(model: Model) -> Plan:
     """The steps of a model, kept for the last few models (they hold converted weights)."""
     function = model.mod["main"]
     bindings = [b for block in function.body.blocks for b in block.bindings]

@@ -38,7 +38,7 @@ def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
     """Writes the model to ``path``; the file appears complete or not at all.
 
     Opset 13 or the model's own for 8 bits, 21 where tensors have 4 or 16. Raises UserError if the file cannot be
-    written or the model cannot be brought to that opset.
+    written, the model cannot be brought to that opset, or it has no form in ONNX.
     """
     path = Path(path)
     data = qdq_model(q).SerializeToString()
@@ -60,9 +60,13 @@ def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
 
 
 def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
-    """The model that `emit_qdq` writes, checked by onnx."""
+    """The model that `emit_qdq` writes, checked by onnx. Raises UserError as that does."""
     calls = _calls(q)
     wide = any(bits != 8 for attrs, _ in calls for bits in _widths(attrs))
+    if q.model.onnx_model is None:
+        raise UserError(
+            "no QDQ model can be written: the model came as Relax, with operators that ONNX does not have; leave --emit-qdq out"
+        )
     source = _at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
     graph = _Graph(source, q)
     for attrs, constants in calls:

@@ -33,7 +33,7 @@ def network():
 
 def test_statistics_survive_the_import_at_the_node_that_gives_the_tensor():
     imported, scale, bias = network()
-    assert [n.op_type for n in imported.onnx_model.graph.node] == ["Conv", "Relu", "Conv", "Sigmoid"]
+    assert [n.op_type for n in imported.operators] == ["Conv", "Relu", "Conv", "Sigmoid"]
     assert list(imported.statistics) == ["conv"]
     mean, deviation = imported.statistics["conv"]
     assert np.array_equal(mean, bias) and np.array_equal(deviation, np.abs(scale))

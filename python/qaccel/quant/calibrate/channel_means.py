@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import ir, relax
 
-from ...model import ImportedModel
+from ...model import Model
 from ...relax_tools import node_name
 
 _PRODUCT = "relax.matmul"
@@ -16,7 +16,7 @@ SAMPLES = 64  # that the means are taken over
 class ChannelMeans:
     """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
 
-    def __init__(self, model: ImportedModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._axes: dict[str, int] = {}
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from tvm import ir, relax
 
 from ...dialect import kinds
 from ...dialect.kinds import Kind
-from ...relax_tools import node_name
+from ...relax_tools import node_name, use_counts, variables
 
 
 @dataclass(frozen=True)
@@ -110,29 +109,6 @@ def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
         position[node.output] = len(result)
         result.append(node)
     return result
-
-
-def use_counts(function: relax.Function) -> Counter[relax.Var]:
-    """How often each variable is read; being the function's result counts."""
-    counts: Counter[relax.Var] = Counter()
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            counts.update(variables(binding.value))
-    counts.update(variables(function.body.body))
-    return counts
-
-
-def variables(expr: relax.Expr) -> list[relax.Var]:
-    """The variables that an expression reads, in order, each as often as it does."""
-    if isinstance(expr, relax.Var):
-        return [expr]
-    if isinstance(expr, relax.Call):
-        return [var for arg in expr.args for var in variables(arg)]
-    if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in variables(field)]
-    if isinstance(expr, relax.TupleGetItem):
-        return variables(expr.tuple_value)
-    return []
 
 
 def _name(binding: relax.VarBinding) -> str:

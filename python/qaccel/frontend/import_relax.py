@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..model import Model, SourceOperator, TensorSpec
 from ..relax_tools import bindings, node_name, node_span, renewed, results, use_counts, variables
 from .from_relax.layers import number
-from .from_relax.operators import PLAIN, SCALED
+from .from_relax.names import onnx_name
 
 
 def import_relax(mod: tvm.IRModule) -> Model:
@@ -111,18 +111,8 @@ def _operators(function: relax.Function, inputs: tuple[TensorSpec, ...]) -> tupl
         name = node_name(call) if isinstance(call, relax.Call) else ""
         held[binding.var] = [name] if name else read
         if name and name not in made:
-            made[name] = SourceOperator(name, _op_type(call), tuple(read), (name,), *_limits(call))
+            made[name] = SourceOperator(name, onnx_name(call), tuple(read), (name,), *_limits(call))
     return tuple(made.values())
-
-
-def _op_type(call: relax.Call) -> str:
-    """ONNX's name for the operator of a call; Relax's own where there is none."""
-    if not isinstance(call.op, ir.Op):
-        return "Call"
-    name = str(call.op.name).removeprefix("relax.")
-    if name in SCALED:
-        return SCALED[name][0]
-    return PLAIN.get(name) or kinds.kind_of((str(call.op.name),), call).op or name
 
 
 def _limits(call: relax.Call) -> tuple[tuple[float, float], ...]:

@@ -9,6 +9,7 @@ from onnx import helper
 from tvm import relax
 
 from .layers import LAYERS, ints, number, shape_of
+from .names import PLAIN, SCALED
 from .translation import Operator, Translation
 
 
@@ -201,19 +202,6 @@ def _quantize(op: str) -> Operator:
 
     return translate
 
-
-# Relax operators that are one ONNX operator of the same operands, and those with one attribute of the same name besides.
-PLAIN = {
-    "add": "Add", "subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max", "minimum": "Min",
-    "power": "Pow", "matmul": "MatMul", "where": "Where", "nn.relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh",
-    "erf": "Erf", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs", "negative": "Neg", "floor": "Floor",
-    "ceil": "Ceil", "round": "Round", "sign": "Sign", "sin": "Sin", "cos": "Cos", "equal": "Equal",
-    "greater": "Greater", "less": "Less", "greater_equal": "GreaterOrEqual", "less_equal": "LessOrEqual",
-    "logical_and": "And", "logical_or": "Or", "logical_not": "Not", "logical_xor": "Xor",
-}  # fmt: skip
-SCALED = {
-    "nn.leakyrelu": ("LeakyRelu", "alpha"), "nn.softmax": ("Softmax", "axis"), "nn.log_softmax": ("LogSoftmax", "axis"),
-}  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {
     f"relax.{name}": operator

@@ -127,5 +127,4 @@ def _node(group: list[relax.VarBinding], op_types: Mapping[str, str], uses: Mapp
         joined = group[0].var.same_as(second[0]) and isinstance(second[1], ir.GenericConst) and uses[group[0].var] == 1
         kind = kind if joined else kinds.OTHER
     name = _name(group[0])
-    op = op_types.get(name) or kind.op or operators[-1].removeprefix("relax.")
-    return Node(name or str(group[-1].var.name), op, kind, tuple(group), inputs, group[-1].var)
+    return Node(name or str(group[-1].var.name), op_types.get(name, ""), kind, tuple(group), inputs, group[-1].var)

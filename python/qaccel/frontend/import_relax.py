@@ -8,7 +8,7 @@ from tvm import ir, relax
 from ..dialect import kinds
 from ..errors import UserError
 from ..model import Model, SourceOperator, TensorSpec
-from ..relax_tools import bindings, node_name, node_span, renewed, results, use_counts, variables
+from ..relax_tools import bindings, known_shape, node_name, node_span, renewed, results, use_counts, variables
 from .from_relax.layers import number
 from .from_relax.names import onnx_name
 
@@ -58,20 +58,17 @@ def _emitted(function: relax.Function, builder: relax.BlockBuilder) -> dict[rela
     taken = {str(param.name) for param in function.params}
     layers: dict[relax.Var, str] = {}
     uses = use_counts(function)
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.If | relax.Function):
-                raise UserError(
-                    f"'{binding.var.name}' of the Relax module is control flow; only straight code compiles"
-                )
-            value = renewed(value, now)
-            if isinstance(value, relax.Call):
-                name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)
-                if isinstance(value.op, ir.Op) and value.op.name in kinds.WEIGHTED:
-                    layers[binding.var] = name
-                value = relax.Call(value.op, value.args, value.attrs, value.ty_args, node_span(name))
-            now[binding.var] = builder.emit(value, str(binding.var.name))
+    for binding in bindings(function):
+        value = binding.value
+        if isinstance(value, relax.If | relax.Function):
+            raise UserError(f"'{binding.var.name}' of the Relax module is control flow; only straight code compiles")
+        value = renewed(value, now)
+        if isinstance(value, relax.Call):
+            name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)
+            if isinstance(value.op, ir.Op) and value.op.name in kinds.WEIGHTED:
+                layers[binding.var] = name
+            value = relax.Call(value.op, value.args, value.attrs, value.ty_args, node_span(name))
+        now[binding.var] = builder.emit(value, str(binding.var.name))
     return now
 
 
@@ -95,10 +92,10 @@ def _layer_of_bias(call: relax.Call, layers: dict[relax.Var, str], uses: dict[re
 
 
 def _spec(var: relax.Expr, name: str) -> TensorSpec:
-    shape = getattr(var.ty, "shape", None)
-    if shape is None or not all(isinstance(dim, tvm.tirx.IntImm) for dim in shape):
+    shape = known_shape(var)
+    if shape is None:
         raise UserError(f"'{name}' of the Relax module has the type {var.ty}; only tensors of static shape compile")
-    return TensorSpec(name, tuple(int(dim) for dim in shape), str(var.ty.dtype))
+    return TensorSpec(name, shape, str(var.ty.dtype))
 
 
 def _operators(function: relax.Function, inputs: tuple[TensorSpec, ...]) -> tuple[SourceOperator, ...]:

@@ -23,6 +23,7 @@ from ..dialect.operators import ConvAttrs, EltwiseAttrs, IntegerAttrs, Quantizat
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
+from ..relax_tools import bindings
 from .kernels import Phase, stored_kernel, transposed_kernel
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
@@ -79,12 +80,11 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
 def _calls(q: QuantizedModel) -> list[Operation]:
     """Every call of the dialect, in order."""
     result = []
-    for block in q.mod["main"].body.blocks:
-        for binding in block.bindings:
-            if operators.is_quantized(binding.value):
-                attrs = operators.read(binding.value)
-                constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
-                result.append((attrs, tuple(operators.constant(value) for value in constants)))
+    for binding in bindings(q.mod["main"]):
+        if operators.is_quantized(binding.value):
+            attrs = operators.read(binding.value)
+            constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
+            result.append((attrs, tuple(operators.constant(value) for value in constants)))
     return result
 
 

@@ -18,7 +18,7 @@ from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
-from ..relax_tools import use_counts, variables
+from ..relax_tools import bindings, use_counts, variables
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
@@ -158,7 +158,7 @@ def _pair(widths: NodeBits) -> tuple[int, int]:
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:
     """Attributes of every operation in ``main`` by its name, in order; a dequantize is named after what it reads."""
     result: dict[str, Any] = {}
-    for binding in (binding for block in mod["main"].body.blocks for binding in block.bindings):
+    for binding in bindings(mod["main"]):
         if operators.is_quantized(binding.value):
             attrs = operators.read(binding.value)
             result.setdefault(attrs.name, attrs)

@@ -6,7 +6,7 @@ import numpy as np
 from tvm import ir, relax
 
 from ...model import Model
-from ...relax_tools import node_name
+from ...relax_tools import bindings, node_name
 
 _PRODUCT = "relax.matmul"
 _CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
@@ -21,7 +21,7 @@ class ChannelMeans:
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}
         products: set[relax.Var] = set()
-        for binding in (binding for block in model.mod["main"].body.blocks for binding in block.bindings):
+        for binding in bindings(model.mod["main"]):
             call = binding.value
             op = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
             if op in _CHANNELS:

@@ -16,13 +16,14 @@ from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
-from ..model import ImportedModel
+from ..model import Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
+from ..relax_tools import bindings, use_counts, variables
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
 from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
-from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, use_counts, variables
+from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.tables import fuse_tables
@@ -32,7 +33,7 @@ QUANT_RULES: dict[Kind, Rule] = {**LAYER_RULES, **ELTWISE_RULES, **MOVE_RULES}
 FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
 
 
-def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
+def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
     """Quantizes every node that has a rule.
 
     `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
@@ -41,7 +42,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) ->
     Raises UserError for a name in `bits` that no node has, and for a missing range.
     """
     source = model.mod["main"]
-    op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
+    op_types = {each.name: each.op_type for each in model.operators}
     uses = use_counts(source)
     nodes = fuse_tables(keep_normalizations(nodes_of(source, op_types)), uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
@@ -157,7 +158,7 @@ def _pair(widths: NodeBits) -> tuple[int, int]:
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:
     """Attributes of every operation in ``main`` by its name, in order; a dequantize is named after what it reads."""
     result: dict[str, Any] = {}
-    for binding in (binding for block in mod["main"].body.blocks for binding in block.bindings):
+    for binding in bindings(mod["main"]):
         if operators.is_quantized(binding.value):
             attrs = operators.read(binding.value)
             result.setdefault(attrs.name, attrs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from tvm import ir, relax
 
 from ...dialect import kinds
 from ...dialect.kinds import Kind
-from ...relax_tools import node_name
+from ...relax_tools import bindings, node_name, use_counts, variables
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,8 @@ class Node:
 
 def nodes_of(function: relax.Function, op_types: Mapping[str, str]) -> list[Node]:
     """The nodes of a function of one dataflow block, in order. ``op_types``: ONNX operator by node name."""
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
     groups: list[list[relax.VarBinding]] = []
-    for binding in bindings:
+    for binding in bindings(function):
         name = _name(binding)
         if groups and name and _name(groups[-1][-1]) == name:
             groups[-1].append(binding)
@@ -112,29 +110,6 @@ def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
     return result
 
 
-def use_counts(function: relax.Function) -> Counter[relax.Var]:
-    """How often each variable is read; being the function's result counts."""
-    counts: Counter[relax.Var] = Counter()
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            counts.update(variables(binding.value))
-    counts.update(variables(function.body.body))
-    return counts
-
-
-def variables(expr: relax.Expr) -> list[relax.Var]:
-    """The variables that an expression reads, in order, each as often as it does."""
-    if isinstance(expr, relax.Var):
-        return [expr]
-    if isinstance(expr, relax.Call):
-        return [var for arg in expr.args for var in variables(arg)]
-    if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in variables(field)]
-    if isinstance(expr, relax.TupleGetItem):
-        return variables(expr.tuple_value)
-    return []
-
-
 def _name(binding: relax.VarBinding) -> str:
     return node_name(binding.value) if isinstance(binding.value, relax.Call) else ""
 
@@ -151,5 +126,4 @@ def _node(group: list[relax.VarBinding], op_types: Mapping[str, str], uses: Mapp
         joined = group[0].var.same_as(second[0]) and isinstance(second[1], ir.GenericConst) and uses[group[0].var] == 1
         kind = kind if joined else kinds.OTHER
     name = _name(group[0])
-    op = op_types.get(name) or kind.op or operators[-1].removeprefix("relax.")
-    return Node(name or str(group[-1].var.name), op, kind, tuple(group), inputs, group[-1].var)
+    return Node(name or str(group[-1].var.name), op_types.get(name, ""), kind, tuple(group), inputs, group[-1].var)

@@ -1,4 +1,8 @@
-"""Tuned records: a folder with MetaSchedule's JSON database and about.json, which says what they are for."""
+"""Tuned records: which plan was measured to be the fastest for each function, kept in a folder for one target.
+
+Such a folder holds about.json (TVM's version and the target), MetaSchedule's database of all measurements, and best.json (the
+fastest plans alone). Records that come with the package consist of about.json and best.json.
+"""
 
 from __future__ import annotations
 
@@ -21,38 +25,39 @@ WORKLOADS = "database_workload.json"
 MEASURED = "database_tuning_record.json"
 BEST = "best.json"
 LOCK = ".lock"
-PLAN = "qaccel_plan"  # annotation of a main block: what was chosen for it
-FAILED_SECONDS = 1e9  # of a candidate that could not be measured
-_IDENTITY = ("kind", "mtriple", "mcpu", "mattr")  # of a target: what decides which schedule is fast
+PLAN = "qaccel_plan"  # the annotation of a main block with the plan, as text, by which it was scheduled
+FAILED_SECONDS = 1e9  # stored for a candidate that could not be measured
+_IDENTITY = ("kind", "mtriple", "mcpu", "mattr")  # the attributes of a target that decide which schedule is fast
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Measurements for one target. ``best``: by workload, a function before it is scheduled, the fastest plan as text.
+    """The records of one folder.
 
-    ``database`` holds all that was measured; None for records that come with the package, which have the best alone.
+    ``best``: the fastest plan, as text, by the key of a workload; a workload is a function before it is scheduled.
+    ``database``: all measurements; None for records that come with the package.
     """
 
     folder: Path
     best: Mapping[str, str]
     database: ms.database.Database | None
-    lock: Any = None  # held while measurements are added
+    lock: Any = None  # the locked file that keeps other processes from adding measurements
 
     def __repr__(self) -> str:
         return f"<Records of {len(self.best)} functions in '{str(self.folder)[-120:]}'>"
 
     def plan(self, function: tirx.PrimFunc) -> str | None:
-        """The fastest plan that was measured for the function, None if none was."""
+        """The fastest measured plan for the function, None if it was never measured."""
         return self.best.get(key_of(workload_of(function)))
 
 
 def key_of(workload: tvm.IRModule) -> str:
-    """What a workload is found by."""
+    """The key by which a workload is found: 16 hexadecimal digits of its structural hash."""
     return f"{structural_hash(workload) & (1 << 64) - 1:016x}"
 
 
 def plan_of(trace: s_tir.schedule.Trace) -> str:
-    """The plan that a schedule was made by, empty if by none."""
+    """The plan by which a schedule was made, as text; empty if it was made without one."""
     for instruction in trace.insts:
         if instruction.kind.name == "Annotate" and str(instruction.attrs[0]) == PLAN:
             return str(instruction.inputs[1])
@@ -60,9 +65,9 @@ def plan_of(trace: s_tir.schedule.Trace) -> str:
 
 
 def write_best(folder: Path, plans: Mapping[str, str | None]) -> None:
-    """Adds the fastest plans by key of their workload to best.json; None takes out what is no better than the rule's own.
+    """Adds plans to best.json, by the keys of their workloads.
 
-    With about.json beside it that is all that has to be shipped.
+    None removes a workload: its default plan is as fast as any.
     """
     path = folder / BEST
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -71,6 +76,7 @@ def write_best(folder: Path, plans: Mapping[str, str | None]) -> None:
 
 
 def _best_of(database: ms.database.Database) -> dict[str, str]:
+    """The fastest plan of each workload in the database, by its key."""
     fastest: dict[str, tuple[float, str]] = {}
     for record in database.get_all_tuning_records():
         plan = plan_of(record.trace)
@@ -81,12 +87,12 @@ def _best_of(database: ms.database.Database) -> dict[str, str]:
 
 
 def workload_of(function: tirx.PrimFunc) -> tvm.IRModule:
-    """The function as the database keeps it."""
+    """The function in the form in which the database keeps it."""
     return tvm.IRModule({"main": function.with_attr("global_symbol", "main").without_attr("op_pattern")})
 
 
 def identity(target: tvm.target.Target) -> dict[str, Any]:
-    """What of a target its records must agree on."""
+    """The attributes of a target that must be the same for its records to be of use."""
     values = {"kind": "llvm", **{str(key): value for key, value in target.attrs.items()}}
     return {key: _plain(values[key]) for key in _IDENTITY if key in values}
 
@@ -96,9 +102,10 @@ def _plain(value: Any) -> Any:
 
 
 def create_records(folder: Path, target: tvm.target.Target) -> Records:
-    """The records in ``folder``, to add to; it is made if it is not there, and what was half-written is dropped.
+    """Opens the records in ``folder`` to add measurements, and creates the folder if there is none.
 
-    Raises UserError if the folder holds records of another target or another TVM, or another process adds to it.
+    Lines that an earlier process left unfinished are dropped. Raises UserError if the folder cannot be written, holds other
+    files, holds records of another target or of another TVM, or is in use by another process.
     """
     about = folder / ABOUT
     if not about.exists():
@@ -123,7 +130,10 @@ def _locked(folder: Path) -> IO[str]:
 
 
 def open_records(folder: Path, target: tvm.target.Target) -> Records:
-    """Raises UserError if ``folder`` holds no records, damaged ones, or those of another target or TVM."""
+    """Opens the records in ``folder`` to read them.
+
+    Raises UserError if it holds no records, damaged records, or records of another target or of another TVM.
+    """
     made_for = _about(folder)
     if made_for["tvm"] != tvm.__version__:
         raise UserError(
@@ -144,7 +154,7 @@ def records_for(folder: Path | None, target: tvm.target.Target) -> list[Records]
 
 
 def shipped_records(target: tvm.target.Target) -> list[Records]:
-    """Those that came with the package and are for this target and this TVM."""
+    """The records that came with the package for this target and this TVM."""
     shipped = Path(__file__).resolve().parent / "records"
     found = []
     for folder in sorted(path.parent for path in shipped.glob(f"*/{ABOUT}")):
@@ -165,6 +175,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _words(target: dict[str, Any]) -> str:
+    """A target as a user writes it."""
     flags = [f"-{key}={value}" for key, value in target.items() if key != "kind"]
     return f"'{' '.join([target.get('kind', 'llvm'), *flags])}'"
 
@@ -181,7 +192,10 @@ def _opened(folder: Path) -> Records:
 
 
 def _mend(folder: Path) -> None:
-    """Takes out what a tune that was killed left half-written: TVM dies of such a line, or of what refers to it."""
+    """Removes the lines that a killed tvmc tune left unfinished, and the measurements that refer to a removed workload.
+
+    TVM's reader ends the process at such a line.
+    """
     workloads, measured = (_lines(folder / name) for name in (WORKLOADS, MEASURED))
     whole = next((k for k, (_, value) in enumerate(workloads) if value is None), len(workloads))
     good = [
@@ -196,7 +210,7 @@ def _mend(folder: Path) -> None:
 
 
 def _lines(path: Path) -> list[tuple[str, Any]]:
-    """The lines of a file and what they say; None for one that is no JSON. A last line without its end counts as none."""
+    """The lines of a file as (text, parsed JSON); None in place of the JSON if a line cannot be parsed or lacks its newline."""
     if not path.exists():
         return []
     *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")

@@ -1,4 +1,4 @@
-"""What the CPU's passes hand to the schedules: a module of fused functions."""
+"""What the CPU's passes hand over to be scheduled: a module of fused functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import tvm
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """``mod`` calls fused functions that no rule has scheduled yet; ``layers``: names of the network's that each computes."""
+    """A network after fusion and before scheduling.
+
+    ``mod``: the Relax program and the fused PrimFuncs that it calls. ``layers``: for each PrimFunc, by its name, the names of
+    the network's layers that it computes.
+    """
 
     mod: tvm.IRModule
     layers: Mapping[str, tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""What the schedules need to know of a CPU: vector width, registers, cores, from a TVM target."""
+"""What schedules assume about the CPU that runs them: vectors, registers and cores by target; caches and latencies for all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from .threads import physical_cores
 
 # A buffer of up to this many bytes lies on the stack, where LLVM turns it into registers (TVM's kMaxStackAlloca).
 STACK_BYTES = 1024
+# Vector multiply-adds that must be independent of each other to keep the core busy: a latency of 4 cycles, two started in each
+# cycle. So on Intel since Skylake and on AMD Zen (Agner Fog's instruction tables).
+FMAS_IN_FLIGHT = 8
+# What weights may take of the first-level data cache, which has at least 32 KiB on these cores. Inputs and outputs get the rest.
+L1_WEIGHT_BYTES = 24 * 1024
+# What a core reads from its second-level cache in a cycle: a cautious estimate. Intel's optimization manual states 64 at peak.
+L2_BYTES_PER_CYCLE = 24
 
 
 @dataclass(frozen=True)
 class Host:
-    """``lanes``: float32 values in a vector register; ``registers``: of them; ``cores``: threads to share work among."""
+    """A CPU: a vector register holds ``lanes`` float32 values, there are ``registers`` of them, ``cores`` threads share work."""
 
     lanes: int
     registers: int
@@ -22,13 +29,19 @@ class Host:
 
     @property
     def accumulators(self) -> int:
-        """Vectors that a register tile may hold: some registers are left for operands, and the tile stays on the stack."""
+        """How many vectors of sums a register tile may hold.
+
+        Three registers (eight of 32) stay free for operands, and all sums together stay below STACK_BYTES.
+        """
         spare = 3 if self.registers <= 16 else 8
         return min(self.registers - spare, (STACK_BYTES - 1) // (4 * self.lanes))
 
 
 def host_of(target: tvm.target.Target) -> Host:
-    """By the target's features: AVX-512, AVX, NEON; anything else counts as 16 registers of 4 lanes."""
+    """The CPU that a target describes, by its features: AVX-512, AVX or NEON; any other gets 16 registers of 4 lanes.
+
+    Without ``num-cores`` in the target it has as many cores as this machine.
+    """
     cores = int(target.attrs.get("num-cores", 0)) or physical_cores()
     triple = str(target.attrs.get("mtriple", ""))
     features = tvm.target.codegen.llvm_get_cpu_features(target)

@@ -1,4 +1,4 @@
-"""How many threads TVM's pool gets."""
+"""How many threads TVM's thread pool gets."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, not counting a core's second thread."""
+    """The number of cores that this process may use; a core with two hardware threads counts once."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(min(psutil.cpu_count(logical=False) or allowed, allowed), 1)
 
 
 def use_all_cores() -> None:
-    """One thread per core, unless the user's TVM_NUM_THREADS or OMP_NUM_THREADS says otherwise.
+    """Gives TVM one thread per core, unless the user has set TVM_NUM_THREADS or OMP_NUM_THREADS.
 
-    Left alone, TVM takes half of what the system calls processors, even where none of them is a core's second thread. Works
-    until the first parallel loop runs: TVM makes its pool then.
+    By itself TVM starts half as many threads as the system has processors, also where every processor is a core. Call this
+    before the first parallel loop runs: TVM creates its pool there, once.
     """
     if not any(name in os.environ for name in _VARIABLES):
         os.environ["TVM_NUM_THREADS"] = str(physical_cores())

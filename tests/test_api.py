@@ -209,6 +209,11 @@ def broken(*_, **__):
         ("qaccel.api.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
         ("qaccel.api.run_model", "run", lambda q, chain, path: q.run({})),
         ("qaccel.run.execute.check_inputs", "run", lambda q, chain, path: qaccel.compile(q).run({})),
+        (
+            "qaccel.relax_idioms.import_relax",
+            "partition_for_qaccel",
+            lambda q, chain, path: qaccel.partition_for_qaccel(q.quantized.model.mod),
+        ),
         ("qaccel.api.load_labelled", "evaluate", lambda q, chain, path: qaccel.compile(q).evaluate("d.npz")),
         ("qaccel.api.export_library", "export", lambda q, chain, path: qaccel.compile(q).export_library(path / "m.so")),
     ],

@@ -11,7 +11,7 @@ SEEDED = {
     "upward": ("machine/hw.py", "from ..npu import codegen  # noqa: F401", "rooms import downwards BROKEN"),
     "in a function": (
         "dialect/check.py",
-        "def _late() -> None:\n    from ..cpu import pipeline  # noqa: F401",
+        "def _late() -> None:\n    from ..cpu import compile  # noqa: F401",
         "rooms import downwards BROKEN",
     ),
     "for a type": (
@@ -21,7 +21,7 @@ SEEDED = {
     ),
     "siblings": ("npu/codegen.py", "from ..quant import quantize  # noqa: F401", "rooms import downwards BROKEN"),
     "circle": ("run/files.py", "from ..report import text  # noqa: F401", "no circles BROKEN"),
-    "schedules": ("schedules/host.py", "from ..cpu import pipeline  # noqa: F401", "rooms import downwards BROKEN"),
+    "schedules": ("schedules/host.py", "from ..cpu import compile  # noqa: F401", "rooms import downwards BROKEN"),
     "plan": ("npu/plan/tile.py", "from ..emit import builder  # noqa: F401", "who chose it BROKEN"),
 }
 

@@ -11,15 +11,17 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from .cpu.pipeline import compile_cpu
+from .cpu.compile import compile_cpu
+from .dialect.operators import works_on_integers
 from .errors import UserError, one_line
 from .host import host_target
 from .machine.artefact import Artefact
 from .metadata import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
+from .relax_tools import functions
 from .schedules.database import Records, records_for
-from .schedules.floating.rules import Choice
+from .schedules.floating.choose import Choice
 
 ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
 # Where RunCodegen keeps the subgraphs' constants for TVM to link in. Ours are in the artefacts, compressed; with these
@@ -95,25 +97,13 @@ def lowered(
         # Where qaccel is imported from a folder, `import tvm` has not registered it.
         tvm_ffi.register_global_func("relax.ext.qaccel", codegen, override=True)
         passes.append(relax.transform.RunCodegen({}, entry_functions=["main"]))
-    if _has_dialect(mod):
+    if any(works_on_integers(f) for f in functions(mod) if not (f.attrs and f.attrs.get("Codegen") == CODEGEN)):
         from .cpu.legalize import LegalizeQuantized
 
         passes.insert(0, LegalizeQuantized())
     with target:
         mod = tvm.transform.Sequential(passes)(mod).without_attr(_CODEGEN_CONSTANTS)
     return compile_cpu(mod, target, records)
-
-
-def _has_dialect(mod: tvm.IRModule) -> bool:
-    from .dialect import operators
-
-    return any(
-        operators.is_quantized(binding.value)
-        for function in mod.functions.values()
-        if isinstance(function, relax.Function) and not (function.attrs and function.attrs.get("Codegen") == CODEGEN)
-        for block in function.body.blocks
-        for binding in block.bindings
-    )
 
 
 def build(

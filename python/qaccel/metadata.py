@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +14,9 @@ from .dialect import operators
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
-from .model import ImportedModel, TensorSpec
+from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
+from .relax_tools import bindings, results
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
@@ -27,7 +27,7 @@ _LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
 def make_metadata(
     name: str,
     target: str,
-    model: ImportedModel,
+    model: Model,
     quantized: QuantizedModel | None,
     report: dict[str, Any] | None,
     integers: IntegerEnds | None = None,
@@ -98,12 +98,12 @@ def boundary(mod: tvm.IRModule) -> Boundary:
     """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float."""
     function = mod["main"]
     inputs, outputs = _ends(mod, True)
-    results = _results(function)
+    returned = results(function)
     first = operators.static_shape(function.params[0]) if function.params else ()
     return Boundary(
         batch=first[0] if first else 1,
         input_bytes=sum(_bytes(param, q) for param, q in zip(function.params, inputs, strict=True)),
-        output_bytes=sum(_bytes(result, q) for result, q in zip(results, outputs, strict=True)),
+        output_bytes=sum(_bytes(result, q) for result, q in zip(returned, outputs, strict=True)),
     )
 
 
@@ -120,19 +120,6 @@ def _tensor(spec: TensorSpec, quantization: operators.Quantization | None) -> di
     return entry
 
 
-def _bindings(function: relax.Function) -> Iterator[relax.Binding]:
-    return (binding for block in function.body.blocks for binding in block.bindings)
-
-
-def _results(function: relax.Function) -> list[relax.Expr]:
-    """The variables that ``main`` returns, seen through tuples and renamings."""
-    values = {binding.var: binding.value for binding in _bindings(function)}
-    result = function.body.body
-    while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Var | relax.Tuple):
-        result = values[result]
-    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
-
-
 def _ends(
     mod: tvm.IRModule, through_float: bool
 ) -> tuple[list[operators.Quantization | None], list[operators.Quantization | None]]:
@@ -141,7 +128,7 @@ def _ends(
     ``through_float``: also where float operators such as Softmax lie between the dequantize and the output.
     """
     function = mod["main"]
-    values = {binding.var: binding.value for binding in _bindings(function)}
+    values = {binding.var: binding.value for binding in bindings(function)}
     reads: dict[relax.Var, operators.Quantization] = {}
     for value in values.values():
         if operators.is_quantized(value):
@@ -149,7 +136,7 @@ def _ends(
             if isinstance(attrs, operators.QuantizeAttrs) and isinstance(value.args[0], relax.Var):
                 reads.setdefault(value.args[0], attrs.result)
     return [reads.get(param) for param in function.params], [
-        _made_by(result, values, through_float) for result in _results(function)
+        _made_by(result, values, through_float) for result in results(function)
     ]
 
 

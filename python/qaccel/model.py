@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,21 +23,40 @@ class TensorSpec:
     dtype: str
 
 
-@dataclass(frozen=True, eq=False)
-class ImportedModel:
-    """A float model in canonical form, compared and hashed by identity.
+@dataclass(frozen=True)
+class SourceOperator:
+    """An operator as the source of a model has it; every call that it became carries its name.
 
-    `onnx_model`: static shapes, constants and BatchNormalization folded, a unique name for every node, shape
-    information for every tensor. `mod`: function `main` of one dataflow block; parameters are the inputs in the order
-    of `inputs`, weights are constants; it returns the tensor of `outputs`, or a tuple where there are several.
+    `op_type` is ONNX's name for it, or Relax's own where ONNX has no such operator. `inputs` and `outputs` are names of
+    tensors: an input is an input of the model or an output of an operator before; constants are left out. `limits`: what a
+    Clip keeps its values within.
     """
 
-    onnx_model: onnx.ModelProto
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A float model in canonical form, compared and hashed by identity.
+
+    `mod`: function `main` of one dataflow block; parameters are the inputs in the order of `inputs`, weights are constants;
+    it returns the tensor of `outputs`, or a tuple where there are several. `operators`: those that its calls came from, in
+    order, each with a name of its own; empty for a model for the CPU alone.
+    """
+
     mod: tvm.IRModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    operators: tuple[SourceOperator, ...]
     # Mean and standard deviation of every channel in training, by the node whose output a BatchNormalization made.
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    # The same in ONNX, for writing QDQ models and nothing else: static shapes, constants and BatchNormalization folded, shape
+    # information for every tensor. None for a model that came as Relax.
+    onnx_model: onnx.ModelProto | None = None
     # Inputs that were fixed to a value and are none any more, by name.
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What to tell the user about the import, one line each.

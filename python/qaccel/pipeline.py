@@ -1,6 +1,6 @@
 """The stages of a compilation in order, on one page. Each takes what the stages before it gave, and returns a frozen value.
 
-import     a file or a Relax module -> ImportedModel      the float network in canonical form
+import     a file or a Relax module -> Model      the float network in canonical form
 calibrate  -> Calibration                                 ranges of its tensors, the samples they come from
 quantize   -> QuantizedModel                              the network on integers, after the passes of the quantizer
 partition  -> Partitioned                                 which operators the accelerator runs, and why not the others
@@ -25,7 +25,7 @@ from .host import host_notes
 from .link import Linked, link, records_of, with_artefacts
 from .machine.hw import HwConfig, load_config
 from .metadata import boundary, make_metadata
-from .model import ImportedModel
+from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
 from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, CompileOptions
@@ -36,7 +36,7 @@ from .quant.quantize import quantize
 from .report.report import ProfiledSubgraph, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
-from .schedules.floating.rules import Choice
+from .schedules.floating.choose import Choice
 from .stages import Stages
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
@@ -47,7 +47,7 @@ class Compiled:
     """Everything that a compilation made. ``hw``, ``partitioned`` and ``report`` are None for the CPU alone, ``quantized`` for
     the float model. ``compile_seconds``: by stage."""
 
-    model: ImportedModel
+    model: Model
     options: CompileOptions
     hw: HwConfig | None
     quantized: QuantizedModel | None
@@ -109,7 +109,7 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     return quantize_imported(imported, options, stages)
 
 
-def quantize_imported(model: ImportedModel, options: CompileOptions, stages: Stages) -> QuantizedModel:
+def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> QuantizedModel:
     """The stages calibrate and quantize: all ways into the compiler go through here."""
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
 
-from .dialect import operators
+from .dialect.operators import works_on_integers
 from .errors import boundary
 from .frontend.import_relax import import_relax
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .npu.partition.partition import float_macs, partition
 from .options import TargetOptions, options_of
 from .pipeline import quantize_imported
+from .relax_tools import functions
 from .stages import Stages
 
 
@@ -36,7 +36,9 @@ def partition_for_qaccel(
     """
     with boundary("partition_for_qaccel"):
         config = load_config(hw)
-        if "main" not in {var.name_hint for var in mod.get_global_vars()} or _is_quantized(mod):
+        if "main" not in {var.name_hint for var in mod.get_global_vars()} or any(
+            map(works_on_integers, functions(mod))
+        ):
             return partition(mod, config).mod
         model = import_relax(mod)
         options = options_of(
@@ -44,13 +46,3 @@ def partition_for_qaccel(
         )
         quantized = quantize_imported(model, options, Stages())
         return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
-
-
-def _is_quantized(mod: tvm.IRModule) -> bool:
-    return any(
-        operators.is_quantized(binding.value)
-        for function in mod.functions.values()
-        if isinstance(function, relax.Function)
-        for block in function.body.blocks
-        for binding in block.bindings
-    )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
+import tvm
 from tvm import relax
+from tvm.ir import SourceName, Span
+
+from .errors import UserError
 
 
 def node_name(call: relax.Call) -> str:
@@ -12,12 +17,48 @@ def node_name(call: relax.Call) -> str:
     return "" if call.span is None else str(call.span.source_name.name)
 
 
+def node_span(name: str) -> Span:
+    """The span by which a call says that it came from this node; `node_name` reads it."""
+    return Span(SourceName(name), 0, 0, 0, 0)
+
+
+def bindings(function: relax.Function) -> list[relax.Binding]:
+    """The bindings of a function, in order."""
+    return [binding for block in function.body.blocks for binding in block.bindings]
+
+
+def functions(mod: tvm.IRModule) -> list[relax.Function]:
+    """The Relax functions of a module; those of TensorIR are left out."""
+    return [function for function in mod.functions.values() if isinstance(function, relax.Function)]
+
+
+def results(function: relax.Function) -> list[relax.Expr]:
+    """What a function returns: the fields of its tuple, or one expression, seen through renamings."""
+    values = {binding.var: binding.value for binding in bindings(function)}
+    result = function.body.body
+    while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Var | relax.Tuple):
+        result = values[result]
+    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
+
+
+def renewed(expr: relax.Expr, now: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
+    """The expression with variables replaced as `now` says; those that it does not name stay, and so do spans."""
+    if isinstance(expr, relax.Var):
+        return now.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([renewed(field, now) for field in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        return relax.TupleGetItem(renewed(expr.tuple_value, now), expr.index)
+    if isinstance(expr, relax.Call):
+        return relax.Call(expr.op, [renewed(arg, now) for arg in expr.args], expr.attrs, expr.ty_args, expr.span)
+    return expr
+
+
 def use_counts(function: relax.Function) -> Counter[relax.Var]:
     """How often each variable is read; being the function's result counts."""
     counts: Counter[relax.Var] = Counter()
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            counts.update(variables(binding.value))
+    for binding in bindings(function):
+        counts.update(variables(binding.value))
     counts.update(variables(function.body.body))
     return counts
 
@@ -33,3 +74,19 @@ def variables(expr: relax.Expr) -> list[relax.Var]:
     if isinstance(expr, relax.TupleGetItem):
         return variables(expr.tuple_value)
     return []
+
+
+def known_shape(expr: relax.Expr) -> tuple[int, ...] | None:
+    """The shape of a tensor as integers; None for what is no tensor, and where a dimension is symbolic."""
+    shape = getattr(expr.ty, "shape", None)
+    if not isinstance(shape, relax.ShapeExpr) or not all(isinstance(dim, tvm.tirx.IntImm) for dim in shape.values):
+        return None
+    return tuple(int(dim) for dim in shape.values)
+
+
+def static_shape(expr: relax.Expr) -> tuple[int, ...]:
+    """The shape of a tensor as integers. Raises UserError if a dimension is symbolic."""
+    shape = known_shape(expr)
+    if shape is None:
+        raise UserError(f"a tensor has the symbolic shape {expr.ty.shape}; fix it with --input-shapes")
+    return shape

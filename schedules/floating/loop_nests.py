@@ -1,4 +1,7 @@
-"""The rule for everything without a main block: chains folded, rows shared among cores, innermost loops in vectors."""
+"""The schedule of every function that is neither a convolution nor a matrix product: element-wise chains, pools, reductions.
+
+Element-wise blocks are inlined, rows are shared among the cores, and the innermost loops become vectors.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from ..host import Host
 from .loops import PARALLEL_WORK, blocks_of, extent, extents, is_reduction, vectorized
 from .tiles import divisors
 
-_MOVED = 7  # multiply-adds of a register tile in the time that a value takes from memory and back
-_COSTLY = 16  # elementary operations that a call of exp, tanh and the like counts as
+# Work is counted in multiply-adds of a register tile, as PARALLEL_WORK is: the number that takes as long ...
+_LOAD_AND_STORE_WORK = 7  # ... as to read one value from memory and write one back
+_CALL_WORK = 16  # ... as one call of exp, tanh and the like
+_CHUNK = 4096  # the most values of an element-wise block that a core takes at a time
 
-_IN_VECTORS = {
+_VECTOR_INTRINSICS = {
     "if_then_else", "likely", "reinterpret", "exp", "exp2", "log", "log2", "log10", "sqrt", "pow", "fabs", "floor", "ceil",
     "trunc", "round", "nearbyint", "cos", "sin", "tanh", "sigmoid", "isnan", "bitwise_and", "bitwise_or", "bitwise_xor",
     "bitwise_not", "shift_left", "shift_right", "q_multiply_shift",
@@ -25,7 +30,7 @@ _IN_VECTORS = {
 
 
 def schedule_loops(schedule: s_tir.Schedule, host: Host) -> None:
-    """Each step leaves a correct program; a block that a step does not fit stays as it was before that step."""
+    """Schedules the function ``main``. A block that a step cannot transform stays as it was; the program is correct throughout."""
     if any(_empty(schedule, block) for block in blocks_of(schedule)):
         return
     _inline(schedule)
@@ -63,52 +68,54 @@ def schedule_loops(schedule: s_tir.Schedule, host: Host) -> None:
 
 
 def _inline(schedule: s_tir.Schedule) -> None:
-    """Folds element-wise blocks into what reads them, where that computes no costly value twice."""
+    """Inlines element-wise blocks into their readers, except where a value with a call in it would be computed twice."""
     for block in blocks_of(schedule):
         consumers = schedule.get_consumers(block)
         if is_reduction(schedule, block) or not consumers:
             continue
-        if len(consumers) > 1 and _cost(schedule.get(block)) >= _COSTLY:
+        if len(consumers) > 1 and _work_per_value(schedule.get(block)) >= _CALL_WORK:
             continue
         try:
             schedule.compute_inline(block)
         except ScheduleError:
-            continue  # written at other places than it is read, for instance
+            continue  # for instance, if the block writes only a part of what is read
 
 
 def _empty(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Whether a loop of the block never runs: a tensor without values."""
+    """Whether a loop of the block has no iterations, because a tensor has no values."""
     sizes = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
     return any(isinstance(size, tirx.IntImm) and int(size) == 0 for size in sizes)
 
 
 def _has_vectors(block: s_tir.SBlock) -> bool:
-    """Whether TVM can compute the block in vectors: of its functions only some, of the short floats none."""
+    """Whether TVM can compute the block in vectors: it can for some functions only, and not for floats below 16 bits or bfloat."""
     kinds = [str(region.source.ty.dtype) for region in [*block.reads, *block.writes]]
     found = True
 
     def visit(call: ir.Call) -> None:
         nonlocal found
-        found = found and call.op.name.removeprefix("tirx.") in _IN_VECTORS
+        found = found and call.op.name.removeprefix("tirx.") in _VECTOR_INTRINSICS
 
     structural_walk(block.body, (ir.Call, visit))
     return found and not any(kind.startswith(("bfloat", "float8", "float6", "float4")) for kind in kinds)
 
 
-def _cost(block: s_tir.SBlock) -> int:
-    """Elementary operations of a block's body."""
+def _work_per_value(block: s_tir.SBlock) -> int:
+    """The work to compute one value of a block, reading and writing not counted."""
     found = 1
 
     def visit(call: ir.Call) -> None:
         nonlocal found
-        found += _COSTLY if call.op.name not in ("tirx.if_then_else", "tirx.likely") else 0
+        found += _CALL_WORK if call.op.name not in ("tirx.if_then_else", "tirx.likely") else 0
 
     structural_walk(block.body, (ir.Call, visit))
     return found
 
 
 def _work(schedule: s_tir.Schedule, block: SBlockRV) -> int:
-    return math.prod(extents(schedule, schedule.get_loops(block))) * (_cost(schedule.get(block)) + _MOVED)
+    """The work of a whole block."""
+    values = math.prod(extents(schedule, schedule.get_loops(block)))
+    return values * (_work_per_value(schedule.get(block)) + _LOAD_AND_STORE_WORK)
 
 
 def _fused(schedule: s_tir.Schedule, loops: Sequence[LoopRV]) -> LoopRV:
@@ -116,14 +123,18 @@ def _fused(schedule: s_tir.Schedule, loops: Sequence[LoopRV]) -> LoopRV:
 
 
 def _spatial(schedule: s_tir.Schedule, block: SBlockRV) -> int:
-    """How many of the block's loops are over its output; they come first."""
+    """How many of the block's loops run over its output. They come first; 0 if loops of the reduction lie between them."""
     kinds = [int(var.iter_type) for var in schedule.get(block).iter_vars]
     count = kinds.index(2) if 2 in kinds else len(kinds)
     return count if all(kind == 2 for kind in kinds[count:]) else 0
 
 
 def _rows(schedule: s_tir.Schedule, blocks: Sequence[SBlockRV]) -> int:
-    """How many leading axes all blocks share, each of them reading of the others only its own row."""
+    """How many leading axes all blocks have in common.
+
+    A "row" is what lies at one index of these axes. Each block reads only that row of what the others write, so that all
+    blocks can be computed row by row.
+    """
     written = [region.source for block in blocks for region in schedule.get(block).writes]
     common = min(_spatial(schedule, block) for block in blocks)
     sizes = {tuple(extents(schedule, schedule.get_loops(block))[:common]) for block in blocks}
@@ -147,7 +158,7 @@ def _rows(schedule: s_tir.Schedule, blocks: Sequence[SBlockRV]) -> int:
 
 
 def _split_reduction(schedule: s_tir.Schedule, block: SBlockRV, host: Host) -> None:
-    """A sum along contiguous values becomes ``lanes`` sums side by side, added up at the end."""
+    """Turns a reduction along contiguous values into ``lanes`` reductions side by side, whose results are combined at the end."""
     spatial = _spatial(schedule, block)
     loops = schedule.get_loops(block)
     if len(schedule.get(block).writes) != 1 or len(loops) == spatial or _along_output(schedule, block):
@@ -163,7 +174,7 @@ def _split_reduction(schedule: s_tir.Schedule, block: SBlockRV, host: Host) -> N
         *_, lane = schedule.get_loops(partial)
         schedule.reorder(lane, *schedule.get_loops(partial)[spatial:-1])
     except ScheduleError:
-        return  # an operation without a neutral element; the split alone changes nothing
+        return  # the operation has no neutral element; the split by itself changes no result
 
 
 def _along_output(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
@@ -183,19 +194,19 @@ def _along_output(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
 def _outer(
     schedule: s_tir.Schedule, block: SBlockRV, loops: Sequence[LoopRV]
 ) -> tuple[Sequence[LoopRV], Sequence[LoopRV]]:
-    """The loops to share among cores, and those that are one core's."""
+    """Divides the loops of a block into those to share among the cores and those that one core runs."""
     spatial = _spatial(schedule, block)
-    if spatial == len(loops) and _plain(schedule, block):
+    if spatial == len(loops) and _is_elementwise(schedule, block):
         fused = _fused(schedule, loops)
         size = extent(schedule, fused)
-        inner = max(divisors(size, 4096), default=1)
+        inner = max(divisors(size, _CHUNK), default=1)
         outer, rest = schedule.split(fused, [None, inner])
         return [outer], [rest]
     return list(loops[: max(spatial - 1, 0)]), list(loops[max(spatial - 1, 0) :])
 
 
-def _plain(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Whether the block reads all its inputs where it writes its output."""
+def _is_elementwise(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Whether the block reads each input at the index at which it writes its output, and all have one shape."""
     stmt = schedule.get(block)
     own = [var.var for var in stmt.iter_vars]
     return all(
@@ -209,7 +220,10 @@ def _plain(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
 def _inner(
     schedule: s_tir.Schedule, block: SBlockRV, loops: Sequence[LoopRV], summed: int, host: Host
 ) -> LoopRV | None:
-    """Vectors over the last axis of the output, the ``summed`` last loops inside of them. Gives the outermost of those."""
+    """Makes vectors of the output's last axis, inside the ``summed`` last loops, which are those of the reduction.
+
+    Returns the outermost loop of the reduction, None if there is none.
+    """
     over, sums = list(loops[: len(loops) - summed]), list(loops[len(loops) - summed :])
     first = sums[0] if sums else None
     if not over or sums and not _along_output(schedule, block) or not _has_vectors(schedule.get(block)):
@@ -221,10 +235,11 @@ def _inner(
 
 
 def _decompose(schedule: s_tir.Schedule, block: SBlockRV, first: LoopRV | None) -> None:
-    """The start of a sum before its loops instead of inside of them."""
+    """Moves the initialisation of a reduction out of its loops, to before ``first``."""
     if first is not None and schedule.get(block).init is not None:
         schedule.decompose_reduction(block, first)
 
 
 def _sizes(region: TensorRegion) -> list[str]:
+    """The shape of the buffer that a region is of; as text, since sizes may be symbolic."""
     return [str(size) for size in region.source.ty.shape]

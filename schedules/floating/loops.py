@@ -1,4 +1,4 @@
-"""What the rules share: sizes of loops, blocks that can be folded into others, work shared among cores."""
+"""Tools that all floating schedules use: sizes of loops, inlining of blocks, vector loops."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from collections.abc import Sequence
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-# Below this many multiply-adds of a register tile a loop is done before other threads have woken up.
+# Multiply-adds below which a loop stays on one thread: a register tile has done so many before other threads have woken up.
 PARALLEL_WORK = 800_000
 
 
 def extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
-    """How often a loop runs; 0 if that is not known."""
+    """The number of iterations of a loop; 0 if it is not known at compile time."""
     value = schedule.get(loop).extent
     return int(value) if isinstance(value, tirx.IntImm) else 0
 
 
 def extents(schedule: s_tir.Schedule, loops: Sequence[LoopRV]) -> list[int]:
-    """How often each loop runs."""
+    """The number of iterations of each loop, as ``extent`` gives it."""
     return [extent(schedule, loop) for loop in loops]
 
 
 def blocks_of(schedule: s_tir.Schedule) -> list[SBlockRV]:
-    """The blocks of the function, in order."""
+    """The blocks of the function ``main``, in the order of the program."""
     return list(schedule.get_child_blocks(schedule.get_sblock("root")))
 
 
 def inline_epilogue(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV | None:
-    """Folds the element-wise blocks after ``main``, and what else they read, into the output's; None if they do not all fold."""
+    """Inlines the element-wise blocks after ``main``, and the other blocks they read, into the block that writes the output.
+
+    Returns that block, or None if one of the others cannot be inlined: there are several outputs, or one is a reduction.
+    """
     outputs = schedule.get_output_blocks(schedule.get_sblock("root"))
     if len(outputs) != 1:
         return None
@@ -42,14 +45,15 @@ def inline_epilogue(schedule: s_tir.Schedule, main: SBlockRV) -> SBlockRV | None
 
 
 def is_reduction(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Whether the block has axes that are not its output's."""
+    """Whether the block sums, or otherwise reduces, over axes that its output does not have."""
     return any(int(var.iter_type) != 0 for var in schedule.get(block).iter_vars)
 
 
 def vectorized(schedule: s_tir.Schedule, loop: LoopRV, lanes: int) -> tuple[LoopRV, LoopRV] | None:
-    """Splits the loop into vectors of up to ``lanes`` that divide it and gives both parts.
+    """Splits a loop into vectors and returns (loop over vectors, vector loop).
 
-    None where no vector of four or more divides a longer loop: it stays for LLVM to vectorise, which splits off the rest.
+    A vector gets the largest power of two up to ``lanes`` that divides the loop. Returns None and leaves the loop alone if
+    that is less than four in a loop longer than ``lanes``: LLVM vectorises such a loop itself, with a remainder.
     """
     size = extent(schedule, loop)
     dividing = lanes

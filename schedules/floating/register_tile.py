@@ -1,4 +1,4 @@
-"""The rule of register tiles: dense and grouped convolutions and matrix products over packed weights."""
+"""The schedule of dense and grouped convolutions and of matrix products: the sums of a register tile, weights packed to fit it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ..host import Host
-from .kernels import BORDER, LANES
+from .computations import BORDER, LANES
 from .loops import PARALLEL_WORK, extent, extents, inline_epilogue, vectorized
 from .tiles import Tile, best_tile, divisors, tiles_of, vector_counts
 
-_UNROLLED_TAPS = 12  # kernel positions times channels up to which the reduction is unrolled as a whole
+_MOST_UNROLLED = 12  # steps of a reduction (taps times input channels) that is written out without a loop
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """``pixels`` x ``vectors`` of accumulators; ``rows`` of the output that a core does at a time; ``channels_first``: whether
-    blocks of channels are outside of the rows (weights are read once) or inside (the input is)."""
+    """``pixels`` x ``vectors``: the register tile. ``rows``: output rows in one piece of work for a core. ``channels_first``:
+    whether the loop over blocks of channels lies outside the loop over rows, so that weights are read once, or inside, so that
+    the input is."""
 
     pixels: int
     vectors: int
@@ -29,14 +30,16 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class _Shape:
+    """Sizes of a block of sums, and of what is around it."""
+
     lanes: int
-    outer: int  # iterations of what is before rows
-    height: int
-    width: int
-    channels: int  # of the sums, a multiple of the lanes
+    outer: int  # iterations of all loops outside the rows, together
+    height: int  # rows
+    width: int  # pixels in a row
+    channels: int  # of the sums: those of the output, rounded up to a multiple of the lanes
     stored: int  # channels of the output
-    depth: int  # of the reduction
-    bordered: bool  # whether the input gets zeros around it first, per chunk of rows
+    depth: int  # steps of the reduction
+    bordered: bool  # whether a copy of the input with zeros around it is made first
 
 
 def _shape(schedule: s_tir.Schedule, main: SBlockRV) -> _Shape:
@@ -54,16 +57,17 @@ def _shape(schedule: s_tir.Schedule, main: SBlockRV) -> _Shape:
 
 
 def _borders(schedule: s_tir.Schedule, main: SBlockRV) -> list[SBlockRV]:
+    """The block that copies the input of ``main`` with zeros around it, if there is one."""
     return [block for block in schedule.get_producers(main) if BORDER in schedule.get(block).annotations]
 
 
 def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[TilePlan]:
-    """All plans for the block, the rule's own choice first."""
+    """All plans for the block ``main``, the default first."""
     shape = _shape(schedule, main)
     counts = vector_counts(shape.channels // shape.lanes, shape.channels == shape.stored, host)
     tiles = [t for t in tiles_of(shape.width, counts, shape.lanes, host) if shape.width % t.pixels == 0]
     best = best_tile(tiles, shape.width, shape.depth)
-    plans = [_planned(shape, best, None, host)]
+    plans = [_default(shape, best, host)]
     for tile in tiles:
         for rows in divisors(shape.height, shape.height):
             for first in (False, True):
@@ -74,16 +78,18 @@ def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[Til
 
 
 def _shared(shape: _Shape, plan: TilePlan) -> int:
+    """How many pieces of work the cores share."""
     blocks = shape.channels // shape.lanes // plan.vectors
     return shape.outer * (shape.height // plan.rows) * (1 if shape.bordered else blocks)
 
 
 def _even(shared: int, host: Host) -> bool:
-    """Whether so many pieces of work give every core about the same."""
+    """Whether every core gets about the same of ``shared`` pieces of work."""
     return shared % host.cores == 0 or shared > 16 * host.cores
 
 
-def _planned(shape: _Shape, tile: Tile, rows: int | None, host: Host) -> TilePlan:
+def _default(shape: _Shape, tile: Tile, host: Host) -> TilePlan:
+    """The plan for a tile without measurements: the most rows that leave every core four pieces; one row if none do."""
     weights = shape.channels * shape.depth
     first = not shape.bordered and weights > shape.height * shape.width * shape.depth
     chunks = divisors(shape.height, shape.height)
@@ -93,9 +99,9 @@ def _planned(shape: _Shape, tile: Tile, rows: int | None, host: Host) -> TilePla
 
 
 def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: TilePlan) -> None:
-    """Accumulators live in registers over the whole reduction, and what follows is applied to them there.
+    """Schedules the function around ``main``, whose loops are (..., x, c) and, over the reduction, (ky, kx, channel) or (channel).
 
-    ``main`` has the loops (..., x, c) and (ky, kx, channel) or (channel).
+    The sums of a tile stay in registers over the whole reduction, and the element-wise operators after it are computed there.
     """
     shape = _shape(schedule, main)
     border = _borders(schedule, main)
@@ -114,7 +120,7 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
     yp, yq = schedule.split(y, [None, plan.rows])
     shared = [*outer, co, yp] if plan.channels_first else [*outer, yp, co]
     schedule.reorder(*shared, yq, xo, *reduction, xi, cv, cl)
-    # The output's last vector is a part: if there are others, it is stored outside of the tiles.
+    # The output's last vector is not full. If there are more vectors than one tile has, the output is stored after the tiles.
     separate = after is not None and shape.stored != shape.channels and extent(schedule, co) > 1
     if after is not None and not separate:
         schedule.reverse_compute_at(after, xo, preserve_unit_loops=True)
@@ -132,7 +138,7 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
     schedule.vectorize(cl)
     for loop in (cv, xi):
         schedule.unroll(loop)
-    if shape.depth <= _UNROLLED_TAPS:
+    if shape.depth <= _MOST_UNROLLED:
         for loop in reduction:
             schedule.unroll(loop)
     schedule.decompose_reduction(main, reduction[0])
@@ -142,7 +148,7 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
 
 
 def _border(schedule: s_tir.Schedule, border: SBlockRV, at: LoopRV | None, host: Host) -> None:
-    """The padded input: per chunk of rows where every core has some, else once for all."""
+    """Schedules the copy of the input with zeros around it: for each piece of rows inside the loop ``at``, or once if None."""
     if at is not None:
         schedule.compute_at(border, at)
         vectorized(schedule, schedule.get_loops(border)[-1], host.lanes)
@@ -151,7 +157,7 @@ def _border(schedule: s_tir.Schedule, border: SBlockRV, at: LoopRV | None, host:
 
 
 def _alone(schedule: s_tir.Schedule, block: SBlockRV, host: Host) -> None:
-    """An operand that is rearranged before everything else."""
+    """Schedules a block that rearranges an operand as a loop nest of its own, before all others."""
     *outer, last = schedule.get_loops(block)
     work = math.prod(extents(schedule, [*outer, last]))
     vectorized(schedule, last, host.lanes)

@@ -1,19 +1,15 @@
-"""Register tiles: how many pixels and vectors of output channels an inner loop holds in accumulators."""
+"""Register tiles: the block of outputs whose sums an inner loop holds in registers, and which block is expected to be fastest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..host import Host
-
-_LATENCY = 8  # multiply-adds that must be under way to hide their latency
-_FIRST_CACHE_BYTES = 24 * 1024  # of it that weights may take
-_SECOND_CACHE_BYTES_PER_CYCLE = 24
+from ..host import FMAS_IN_FLIGHT, L1_WEIGHT_BYTES, L2_BYTES_PER_CYCLE, Host
 
 
 @dataclass(frozen=True)
 class Tile:
-    """``pixels`` along a row times ``vectors`` of ``lanes`` channels."""
+    """A block of ``pixels`` neighbours in a row times ``vectors`` of ``lanes`` output channels each."""
 
     pixels: int
     vectors: int
@@ -31,7 +27,7 @@ def round_up(number: int, step: int) -> int:
 
 
 def vector_lanes(channels: int, host: Host) -> int:
-    """Lanes for that many channels: a full vector, or the power of two that holds fewer of them."""
+    """The lanes to use for so many channels: a full vector, or the smallest power of two that still holds all channels."""
     lanes = host.lanes
     while lanes > 1 and lanes // 2 >= channels:
         lanes //= 2
@@ -39,7 +35,7 @@ def vector_lanes(channels: int, host: Host) -> int:
 
 
 def dividing_lanes(channels: int, host: Host) -> int:
-    """The widest power of two, up to a vector, that divides the channels."""
+    """The largest power of two, at most a full vector, that divides the number of channels."""
     lanes = host.lanes
     while channels % lanes:
         lanes //= 2
@@ -47,12 +43,15 @@ def dividing_lanes(channels: int, host: Host) -> int:
 
 
 def vector_counts(blocks: int, whole: bool, host: Host) -> list[int]:
-    """How many vectors of channels a tile may take: divisors of ``blocks``, or all if the last is not ``whole``."""
+    """How many vectors of channels a tile may have, out of ``blocks`` in all.
+
+    Any divisor of ``blocks``. If the last vector is not ``whole``, a tile has all of them, provided that they fit the registers.
+    """
     return divisors(blocks, host.accumulators) if whole or blocks > host.accumulators else [blocks]
 
 
 def tiles_of(width: int, counts: list[int], lanes: int, host: Host) -> list[Tile]:
-    """All tiles that fit the registers and a row of ``width``."""
+    """All tiles that fit the registers and a row of ``width`` pixels, with a number of vectors out of ``counts``."""
     return [
         Tile(pixels, vectors, lanes)
         for vectors in counts
@@ -61,19 +60,21 @@ def tiles_of(width: int, counts: list[int], lanes: int, host: Host) -> list[Tile
 
 
 def cycles_per_output(tile: Tile, width: int, depth: int) -> float:
-    """An estimate for one step of the reduction, a pixel and a vector of it, at two multiply-adds and two loads a cycle.
+    """Estimates the cycles that one step of a reduction takes for each pixel and each vector of the output.
 
-    Weights of a block of channels that the first cache does not hold come from the second for every tile.
+    ``width``: pixels in a row; ``depth``: steps of the reduction. The core is taken to start two multiply-adds and two loads in
+    each cycle. Where the weights of a tile's channels exceed what the first-level cache holds of them, every tile reads them
+    from the second-level cache.
     """
     accumulators = tile.pixels * tile.vectors
-    arithmetic = max(accumulators, _LATENCY) / 2
+    arithmetic = max(accumulators, FMAS_IN_FLIGHT) / 2
     loads = (tile.pixels + tile.vectors) / 2
-    weight_bytes = 4 * tile.lanes * tile.vectors
-    from_second = weight_bytes / _SECOND_CACHE_BYTES_PER_CYCLE if weight_bytes * depth > _FIRST_CACHE_BYTES else 0
+    weight_bytes = 4 * tile.lanes * tile.vectors  # in each step
+    from_l2 = weight_bytes / L2_BYTES_PER_CYCLE if weight_bytes * depth > L1_WEIGHT_BYTES else 0
     tiles = -(-width // tile.pixels)
-    return max(arithmetic, loads, from_second) * (1 + 1 / (4 * accumulators)) * tiles / (width * tile.vectors)
+    return max(arithmetic, loads, from_l2) * (1 + 1 / (4 * accumulators)) * tiles / (width * tile.vectors)
 
 
 def best_tile(tiles: list[Tile], width: int, depth: int) -> Tile:
-    """The tile with the least estimate; of equals the one with the most vectors."""
+    """The tile with the smallest ``cycles_per_output``; among equal ones the tile with the most vectors."""
     return min(tiles, key=lambda tile: (round(cycles_per_output(tile, width, depth), 4), -tile.vectors))

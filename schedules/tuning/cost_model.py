@@ -1,7 +1,8 @@
-"""Which plans are worth measuring: gradient-boosted trees (xgboost) over the numbers of plans and functions.
+"""Ranks plans that were not measured yet by how fast they are expected to be, with gradient-boosted trees (xgboost).
 
-MetaSchedule's own model reads features off a schedule's stores; within one rule a plan's numbers say the same, and no candidate
-has to be scheduled to be ranked.
+The features are the numbers in a plan and the sizes of the function's loops. MetaSchedule's own model takes features from the
+scheduled code. Schedules of one kind differ only in the numbers of their plans, so that these say as much, and a candidate can
+be ranked before it is scheduled.
 """
 
 from __future__ import annotations
@@ -11,22 +12,25 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from ..floating.rules import Plan
+from ..floating.choose import SchedulePlan
 
-_ROUNDS = 60
-_DEPTH = 4
+_TREES = 60
+_TREE_DEPTH = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A function's loops and what was measured for its plans, in seconds."""
+    """A function: the sizes of its main block's loops, and the seconds that were measured for its plans."""
 
     extents: Sequence[int]
-    seconds: Mapping[Plan, float]
+    seconds: Mapping[SchedulePlan, float]
 
 
-def ranked(known: Sequence[Measured], extents: Sequence[int], plans: Sequence[Plan]) -> list[Plan]:
-    """The plans for a function with the loops ``extents``, the fastest by expectation first; ``known`` is learnt from."""
+def ranked(known: Sequence[Measured], extents: Sequence[int], plans: Sequence[SchedulePlan]) -> list[SchedulePlan]:
+    """Sorts plans for a function by expected time, the fastest first.
+
+    ``known``: the measurements to learn from, of this and other functions. ``extents``: the sizes of the function's loops.
+    """
     import xgboost
 
     rows, targets = [], []
@@ -36,13 +40,13 @@ def ranked(known: Sequence[Measured], extents: Sequence[int], plans: Sequence[Pl
             rows.append(_features(each.extents, plan))
             targets.append(np.log(seconds / best))
     data = xgboost.DMatrix(np.array(rows), np.array(targets))
-    parameters = {"max_depth": _DEPTH, "eta": 0.2, "nthread": 1, "seed": 0, "objective": "reg:squarederror"}
-    booster = xgboost.train(parameters, data, num_boost_round=_ROUNDS)
+    parameters = {"max_depth": _TREE_DEPTH, "eta": 0.2, "nthread": 1, "seed": 0, "objective": "reg:squarederror"}
+    booster = xgboost.train(parameters, data, num_boost_round=_TREES)
     slower = booster.predict(xgboost.DMatrix(np.array([_features(extents, plan) for plan in plans])))
     return [plan for _, plan in sorted(zip(slower, plans, strict=True), key=lambda pair: pair[0])]
 
 
-def _features(extents: Sequence[int], plan: Plan) -> list[float]:
+def _features(extents: Sequence[int], plan: SchedulePlan) -> list[float]:
     numbers = [float(value) for value in astuple(plan)]
     own = [float(type(plan).__name__ == "TilePlan"), *numbers, *[0.0] * (4 - len(numbers))]
     return own + [float(size) for size in extents[:8]] + [0.0] * (8 - len(extents))

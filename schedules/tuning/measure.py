@@ -1,4 +1,4 @@
-"""How long a scheduled function takes: in this process, or on the servers of a TVM tracker."""
+"""Measures how long scheduled functions take, in this process or on the servers of a TVM tracker."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tvm.s_tir import meta_schedule as ms
 
 from ...errors import UserError
 
-_REPEATS = 10
-_REPEAT_MS = 4  # per repeat, at least; of all repeats the least counts, as others may use the machine too
-_SESSION_SECONDS = 60
-_RETRIES = 3  # of a candidate whose server was lost
+_REPEATS = 10  # the shortest of them counts, because other programs may use the machine too
+_REPEAT_MS = 4  # the least length of a repeat, in milliseconds
+_SESSION_SECONDS = 60  # after which a server is given up
+_RETRIES = 3  # how often a candidate is tried whose server was lost
 
 
 def measure_here(target: tvm.target.Target) -> Callable[..., None]:
-    """Compiles and runs in this process, one candidate after the other."""
+    """A ``tune.Measure`` that compiles and runs the candidates in this process, one after the other."""
 
     def measure(candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:
         for position, schedule in enumerate(candidates):
@@ -47,9 +47,10 @@ def _seconds(mod: tvm.IRModule, target: tvm.target.Target) -> float:
 
 
 def measure_by_rpc(target: tvm.target.Target, host: str, port: int, key: str) -> Callable[..., None]:
-    """On all servers that the tracker has under ``key``, at the same time. A lost server's work goes to the others.
+    """A ``tune.Measure`` that runs the candidates on all servers that the tracker has under ``key``, at the same time.
 
-    Raises UserError if the tracker cannot be reached or has no server of that key.
+    The work of a server that is lost goes to the others. Raises UserError if the tracker cannot be reached or has no server of
+    that key.
     """
     config = ms.runner.RPCConfig(
         tracker_host=host, tracker_port=port, tracker_key=key, session_timeout_sec=_SESSION_SECONDS
@@ -70,7 +71,7 @@ def measure_by_rpc(target: tvm.target.Target, host: str, port: int, key: str) ->
                     return
                 waiting = _run(ms.runner.RPCRunner(config, evaluator, max_workers=workers), waiting, found)
                 if waiting:
-                    _servers(host, port, key)  # if none is left, that is the error to tell
+                    _servers(host, port, key)  # raises the error to report if no server is left
             for position in waiting:
                 found(position, "no server could run it")
 
@@ -85,7 +86,7 @@ def _input(mod: tvm.IRModule, target: tvm.target.Target, path: Path) -> ms.runne
 def _run(
     runner: ms.runner.RPCRunner, inputs: Mapping[int, ms.runner.RunnerInput], found: Callable[[int, float | str], None]
 ) -> dict[int, ms.runner.RunnerInput]:
-    """Measures all at the same time; gives those whose server was lost."""
+    """Measures all inputs at the same time and returns those whose server was lost."""
     futures = dict(zip(inputs, runner.run(list(inputs.values())), strict=True))
     lost = {}
     for position, future in futures.items():
@@ -98,7 +99,7 @@ def _run(
 
 
 def _servers(host: str, port: int, key: str) -> int:
-    """How many servers the tracker knows under the key; waits a little for the first."""
+    """The number of servers that the tracker knows under the key; waits up to five seconds for the first."""
     try:
         socket.create_connection((host, port), timeout=3).close()  # TVM itself tries for a minute
         for _ in range(10):

@@ -1,4 +1,4 @@
-"""Tuning: the plans that the rules leave open, measured in the order in which a cost model expects them to be fast."""
+"""Tuning: measures the plans of a network's functions, first those that a cost model expects to be fast."""
 
 from __future__ import annotations
 
@@ -13,60 +13,71 @@ from tvm.s_tir import meta_schedule as ms
 
 from ...errors import UserError
 from ..database import FAILED_SECONDS, Records, plan_of, workload_of
-from ..floating.rules import Plan, apply_rule, is_scheduled, loop_extents, plans
+from ..floating.choose import SchedulePlan, apply_plan, is_scheduled, loop_extents, schedule_plans
 from ..fused import Fused
 from ..host import Host, host_of
 from .cost_model import Measured, ranked
 
-BATCH = 8
-_AT_RANDOM = 0.2  # of a batch: what the cost model has not seen yet is worth a look
-_WORTH = 0.97
-_CONFIRMATIONS, _FASTEST = 4, 3  # turns, and how many plans beside the rule's own take part
-_TOO_FEW = 16  # measurements of all tasks before the cost model is asked
+BATCH = 8  # plans that are measured before the cost model learns from them
+_AT_RANDOM = (
+    0.2  # the share of a batch that is drawn at random, so that the cost model sees plans unlike those it knows
+)
+_WORTH = (
+    0.97  # a plan is recorded if it takes at most this part of the default plan's time: measurements differ by as much
+)
+_CONFIRMATIONS = 4  # how often the best plans are measured again at the end
+_FASTEST = 3  # how many plans of a task are measured again then, beside the default
+_TOO_FEW = 16  # measurements, of all tasks together, below which the cost model is not asked
 
 
 class Measure(Protocol):
-    """Seconds of each candidate, or why it could not be measured; in the order of the candidates."""
+    """Measures candidates, which are scheduled functions."""
 
     def __call__(self, candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:
-        """Calls ``found`` with a candidate's position as soon as it was measured."""
+        """Calls ``found(position, result)`` for each candidate as soon as it is measured.
+
+        ``result``: the seconds it takes, or the reason why it could not be measured.
+        """
 
 
 @dataclass(eq=False)
 class Task:
-    """A function of the network, ``uses`` times in it. ``measured``: seconds by plan, of earlier runs as well."""
+    """A function to tune, which the network calls ``uses`` times.
+
+    ``plans``: all plans, the default first. ``measured``: seconds by plan, as text, including those of earlier runs.
+    """
 
     name: str
     mod: tvm.IRModule
     uses: int
-    plans: list[Plan]
+    plans: list[SchedulePlan]
     workload: ms.database.Workload
-    extents: list[int]  # of the main block's loops
+    extents: list[int]  # iterations of the main block's loops
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """The best so far, of all its uses together."""
+        """What all uses take together with the fastest plan so far."""
         return min(self.measured.values(), default=0.0) * self.uses
 
     @property
     def best(self) -> str | None:
-        """The fastest plan, if it is worth a record: faster than the rule's own by more than measurements differ."""
+        """The fastest plan as text; None if the default plan is as fast, within what measurements differ by."""
         plan = min(self.measured, key=self.measured.__getitem__, default=None)
         own = self.measured.get(str(self.plans[0]), FAILED_SECONDS)
         return plan if plan is not None and self.measured[plan] < _WORTH * own else None
 
     def add(self, plan: str, seconds: float) -> None:
-        """Of several measurements of a plan the least counts."""
+        """Adds a measurement. Of several measurements of one plan the shortest counts."""
         self.measured[plan] = min(self.measured.get(plan, seconds), seconds)
 
     def known(self) -> Measured:
-        """What the cost model learns from."""
+        """The measurements that the cost model learns from: those that did not fail."""
         seconds = {plan: self.measured[str(plan)] for plan in self.plans if str(plan) in self.measured}
         return Measured(self.extents, {plan: value for plan, value in seconds.items() if value < FAILED_SECONDS})
 
-    def open(self) -> list[Plan]:
-        """Plans without a measurement, the rule's own choice first."""
+    def open(self) -> list[SchedulePlan]:
+        """The plans without a measurement, the default first."""
         return [plan for plan in self.plans if str(plan) not in self.measured]
 
 
@@ -75,7 +86,8 @@ Tell = Callable[["Progress"], None]
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``trials`` are measured; ``seconds``: the tuned functions' best so far, ``untuned`` the rules' own choices."""
+    """``done`` of ``trials`` measurements are made. One run of all tuned functions takes ``seconds`` with the fastest plans so
+    far, and ``untuned`` seconds with the default plans."""
 
     done: int
     trials: int
@@ -84,14 +96,14 @@ class Progress:
 
 
 def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[Task]:
-    """The functions of a network that leave a choice, with what ``records`` know of them."""
+    """The functions of a network that have more than one plan, with their measurements in ``records``."""
     assert records.database is not None
     host = host_of(target)
     tasks = []
     for var, function in fused.mod.functions_items():
         if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
-        choice = plans(function, host)
+        choice = schedule_plans(function, host)
         if len(choice) > 1:
             workload, uses = workload_of(function), max(len(fused.layers.get(var.name_hint, ())), 1)
             committed = records.database.commit_workload(workload)
@@ -107,13 +119,14 @@ def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[
 def tune(
     tasks: Sequence[Task], records: Records, target: tvm.target.Target, trials: int, measure: Measure, tell: Tell
 ) -> Progress:  # fmt: skip
-    """Measures until ``records`` hold ``trials`` measurements of the tasks, or nothing is left to measure.
+    """Measures until ``records`` hold ``trials`` measurements of the tasks, or no plan is left to measure.
 
-    Every measurement is in the records before the next begins. Raises UserError if there is nothing to tune.
+    Each measurement is written to the records before the next begins; ``tell`` gets the progress after each. Raises UserError
+    if there is nothing to tune.
     """
     if not tasks:
         raise UserError(
-            "nothing to tune: no convolution or product of this network is computed by a rule with a choice"
+            "nothing to tune: this network has no convolution or matrix product of more than one plan on the CPU"
         )
     rng = random.Random(0)
     state = progress_of(tasks, trials)
@@ -128,9 +141,9 @@ def tune(
 def confirm(
     tasks: Sequence[Task], records: Records, target: tvm.target.Target, measure: Measure, tell: Callable[[int], None]
 ) -> None:
-    """Measures the best plans and the rules' own again, in turns: what others do on the machine must not decide between them.
+    """Measures the fastest plans and the default plans again, in turns, so that a disturbance of the machine affects them alike.
 
-    ``tell`` gets the number of tasks that are done.
+    ``tell`` gets the number of finished tasks.
     """
     for count, task in enumerate(tasks):
         own, best = task.plans[0], task.best
@@ -143,7 +156,7 @@ def confirm(
 
 def _measure_batch(
     task: Task,
-    batch: Sequence[Plan],
+    batch: Sequence[SchedulePlan],
     records: Records,
     target: tvm.target.Target,
     measure: Measure,
@@ -164,21 +177,24 @@ def _measure_batch(
 
 
 def progress_of(tasks: Sequence[Task], trials: int) -> Progress:
-    """How far the tasks are."""
+    """The progress of the tasks, and what their functions take."""
     own = sum(task.measured.get(str(task.plans[0]), task.seconds / task.uses) * task.uses for task in tasks)
     return Progress(sum(len(task.measured) for task in tasks), trials, sum(task.seconds for task in tasks), own)
 
 
 def _next_task(tasks: Sequence[Task]) -> Task | None:
-    """First every task once, then the one with the most seconds for each measurement that it has had."""
+    """The task to measure next: one without measurements, else the one with the most seconds per measurement made."""
     waiting = [task for task in tasks if task.open()]
     return min(
         waiting, key=lambda task: (len(task.measured) > 0, -task.seconds / max(len(task.measured), 1)), default=None
     )
 
 
-def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> list[Plan]:
-    """The rule's own plan first of all; then what is expected to be fast, and some at random."""
+def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> list[SchedulePlan]:
+    """The plans of a task to measure next, ``size`` at most.
+
+    The default plan comes first, then random ones. Once there are measurements enough, the cost model chooses most of a batch.
+    """
     waiting = task.open()
     if len(waiting) <= size:
         return waiting
@@ -190,9 +206,9 @@ def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> 
     return order[: size - at_random] + rng.sample(order[size - at_random :], at_random)
 
 
-def _scheduled(task: Task, plan: Plan, host: Host) -> s_tir.Schedule:
+def _scheduled(task: Task, plan: SchedulePlan, host: Host) -> s_tir.Schedule:
     schedule = s_tir.Schedule(task.mod)
-    apply_rule(schedule, host, plan)
+    apply_plan(schedule, host, plan)
     return schedule
 
 

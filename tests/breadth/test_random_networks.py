@@ -16,7 +16,7 @@ from qaccel.errors import QaccelError
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.hw import config_names
-from qaccel.model import ImportedModel
+from qaccel.model import Model
 from qaccel.npu.layers import FeatureMap
 from qaccel.npu.plan.strided import Strided
 from qaccel.options import BitWidths
@@ -32,7 +32,7 @@ LEAST_SQNR_DB = 40
 def quantized(seed: int, bits: BitWidths) -> tuple[QuantizedModel, dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """The network quantized on four samples, the samples, and what ONNX Runtime makes of each."""
     model = network(seed)
-    imported: ImportedModel = import_onnx(model)
+    imported: Model = import_onnx(model)
     data = {"x": np.random.default_rng(seed).standard_normal((4, *imported.inputs[0].shape[1:])).astype(np.float32)}
     session = onnxruntime.InferenceSession(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]

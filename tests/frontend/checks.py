@@ -11,7 +11,7 @@ from qaccel.evaluate.executor import execute
 from qaccel.evaluate.float_operators import RULES
 from qaccel.evaluate.steps import plan_of
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.model import ImportedModel
+from qaccel.model import Model
 from qaccel.relax_tools import node_name
 
 RNG = np.random.default_rng(33)
@@ -25,27 +25,27 @@ def i(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def calls(imported: ImportedModel) -> list[relax.Call]:
+def calls(imported: Model) -> list[relax.Call]:
     return [
         b.value for block in imported.mod["main"].body.blocks for b in block.bindings if isinstance(b.value, relax.Call)
     ]
 
 
-def relax_ops(imported: ImportedModel) -> list[str]:
+def relax_ops(imported: Model) -> list[str]:
     return [c.op.name.removeprefix("relax.") for c in calls(imported)]
 
 
-def onnx_ops(imported: ImportedModel) -> list[str]:
-    return [n.op_type for n in imported.onnx_model.graph.node]
+def onnx_ops(imported: Model) -> list[str]:
+    return [n.op_type for n in imported.operators]
 
 
-def assert_equals_onnx_runtime(proto: onnx.ModelProto, tolerance: float = 1e-5, scale: float = 1.0) -> ImportedModel:
+def assert_equals_onnx_runtime(proto: onnx.ModelProto, tolerance: float = 1e-5, scale: float = 1.0) -> Model:
     """NumPy rules for every call, and the result of ONNX Runtime; the written ONNX model too, and two samples at once."""
     imported = import_onnx(proto)
     rng = np.random.default_rng(5)
     assert [c.op.name for c in calls(imported) if c.op.name not in RULES] == []
     onnx.checker.check_model(imported.onnx_model, full_check=True)
-    assert {node_name(c) for c in calls(imported)} <= {n.name for n in imported.onnx_model.graph.node}
+    assert {node_name(c) for c in calls(imported)} <= {n.name for n in imported.operators}
     feeds = [
         {s.name: (rng.standard_normal(s.shape) * scale).astype(s.dtype) for s in imported.inputs} for _ in range(2)
     ]

@@ -25,7 +25,7 @@ def weights(*shape: int) -> np.ndarray:
 
 
 def ops(proto: onnx.ModelProto) -> list[str]:
-    return [n.op_type for n in import_onnx(proto).onnx_model.graph.node]
+    return [n.op_type for n in import_onnx(proto).operators]
 
 
 def assert_same(
@@ -72,7 +72,7 @@ def test_batch_norm_elsewhere_is_mul_and_add() -> None:
         (1, 4, 3, 3),
     )
     assert ops(after_relu) == ["Relu", "Mul", "Add"]
-    assert [n.name for n in import_onnx(after_relu).onnx_model.graph.node][-1] == "bn"
+    assert [n.name for n in import_onnx(after_relu).operators][-1] == "bn"
     assert_same(after_relu, (1, 4, 3, 3))
     shared = model(
         [

@@ -172,7 +172,7 @@ def test_one_dimension(what: str) -> None:
     consts = {"w": f(4, 3, 3), "b": f(4), "w2": f(6, 2, 3), "k": f(6, 1), "full": f(1, 6, 16), "t": f(3, 4, 3)}
     imported = assert_equals_onnx_runtime(model(LINES[what], consts, (1, 3, 16)))
     assert onnx_ops(imported).count("Reshape") == 2
-    assert {n.name for n in LINES[what] if n.name} <= {n.name for n in imported.onnx_model.graph.node}
+    assert {n.name for n in LINES[what] if n.name} <= {n.name for n in imported.operators}
 
 
 @pytest.mark.parametrize(

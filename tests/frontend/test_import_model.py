@@ -100,7 +100,7 @@ def test_a_tflite_convolution_equals_numpy(tmp_path):
     x = rng.standard_normal((1, 5, 5, 4)).astype(np.float32)
     (result,) = execute(model, {model.inputs[0].name: x}).values()
     np.testing.assert_allclose(result, np.maximum(x @ weights[:, 0, 0].T + bias, 0), rtol=1e-5, atol=1e-5)
-    assert [n.op_type for n in model.onnx_model.graph.node] == ["Transpose", "Conv", "Relu", "Transpose"]
+    assert [n.op_type for n in model.operators] == ["Transpose", "Conv", "Relu", "Transpose"]
     (tmp_path / "cut.tflite").write_bytes((tmp_path / "m.tflite").read_bytes()[:200])
     with pytest.raises(QaccelError):
         import_model(tmp_path / "cut.tflite", None, None)

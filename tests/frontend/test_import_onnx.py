@@ -15,7 +15,7 @@ from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.errors import QaccelError
 from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.model import ImportedModel
+from qaccel.model import Model
 from qaccel.relax_tools import node_name
 
 MODELS = [
@@ -28,11 +28,11 @@ MODELS = [
 RNG = np.random.default_rng(20)
 
 
-def bindings(imported: ImportedModel) -> list[relax.Binding]:
+def bindings(imported: Model) -> list[relax.Binding]:
     return [b for block in imported.mod["main"].body.blocks for b in block.bindings]
 
 
-def calls(imported: ImportedModel) -> list[tuple[str, str]]:
+def calls(imported: Model) -> list[tuple[str, str]]:
     """(node name, Relax operator) of every call in order."""
     values = [b.value for b in bindings(imported) if isinstance(b.value, relax.Call)]
     return [(node_name(v), v.op.name.removeprefix("relax.")) for v in values]
@@ -54,11 +54,11 @@ def test_shared_model_equals_onnx_runtime(name: str, shared_dir: Path) -> None:
     onnx.checker.check_model(imported.onnx_model, full_check=True)
     assert worst(ort_run(imported.onnx_model, {spec.name: x[:1]}), expected[0]) < 1e-4
     relax.analysis.well_formed(imported.mod)
-    named = {n.name for n in imported.onnx_model.graph.node}
-    assert len(named) == len(imported.onnx_model.graph.node) and "" not in named
+    named = {n.name for n in imported.operators}
+    assert len(named) == len(imported.operators) and "" not in named
     assert {name for name, _ in calls(imported)} == named
     typed = {v.name for v in imported.onnx_model.graph.value_info} | {s.name for s in imported.outputs}
-    assert {o for n in imported.onnx_model.graph.node for o in n.output if o} <= typed
+    assert {o for n in imported.operators for o in n.outputs} <= typed
 
 
 def test_convolutional_models_hold_only_the_accelerators_operators(shared_dir: Path) -> None:

@@ -44,7 +44,7 @@ def same(mod: tvm.IRModule, tolerance: float = 1e-5):
 
 
 def kinds(imported) -> list[str]:
-    return [n.op_type for n in imported.onnx_model.graph.node]
+    return [n.op_type for n in imported.operators]
 
 
 def test_nhwc_networks_become_nchw_with_one_transpose_at_the_border():

@@ -116,6 +116,6 @@ FAULTS = (
     ),
     Fault(
         "latency of the CPU forgotten", "resnet_cpu", partial(table.measure_cpu, "resnet", ("cascadelake",)),
-        ("resnet", "cascadelake", "float", "schedule", "fused_conv2d5_add5_relu3"), _set(f"{TILES}._LATENCY", 1),
+        ("resnet", "cascadelake", "float", "schedule", "fused_conv2d5_add5_relu3"), _set(f"{TILES}.FMAS_IN_FLIGHT", 1),
     ),
 )  # fmt: skip

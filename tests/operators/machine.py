@@ -30,7 +30,7 @@ def quantized_model(model: onnx.ModelProto, spans: Mapping[str, Span], bits: Bit
     last = list(spans.values())[-1]
     values = {spec.name: spans[spec.name] for spec in imported.inputs}
     # Nodes that the import made around one have its range.
-    values |= {node.name: spans.get(node.output[0], last) for node in imported.onnx_model.graph.node}
+    values |= {node.name: spans.get(node.outputs[0], last) for node in imported.operators}
     q = quantize(imported, Ranges(values, "minmax", 1), bits)
     assert q.unquantized == ()
     return q

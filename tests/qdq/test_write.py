@@ -9,11 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from tvm import relax
 
 from qaccel.dialect import operators as o
 from qaccel.errors import QaccelError
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
+from qaccel.frontend.import_relax import import_relax
 from qaccel.options import BitWidths
 from qaccel.qdq.write import emit_qdq, qdq_model
 from qaccel.quant.calibrate.ranges import calibrate
@@ -222,3 +224,17 @@ def test_the_file_is_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(QaccelError, match="No space left on device"):
         emit_qdq(q, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_onnx_cannot_say_is_refused_in_one_line(tmp_path):
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((1, 4), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(relax.op.nn.relu(x))
+        builder.emit_func_output(out)
+    imported = import_relax(builder.get())
+    q = quantize(imported, calibrate(imported, {"x": np.ones((2, 4), np.float32)}))
+    with pytest.raises(QaccelError, match="no QDQ model can be written") as refused:
+        emit_qdq(q, tmp_path / "model.onnx")
+    assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []

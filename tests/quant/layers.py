@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qaccel.dialect import operators
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine import numerics
-from qaccel.model import ImportedModel
+from qaccel.model import Model
 from qaccel.quant.calibrate.ranges import Ranges, calibrate
 
 PAIRS = [(w, a) for w in (4, 8, 16) for a in (4, 8, 16)]
@@ -38,9 +38,7 @@ def node(op: str, name: str, inputs: list[str], **attributes: object) -> onnx.No
     return helper.make_node(op, inputs, [name], name=name, **attributes)
 
 
-def prepared(
-    made: onnx.ModelProto, seed: int = 0, samples: int = 4
-) -> tuple[ImportedModel, Ranges, dict[str, np.ndarray]]:
+def prepared(made: onnx.ModelProto, seed: int = 0, samples: int = 4) -> tuple[Model, Ranges, dict[str, np.ndarray]]:
     """The model imported and calibrated on normal samples, and these samples."""
     imported = import_onnx(made)
     rng = np.random.default_rng(seed)

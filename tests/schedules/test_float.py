@@ -16,7 +16,7 @@ from tvm import relax
 
 import qaccel
 from qaccel import link
-from qaccel.cpu.pipeline import compile_cpu
+from qaccel.cpu.compile import compile_cpu
 from qaccel.frontend.import_model import import_model
 from qaccel.host import host_target
 from qaccel.options import parse_target

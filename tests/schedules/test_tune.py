@@ -13,7 +13,7 @@ import pytest
 import tvm
 from tvm import s_tir
 
-from qaccel.cpu.pipeline import compile_cpu, fuse
+from qaccel.cpu.compile import compile_cpu, fuse
 from qaccel.errors import QaccelError
 from qaccel.frontend.import_model import import_model
 from qaccel.schedules.database import (
@@ -136,7 +136,7 @@ def test_records_of_another_machine_or_tvm_are_refused(tmp_path: Path) -> None:
 
 def test_all_plans_compute_the_same(tmp_path: Path) -> None:
     """Every plan of a few convolutions, run and compared with the rule's own: same sums in the same order."""
-    from qaccel.schedules.floating.rules import apply_rule
+    from qaccel.schedules.floating.choose import apply_plan
     from qaccel.schedules.host import host_of
 
     target = tvm.target.Target({"kind": "llvm", "mcpu": "x86-64", "num-cores": 2})
@@ -149,7 +149,7 @@ def test_all_plans_compute_the_same(tmp_path: Path) -> None:
             results = []
             for plan in [task.plans[0], *rng.choice(task.plans[1:], min(5, len(task.plans) - 1), replace=False)]:
                 schedule = s_tir.Schedule(task.mod)
-                apply_rule(schedule, host_of(target), plan)
+                apply_plan(schedule, host_of(target), plan)
                 runtime = tvm.compile(schedule.mod, target=target).jit()
                 data = np.random.default_rng(7)
                 arguments = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..options import CALIBRATION_METHODS, IO_DTYPES, MODEL_FORMATS
 
 if TYPE_CHECKING:
-    from ..schedules.floating.rules import Choice
+    from ..schedules.floating.choose import Choice
 
 NOTES_SHOWN = 5
 

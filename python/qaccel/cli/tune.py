@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> None:
         raise UserError(f"--target '{target_options}': only the CPU's part is tuned; give llvm alone")
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
     options = options_of(target_options, input_shapes=arguments.input_shapes, model_format=arguments.model_format)
-    from ..cpu.pipeline import fuse
+    from ..cpu.compile import fuse
     from ..frontend.import_model import import_model
     from ..host import host_target
     from ..schedules.database import create_records, key_of, write_best

@@ -1,7 +1,7 @@
-"""exp, tanh, erf and what is made of them as polynomials that run in vectors: within 4e-7 relative in float32.
+"""exp, tanh, erf and the functions made of them, as float32 polynomials with a relative error of at most 4e-7.
 
-The C library's own, which TVM calls otherwise, take one value at a time. Arguments beyond the range of float32 give its ends,
-not infinity.
+LLVM computes them in vectors. The C library's functions, which TVM would call, take one value at a time. Where a result is
+beyond the range of float32, these give a finite value near the end of that range, not infinity or zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _Function = Callable[[te.Tensor], te.Tensor]
 
 
 def legalizations() -> dict[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]]:
-    """For ``LegalizeOps``: float32 calls of these operators; those of other types are TVM's."""
+    """What ``LegalizeOps`` is to use for these operators, by their names. Calls of other types than float32 stay TVM's."""
     return {f"relax.{name}": _legalization(function) for name, function in _FUNCTIONS.items()} | {
         f"relax.nn.{name}": _along_axis(function) for name, function in _ALONG_AXIS.items()
     }

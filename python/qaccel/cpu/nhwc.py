@@ -1,4 +1,8 @@
-"""One layout for the whole CPU graph: NHWC, by sinking every NHWC -> NCHW transposition below the operators after it."""
+"""Brings the float operators of the CPU into one layout, NHWC.
+
+A convolution computes in NHWC, and a transposition back to NCHW follows it. Each operator after it is rewritten to compute in
+NHWC too, which moves the transposition behind that operator, until it meets its inverse or the network's output.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,14 @@ _POOLS = {"nn.max_pool2d", "nn.avg_pool2d"}
 
 @tvm.transform.module_pass(opt_level=0, name="ToNHWC")
 class ToNHWC:
-    """Convolutions and what follows them compute in NHWC; a convolution of an NCHW tensor reads it as it is.
+    """Lets convolutions and the operators after them compute in NHWC. A convolution may read an NCHW tensor.
 
-    A transposition back stays only where an operator is met that has no rule here, or the result is the network's.
-    Functions with a ``Codegen`` attribute are left as they are.
+    A transposition back to NCHW stays only before an operator that cannot be rewritten here, and before the network's outputs.
+    Functions that an accelerator takes are left as they are.
     """
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """Semantics are the same: (n,c,h,w) tensors keep their meaning at the borders of functions."""
+        """Returns the rewritten module, which computes the same. Parameters and results of functions keep their layouts."""
         mutator = _Mutator(mod)
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function) and not offloaded(function):
@@ -44,7 +48,7 @@ def offloaded(function: relax.Function) -> bool:
 
 
 def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
-    """The sizes of a tensor, None if they are not all known."""
+    """The shape of a tensor, None if a size is not known at compile time."""
     shape = getattr(expr.ty, "shape", None)
     if shape is None or not hasattr(shape, "values"):
         return None
@@ -53,19 +57,19 @@ def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
 
 
 def shape_of(expr: relax.Expr) -> tuple[int, ...]:
-    """The sizes of a tensor that are known."""
+    """The shape of a tensor whose sizes are all known."""
     shape = static_shape(expr)
     assert shape is not None
     return shape
 
 
 def name_of(call: relax.Call) -> str:
-    """``nn.conv2d`` of a call of ``relax.nn.conv2d``; empty for anything that is not a Relax operator."""
+    """The operator of a call without the prefix ``relax.``, as in ``nn.conv2d``; empty if it calls no operator."""
     return call.op.name.removeprefix("relax.") if isinstance(call.op, tvm.ir.Op) else ""
 
 
 def is_constant(expr: relax.Expr) -> bool:
-    """Whether the tensor's values are known."""
+    """Whether the tensor is a constant."""
     return isinstance(expr, tvm.ir.GenericConst)
 
 
@@ -76,7 +80,7 @@ def values(expr: relax.Expr) -> np.ndarray:
 
 @relax.expr_functor.mutator
 class _Mutator(relax.PyExprMutator):
-    name = ""  # of the variable whose binding is being visited
+    name = ""  # the variable whose binding is being visited
 
     def visit_function_(self, function: relax.Function) -> relax.Expr:
         return function if offloaded(function) else super().visit_function_(function)
@@ -87,14 +91,14 @@ class _Mutator(relax.PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
-        rule = _RULES.get(name_of(call))
-        if rule is None or isinstance(call.ty, relax.TupleType):
+        rewrite = _REWRITES.get(name_of(call))
+        if rewrite is None or isinstance(call.ty, relax.TupleType):
             return call
-        turned = rule(self, call)
+        turned = rewrite(self, call)
         return call if turned is None else turned
 
     def nhwc(self, expr: relax.Expr) -> relax.Expr | None:
-        """The NHWC tensor that ``expr`` is a transposition of, if it is one."""
+        """The NHWC tensor of which ``expr`` is the transposition to NCHW, None if it is no such transposition."""
         if not isinstance(expr, relax.Var):
             return None
         value = self.lookup_binding(expr)
@@ -104,7 +108,7 @@ class _Mutator(relax.PyExprMutator):
         return None
 
     def turned(self, expr: relax.Expr) -> relax.Expr:
-        """``expr`` in NHWC, transposed here if need be."""
+        """The NCHW tensor ``expr`` in NHWC; adds a transposition if there is no NHWC tensor yet."""
         known = self.nhwc(expr)
         if known is not None:
             return known
@@ -113,11 +117,12 @@ class _Mutator(relax.PyExprMutator):
         return self.builder_.emit(relax.op.permute_dims(expr, list(TO_NHWC)))
 
     def back(self, nhwc: relax.Expr) -> relax.Expr:
-        """The NCHW value to bind where NHWC was computed; the layer's name stays with the computation."""
+        """Binds the NHWC value under the layer's name and returns its transposition to NCHW, to be bound in its place."""
         return relax.op.permute_dims(self.builder_.emit(nhwc, self.name), list(TO_NCHW))
 
 
-_Rule = Callable[[_Mutator, relax.Call], "relax.Expr | None"]
+# Rewrites a call so that it computes in NHWC; None if that is not possible.
+_Rewrite = Callable[[_Mutator, relax.Call], "relax.Expr | None"]
 
 
 def _conv2d(self: _Mutator, call: relax.Call) -> relax.Expr | None:
@@ -226,7 +231,7 @@ def _reduced(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     op = getattr(relax.op, name_of(call))
     if attrs.keepdims:
         return self.back(op(data, [TO_NHWC.index(axis) for axis in axes], True))
-    # What is left keeps its order in NHWC too, unless channels stay together with a side of the plane.
+    # Without the reduced axes, NHWC and NCHW are the same order, unless both the channels and a side of the plane are left.
     return op(data, [TO_NHWC.index(axis) for axis in axes], False) if 1 in axes or axes[-2:] == [2, 3] else None
 
 
@@ -248,7 +253,7 @@ def _pad(self: _Mutator, call: relax.Call) -> relax.Expr | None:
 
 
 def _reshape(self: _Mutator, call: relax.Call) -> relax.Expr | None:
-    """A plane of one pixel has the same order of values in both layouts."""
+    """Only of a plane of one pixel, whose values have the same order in both layouts."""
     data = self.nhwc(call.args[0])
     shape = static_shape(data) if data is not None else None
     if shape is None or shape[1] * shape[2] != 1:
@@ -264,11 +269,11 @@ def _permute(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     return data if axes == sorted(axes) else relax.op.permute_dims(data, axes)
 
 
-def _each(names: Sequence[str] | set[str], rule: _Rule) -> dict[str, _Rule]:
-    return dict.fromkeys(names, rule)
+def _each(names: Sequence[str] | set[str], rewrite: _Rewrite) -> dict[str, _Rewrite]:
+    return dict.fromkeys(names, rewrite)
 
 
-_RULES: dict[str, _Rule] = {
+_REWRITES: dict[str, _Rewrite] = {
     **_each(_UNARY, _unary), **_each(_BINARY, _binary), **_each(_POOLS, _pool), **_each(_REDUCED, _reduced),
     "nn.conv2d": _conv2d, "nn.conv2d_transpose": _conv2d_transpose, "nn.adaptive_avg_pool2d": _adaptive,
     "concat": _concat, "image.resize2d": _resize, "nn.softmax": _softmax, "nn.log_softmax": _softmax,

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
-import tvm
 from tvm import ir, relax
 from tvm.ir import _ffi_api
 
-from ..errors import CompilerFault, UserError
+from ..errors import CompilerFault
 from ..machine.isa import isa
 from ..machine.numerics import activation_limits
+from ..relax_tools import node_span, static_shape
 from .kernels import SlidingWindow
 from .rescale import Ending
 
@@ -82,7 +82,7 @@ class Attrs:
             for each in operands
         ]
         node = ir.make_node("ir.DictAttrs", **dict(_flattened(self)))
-        span = ir.Span(ir.SourceName(self.name), 0, 0, 0, 0)
+        span = node_span(self.name)
         return relax.Call(ir.Op.get(self.operator), args, node, span=span)
 
     @property
@@ -202,14 +202,6 @@ def constant(expr: relax.Expr) -> np.ndarray:
     if not isinstance(expr, ir.GenericConst):
         raise CompilerFault(f"an operand that must be a constant is {type(expr).__name__}")
     return expr.value.numpy()
-
-
-def static_shape(expr: relax.Expr) -> Shape:
-    """The shape of a typed expression as integers. Raises UserError if a dimension is symbolic."""
-    shape = expr.ty.shape
-    if shape is None or any(not isinstance(dim, int | tvm.tirx.IntImm) for dim in shape):
-        raise UserError(f"a tensor has the symbolic shape {shape}; fix it with --input-shapes")
-    return tuple(int(dim) for dim in shape)
 
 
 def register(cls: type[Attrs]) -> None:

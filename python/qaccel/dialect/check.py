@@ -10,6 +10,7 @@ from tvm import relax
 
 from ..errors import CompilerFault
 from ..machine.numerics import activation_limits
+from ..relax_tools import bindings
 from . import operators
 from .operators import Quantization
 
@@ -22,19 +23,18 @@ def check_quantized(mod: tvm.IRModule) -> None:
     """
     meaning: dict[relax.Var, Quantization] = {}
     function = mod["main"]
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.Var) and value in meaning:
-                meaning[binding.var] = meaning[value]
-            elif operators.is_quantized(value):
-                attrs = operators.read(value)
-                _check_call(value, attrs, meaning)
-                made = operators.output_of(attrs)
-                if made is not None:
-                    meaning[binding.var] = made
-            elif isinstance(value, relax.Call):
-                _no_integers(value, meaning)
+    for binding in bindings(function):
+        value = binding.value
+        if isinstance(value, relax.Var) and value in meaning:
+            meaning[binding.var] = meaning[value]
+        elif operators.is_quantized(value):
+            attrs = operators.read(value)
+            _check_call(value, attrs, meaning)
+            made = operators.output_of(attrs)
+            if made is not None:
+                meaning[binding.var] = made
+        elif isinstance(value, relax.Call):
+            _no_integers(value, meaning)
 
 
 def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Var, Quantization]) -> None:

@@ -27,7 +27,7 @@ class Kind:
     - ``operator``: what of the dialect it becomes.
     - ``relax``: its Relax operators, each of which is such a node by itself; ``pairs``: two in a row that are one.
     - ``when``: what the first call must be like besides; of two kinds of one operator, the first in `KINDS` that fits.
-    - ``op``: the ONNX operator by which reports call it, where the model itself has no name for it.
+    - ``op``: the ONNX operator that its Relax operators are, where that is one.
     - ``weights``: it has constant weights, and a constant added right behind it is its bias.
     - ``clamps``: it takes in the Relu and Clip nodes that alone read it.
     - ``keeps``: its result has the scale of its only input, unless it took in a clamp.

@@ -11,6 +11,8 @@ from __future__ import annotations
 from tvm import ir, relax
 
 from ..errors import CompilerFault
+from ..relax_tools import bindings
+from ..relax_tools import static_shape as static_shape
 from .attributes import BITS as BITS
 from .attributes import Attrs as Attrs
 from .attributes import Clamp as Clamp
@@ -23,7 +25,6 @@ from .attributes import constant as constant
 from .attributes import inputs_of as inputs_of
 from .attributes import output_of as output_of
 from .attributes import register, unflattened
-from .attributes import static_shape as static_shape
 from .ops.border import DequantizeAttrs as DequantizeAttrs
 from .ops.border import QuantizeAttrs as QuantizeAttrs
 from .ops.conv2d import ConvAttrs as ConvAttrs
@@ -40,6 +41,11 @@ _BY_NAME = {cls.operator: cls for cls in OPERATORS}
 
 for _cls in OPERATORS:
     register(_cls)
+
+
+def works_on_integers(function: relax.Function) -> bool:
+    """Whether a function has a call of the dialect."""
+    return any(is_quantized(binding.value) for binding in bindings(function))
 
 
 def is_quantized(expr: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import tvm
 
-from ..model import ImportedModel
+from ..model import Model
 from ..options import BitWidths
 
 
@@ -25,7 +25,7 @@ class QuantizedModel:
     """
 
     mod: tvm.IRModule
-    model: ImportedModel
+    model: Model
     plan: Mapping[str, BitWidths]
     notes: tuple[str, ...]
     unquantized: tuple[tuple[str, str, str], ...]

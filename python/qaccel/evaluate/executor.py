@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..model import ImportedModel
+from ..model import Model
 from .steps import Plan, plan_of
 
 Observer = Callable[[str, np.ndarray], None]
 
 
-def execute(
-    model: ImportedModel, inputs: Mapping[str, np.ndarray], observe: Observer | None = None
-) -> dict[str, np.ndarray]:
+def execute(model: Model, inputs: Mapping[str, np.ndarray], observe: Observer | None = None) -> dict[str, np.ndarray]:
     """Runs the model; `inputs` and the result go by ONNX name.
 
     Shapes are those of the model; axis 0 may be any multiple of the model's own batch, which runs in one pass where
@@ -61,9 +59,7 @@ def execute(
     return {name: np.concatenate([np.atleast_1d(p[name]) for p in pieces]) for name in pieces[0]}
 
 
-def _run(
-    plan: Plan, model: ImportedModel, arrays: Mapping[str, np.ndarray], observe: Observer | None
-) -> dict[str, np.ndarray]:
+def _run(plan: Plan, model: Model, arrays: Mapping[str, np.ndarray], observe: Observer | None) -> dict[str, np.ndarray]:
     slots: dict[int, Any] = {}
     for position, spec in enumerate(model.inputs):
         slots[position] = arrays[spec.name]

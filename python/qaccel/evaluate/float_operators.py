@@ -15,17 +15,12 @@ from scipy.special import erf
 from tvm import relax
 
 from ..dialect import kernels
+from ..relax_tools import known_shape, static_shape
 from .float_moves import RULES as MOVES
 from .float_moves import moves_apart
 
 Kernel = Callable[..., np.ndarray]
 Shape = tuple[int, ...]
-
-
-def static_shape(expr: relax.Expr) -> Shape:
-    """Shape of a tensor expression; empty for scalars and shape arguments."""
-    shape = getattr(expr.ty, "shape", None)
-    return tuple(int(v) for v in shape.values) if shape is not None and hasattr(shape, "values") else ()
 
 
 def ints(values: Any) -> tuple[int, ...]:
@@ -273,7 +268,7 @@ REDUCTIONS = ("relax.mean", "relax.sum", "relax.prod", "relax.max", "relax.min",
 
 def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) -> bool:
     """Whether the rule `name` holds when axis 0 of the operands marked in `batched` grows by a common factor."""
-    shapes = [static_shape(arg) for arg in call.args]
+    shapes = [known_shape(arg) or () for arg in call.args]
     rank = len(shapes[0])
     if name in MOVES:
         return bool(moves_apart(name, call, batched))

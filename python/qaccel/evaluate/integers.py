@@ -13,7 +13,7 @@ from tvm import ir, relax
 from ..dialect import operators
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
-from ..relax_tools import node_name
+from ..relax_tools import bindings, node_name
 from .float_operators import RULES
 from .steps import TvmNode, holds_tensors
 
@@ -89,19 +89,18 @@ def _all_batched(function: relax.Function) -> bool:
     apart = {
         "relax.nn.relu", "relax.clip", "relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.reshape",
     }  # fmt: skip
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if operators.is_quantized(value):
-                attrs = operators.read(value)
-                if isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs) and attrs.axes[0] != 0:
-                    return False
-            if not isinstance(value, relax.Call) or operators.is_quantized(value):
-                continue
-            name = value.op.name if isinstance(value.op, ir.Op) else ""
-            softmax = name == "relax.nn.softmax" and int(value.attrs.axis) != 0
-            if name not in apart and not softmax:
+    for binding in bindings(function):
+        value = binding.value
+        if operators.is_quantized(value):
+            attrs = operators.read(value)
+            if isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs) and attrs.axes[0] != 0:
                 return False
+        if not isinstance(value, relax.Call) or operators.is_quantized(value):
+            continue
+        name = value.op.name if isinstance(value.op, ir.Op) else ""
+        softmax = name == "relax.nn.softmax" and int(value.attrs.axis) != 0
+        if name not in apart and not softmax:
+            return False
     return True
 
 
@@ -118,9 +117,9 @@ def _run(
     """The results of each part, all of them taken from binding to binding together."""
     function = mod["main"]
     passes: list[Values] = [{param: arrays[param.name] for param in function.params} for arrays in parts]
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    last = _last_reads(bindings)
-    for k, binding in enumerate(bindings):
+    steps = bindings(function)
+    last = _last_reads(steps)
+    for k, binding in enumerate(steps):
         attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
         if correct is not None and isinstance(attrs, operators.ConvAttrs):
             _corrected(attrs, binding, passes, correct)

@@ -17,9 +17,9 @@ from tvm import relax
 
 from ..dialect import kinds
 from ..errors import UserError
-from ..model import ImportedModel
-from ..relax_tools import node_name
-from .float_operators import RULES, keeps_samples_apart, static_shape
+from ..model import Model
+from ..relax_tools import bindings, known_shape, node_name, renewed, results
+from .float_operators import RULES, keeps_samples_apart
 
 Load = Callable[[dict[int, Any]], Any]
 Run = Callable[..., Any]
@@ -69,12 +69,12 @@ class _Piece:
 
 
 @lru_cache(maxsize=4)
-def plan_of(model: ImportedModel) -> Plan:
+def plan_of(model: Model) -> Plan:
     """The steps of a model, kept for the last few models (they hold converted weights)."""
     function = model.mod["main"]
-    bindings = [b for block in function.body.blocks for b in block.bindings]
-    outputs, bindings = _outputs(function.body.body, bindings)
-    groups = _by_node(bindings)
+    outputs = results(function)
+    computed = [b for b in bindings(function) if not _gathers_outputs(b, function)]
+    groups = _by_node(computed)
     readers = _readers(groups, outputs)
     batched: dict[relax.Var, bool] = dict.fromkeys(function.params, True)
     specs = model.inputs + model.outputs
@@ -96,7 +96,7 @@ def plan_of(model: ImportedModel) -> Plan:
             in_place = k > 0 and _adds_bias(binding.value, group[k - 1]) and group[k - 1].var not in outside
             seen = name if binding.var in outside else ""
             pieces.append(_Piece(kernel, _arguments(binding.value), (binding.var,), seen, in_place))
-    largest = max([math.prod(static_shape(b.var)) for b in bindings], default=1)
+    largest = max([math.prod(known_shape(b.var) or ()) for b in computed], default=1)
     comfortable = max(1, COMFORTABLE_ELEMENTS // max(1, largest))
     return _assigned(pieces, list(function.params), outputs, batchable, comfortable)
 
@@ -118,13 +118,9 @@ def _assigned(
     return Plan(tuple(steps), results, batchable, comfortable)
 
 
-def _outputs(final: relax.Expr, bindings: list[relax.Binding]) -> tuple[list[relax.Expr], list[relax.Binding]]:
-    """The expressions of the outputs, and the bindings without the tuple that only gathers them."""
-    for binding in bindings:
-        if binding.var.same_as(final) and isinstance(binding.value, relax.Tuple):
-            rest = [b for b in bindings if not b.var.same_as(final)]
-            return list(binding.value.fields), rest
-    return list(final.fields) if isinstance(final, relax.Tuple) else [final], bindings
+def _gathers_outputs(binding: relax.Binding, function: relax.Function) -> bool:
+    """Whether a binding is the tuple of the outputs, which nothing else reads."""
+    return isinstance(binding.value, relax.Tuple) and binding.var.same_as(function.body.body)
 
 
 def _by_node(bindings: list[relax.Binding]) -> list[tuple[str, list[relax.Binding]]]:
@@ -274,24 +270,15 @@ class TvmNode:
         """A module with these bindings alone; the variables that they read are its parameters."""
         now: dict[relax.Var, relax.Expr] = {v: relax.Var(f"x{k}", v.ty) for k, v in enumerate(self.operands)}
 
-        def renewed(expr: relax.Expr) -> relax.Expr:
-            if isinstance(expr, relax.Tuple):
-                return relax.Tuple([renewed(field) for field in expr.fields])
-            if isinstance(expr, relax.TupleGetItem):
-                return relax.TupleGetItem(renewed(expr.tuple_value), int(expr.index))
-            if isinstance(expr, relax.Call):
-                return relax.Call(expr.op, [renewed(arg) for arg in expr.args], expr.attrs, expr.ty_args)
-            return now.get(expr, expr) if isinstance(expr, relax.Var) else expr
-
         others = {var: fn for var, fn in self.mod.functions.items() if var.name_hint != "main"}
         builder = relax.BlockBuilder(tvm.IRModule(others))
         with builder.function("main", params=[now[v] for v in self.operands]):
             with builder.dataflow():
                 for binding in self.group:
-                    value = renewed(binding.value)
+                    value = renewed(binding.value, now)
                     cast = isinstance(binding, relax.MatchCast)
                     now[binding.var] = builder.match_cast(value, binding.ty) if cast else builder.emit(value)
-                results = [now[v] for v in self.results]
-                out = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
+                made = [now[v] for v in self.results]
+                out = builder.emit_output(made[0] if len(made) == 1 else relax.Tuple(made))
             builder.emit_func_output(out)
         return builder.get()

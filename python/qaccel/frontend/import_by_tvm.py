@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
-from ..model import ImportedModel, TensorSpec
+from ..model import Model, TensorSpec
 from .canonicalize import checked, load
 from .graph import NotStatic
 from .to_relax.nodes import FIRST_OUTPUT_ONLY
@@ -22,7 +22,7 @@ from .to_relax.nodes import FIRST_OUTPUT_ONLY
 
 def import_by_tvm(
     model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, refusal: NotStatic
-) -> ImportedModel:
+) -> Model:
     """What TVM's importer makes of a model that ours refused; outputs whose sizes depend on data have -1 there.
 
     Raises `refusal` again where TVM's importer fails, would give zeros for an output that something reads, or leaves an
@@ -51,7 +51,7 @@ def import_by_tvm(
     wrong = any((input_shapes or {}).get(spec.name, spec.shape) != spec.shape for spec in inputs)
     if wrong or any(-1 in spec.shape for spec in inputs):
         raise refusal
-    return ImportedModel(proto, mod, inputs, outputs)
+    return Model(mod, inputs, outputs, operators=())
 
 
 def _reads_what_tvm_leaves_out(graph: onnx.GraphProto) -> bool:

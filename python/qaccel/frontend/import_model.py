@@ -10,7 +10,7 @@ import onnx
 import tvm
 
 from ..errors import UserError
-from ..model import ImportedModel
+from ..model import Model
 from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
 from .import_onnx import import_onnx
@@ -25,7 +25,7 @@ def import_model(
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     model_format: str | None,
     input_values: Mapping[str, Any] | None = None,
-) -> ImportedModel:
+) -> Model:
     """The model in canonical Relax. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
@@ -52,7 +52,7 @@ def import_for_cpu(
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     model_format: str | None,
     input_values: Mapping[str, Any] | None = None,
-) -> tuple[ImportedModel, tuple[str, ...]]:
+) -> tuple[Model, tuple[str, ...]]:
     """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
     what to tell the user about that. Raises UserError as `import_model` does."""
     try:
@@ -65,7 +65,7 @@ def import_for_cpu(
         return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
 
 
-def _from_torch(path: Path) -> ImportedModel:
+def _from_torch(path: Path) -> Model:
     """A file that ``torch.export.save`` wrote."""
     try:
         import torch
@@ -81,7 +81,7 @@ def _from_torch(path: Path) -> ImportedModel:
     return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True))
 
 
-def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:
+def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> Model:
     try:
         mod = make()
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
@@ -89,7 +89,7 @@ def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> ImportedModel:
     return import_frontend_module(mod)
 
 
-def import_frontend_module(mod: tvm.IRModule) -> ImportedModel:
+def import_frontend_module(mod: tvm.IRModule) -> Model:
     """What a frontend of TVM gave: through ONNX, whose import makes it canonical, or as it is where that has no word for it."""
     try:
         return import_onnx(relax_to_onnx(prepare(mod)))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import onnx
 import tvm
-from onnx import TensorProto, helper
 from tvm import ir, relax
-from tvm.ir import SourceName, Span
 
 from ..dialect import kinds
 from ..errors import UserError
-from ..model import ImportedModel, TensorSpec
+from ..model import Model, SourceOperator, TensorSpec
+from ..relax_tools import bindings, known_shape, node_name, node_span, renewed, results, use_counts, variables
+from .from_relax.layers import number
+from .from_relax.names import onnx_name
 
 
-def import_relax(mod: tvm.IRModule) -> ImportedModel:
+def import_relax(mod: tvm.IRModule) -> Model:
     """A module with a float ``main`` of static shapes whose weights are constants.
 
     Operators of training are decomposed (batch normalization, dropout), constants folded, every call named after the
@@ -28,16 +26,16 @@ def import_relax(mod: tvm.IRModule) -> ImportedModel:
     builder = relax.BlockBuilder(tvm.IRModule(others))
     with builder.function("main", list(function.params)):
         with builder.dataflow():
-            now = _bindings(function, builder)
+            now = _emitted(function, builder)
             # The tuple itself, not a variable that stands for another that stands for it: so `to_relax` writes it.
-            fields = [_renewed(field, now) for field in _fields(function.body.body, function)]
+            fields = [renewed(field, now) for field in results(function)]
             several = isinstance(function.ret_ty, relax.TupleType)
             out = builder.emit_output(relax.Tuple(fields) if several else fields[0])
         builder.emit_func_output(out)
     made = builder.get()
-    results = _fields(made["main"].body.body, made["main"])
-    outputs = tuple(_spec(var, f"output{k}" if len(results) > 1 else "output") for k, var in enumerate(results))
-    return ImportedModel(_described(inputs, outputs), made, inputs, outputs)
+    returned = results(made["main"])
+    outputs = tuple(_spec(var, f"output{k}" if len(returned) > 1 else "output") for k, var in enumerate(returned))
+    return Model(made, inputs, outputs, _operators(made["main"], inputs))
 
 
 def prepare(mod: tvm.IRModule) -> tvm.IRModule:
@@ -54,31 +52,28 @@ def prepare(mod: tvm.IRModule) -> tvm.IRModule:
     )(mod)
 
 
-def _bindings(function: relax.Function, builder: relax.BlockBuilder) -> dict[relax.Var, relax.Expr]:
+def _emitted(function: relax.Function, builder: relax.BlockBuilder) -> dict[relax.Var, relax.Expr]:
     """Every binding of the function emitted again with its name as span, made unique: variables may share theirs."""
     now: dict[relax.Var, relax.Expr] = {param: param for param in function.params}
-    taken: set[str] = set()
+    taken = {str(param.name) for param in function.params}
     layers: dict[relax.Var, str] = {}
-    uses = _use_counts(function)
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.If | relax.Function):
-                raise UserError(
-                    f"'{binding.var.name}' of the Relax module is control flow; only straight code compiles"
-                )
-            if isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
-                raise UserError(
-                    f"'{binding.var.name}' of the Relax module calls function '{value.op.name_hint}'; only straight code compiles: "
-                    "inline it"
-                )
-            value = _renewed(value, now)
-            if isinstance(value, relax.Call):
-                name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)
-                if isinstance(value.op, ir.Op) and value.op.name in kinds.WEIGHTED:
-                    layers[binding.var] = name
-                value = relax.Call(value.op, value.args, value.attrs, value.ty_args, Span(SourceName(name), 0, 0, 0, 0))
-            now[binding.var] = builder.emit(value, str(binding.var.name))
+    uses = use_counts(function)
+    for binding in bindings(function):
+        value = binding.value
+        if isinstance(value, relax.If | relax.Function):
+            raise UserError(f"'{binding.var.name}' of the Relax module is control flow; only straight code compiles")
+        if isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
+            raise UserError(
+                f"'{binding.var.name}' of the Relax module calls function '{value.op.name_hint}'; only straight code compiles: "
+                "inline it"
+            )
+        value = renewed(value, now)
+        if isinstance(value, relax.Call):
+            name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)
+            if isinstance(value.op, ir.Op) and value.op.name in kinds.WEIGHTED:
+                layers[binding.var] = name
+            value = relax.Call(value.op, value.args, value.attrs, value.ty_args, node_span(name))
+        now[binding.var] = builder.emit(value, str(binding.var.name))
     return now
 
 
@@ -101,47 +96,29 @@ def _layer_of_bias(call: relax.Call, layers: dict[relax.Var, str], uses: dict[re
     return layers.get(source, "") if joins else ""
 
 
-def _use_counts(function: relax.Function) -> dict[relax.Var, int]:
-    counts: dict[relax.Var, int] = {}
-
-    def visit(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Var):
-            counts[expr] = counts.get(expr, 0) + 1
-
-    relax.analysis.post_order_visit(function.body, visit)
-    return counts
-
-
-def _renewed(expr: relax.Expr, now: dict[relax.Var, relax.Expr]) -> relax.Expr:
-    if isinstance(expr, relax.Var):
-        return now.get(expr, expr)
-    if isinstance(expr, relax.Tuple):
-        return relax.Tuple([_renewed(field, now) for field in expr.fields])
-    if isinstance(expr, relax.TupleGetItem):
-        return relax.TupleGetItem(_renewed(expr.tuple_value, now), expr.index)
-    if isinstance(expr, relax.Call):
-        return relax.Call(expr.op, [_renewed(arg, now) for arg in expr.args], expr.attrs, expr.ty_args)
-    return expr
-
-
-def _fields(result: relax.Expr, function: relax.Function) -> Sequence[relax.Expr]:
-    values = {binding.var: binding.value for block in function.body.blocks for binding in block.bindings}
-    while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Var | relax.Tuple):
-        result = values[result]
-    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
-
-
 def _spec(var: relax.Expr, name: str) -> TensorSpec:
-    shape = getattr(var.ty, "shape", None)
-    if shape is None or not all(isinstance(dim, tvm.tirx.IntImm) for dim in shape):
+    shape = known_shape(var)
+    if shape is None:
         raise UserError(f"'{name}' of the Relax module has the type {var.ty}; only tensors of static shape compile")
-    return TensorSpec(name, tuple(int(dim) for dim in shape), str(var.ty.dtype))
+    return TensorSpec(name, shape, str(var.ty.dtype))
 
 
-def _described(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> onnx.ModelProto:
-    """An ONNX model without nodes: there is none behind a Relax module, only its inputs and outputs."""
-    infos = [
-        [helper.make_tensor_value_info(s.name, TensorProto.FLOAT, s.shape) for s in specs]
-        for specs in (inputs, outputs)
-    ]
-    return helper.make_model(helper.make_graph([], "relax", *infos))
+def _operators(function: relax.Function, inputs: tuple[TensorSpec, ...]) -> tuple[SourceOperator, ...]:
+    """The operators behind the calls; what one gives has its name. A layer and its bias, two calls, are one."""
+    held = {param: [spec.name] for param, spec in zip(function.params, inputs, strict=True)}
+    made: dict[str, SourceOperator] = {}
+    for binding in bindings(function):
+        call = binding.value
+        read = list(dict.fromkeys(name for var in variables(call) for name in held[var]))
+        name = node_name(call) if isinstance(call, relax.Call) else ""
+        held[binding.var] = [name] if name else read
+        if name and name not in made:
+            made[name] = SourceOperator(name, onnx_name(call), tuple(read), (name,), *_limits(call))
+    return tuple(made.values())
+
+
+def _limits(call: relax.Call) -> tuple[tuple[float, float], ...]:
+    """The bounds of a clip; nothing for other operators."""
+    if not isinstance(call.op, ir.Op) or call.op.name != "relax.clip":
+        return ()
+    return ((number(call.args[1]), number(call.args[2])),)

@@ -23,6 +23,7 @@ from ..dialect.operators import ConvAttrs, EltwiseAttrs, IntegerAttrs, Quantizat
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
+from ..relax_tools import bindings
 from .kernels import Phase, stored_kernel, transposed_kernel
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
@@ -38,7 +39,7 @@ def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
     """Writes the model to ``path``; the file appears complete or not at all.
 
     Opset 13 or the model's own for 8 bits, 21 where tensors have 4 or 16. Raises UserError if the file cannot be
-    written or the model cannot be brought to that opset.
+    written, the model cannot be brought to that opset, or it has no form in ONNX.
     """
     path = Path(path)
     data = qdq_model(q).SerializeToString()
@@ -60,9 +61,13 @@ def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
 
 
 def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
-    """The model that `emit_qdq` writes, checked by onnx."""
+    """The model that `emit_qdq` writes, checked by onnx. Raises UserError as that does."""
     calls = _calls(q)
     wide = any(bits != 8 for attrs, _ in calls for bits in _widths(attrs))
+    if q.model.onnx_model is None:
+        raise UserError(
+            "no QDQ model can be written: the model came as Relax, with operators that ONNX does not have; leave --emit-qdq out"
+        )
     source = _at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
     graph = _Graph(source, q)
     for attrs, constants in calls:
@@ -75,12 +80,11 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
 def _calls(q: QuantizedModel) -> list[Operation]:
     """Every call of the dialect, in order."""
     result = []
-    for block in q.mod["main"].body.blocks:
-        for binding in block.bindings:
-            if operators.is_quantized(binding.value):
-                attrs = operators.read(binding.value)
-                constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
-                result.append((attrs, tuple(operators.constant(value) for value in constants)))
+    for binding in bindings(q.mod["main"]):
+        if operators.is_quantized(binding.value):
+            attrs = operators.read(binding.value)
+            constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
+            result.append((attrs, tuple(operators.constant(value) for value in constants)))
     return result
 
 

@@ -16,6 +16,7 @@ from ..dialect.operators import DequantizeAttrs, Quantization, QuantizeAttrs
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import TensorSpec
+from ..relax_tools import bindings, renewed, results
 
 OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
 _BITS = 8
@@ -50,8 +51,7 @@ def with_integer_ends(
     what reads it first, or an output that is not an 8-bit integer before it is dequantized.
     """
     function = mod["main"]
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    reads = _reads(bindings)
+    reads = _reads(bindings(function))
     builder = relax.BlockBuilder()
     values: dict[relax.Var, relax.Expr] = {}
     params, meanings = [], []
@@ -73,11 +73,10 @@ def with_integer_ends(
                 for param, new in zip(function.params, params, strict=True)
             }
             for param, q in zip(function.params, meanings, strict=True):
-                if _read_otherwise(param, q, bindings):
+                if _read_otherwise(param, q, bindings(function)):
                     values[param] = _real(builder, integers[param], q)
-            results = _results(function, bindings)
-            made = {binding.var: binding.value for binding in bindings}
-            for binding in bindings:
+            made = {binding.var: binding.value for binding in bindings(function)}
+            for binding in bindings(function):
                 call = binding.value
                 entry = operators.read(call) if operators.is_quantized(call) else None
                 if isinstance(entry, QuantizeAttrs):
@@ -85,9 +84,9 @@ def with_integer_ends(
                     if source in integers and entry.result == meanings[list(integers).index(source)]:
                         values[binding.var] = _laid_out(builder, integers[source], entry)
                         continue
-                values[binding.var] = builder.emit(_renewed(call, values))
+                values[binding.var] = builder.emit(renewed(call, values))
             ends, out_meanings = [], []
-            for result, spec in zip(results, outputs, strict=True):
+            for result, spec in zip(results(function), outputs, strict=True):
                 expr, q = _integers_of(builder, result, made, values, spec, dtype)
                 ends.append(_shifted(builder, expr, OFFSET[dtype], dtype))
                 out_meanings.append(q)
@@ -148,26 +147,6 @@ def _laid_out(builder: relax.BlockBuilder, expr: relax.Expr, attrs: QuantizeAttr
     return builder.emit(relax.op.reshape(turned, attrs.shape))
 
 
-def _results(function: relax.Function, bindings: list[relax.Binding]) -> list[relax.Expr]:
-    values = {binding.var: binding.value for binding in bindings}
-    result = function.body.body
-    while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Var | relax.Tuple):
-        result = values[result]
-    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
-
-
-def _renewed(expr: relax.Expr, values: dict[relax.Var, relax.Expr]) -> relax.Expr:
-    if isinstance(expr, relax.Var):
-        return values.get(expr, expr)
-    if isinstance(expr, relax.Tuple):
-        return relax.Tuple([_renewed(field, values) for field in expr.fields])
-    if isinstance(expr, relax.TupleGetItem):
-        return relax.TupleGetItem(_renewed(expr.tuple_value, values), expr.index)
-    if isinstance(expr, relax.Call):
-        return relax.Call(expr.op, [_renewed(arg, values) for arg in expr.args], expr.attrs, expr.ty_args, expr.span)
-    return expr
-
-
 def _integers_of(
     builder: relax.BlockBuilder, result: relax.Expr, made: dict[relax.Var, relax.Expr],
     values: dict[relax.Var, relax.Expr], spec: TensorSpec, dtype: str,
@@ -180,7 +159,7 @@ def _integers_of(
         if isinstance(attrs, DequantizeAttrs):
             if attrs.source.bits != _BITS:
                 break
-            shaped = builder.emit(relax.op.reshape(_renewed(call.args[0], values), attrs.shape))
+            shaped = builder.emit(relax.op.reshape(renewed(call.args[0], values), attrs.shape))
             turned = builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
             return builder.emit(relax.op.reshape(turned, spec.shape)), attrs.source
         if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):

@@ -18,9 +18,9 @@ from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
-from ..model import ImportedModel
+from ..model import Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
-from ..relax_tools import use_counts, variables
+from ..relax_tools import bindings, use_counts, variables
 from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
@@ -37,7 +37,7 @@ QUANT_RULES: dict[Kind, Rule] = {**LAYER_RULES, **ELTWISE_RULES, **MOVE_RULES}
 FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the user read
 
 
-def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
+def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
     """Quantizes every node that has a rule.
 
     `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
@@ -46,7 +46,7 @@ def quantize(model: ImportedModel, ranges: Ranges, bits: Bits = DEFAULT_BITS) ->
     Raises UserError for a name in `bits` that no node has, and for a missing range.
     """
     source = model.mod["main"]
-    op_types = {node.name: node.op_type for node in model.onnx_model.graph.node}
+    op_types = {each.name: each.op_type for each in model.operators}
     uses = use_counts(source)
     masks = Masks(model)
     nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), masks.made)
@@ -170,7 +170,7 @@ def _pair(widths: NodeBits) -> tuple[int, int]:
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:
     """Attributes of every operation in ``main`` by its name, in order; a dequantize is named after what it reads."""
     result: dict[str, Any] = {}
-    for binding in (binding for block in mod["main"].body.blocks for binding in block.bindings):
+    for binding in bindings(mod["main"]):
         if operators.is_quantized(binding.value):
             attrs = operators.read(binding.value)
             result.setdefault(attrs.name, attrs)

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..evaluate.dataset import check_inputs, load_npz
 from ..evaluate.executor import execute
 from ..frontend.import_onnx import import_onnx
-from ..model import ImportedModel, TensorSpec
+from ..model import Model, TensorSpec
 from .execute import Runner
 
 LABELS = "labels"
@@ -94,7 +94,7 @@ def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
     return np.clip(steps, limits.min, limits.max).astype(entry["dtype"])
 
 
-def _reference(path: str | Path, module: Runner) -> ImportedModel:
+def _reference(path: str | Path, module: Runner) -> Model:
     model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs}, module.metadata.get("fixed_inputs"))
     if [(s.name, s.shape) for s in model.inputs] != [(s.name, s.shape) for s in module.inputs]:
         raise UserError(

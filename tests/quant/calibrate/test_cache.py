@@ -1,10 +1,18 @@
 """Calibration is measured once for the same model, samples and method, and again for any other."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tvm
+from tvm import relax
 
 import qaccel
+from qaccel.frontend.import_onnx import import_onnx
+from qaccel.frontend.import_relax import import_relax
 from qaccel.quant.calibrate import cache, calibration
 from small_models import chain, samples
 
@@ -82,3 +90,36 @@ def test_a_folder_that_cannot_be_written_only_costs_time(measured, monkeypatch, 
     qaccel.quantize(chain(), samples(chain()))
     qaccel.quantize(chain(), samples(chain()))
     assert measured == ["minmax", "minmax"]
+
+
+def small_relax(name: str = "y", weight: float = 0.5) -> tvm.IRModule:
+    """A product with a weight of one value, in a variable of this name, behind a function of TensorIR."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 3), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            value = builder.emit_te(tvm.topi.add, x, x)
+            value = builder.emit(relax.op.matmul(value, relax.const(np.full((3, 4), weight, np.float32))), name)
+            out = builder.emit_output(builder.emit_te(tvm.topi.sigmoid, value))
+        builder.emit_func_output(out)
+    return builder.get()
+
+
+def keys() -> list[str]:
+    """The keys of a model that came as ONNX and of one that came as Relax."""
+    data = samples(chain())
+    return [cache.key_of(model, data, "minmax") for model in (import_onnx(chain()), import_relax(small_relax()))]
+
+
+def test_keys_are_the_same_in_every_process():
+    code = "from quant.calibrate.test_cache import keys; print(*keys())"
+    tests = Path(__file__).parents[2]
+    path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": path}
+    made = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert made.stdout.split() == keys()
+
+
+def test_a_key_knows_weights_and_names_of_relax_too():
+    made = [cache.key_of(import_relax(small_relax(*each)), {}, "minmax") for each in ((), ("z",), ("y", 0.25), ())]
+    assert len(set(made)) == 3 and made[0] == made[3]

@@ -15,12 +15,12 @@ from onnxruntime.quantization import calibrate as ort_calibrate
 from frontend.onnx_models import model, node
 from qaccel.errors import QaccelError
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.model import ImportedModel
+from qaccel.model import Model
 from qaccel.quant.calibrate import ranges as ours
 from qaccel.quant.calibrate.ranges import METHODS, Histogram, calibrate
 
 
-def network() -> ImportedModel:
+def network() -> Model:
     rng = np.random.default_rng(30)
     return import_onnx(
         model(
@@ -48,7 +48,7 @@ class Reader(ort_calibrate.CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def ort_ranges(imported: ImportedModel, x: np.ndarray, method: str, tmp_path: Path) -> dict[str, tuple[float, float]]:
+def ort_ranges(imported: Model, x: np.ndarray, method: str, tmp_path: Path) -> dict[str, tuple[float, float]]:
     """ONNX Runtime's range of every node's output, by node name."""
     path = tmp_path / "m.onnx"
     onnx.save(imported.onnx_model, path)
@@ -59,7 +59,7 @@ def ort_ranges(imported: ImportedModel, x: np.ndarray, method: str, tmp_path: Pa
     calibrator = ort_calibrate.create_calibrator(path, None, str(tmp_path / "a.onnx"), kind, extra_options=extra)
     calibrator.collect_data(Reader(x))
     found = calibrator.compute_data().data
-    names = {n.output[0]: n.name for n in imported.onnx_model.graph.node} | {"x": "x"}
+    names = {n.outputs[0]: n.name for n in imported.operators} | {"x": "x"}
     return {
         names[k]: (float(np.ravel(v.range_value[0])[0]), float(np.ravel(v.range_value[1])[0]))
         for k, v in found.items()

@@ -1,10 +1,14 @@
 """Ranges without data: made-up inputs, batch-norm statistics, and how far either is trusted."""
 
 import numpy as np
+from tvm import relax
 
 from frontend.onnx_models import model, node
 from qaccel.frontend.import_onnx import import_onnx
+from qaccel.frontend.import_relax import import_relax
 from qaccel.model import TensorSpec
+from qaccel.options import CompileOptions
+from qaccel.quant.calibrate.calibration import measure
 from qaccel.quant.calibrate.ranges import Ranges, calibrate
 from qaccel.quant.calibrate.synthetic import DEVIATIONS, HEADROOM, synthetic_inputs, widened
 
@@ -33,7 +37,7 @@ def network():
 
 def test_statistics_survive_the_import_at_the_node_that_gives_the_tensor():
     imported, scale, bias = network()
-    assert [n.op_type for n in imported.onnx_model.graph.node] == ["Conv", "Relu", "Conv", "Sigmoid"]
+    assert [n.op_type for n in imported.operators] == ["Conv", "Relu", "Conv", "Sigmoid"]
     assert list(imported.statistics) == ["conv"]
     mean, deviation = imported.statistics["conv"]
     assert np.array_equal(mean, bias) and np.array_equal(deviation, np.abs(scale))
@@ -69,6 +73,55 @@ def test_without_statistics_there_is_headroom():
         "x": (-HEADROOM, HEADROOM), "conv": (-2 * HEADROOM, 3 * HEADROOM), "relu6": (0.0, 6.0),
         "last": (-HEADROOM, HEADROOM), "tanh": (-0.1 * HEADROOM, 1.0),  # a bound takes nothing off what follows
     }  # fmt: skip
+
+
+def test_the_same_network_as_relax_and_as_onnx_has_the_same_ranges():
+    rng = np.random.default_rng(91)
+    w, bias = rng.standard_normal((3, 2, 3, 3)).astype(np.float32), rng.standard_normal((1, 3, 1, 1)).astype(np.float32)
+    w2 = rng.standard_normal((4, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], name="conv"),
+        node("Clip", ["c", "lo", "hi"], ["r"], name="relu6"),
+        node("Conv", ["r", "w2"], ["d"], name="last"),
+        node("Softmax", ["d"], ["s"], name="soft", axis=1),
+        node("Sigmoid", ["d"], ["g"], name="gate"),
+        node("Split", ["d"], ["d0", "d1"], name="halves", axis=1),
+        node("Concat", ["d1", "d0"], ["t"], name="turned", axis=1),
+        node("Add", ["s", "g"], ["sum"], name="sum"),
+        node("Mul", ["sum", "t"], ["y"], name="y"),
+    ]
+    consts = {"w": w, "b": bias.reshape(3), "lo": np.float32(0), "hi": np.float32(6), "w2": w2}
+    from_onnx = import_onnx(model(nodes, consts, (1, 2, 8, 8)))
+
+    op, builder = relax.op, relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((1, 2, 8, 8), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            product = builder.emit(op.nn.conv2d(x, relax.const(w)), "conv")
+            relu6 = builder.emit(op.clip(builder.emit(op.add(product, relax.const(bias)), "biased"), 0, 6), "relu6")
+            last = builder.emit(op.nn.conv2d(relu6, relax.const(w2)), "last")
+            soft = builder.emit(op.nn.softmax(last, 1), "soft")
+            gate = builder.emit(op.sigmoid(last), "gate")
+            halves = builder.emit(op.split(last, 2, 1), "halves")
+            first, second = (builder.emit(relax.TupleGetItem(halves, k)) for k in (0, 1))
+            turned = builder.emit(op.concat([second, first], 1), "turned")
+            result = op.multiply(builder.emit(op.add(soft, gate), "sum"), turned)
+            result = builder.emit_output(result, "y")
+        builder.emit_func_output(result)
+    from_relax = import_relax(builder.get())
+
+    # The import of ONNX makes a slice of each half, so that "halves" are two nodes there.
+    expected, made = (
+        {n: v for n, v in measure(each, CompileOptions()).ranges.values.items() if "halves" not in n}
+        for each in (from_onnx, from_relax)
+    )
+    assert expected["relu6"] == (0, 6) and expected["soft"] == (0, 1) and max(expected["last"]) > HEADROOM
+    assert made == expected
+    named = [
+        [(each.name, each.op_type) for each in m.operators if "halves" not in each.name]
+        for m in (from_onnx, from_relax)
+    ]
+    assert named[0] == named[1]
 
 
 def test_a_guessed_range_of_8_bit_inputs_is_all_of_their_values():

@@ -11,7 +11,8 @@ from tvm import relax
 
 from ...errors import CompilerFault
 from ...machine.numerics import activation_limits
-from ..attributes import Attrs, Quantization, Shape, carrier, static_shape
+from ...relax_tools import static_shape
+from ..attributes import Attrs, Quantization, Shape, carrier
 
 
 @dataclass(frozen=True)

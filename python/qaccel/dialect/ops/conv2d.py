@@ -10,8 +10,9 @@ from tvm import relax
 
 from ...errors import CompilerFault
 from ...machine.numerics import activation_limits, multiplier_and_shift, output_scale_ratio
+from ...relax_tools import static_shape
 from .. import kernels
-from ..attributes import BITS, Shape, WindowAttrs, carrier, constant, static_shape
+from ..attributes import BITS, Shape, WindowAttrs, carrier, constant
 from ..rescale import requantize
 
 _FLOAT32_EXACT, _FLOAT64_EXACT = 1 << 24, 1 << 53

@@ -10,7 +10,8 @@ from tvm import relax
 
 from ...errors import CompilerFault
 from ...machine.numerics import activation_limits, multiplier_and_shift
-from ..attributes import ClampedAttrs, Quantization, Shape, carrier, static_shape
+from ...relax_tools import static_shape
+from ..attributes import ClampedAttrs, Quantization, Shape, carrier
 from ..pieces import positions, unflattened
 from ..rescale import requantize
 

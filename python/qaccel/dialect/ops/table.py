@@ -10,7 +10,8 @@ from tvm import relax
 
 from ...errors import CompilerFault
 from ...machine.isa import isa
-from ..attributes import IntegerAttrs, Quantization, carrier, static_shape
+from ...relax_tools import static_shape
+from ..attributes import IntegerAttrs, Quantization, carrier
 from ..rescale import rounded
 
 

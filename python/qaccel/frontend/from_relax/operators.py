@@ -9,6 +9,7 @@ from onnx import helper
 from tvm import relax
 
 from .layers import LAYERS, ints, number, shape_of
+from .names import PLAIN, SCALED
 from .translation import Operator, Translation
 
 
@@ -16,11 +17,9 @@ def _plain(op: str) -> Operator:
     return lambda call, to: to.node(op, [to.tensor(a) for a in call.args])
 
 
-def _scaled(op: str, *attributes: str) -> Operator:
-    """An operator whose attributes have the names of ONNX's."""
-    return lambda call, to: to.node(
-        op, [to.tensor(call.args[0])], **{name: getattr(call.attrs, name) for name in attributes}
-    )
+def _scaled(op: str, attribute: str) -> Operator:
+    """An operator whose attribute has the name of ONNX's."""
+    return lambda call, to: to.node(op, [to.tensor(call.args[0])], **{attribute: getattr(call.attrs, attribute)})
 
 
 def _clip(call: relax.Call, to: Translation) -> str:
@@ -207,18 +206,9 @@ def _quantize(op: str) -> Operator:
 OPERATORS: dict[str, Operator] = {
     f"relax.{name}": operator
     for name, operator in {
-        **{relax_op: _plain(op) for relax_op, op in {
-            "add": "Add", "subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max", "minimum": "Min",
-            "power": "Pow", "matmul": "MatMul", "where": "Where", "nn.relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh",
-            "erf": "Erf", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs", "negative": "Neg", "floor": "Floor",
-            "ceil": "Ceil", "round": "Round", "sign": "Sign", "sin": "Sin", "cos": "Cos", "equal": "Equal",
-            "greater": "Greater", "less": "Less", "greater_equal": "GreaterOrEqual", "less_equal": "LessOrEqual",
-            "logical_and": "And", "logical_or": "Or", "logical_not": "Not", "logical_xor": "Xor",
-        }.items()},
+        **{relax_op: _plain(op) for relax_op, op in PLAIN.items()},
+        **{relax_op: _scaled(op, attribute) for relax_op, (op, attribute) in SCALED.items()},
         **LAYERS,
-        "nn.leakyrelu": _scaled("LeakyRelu", "alpha"),
-        "nn.softmax": _scaled("Softmax", "axis"),
-        "nn.log_softmax": _scaled("LogSoftmax", "axis"),
         "nn.silu": _silu,
         "nn.gelu": _gelu,
         "nn.pad": _pad,

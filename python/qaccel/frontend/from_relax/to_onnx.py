@@ -11,6 +11,7 @@ import tvm
 from onnx import helper, numpy_helper
 from tvm import ir, relax
 
+from ...relax_tools import bindings, known_shape, results
 from .operators import FOLDED, OPERATORS
 from .translation import NotTranslated, Translation
 
@@ -27,13 +28,12 @@ def relax_to_onnx(mod: tvm.IRModule) -> onnx.ModelProto:
     for param in function.params:
         to.names[param] = str(param.name)
         inputs.append(helper.make_tensor_value_info(str(param.name), *_type(param)))
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            _bind(binding, to)
-    results = _results(function.body.body, to)
+    for binding in bindings(function):
+        _bind(binding, to)
+    returned = results(function)
     outputs = []
-    for k, result in enumerate(results):
-        name = f"output{k}" if len(results) > 1 else "output"
+    for k, result in enumerate(returned):
+        name = f"output{k}" if len(returned) > 1 else "output"
         to.nodes.append(helper.make_node("Identity", [to.tensor(result)], [name], name=name))
         outputs.append(helper.make_tensor_value_info(name, *_type(result)))
     weights = [numpy_helper.from_array(np.array(v, order="C"), k) for k, v in to.consts.items()]
@@ -66,15 +66,9 @@ def _bind(binding: relax.Binding, to: Translation) -> None:
         raise NotTranslated(f"{type(value).__name__} of Relax has no ONNX form")
 
 
-def _results(result: relax.Expr, to: Translation) -> list[relax.Expr]:
-    while isinstance(result, relax.Var) and isinstance(to.values.get(result), relax.Var | relax.Tuple):
-        result = to.values[result]
-    return list(result.fields) if isinstance(result, relax.Tuple) else [result]
-
-
 def _type(expr: relax.Expr) -> tuple[int, list[int]]:
     """ONNX element type and static shape."""
-    shape = getattr(expr.ty, "shape", None)
-    if not isinstance(shape, relax.ShapeExpr) or not all(isinstance(v, tvm.tirx.IntImm) for v in shape.values):
+    shape = known_shape(expr)
+    if shape is None:
         raise NotTranslated("a tensor of Relax has no static shape")
-    return helper.np_dtype_to_tensor_dtype(np.dtype(str(expr.ty.dtype))), [int(v) for v in shape.values]
+    return helper.np_dtype_to_tensor_dtype(np.dtype(str(expr.ty.dtype))), list(shape)

@@ -12,10 +12,10 @@ import onnx
 import tvm
 from onnx import helper
 from tvm import relax
-from tvm.ir import SourceName, Span
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from ...errors import QaccelError, UserError
+from ...relax_tools import known_shape, node_span
 from ..graph import Graph
 from .node import Node, const
 from .operators import CONVERTERS
@@ -107,26 +107,23 @@ def _convert(
 
 def _with_declared_shape(result: relax.Expr, node: Node) -> relax.Expr:
     """A result whose shape depends on data gets the one that the model states, checked when the program runs."""
-    shape = getattr(result.ty, "shape", None)
-    known = shape is not None and hasattr(shape, "values") and _static(shape)
-    if known or not isinstance(result, relax.Var) or not isinstance(result.ty, relax.TensorType):
+    if (
+        known_shape(result) is not None
+        or not isinstance(result, relax.Var)
+        or not isinstance(result.ty, relax.TensorType)
+    ):
         return result
     return node.builder.match_cast(result, relax.TensorType(node.out_shape, node.out_dtype))
 
 
 def _check_type(node: Node, result: relax.Expr) -> None:
     """The first output has the shape that ONNX gives it; a mismatch would surface far from its cause."""
-    got = getattr(result.ty, "shape", None)
-    shape = tuple(int(v) for v in got) if got is not None and hasattr(got, "values") and _static(got) else None
+    shape = known_shape(result)
     if shape != node.out_shape:
         raise UserError(
             f"node '{node.proto.name}' ({node.proto.op_type}, opset {node.graph.opset}): TVM's importer gives shape "
             f"{shape}, ONNX {node.out_shape}; this use of the operator is not supported"
         )
-
-
-def _static(shape: relax.ShapeExpr) -> bool:
-    return all(isinstance(v, tvm.tirx.IntImm) for v in shape.values)
 
 
 def _by_tvm(node: Node) -> relax.Expr:
@@ -165,7 +162,7 @@ def _with_spans(function: relax.Function, owner: list[tuple[str, list[relax.Var]
     for binding, name in zip(block.bindings, names, strict=True):
         value = binding.value
         if isinstance(value, relax.Call) and name:
-            call = relax.Call(value.op, value.args, value.attrs, value.ty_args, Span(SourceName(name), 0, 0, 0, 0))
+            call = relax.Call(value.op, value.args, value.attrs, value.ty_args, node_span(name))
             relax.expr._update_type(call, value.ty)
             bindings.append(relax.VarBinding(binding.var, call))
         else:

@@ -18,6 +18,7 @@ from ...errors import CompilerFault, UserError
 from ...machine import numerics
 from ...machine.hw import HwConfig
 from ...machine.streams import pack, pack_pixels
+from ...relax_tools import bindings
 from ..layers import (
     AnyLayer,
     ChannelParams,
@@ -43,8 +44,8 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> LayerGraph:
     maps: list[FeatureMap] = []
     index_of: dict[relax.Var, int] = {}
     layers: list[AnyLayer] = []
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    quantization = _input_quantization(bindings)
+    steps = bindings(function)
+    quantization = _input_quantization(steps)
 
     def add_map(var: relax.Var, name: str, bits: int, zero_point: int, data: bytes | None = None) -> int:
         _, h, w, c = (int(d) for d in var.ty.shape.values)
@@ -58,7 +59,7 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> LayerGraph:
 
     outputs: list[int] = []
     tuples: dict[relax.Var, list[relax.Expr]] = {}
-    for binding in bindings:
+    for binding in steps:
         if isinstance(binding.value, relax.Tuple):
             tuples[binding.var] = list(binding.value.fields)
             continue
@@ -88,10 +89,10 @@ def lower(function: relax.Function, symbol: str, hw: HwConfig) -> LayerGraph:
     return LayerGraph(symbol, tuple(maps), tuple(layers), tuple(index_of[p] for p in function.params), tuple(outputs))
 
 
-def _input_quantization(bindings: list[relax.Binding]) -> dict[relax.Var, tuple[int, int]]:
+def _input_quantization(steps: list[relax.Binding]) -> dict[relax.Var, tuple[int, int]]:
     """Width and zero point of each variable, as its first consumer reads it."""
     found: dict[relax.Var, tuple[int, int]] = {}
-    for binding in bindings:
+    for binding in steps:
         if isinstance(binding.value, relax.Call):
             operands = operators.inputs_of(operators.read(binding.value))
             for argument, q in zip(binding.value.args, operands, strict=False):

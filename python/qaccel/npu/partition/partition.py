@@ -24,6 +24,7 @@ from ...dialect import operators
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ...machine.streams import entropy_bits
+from ...relax_tools import bindings, node_name, renewed
 from .constraints import Verdict, check_call
 
 log = logging.getLogger(__name__)
@@ -131,12 +132,10 @@ def conv_macs(call: relax.Call) -> int:
 def float_macs(mod: tvm.IRModule) -> dict[str, int]:
     """MACs of the float convolutions and matrix products of ``main`` by the node that their span names."""
     macs: dict[str, int] = {}
-    for block in mod["main"].body.blocks:
-        for binding in block.bindings:
-            call = binding.value
-            if isinstance(call, relax.Call) and call.span is not None and isinstance(call.op, tvm.ir.Op):
-                name = str(call.span.source_name.name)
-                macs[name] = macs.get(name, 0) + _macs_of(call)
+    for binding in bindings(mod["main"]):
+        call = binding.value
+        if isinstance(call, relax.Call) and node_name(call) and isinstance(call.op, tvm.ir.Op):
+            macs[node_name(call)] = macs.get(node_name(call), 0) + _macs_of(call)
     return macs
 
 
@@ -153,8 +152,7 @@ def _macs_of(call: relax.Call) -> int:
 
 
 def _dialect_calls(function: relax.Function) -> list[relax.Call]:
-    bindings = (binding for block in function.body.blocks for binding in block.bindings)
-    return [binding.value for binding in bindings if operators.is_quantized(binding.value)]
+    return [binding.value for binding in bindings(function) if operators.is_quantized(binding.value)]
 
 
 def _rejection(call: relax.Call, verdict: Verdict) -> Rejection:
@@ -184,7 +182,7 @@ def _tidy(mod: tvm.IRModule, hw: HwConfig) -> tuple[tvm.IRModule, tuple[str, ...
     main, blocks = mod["main"], []
     symbols: list[str] = []
     for block in main.body.blocks:
-        bindings = []
+        kept = []
         for binding in block.bindings:
             call = binding.value
             if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.GlobalVar) and call.op.name_hint in ours:
@@ -197,8 +195,8 @@ def _tidy(mod: tvm.IRModule, hw: HwConfig) -> tuple[tvm.IRModule, tuple[str, ...
                 renamed = relax.Call(var, call.args, call.attrs, call.ty_args, call.span)
                 relax.expr._update_type(renamed, call.ty)
                 binding = relax.VarBinding(binding.var, renamed)
-            bindings.append(binding)
-        blocks.append(type(block)(bindings))
+            kept.append(binding)
+        blocks.append(type(block)(kept))
     body = relax.SeqExpr(blocks, main.body.body)
     relax.expr._update_type(body, main.body.ty)
     functions[mod.get_global_var("main")] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
@@ -219,36 +217,24 @@ def _flattened(function: relax.Function) -> relax.Function:
     composites: dict[relax.Var, relax.Function] = {}
     builder = relax.BlockBuilder()
 
-    def copied(expr: relax.Expr, values: dict[relax.Var, relax.Expr]) -> relax.Expr:
-        if isinstance(expr, relax.Var):
-            return values[expr]
-        if isinstance(expr, relax.Tuple):
-            return relax.Tuple([copied(field, values) for field in expr.fields])
-        if isinstance(expr, relax.TupleGetItem):
-            return relax.TupleGetItem(copied(expr.tuple_value, values), expr.index)
-        if isinstance(expr, relax.Call):
-            return relax.Call(expr.op, [copied(arg, values) for arg in expr.args], expr.attrs, expr.ty_args, expr.span)
-        return expr
-
-    def result(body: relax.SeqExpr, values: dict[relax.Var, relax.Expr]) -> relax.Expr:
-        for block in body.blocks:
-            for binding in block.bindings:
-                value = binding.value
-                if isinstance(value, relax.Function):
-                    composites[binding.var] = value
-                elif isinstance(value, relax.Call) and value.op in composites:
-                    inner = composites[value.op]
-                    arguments = [copied(argument, values) for argument in value.args]
-                    values[binding.var] = result(inner.body, dict(zip(inner.params, arguments, strict=True)))
-                elif isinstance(value, relax.Var | relax.Tuple | relax.TupleGetItem):
-                    values[binding.var] = _item(copied(value, values))
-                else:
-                    values[binding.var] = builder.emit(copied(value, values))
-        return copied(body.body, values)
+    def result(body_of: relax.Function, values: dict[relax.Var, relax.Expr]) -> relax.Expr:
+        for binding in bindings(body_of):
+            value = binding.value
+            if isinstance(value, relax.Function):
+                composites[binding.var] = value
+            elif isinstance(value, relax.Call) and value.op in composites:
+                inner = composites[value.op]
+                arguments = [renewed(argument, values) for argument in value.args]
+                values[binding.var] = result(inner, dict(zip(inner.params, arguments, strict=True)))
+            elif isinstance(value, relax.Var | relax.Tuple | relax.TupleGetItem):
+                values[binding.var] = _item(renewed(value, values))
+            else:
+                values[binding.var] = builder.emit(renewed(value, values))
+        return renewed(body_of.body.body, values)
 
     with builder.function("subgraph", params=list(function.params), attrs=dict(function.attrs.items())):
         with builder.dataflow():
-            out = builder.emit_output(result(function.body, value_of))
+            out = builder.emit_output(result(function, value_of))
         builder.emit_func_output(out)
     return builder.get()["subgraph"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from ...model import ImportedModel
+from ...model import Model
 from .ranges import Ranges
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # of the entries, and of how ranges are measured: raise it when either changes
+FORMAT = 5  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
 
@@ -35,13 +35,11 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qaccel"
 
 
-def key_of(model: ImportedModel, data: Mapping[str, np.ndarray], method: str) -> str:
+def key_of(model: Model, data: Mapping[str, np.ndarray], method: str) -> str:
     """Hash of everything that ranges depend on."""
     digest = hashlib.sha256(f"{FORMAT} {method}".encode())
-    if model.onnx_model.graph.node:
-        digest.update(model.onnx_model.SerializeToString(deterministic=True))
-    else:  # it came as Relax
-        digest.update(tvm.ir.save_json(model.mod).encode())
+    digest.update(repr(model.inputs).encode())
+    digest.update(tvm.ir.save_json(model.mod).encode())  # weights and the names of nodes are in it
     for name in sorted(data):
         array = np.ascontiguousarray(data[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...evaluate.dataset import check_inputs, load_calibration_data
-from ...model import ImportedModel
+from ...model import Model
 from ...options import BITS_WITHOUT_DATA, GUESSED_INPUT_RANGE, CompileOptions
 from . import cache
 from .ranges import Ranges, calibrate
@@ -32,14 +32,14 @@ class Calibration:
     def __repr__(self) -> str:
         return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
 
-    def one_batch(self, model: ImportedModel) -> dict[str, np.ndarray]:
+    def one_batch(self, model: Model) -> dict[str, np.ndarray]:
         """One batch by input name: the first of the user's; of made-up samples the last, because the first ones are flat."""
         batch = {spec.name: spec.shape[0] if spec.shape else 0 for spec in model.inputs}
         parts = {name: slice(size) if self.measured else slice(None, -size - 1, -1) for name, size in batch.items()}
         return {name: value[parts[name]] if batch[name] else value for name, value in self.samples.items()}
 
 
-def measure(model: ImportedModel, options: CompileOptions, show: bool = False) -> Calibration:
+def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibration:
     """Ranges of all tensors from ``options.calibration_data``, or without it from synthetic inputs.
 
     ``show``: a line of progress on standard error. Raises UserError for data that do not fit the model's inputs.
@@ -57,7 +57,7 @@ def measure(model: ImportedModel, options: CompileOptions, show: bool = False) -
     return Calibration(ranges, samples, True)
 
 
-def _user_samples(model: ImportedModel, options: CompileOptions) -> dict[str, np.ndarray]:
+def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:
     data = options.calibration_data
     assert data is not None
     if not isinstance(data, Mapping):
@@ -67,7 +67,7 @@ def _user_samples(model: ImportedModel, options: CompileOptions) -> dict[str, np
     return check_inputs(data, model.inputs, "calibration data", model.fixed)
 
 
-def _without_data(model: ImportedModel, options: CompileOptions) -> Calibration:
+def _without_data(model: Model, options: CompileOptions) -> Calibration:
     if options.preprocess is not None:
         raise UserError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     guess = options.input_range is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from tvm import ir, relax
 
-from ...model import ImportedModel
-from ...relax_tools import node_name
+from ...model import Model
+from ...relax_tools import bindings, node_name
 
 _PRODUCT = "relax.matmul"
 _CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
@@ -14,7 +14,7 @@ SAMPLES = 64  # that the means are taken over, at least
 PASSES_AT_ONCE = 16  # runs of the model's own batch that calibration makes side by side
 
 
-def passes_of(model: ImportedModel) -> int:
+def passes_of(model: Model) -> int:
     """How many runs of the model's own batch the means are taken over: whole rounds of PASSES_AT_ONCE that hold SAMPLES."""
     own = max((spec.shape[0] for spec in model.inputs if spec.shape), default=1)
     return PASSES_AT_ONCE * -(-SAMPLES // (PASSES_AT_ONCE * own))
@@ -23,12 +23,12 @@ def passes_of(model: ImportedModel) -> int:
 class ChannelMeans:
     """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
 
-    def __init__(self, model: ImportedModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._axes: dict[str, int] = {}
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}
         products: set[relax.Var] = set()
-        for binding in (binding for block in model.mod["main"].body.blocks for binding in block.bindings):
+        for binding in bindings(model.mod["main"]):
             call = binding.value
             op = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
             if op in _CHANNELS:

@@ -16,8 +16,8 @@ import numpy as np
 from tvm import ir, relax
 
 from ...evaluate.float_operators import RULES
-from ...model import ImportedModel
-from ...relax_tools import node_name, use_counts, variables
+from ...model import Model
+from ...relax_tools import bindings, node_name, use_counts, variables
 
 # All masked values of a row together weigh exp(-SEEN) at most beside its largest: -87 dB.
 SEEN = 10.0
@@ -49,26 +49,26 @@ class Masks:
     ``names``: the inputs and nodes whose values these are.
     """
 
-    def __init__(self, model: ImportedModel) -> None:
+    def __init__(self, model: Model) -> None:
         function = model.mod["main"]
-        bindings = [binding for block in function.body.blocks for binding in block.bindings]
+        steps = bindings(function)
         uses = use_counts(function)
         self._names: dict[relax.Var, str] = {
             param: spec.name for param, spec in zip(function.params, model.inputs, strict=True)
         }
         last: dict[str, relax.Var] = {}
-        for binding in bindings:
+        for binding in steps:
             if isinstance(binding.value, relax.Call) and node_name(binding.value):
                 last[node_name(binding.value)] = binding.var
         self._names |= {var: name for name, var in last.items()}
-        self._made = made = {binding.var: binding.value for binding in bindings}
+        self._made = made = {binding.var: binding.value for binding in steps}
         self._readers: dict[relax.Var, list[_Reader]] = {}
         self._order: list[relax.Var] = []
         self._rows: dict[str, list[Rows]] = {}
         self._lowest: dict[str, float] = {}
         self._masked: set[str] = set()
         counted: Counter[relax.Var] = Counter()
-        for binding in reversed(bindings):
+        for binding in reversed(steps):
             call = binding.value
             if not isinstance(call, relax.Call) or not isinstance(call.op, ir.Op):
                 continue

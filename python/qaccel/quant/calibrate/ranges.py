@@ -15,7 +15,7 @@ from scipy.special import rel_entr
 
 from ...errors import UserError
 from ...evaluate.executor import execute
-from ...model import ImportedModel
+from ...model import Model
 from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
 from .masks import Masks
 
@@ -63,7 +63,7 @@ class Histogram:
 
 
 def calibrate(
-    model: ImportedModel,
+    model: Model,
     data: Mapping[str, np.ndarray],
     method: str = "minmax",
     batch: int = PASSES_AT_ONCE,
@@ -155,7 +155,7 @@ class _Progress:
 
 
 def _batches(
-    model: ImportedModel, data: Mapping[str, np.ndarray], batch: int, progress: _Progress
+    model: Model, data: Mapping[str, np.ndarray], batch: int, progress: _Progress
 ) -> Iterator[dict[str, np.ndarray]]:
     """The samples, `batch` at a time, in multiples of the model's own batch."""
     own = {spec.name: spec.shape[0] if spec.shape else 0 for spec in model.inputs}

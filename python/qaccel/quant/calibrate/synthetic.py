@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from ...model import ImportedModel, TensorSpec
+from ...model import Model, TensorSpec
 from .ranges import Ranges
 
 # Made-up inputs excite a network less than real ones; 16-bit activations can spare the two bits that this costs.
@@ -64,7 +62,7 @@ def _sample(rng: np.random.Generator, index: int, shape: tuple[int, ...]) -> np.
     return coarse[tuple(slice(size) for size in shape)]
 
 
-def widened(ranges: Ranges, model: ImportedModel, exact: Sequence[str] = ()) -> Ranges:
+def widened(ranges: Ranges, model: Model, exact: Sequence[str] = ()) -> Ranges:
     """Ranges from synthetic inputs made safe: with HEADROOM, or by what the model says of itself.
 
     A tensor that a BatchNormalization gave lies within DEVIATIONS of the mean of its channels; what is computed from
@@ -76,9 +74,8 @@ def widened(ranges: Ranges, model: ImportedModel, exact: Sequence[str] = ()) -> 
     for name in factors:
         if name in values and name not in exact:
             values[name] = _scaled(values[name], HEADROOM)
-    consts = {tensor.name: tensor for tensor in model.onnx_model.graph.initializer}
-    for node in model.onnx_model.graph.node:
-        factor = max((factors.get(i, HEADROOM) for i in node.input if i and i not in consts), default=1.0)
+    for node in model.operators:
+        factor = max((factors.get(name, HEADROOM) for name in node.inputs), default=1.0)
         if node.name in values:
             before = values[node.name]
             if node.name in model.statistics:
@@ -88,24 +85,13 @@ def widened(ranges: Ranges, model: ImportedModel, exact: Sequence[str] = ()) -> 
                     factor = float(np.abs(after).max()) / max(map(abs, before))
             else:
                 # A bound says nothing of what follows, and values that reach it do so however their inputs are scaled.
-                least, most = _bounds(node, consts)
+                least, most = BOUNDS.get(node.op_type, node.limits)
                 own = max(factor, 1.0) if math.isfinite(least) or math.isfinite(most) else factor
                 after = max(before[0] * own, least), min(before[1] * own, most)
             values[node.name] = min(float(after[0]), 0.0), max(float(after[1]), 0.0)
-        factors.update(dict.fromkeys(node.output, factor))
+        factors.update(dict.fromkeys(node.outputs, factor))
     return Ranges(values, "synthetic", ranges.samples)
 
 
 def _scaled(limits: tuple[float, float], factor: float) -> tuple[float, float]:
     return limits[0] * factor, limits[1] * factor
-
-
-def _bounds(node: onnx.NodeProto, consts: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
-    """What the values of a node cannot exceed; a Clip says it in constants."""
-    if node.op_type != "Clip":
-        return BOUNDS.get(node.op_type, (-math.inf, math.inf))
-    given = [float(numpy_helper.to_array(consts[i]).reshape(-1)[0]) if i in consts else None for i in node.input[1:]]
-    attrs = {a.name: a.f for a in node.attribute}
-    least, most = (*given, None, None)[:2]
-    least, most = attrs.get("min", least), attrs.get("max", most)
-    return -math.inf if least is None else least, math.inf if most is None else most

@@ -9,7 +9,7 @@ from tvm import ir, relax
 
 from ...dialect import kinds
 from ...dialect.kinds import Kind
-from ...relax_tools import node_name, use_counts, variables
+from ...relax_tools import bindings, node_name, use_counts, variables
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,8 @@ class Node:
 
 def nodes_of(function: relax.Function, op_types: Mapping[str, str]) -> list[Node]:
     """The nodes of a function of one dataflow block, in order. ``op_types``: ONNX operator by node name."""
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
     groups: list[list[relax.VarBinding]] = []
-    for binding in bindings:
+    for binding in bindings(function):
         name = _name(binding)
         if groups and name and _name(groups[-1][-1]) == name:
             groups[-1].append(binding)
@@ -127,5 +126,4 @@ def _node(group: list[relax.VarBinding], op_types: Mapping[str, str], uses: Mapp
         joined = group[0].var.same_as(second[0]) and isinstance(second[1], ir.GenericConst) and uses[group[0].var] == 1
         kind = kind if joined else kinds.OTHER
     name = _name(group[0])
-    op = op_types.get(name) or kind.op or operators[-1].removeprefix("relax.")
-    return Node(name or str(group[-1].var.name), op, kind, tuple(group), inputs, group[-1].var)
+    return Node(name or str(group[-1].var.name), op_types.get(name, ""), kind, tuple(group), inputs, group[-1].var)

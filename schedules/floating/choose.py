@@ -1,4 +1,8 @@
-"""Which rule schedules a fused function: register tiles and depthwise windows by annotation, everything else by its loops."""
+"""Chooses the schedule of each fused function.
+
+A function has a main block if it is a convolution or a matrix product: the block is annotated with SCHEDULE_KIND, the kind of
+schedule that it is made for, and a plan says how it is scheduled. There is one schedule for all other functions, without a plan.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,26 @@ from tvm.s_tir.schedule import SBlockRV
 
 from ..database import PLAN, Records
 from ..host import Host
+from .computations import SCHEDULE_KIND
 from .depthwise import DepthwisePlan, depthwise_plans, schedule_depthwise
-from .kernels import RULE
 from .loop_nests import schedule_loops
-from .loops import extents
+from .loops import blocks_of, extents
 from .register_tile import TilePlan, schedule_tile, tile_plans
 
-SCHEDULED = "tirx.is_scheduled"
-_OPAQUE = 8
-Plan = TilePlan | DepthwisePlan
+SCHEDULED = "tirx.is_scheduled"  # the attribute by which TVM leaves a function as it is
+_OPAQUE = 8  # TVM's operator pattern "opaque"
+SchedulePlan = TilePlan | DepthwisePlan
+# By the kind of schedule: what plans there are, and what schedules a block by one of them.
 _PLANS: dict[str, Callable[..., list[Any]]] = {"tile": tile_plans, "depthwise": depthwise_plans}
-_RULES: dict[str, Callable[..., None]] = {"tile": schedule_tile, "depthwise": schedule_depthwise}
+_SCHEDULERS: dict[str, Callable[..., None]] = {"tile": schedule_tile, "depthwise": schedule_depthwise}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a function is scheduled: ``source`` is "record" or "rule"; ``plan`` what either chose, empty for a rule without a choice.
+    """How a function is scheduled.
 
-    ``layers``: the network's, by name, that it computes.
+    ``source``: "record" if tuned records gave the plan, "rule" if it is the default. ``plan``: the plan as text, empty for a
+    function without a main block. ``layers``: the names of the network's layers that the function computes.
     """
 
     function: str
@@ -41,20 +47,21 @@ class Choice:
 def schedule_all(
     mod: tvm.IRModule, host: Host, records: Sequence[Records] = ()
 ) -> tuple[tvm.IRModule, tuple[Choice, ...]]:
-    """Every PrimFunc that is not scheduled yet with the schedule of a record, else with that of its rule.
+    """Schedules every PrimFunc: by the plan of the first of ``records`` that knows the function, else by the default plan.
 
-    Functions that are opaque to fusion or carry ``tirx.is_scheduled`` are left as they are.
+    Returns the module and a choice for each function that was scheduled. Functions for which ``is_scheduled`` holds stay as
+    they are.
     """
     functions, choices = dict(mod.functions_items()), []
     for var, function in mod.functions_items():
         if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
-        offered = plans(function, host)
+        offered = schedule_plans(function, host)
         wanted = [plan for each in records if (plan := each.plan(function)) is not None]
         tuned = next((plan for text in wanted for plan in offered if str(plan) == text), None)
         chosen = tuned or next(iter(offered), None)
         schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
-        apply_rule(schedule, host, chosen)
+        apply_plan(schedule, host, chosen)
         result = schedule.mod["main"].with_attr(SCHEDULED, True)
         symbol = function.attrs.get("global_symbol", None) if function.attrs else None
         functions[var] = result.with_attr("global_symbol", symbol) if symbol else result.without_attr("global_symbol")
@@ -63,42 +70,42 @@ def schedule_all(
 
 
 def is_scheduled(function: tirx.PrimFunc) -> bool:
-    """Whether whoever made the function scheduled it."""
+    """Whether the function was made with its schedule: it says so, or it is opaque to fusion."""
     attrs = function.attrs
     return bool(attrs) and (bool(attrs.get(SCHEDULED, False)) or int(attrs.get("op_pattern", 0)) == _OPAQUE)
 
 
-def plans(function: tirx.PrimFunc, host: Host) -> list[Plan]:
-    """What may be chosen for the function, the rule's own choice first; empty if its rule leaves no choice."""
+def schedule_plans(function: tirx.PrimFunc, host: Host) -> list[SchedulePlan]:
+    """All plans for the function, the default first; empty if it has no main block."""
     schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
     main = main_block(schedule)
-    return [] if main is None else _PLANS[_rule(schedule, main)](schedule, main, host)
+    return [] if main is None else _PLANS[_kind(schedule, main)](schedule, main, host)
 
 
 def loop_extents(function: tirx.PrimFunc) -> list[int]:
-    """How often the loops of the function's main block run; empty if it has none."""
+    """The numbers of iterations of the main block's loops; empty if the function has no main block."""
     schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
     main = main_block(schedule)
     return [] if main is None else extents(schedule, schedule.get_loops(main))
 
 
-def apply_rule(schedule: s_tir.Schedule, host: Host, plan: Plan | None) -> None:
-    """The rule of the function ``main`` in ``schedule``, applied to it; ``plan`` is None where the rule has no choice."""
+def apply_plan(schedule: s_tir.Schedule, host: Host, plan: SchedulePlan | None) -> None:
+    """Schedules the function ``main`` by a plan of its own kind; ``plan`` is None if it has no main block."""
     main = main_block(schedule)
     if main is None or plan is None:
         schedule_loops(schedule, host)
         return
     schedule.annotate(main, PLAN, str(plan))
-    _RULES[_rule(schedule, main)](schedule, main, host, plan)
+    _SCHEDULERS[_kind(schedule, main)](schedule, main, host, plan)
 
 
-def _rule(schedule: s_tir.Schedule, main: SBlockRV) -> str:
-    return str(schedule.get(main).annotations[RULE])
+def _kind(schedule: s_tir.Schedule, main: SBlockRV) -> str:
+    return str(schedule.get(main).annotations[SCHEDULE_KIND])
 
 
 def main_block(schedule: s_tir.Schedule) -> SBlockRV | None:
-    """The block that carries a rule's name."""
-    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        if RULE in schedule.get(block).annotations:
+    """The block that is annotated with a kind of schedule, None if there is none."""
+    for block in blocks_of(schedule):
+        if SCHEDULE_KIND in schedule.get(block).annotations:
             return block
     return None

@@ -1,4 +1,4 @@
-"""The CPU's part of a module: from Relax to scheduled TIR and calls that the virtual machine runs."""
+"""Compiles what the accelerator does not take, from Relax operators to scheduled TIR functions for the CPU."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 
 from ..schedules.database import Records
-from ..schedules.floating.rules import Choice, schedule_all
+from ..schedules.floating.choose import Choice, schedule_all
 from ..schedules.fused import Fused
 from ..schedules.host import host_of
 from .functions import legalizations
-from .lower import LowerKernels
 from .nhwc import ToNHWC, offloaded
+from .pack_weights import PackWeights
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
-    """Float operators in one layout, fused."""
+    """Rewrites the float operators in NHWC and fuses them into PrimFuncs, which are not scheduled yet."""
     nodes = {binding.var.name: node for binding in _bindings(mod) if (node := _node(binding.value))}
-    lower = LowerKernels(target)
+    pack_weights = PackWeights(target)
     passes = [
         ToNHWC(),
         relax.transform.DeadCodeElimination(),
-        lower,
+        pack_weights,
         *cpu_generic.library_dispatch_passes(target),
         relax.transform.LegalizeOps(legalizations()),
         relax.transform.AnnotateTIROpPattern(),
@@ -39,13 +39,15 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
     for call in (binding.value for binding in _bindings(mod)):
         if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir":
             weights = [arg for arg in call.args[1].fields if isinstance(arg, tvm.ir.GenericConst)]
-            own = [nodes.get(name, name) for weight, name in lower.layers if any(weight.same_as(w) for w in weights)]
+            own = [
+                nodes.get(name, name) for weight, name in pack_weights.layers if any(weight.same_as(w) for w in weights)
+            ]
             layers.setdefault(call.args[0].name_hint, []).extend(own)
     return Fused(mod, {function: tuple(names) for function, names in layers.items()})
 
 
 def _bindings(mod: tvm.IRModule) -> list[relax.Binding]:
-    """Of all Relax functions that no accelerator takes."""
+    """The bindings of all Relax functions that no accelerator takes."""
     functions = [f for f in mod.functions.values() if isinstance(f, relax.Function) and not offloaded(f)]
     return [
         b for f in functions if isinstance(f.body, relax.SeqExpr) for block in f.body.blocks for b in block.bindings
@@ -60,9 +62,10 @@ def _node(value: relax.Expr) -> str:
 def compile_cpu(
     mod: tvm.IRModule, target: tvm.target.Target, records: Sequence[Records] = ()
 ) -> tuple[tvm.IRModule, tuple[Choice, ...]]:
-    """A partitioned module ready for the virtual machine's code generator, and how each function was scheduled.
+    """Compiles a partitioned module for the virtual machine's code generator.
 
-    ``records``: where to look for tuned schedules, the first that has one wins; all others are made by rule.
+    ``records``: tuned plans; the first record that knows a function decides, and others get the default plan. Returns the
+    module and, for each function that was scheduled, how.
     """
     fused = fuse(mod, target)
     mod, chosen = schedule_all(fused.mod, host_of(target), records)

@@ -23,13 +23,16 @@ from qaccel.schedules.integer.move import MOST_PIECES
 from quant.layers import conv_model, model, node, prepared
 from schedules.kernels import CPUS, runs_here, target
 
-OFTEN = {"plain", "icelake-server"}  # the others in the slow tests
+OFTEN = ("icelake-server", "plain")  # the others in the slow tests
+FAST = next(cpu for cpu in OFTEN if runs_here(cpu))
 
 
 def _kinds():
     for cpu in CPUS:
         marks = [pytest.mark.skipif(not runs_here(cpu), reason="not this machine")]
-        yield pytest.param(cpu, marks=marks if cpu in OFTEN else [*marks, pytest.mark.slow])
+        if cpu != FAST:
+            marks.append(pytest.mark.wide if cpu in OFTEN else pytest.mark.slow)
+        yield pytest.param(cpu, marks=marks)
 
 
 @pytest.fixture(params=list(_kinds()), autouse=True)

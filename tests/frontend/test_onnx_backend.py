@@ -33,6 +33,7 @@ def is_lost(mine: BaseException | None, theirs: BaseException | None) -> bool:
     return mine is not None and theirs is None
 
 
+@pytest.mark.wide
 def test_a_fifth_of_the_operators_of_a_cnn() -> None:
     chosen = [case for case in cases() if case.op in CNN][::5]
     results = {case.name: run(case) for case in chosen}

@@ -195,6 +195,7 @@ def test_degenerate_tensors(method: str) -> None:
 
 @settings(max_examples=80)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.sampled_from(METHODS))
+@pytest.mark.wide
 def test_every_range_lies_within_the_observed_and_holds_zero(values: list[float], method: str) -> None:
     x = np.asarray(values, np.float32)[:, None]
     imported = import_onnx(model([node("Relu", ["x"], ["y"], name="r")], {}, (1, 1)))

@@ -43,6 +43,9 @@ class Records:
     database: ms.database.Database | None
     lock: Any = None  # the locked file that keeps other processes from adding measurements
 
+    def __repr__(self) -> str:
+        return f"<Records of {len(self.best)} functions in '{str(self.folder)[-120:]}'>"
+
     def plan(self, function: tirx.PrimFunc) -> str | None:
         """The fastest measured plan for the function, None if it was never measured."""
         return self.best.get(key_of(workload_of(function)))

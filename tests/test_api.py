@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.metadata
 import json
 from pathlib import Path
@@ -14,6 +15,8 @@ import small_models
 from frontend.onnx_models import model, node, ort_run
 from processes import run_python
 from qaccel.backend import register
+from qaccel.cli.main import main
+from qaccel.quant.calibrate.ranges import calibrate
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,7 @@ def test_every_public_name_is_there():
     for name in qaccel.__all__:
         assert hasattr(qaccel, name)
         assert name in dir(qaccel)
+    assert (Path(qaccel.__file__).parent / "py.typed").is_file()
     with pytest.raises(AttributeError, match="nonsense"):
         _ = qaccel.nonsense
 
@@ -105,9 +109,185 @@ def test_loaded_module_cannot_be_exported_again(quantized, tmp_path: Path):
 
 def test_target_names_the_accelerator(quantized):
     assert qaccel.compile(quantized, target="qaccel -config=qaccel-1024, llvm").report["hw"]["name"] == "qaccel-1024"
-    assert qaccel.compile(quantized, "qaccel-64", "llvm -mcpu=native").report["hw"]["name"] == "qaccel-64"
-    with pytest.raises(qaccel.QaccelError, match="given twice"):
-        qaccel.compile(quantized, "qaccel-64", "qaccel, llvm")
+    assert qaccel.compile(quantized, "qaccel-64", "qaccel, llvm -mcpu=native").report["hw"]["name"] == "qaccel-64"
+    with pytest.raises(qaccel.UserError, match="given twice"):
+        qaccel.compile(quantized, "qaccel-64", "qaccel -config=qaccel-64, llvm")
+
+
+def test_llvm_is_the_cpu_alone(chain, quantized, data):
+    """The float model as it is, a quantized one in the integers of the accelerator."""
+    floating = qaccel.compile(chain, target="llvm")
+    exact = ort_run(chain, {"x": data["x"][:1]})["y"]
+    np.testing.assert_allclose(floating.run({"x": data["x"][0]})["y"], exact, rtol=1e-4, atol=1e-5)
+    integers = qaccel.compile(quantized, target="llvm -mcpu=native")
+    assert integers.metadata["target"] == "llvm -mcpu=native"
+    np.testing.assert_array_equal(integers.run(data)["y"], quantized.run(data)["y"])
+    for module in (floating, integers):
+        assert module.artefacts == []
+        with pytest.raises(qaccel.UserError, match="CPU alone"):
+            _ = module.report
+    with pytest.raises(qaccel.UserError, match="is the CPU alone; give 'qaccel, llvm' or drop hw"):
+        qaccel.compile(chain, "qaccel-64", "llvm")
+
+
+def test_compile_writes_what_tvmc_writes(chain, data, tmp_path: Path):
+    """The same network by both doors: the same program, QDQ file, assembly, Relax and golden data."""
+    onnx.save(chain, tmp_path / "chain.onnx")
+    np.savez(tmp_path / "data.npz", **data)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    module = qaccel.compile(
+        tmp_path / "chain.onnx", target="qaccel -config=qaccel-64", calibration_data=tmp_path / "data.npz", bits=(4, 8),
+        input_shapes={"x": (1, 3, 16, 16)}, model_format="onnx", output=ours / "m.tar", report=ours / "report",
+        emit_qdq=ours / "qdq.onnx", emit_program=ours / "program", dump_code=("relax", "asm"),
+    )  # fmt: skip
+    names = ("m.tar", "qdq.onnx", "program", "report", "m.tar.relax", "m.tar.asm")
+    assert module.written == tuple(ours / name for name in names)
+    code = main([
+        "compile", str(tmp_path / "chain.onnx"), "--target=qaccel -config=qaccel-64", "--bits=W4A8", "--calibration-data",
+        str(tmp_path / "data.npz"), "--input-shapes=x:[1,3,16,16]", "--model-format=onnx", "-o", str(theirs / "m.tar"),
+        "--report", str(theirs / "report"), "--emit-qdq", str(theirs / "qdq.onnx"), "--emit-program",
+        str(theirs / "program"), "--dump-code=relax,asm",
+    ])  # fmt: skip
+    assert code == 0
+    files = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
+    compared = [
+        path for path in files if path.suffix != ".tar" and path.parts[0] != "report"
+    ]  # those hold compile times
+    assert {"program.bin", "memory_map.json", "qdq.onnx", "m.tar.asm", "m.tar.relax"} <= {
+        path.name for path in compared
+    }
+    for path in compared:
+        assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
+    assert module.code("asm") == (ours / "m.tar.asm").read_text()
+    loaded = qaccel.load(ours / "m.tar")
+    assert loaded.code("asm") == module.code("asm")
+    with pytest.raises(qaccel.UserError, match="has no Relax"):
+        loaded.code("relax")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"target": "llvm", "report": "r"}, "--report needs the accelerator"),
+        ({"target": "llvm", "emit_program": "p"}, "--emit-program needs the accelerator"),
+        ({"target": "llvm", "emit_qdq": "q.onnx"}, "--emit-qdq is for a quantized model"),
+        ({"dump_code": ("asm",)}, "give its output"),
+        ({"dump_code": ("ptx",), "output": "m.so"}, "'ptx' is unknown"),
+        ({"output": "m.onnx"}, "must end in .so or .tar"),
+        ({"tuning_records": "nowhere"}, "holds no records"),
+        ({"model_format": "caffe"}, "--model-format caffe"),
+        ({"calibration": "magic"}, "--calibration magic"),
+        ({"target": "vulkan"}, "unknown kind 'vulkan'"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_the_work(chain, tmp_path: Path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qaccel.pipeline.import_model", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("qaccel.pipeline.import_for_cpu", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(qaccel.UserError, match=says):
+        qaccel.compile(chain, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def broken(*_, **__):
+    raise ZeroDivisionError("oops\nand more")
+
+
+@pytest.mark.parametrize(
+    ("place", "stage", "call"),
+    [
+        ("qaccel.pipeline.import_model", "import", lambda q, chain, path: qaccel.quantize(chain)),
+        ("qaccel.pipeline.measure", "calibrate", lambda q, chain, path: qaccel.quantize(chain)),
+        ("qaccel.pipeline.partition", "partition", lambda q, chain, path: qaccel.compile(q)),
+        ("qaccel.pipeline.compile_subgraph", "codegen", lambda q, chain, path: qaccel.compile(q)),
+        ("qaccel.api.options_of", "compile", lambda q, chain, path: qaccel.compile(q)),
+        ("qaccel.api.write_report", "compile", lambda q, chain, path: qaccel.compile(q, report=path / "r")),
+        ("qaccel.api.execute.load", "load", lambda q, chain, path: qaccel.load("m.so")),
+        ("qaccel.api.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
+        ("qaccel.api.run_model", "run", lambda q, chain, path: q.run({})),
+        ("qaccel.run.execute.check_inputs", "run", lambda q, chain, path: qaccel.compile(q).run({})),
+        (
+            "qaccel.relax_idioms.import_relax",
+            "partition_for_qaccel",
+            lambda q, chain, path: qaccel.partition_for_qaccel(q.quantized.model.mod),
+        ),
+        ("qaccel.api.load_labelled", "evaluate", lambda q, chain, path: qaccel.compile(q).evaluate("d.npz")),
+        ("qaccel.api.export_library", "export", lambda q, chain, path: qaccel.compile(q).export_library(path / "m.so")),
+    ],
+)
+def test_what_is_unexpected_is_a_fault_with_its_stage(
+    quantized, chain, tmp_path: Path, monkeypatch, place, stage, call
+):
+    monkeypatch.setattr(place, broken)
+    with pytest.raises(qaccel.CompilerFault) as caught:
+        call(quantized, chain, tmp_path)
+    assert caught.value.stage == stage
+    assert str(caught.value).startswith(
+        f"internal error in the stage '{stage}': ZeroDivisionError: oops and more; this is"
+    )
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_mistakes_of_the_calling_program_stay_type_errors(chain):
+    for call in (qaccel.compile, qaccel.quantize):
+        with pytest.raises(TypeError, match="colour"):
+            call(chain, colour="red")
+        with pytest.raises(TypeError, match="PathLike"):
+            call(5)
+
+
+def test_keyboard_interrupt_passes(chain, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qaccel.pipeline.measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        qaccel.compile(chain)
+
+
+def objects_of(value, found: dict[type, object]) -> None:
+    """One object of each of qaccel's dataclasses that hangs on ``value``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if type(value) not in found:
+            found[type(value)] = value
+            for field in dataclasses.fields(value):
+                objects_of(getattr(value, field.name), found)
+    elif isinstance(value, tuple | list):
+        for item in value[:2]:
+            objects_of(item, found)
+
+
+def test_reprs_are_short(chain, quantized, data, tmp_path: Path):
+    """What a person sees who types the name of an object; `repr(module)` once had 306,334 characters."""
+    module = qaccel.compile(quantized, output=tmp_path / "m.tar")
+    cycles = f"{module.report['cycles']:,} cycles"
+    layers = len(module.report["layers"])
+    assert repr(module) == f"<Module '{quantized.name}': qaccel-256, {layers} layers, {cycles}>"
+    assert repr(qaccel.load(tmp_path / "m.tar")) == repr(module)
+    assert repr(quantized) == f"<QuantizedNetwork '{quantized.name}': 3 layers with weights, W8A8>"
+    assert repr(qaccel.compile(chain, target="llvm -mcpu=native")) == f"<Module '{quantized.name}': llvm -mcpu=native>"
+    ranges = calibrate(quantized.quantized.model, data)
+    found: dict[type, object] = {}
+    objects_of([module, ranges], found)
+    objects_of([quantized, module.runner], found)
+    names = {kind.__name__ for kind in found}
+    assert {"Module", "QuantizedNetwork", "Compiled", "Linked", "Runner", "QuantizedModel", "Artefact"} <= names
+    assert {"CompiledSubgraph", "Ranges", "Partitioned", "HwConfig", "CompileOptions", "ProfiledSubgraph"} <= names
+    for value in found.values():
+        assert len(repr(value)) < 200 and "\n" not in repr(value), type(value)
+
+
+def test_the_library_is_silent_until_it_is_listened_to(chain, tmp_path: Path):
+    onnx.save(chain, tmp_path / "chain.onnx")
+    code = "import logging, sys, qaccel\n{}\nqaccel.compile('chain.onnx')"
+    assert run_python(code.format(""), tmp_path) == ""
+    listens = "logging.basicConfig(level='DEBUG', stream=sys.stdout, format='%(name)s|%(message)s')"
+    lines = run_python(code.format(listens), tmp_path).splitlines()
+    for start in ("qaccel.stages|partition: begins", "qaccel.stages|quantize: 0.", "qaccel.npu.codegen|conv1: Tiling("):
+        assert any(line.startswith(start) for line in lines), start
 
 
 def test_quantized_network_takes_no_bits(quantized, data):

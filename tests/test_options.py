@@ -1,10 +1,20 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from qaccel.errors import QaccelError
+from qaccel.errors import QaccelError, UserError
 from qaccel.machine.hw import DEFAULT_CONFIG, load_config
-from qaccel.options import BitWidths, TargetOptions, parse_bits, parse_input_range, parse_input_shapes, parse_target
+from qaccel.options import (
+    BitWidths,
+    CompileOptions,
+    TargetOptions,
+    bits_of,
+    options_of,
+    parse_bits,
+    parse_input_shapes,
+    parse_target,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +92,56 @@ def test_bad_input_shapes(text: str, says: str):
 
 
 def test_input_range():
-    assert parse_input_range("-1,2.5") == (-1.0, 2.5)
+    for given in ("-1,2.5", (-1, 2.5), [-1.0, 2.5]):
+        assert options_of(TargetOptions(), input_range=given).input_range == (-1.0, 2.5)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "2,1", "1,1", "0,inf", "nan,1"])
-def test_bad_input_range(text: str):
-    with pytest.raises(QaccelError, match="--input-range"):
-        parse_input_range(text)
+@pytest.mark.parametrize("given", ["", "1", "1,2,3", "a,b", "2,1", "1,1", "0,inf", "nan,1", (2, 1), (1,), 5, ("a", 1)])
+def test_bad_input_range(given):
+    with pytest.raises(UserError, match="--input-range"):
+        options_of(TargetOptions(), input_range=given)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("calibration", "magic", "--calibration magic is unknown; choose one of minmax"),
+        ("io_dtype", "int4", "--io-dtype int4 is unknown"),
+        ("model_format", "caffe", "--model-format caffe is unknown"),
+        ("input_range", (1.0, 1.0), "--input-range 1,1"),
+    ],
+)
+def test_options_are_checked_where_they_are_made(field: str, value, says: str):
+    with pytest.raises(UserError, match=says):
+        CompileOptions(**{field: value})
+
+
+def test_strings_of_the_command_line_and_values_of_python_give_the_same_options():
+    strings = options_of(
+        parse_target("llvm"), input_shapes="x:[1,3]", input_range="0,1", bits="W4A8", tuning_records="r"
+    )
+    values = options_of(
+        parse_target("llvm"), input_shapes={"x": (1, 3)}, input_range=(0, 1), bits=(4, 8), tuning_records=Path("r")
+    )
+    assert strings == values
+
+
+@pytest.mark.parametrize("given", [8, "8", "W8A8", (8, 8), BitWidths(8, 8)])
+def test_bits_of_any_form(given):
+    assert bits_of(given) == BitWidths(8, 8)
+
+
+def test_hw_fills_in_what_the_target_leaves_open():
+    assert parse_target("qaccel", "qaccel-64").config == "qaccel-64"
+    assert parse_target("llvm -mcpu=skylake, qaccel", "qaccel-64").config == "qaccel-64"
+    assert parse_target("qaccel", None, "qaccel-1024").config == "qaccel-1024"
+    assert parse_target("qaccel -config=qaccel-64", None, "qaccel-1024").config == "qaccel-64"
+    assert parse_target("llvm", None, "qaccel-1024").config is None
+    with pytest.raises(UserError, match="given twice"):
+        parse_target("qaccel -config=qaccel-64", "qaccel-64")
+    for target in ("llvm", "llvm -mcpu=native"):
+        with pytest.raises(UserError, match="is the CPU alone"):
+            parse_target(target, load_config("qaccel-64"))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ qaccel.load("model.so").run({"x": x})
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
-from .errors import QaccelError
+from .errors import CompilerFault, QaccelError, UserError
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -18,15 +19,20 @@ if TYPE_CHECKING:
     from .relax_idioms import partition_for_qaccel
 
 __all__ = [
+    "CompilerFault",
     "Module",
     "QaccelError",
     "QuantizedNetwork",
+    "UserError",
     "__version__",
     "compile",
     "load",
     "partition_for_qaccel",
     "quantize",
 ]
+
+# Silent until the program that uses qaccel wants to hear it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for.
 _HOMES = {

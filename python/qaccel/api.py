@@ -1,43 +1,37 @@
-"""The Python API: quantize, compile, load."""
+"""The Python API: quantize, compile, load. ``tvmc`` calls the same functions."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
 
 from .dialect.quantized import QuantizedModel
-from .errors import UserError
+from .errors import UserError, boundary
 from .evaluate.integers import run_model
-from .export import export_library
+from .export import check_output_path, export_library
+from .machine.artefact import Artefact
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
+from .machine.isa import decode, disassemble
 from .machine.native import load_library
-from .options import (
-    Bits,
-    BitWidths,
-    CompileOptions,
-    TargetOptions,
-    checked_input_range,
-    checked_io_dtype,
-    checked_plan,
-    parse_bits,
-    parse_target,
-)
-from .pipeline import Compiled, compile_model, compile_quantized, quantize_model
-from .qdq.write import emit_qdq
+from .options import CompileOptions, Data, TargetOptions, options_of, parse_target
+from .pipeline import Compiled, ModelLike, compile_model, compile_quantized, quantize_model
+from .qdq.write import emit_qdq as write_qdq
 from .report.text import write_report
 from .run import execute
-from .run.files import check_folder, write_file
-from .stages import Stages
+from .run.evaluate import Evaluation, evaluate, load_labelled
+from .run.files import check_file, check_folder, write_file, write_text
+from .run.package import write_program
+from .run.remote import load_remote
+from .stages import Stages, progress_bar
 
-ModelLike: TypeAlias = str | Path | onnx.ModelProto
-Data = str | Path | Mapping[str, np.ndarray]
+DUMPS = ("relax", "asm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +43,10 @@ class QuantizedNetwork:
     options: CompileOptions
     quantized: QuantizedModel
     seconds: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        widths = sorted({str(bits) for bits in self.quantized.plan.values()})
+        return f"<QuantizedNetwork '{self.name[:60]}': {len(self.plan)} layers with weights, {', '.join(widths) or 'none'}>"
 
     @property
     def plan(self) -> dict[str, dict[str, int]]:
@@ -62,19 +60,27 @@ class QuantizedNetwork:
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the quantized model as standard ONNX QDQ."""
-        write_file(path, lambda temporary: emit_qdq(self.quantized, temporary), "quantized model")
+        with boundary("emit QDQ"):
+            write_file(path, lambda temporary: write_qdq(self.quantized, temporary), "quantized model")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling."""
-        return run_model(self.quantized, inputs)
+        with boundary("run"):
+            return run_model(self.quantized, inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A network that was compiled, or loaded from a file."""
+    """A network that was compiled, or loaded from a file. ``written``: the files and folders that `compile` wrote."""
 
     compiled: Compiled | None = None
     loaded: execute.Runner | None = None
+    written: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        report = self.metadata["report"] if self.compiled is None else self.compiled.report
+        name, target = self.metadata["model"][:60], self.metadata["target"][:60]
+        return f"<Module '{name}': {target if report is None else execute.figures(report)}>"
 
     @cached_property
     def runner(self) -> execute.Runner:
@@ -84,7 +90,8 @@ class Module:
             return self.loaded
         if self.compiled.options.target.mtriple is not None:
             raise UserError(f"the module is for {self.compiled.options.target.mtriple}; export it and run it there")
-        return execute.runner(self.compiled.executable, self.compiled.metadata)
+        with boundary("load"):
+            return execute.runner(self.compiled.executable, self.compiled.metadata)
 
     @property
     def report(self) -> dict[str, Any]:
@@ -100,24 +107,105 @@ class Module:
         return self.runner.metadata if self.compiled is None else self.compiled.metadata
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know about the compilation, one line each."""
+        return () if self.compiled is None else self.compiled.notes
+
+    @property
     def compile_seconds(self) -> dict[str, float]:
         """Seconds that each stage of the compilation took, in order; empty for a module that was loaded."""
         return {} if self.compiled is None else dict(self.compiled.compile_seconds)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What to know about the compilation, one line each."""
-        return () if self.compiled is None else self.compiled.notes
+    def artefacts(self) -> list[Artefact]:
+        """The accelerator's programs with their constants and memory maps, one per subgraph."""
+        if self.compiled is None:
+            return self.runner.artefacts()
+        return [each.compiled.artefact for each in self.compiled.subgraphs]
+
+    def code(self, kind: str) -> str:
+        """The network as text: "asm", the accelerator's programs; "relax", what both halves were compiled from.
+
+        Raises UserError for another kind, and for "relax" of a module that was loaded from a file, which has none.
+        """
+        _check_dumps((kind,))
+        if kind == "asm":
+            programs = ((each.symbol, disassemble(decode(each.program), each.layers)) for each in self.artefacts)
+            return "\n".join(f"# {symbol}\n{text}" for symbol, text in programs)
+        if self.compiled is None:
+            raise UserError(
+                "a module that was loaded from a file has no Relax; compile it again with --dump-code relax"
+            )
+        compiled = self.compiled
+        quantized = compiled.model.mod if compiled.quantized is None else compiled.quantized.mod
+        mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
+        return mod.script(show_meta=False)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name; see `execute.Runner.run`."""
-        return self.runner.run(inputs)
+        with boundary("run"):
+            return self.runner.run(inputs)
+
+    def evaluate(self, data: str | Path, reference: str | Path | None = None, *, progress: bool = False) -> Evaluation:
+        """Accuracy on an .npz of arrays by input name and ``labels``, and agreement with the float model ``reference``."""
+        with boundary("evaluate"):
+            arrays, labels = load_labelled(data, self.runner.inputs)
+            with progress_bar("evaluating", len(labels), progress) as advance:
+                return evaluate(self.runner, arrays, labels, reference, advance)
 
     def export_library(self, path: str | Path) -> Path:
         """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""
         if self.compiled is None:
             raise UserError("this module was loaded from a file; copy that file")
-        return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple)
+        with boundary("export"):
+            return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What `compile` is to write, and where; everything that can be wrong with the places is found before the work."""
+
+    output: str | Path | None
+    dump_code: tuple[str, ...]
+    emit_qdq: str | Path | None
+    emit_program: str | Path | None
+    report: str | Path | None
+
+    def check(self, options: CompileOptions, quantized: bool) -> None:
+        """Raises UserError for a place that cannot be written, and for files that this target has not."""
+        _check_dumps(self.dump_code)
+        if self.output is not None:
+            check_output_path(self.output, options.target.mtriple)
+        elif self.dump_code:
+            raise UserError("--dump-code is written beside the module; give its output, or take Module.code")
+        if self.emit_qdq is not None:
+            check_file(self.emit_qdq, "--emit-qdq")
+            if not quantized:
+                raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
+        for flag, folder in (("--emit-program", self.emit_program), ("--report", self.report)):
+            if folder is not None:
+                check_folder(folder, flag)
+                if options.target.config is None:
+                    raise UserError(
+                        f"{flag} needs the accelerator, and --target '{options.target}' has none; add qaccel"
+                    )
+
+    def write(self, module: Module) -> tuple[Path, ...]:
+        """Write it all; gives the paths."""
+        compiled, written = module.compiled, []
+        assert compiled is not None
+        if self.output is not None:
+            written.append(module.export_library(self.output))
+        if self.emit_qdq is not None and compiled.quantized is not None:
+            quantized = compiled.quantized
+            written.append(write_file(self.emit_qdq, lambda path: write_qdq(quantized, path), "--emit-qdq"))
+        if self.emit_program is not None:
+            written.append(write_program(self.emit_program, module.artefacts, compiled.golden_inputs()))
+        if self.report is not None and compiled.report is not None:
+            written.append(write_report(self.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
+        for kind in self.dump_code:
+            written.append(write_text(f"{self.output}.{kind}", module.code(kind), "dump"))
+        return tuple(written)
 
 
 def quantize(
@@ -127,130 +215,115 @@ def quantize(
     bits: Any = None,
     hw: str | HwConfig = DEFAULT_CONFIG,
     calibration: str = "minmax",
-    input_range: tuple[float, float] | None = None,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_range: str | tuple[float, float] | None = None,
+    input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
-    passes: Sequence[str] | None = None,
+    model_format: str | None = None,
+    passes: str | Sequence[str] | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
-    """Quantize an ONNX model.
+    """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
 
     ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
-    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``passes``: names of the quantizer's
-    passes that may run (default: all). ``hw`` is what `compile` defaults to.
-    Raises UserError with one line for what a user can mend.
+    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
+    ``--input-shapes`` has them. ``passes``: names of the quantizer's passes that may run (default: all). ``hw`` is what
+    `compile` defaults to.
+    Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
-    options = _options(
-        TargetOptions(load_config(hw)),
-        calibration_data,
-        bits,
-        calibration,
-        input_range,
-        input_shapes,
-        preprocess,
-        passes,
-    )
-    stages = Stages(progress)
-    quantized = quantize_model(model, options, stages)
-    return QuantizedNetwork(model_name(model), load_config(hw), options, quantized, stages.seconds)
+    name = model_name(model)
+    with boundary("quantize"):
+        config = load_config(hw)
+        options = options_of(
+            TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
+            input_range=input_range, input_shapes=input_shapes, preprocess=preprocess, model_format=model_format,
+            passes=passes,
+        )  # fmt: skip
+        stages = Stages(progress)
+        return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
 
 
 def compile(
     model: ModelLike | QuantizedNetwork,
     hw: str | HwConfig | None = None,
-    target: str = "llvm",
+    target: str = "qaccel",
     *,
     calibration_data: Data | None = None,
     bits: Any = None,
     calibration: str = "minmax",
-    input_range: tuple[float, float] | None = None,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_range: str | tuple[float, float] | None = None,
+    input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     preprocess: str | None = None,
-    passes: Sequence[str] | None = None,
+    model_format: str | None = None,
+    passes: str | Sequence[str] | None = None,
     io_dtype: str = "float32",
+    tuning_records: str | Path | None = None,
+    output: str | Path | None = None,
     report: str | Path | None = None,
+    emit_qdq: str | Path | None = None,
+    emit_program: str | Path | None = None,
+    dump_code: tuple[str, ...] = (),
     progress: bool = False,
 ) -> Module:
-    """Compile an ONNX model, or what `quantize` gave, for the accelerator ``hw`` (default: qaccel-256) and the host.
+    """Compile a model, or what `quantize` gave; all that ``tvmc compile`` can do, by keywords of the same names.
 
-    ``target`` names the host ("llvm -mcpu=native") or both ("qaccel -config=qaccel-64, llvm"); ``report`` is a folder for
-    report.json, layers.csv, timeline.json, report.html and compile_seconds.json; ``io_dtype`` "int8" or "uint8" gives the
-    module integer inputs and outputs. The other arguments are those of `quantize`; they must be absent if that was called
-    before. Raises UserError with one line for what a user can mend.
+    ``target`` is what ``--target`` is: "qaccel" the accelerator and this machine, "qaccel, llvm -mcpu=..." names the host
+    too, "llvm" is the CPU alone. ``hw`` is the accelerator (default: qaccel-256, or what the model was quantized for).
+    ``io_dtype`` "int8" or "uint8" gives the module integer inputs and outputs; ``tuning_records`` is a folder of ``tvmc
+    tune``. The arguments of `quantize` must be absent if that was called before.
+
+    What else to write: ``output`` the module (.so or .tar), ``report`` a folder for report.json, layers.csv, timeline.json,
+    report.html and compile_seconds.json, ``emit_qdq`` the quantized model as ONNX QDQ, ``emit_program`` a folder for
+    program, memory map and golden data, ``dump_code`` "relax" and "asm" beside ``output``; see `Module.written`.
+    Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
-    if report is not None:
-        check_folder(report, "report")
-    parsed = parse_target(target)
-    if parsed.config is not None and hw is not None:
-        raise UserError(f"the accelerator is given twice: hw={hw!r} and target={target!r}")
-    default = model.hw if isinstance(model, QuantizedNetwork) else DEFAULT_CONFIG
-    config = load_config(parsed.config or hw or default)
-    stages = Stages(progress)
-    options = _options(
-        TargetOptions(config, parsed.host),
-        calibration_data,
-        bits,
-        calibration,
-        input_range,
-        input_shapes,
-        preprocess,
-        passes,
-    )
-    options = replace(options, io_dtype=checked_io_dtype(io_dtype))
-    if isinstance(model, QuantizedNetwork):
-        if any(each is not None for each in (calibration_data, bits, input_range, input_shapes, preprocess, passes)):
-            raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
-        stages.seconds.update(model.seconds)
-        compiled = compile_quantized(model.quantized, options, model.name, stages)
-    else:
-        compiled = compile_model(model, options, model_name(model), stages)
-    module = Module(compiled)
-    if report is not None:
-        write_report(report, module.report, compiled.timeline(), compiled.compile_seconds)
-    return module
+    given = model if isinstance(model, QuantizedNetwork) else None
+    name = model_name(model) if not isinstance(model, QuantizedNetwork) else model.name
+    with boundary("compile"):
+        parsed = parse_target(target, hw, DEFAULT_CONFIG if given is None else given.hw)
+        if parsed.config is not None:
+            parsed = TargetOptions(load_config(parsed.config), parsed.host)
+        options = options_of(
+            parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
+            input_shapes=input_shapes, preprocess=preprocess, io_dtype=io_dtype, model_format=model_format,
+            tuning_records=tuning_records, passes=passes,
+        )  # fmt: skip
+        places = _Places(output, tuple(dump_code), emit_qdq, emit_program, report)
+        places.check(options, given is not None or options.quantizes)
+        stages = Stages(progress)
+        if isinstance(model, QuantizedNetwork):
+            before = (calibration_data, bits, input_range, input_shapes, preprocess, model_format, passes)
+            if any(each is not None for each in before):
+                raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
+            stages.seconds.update(model.seconds)
+            compiled = compile_quantized(model.quantized, options, name, stages)
+        else:
+            compiled = compile_model(model, options, name, stages)
+        return Module(compiled, written=places.write(Module(compiled)))
 
 
-def load(path: str | Path) -> Module:
-    """A module that was exported. Raises UserError if it is missing, damaged or of another version."""
-    load_library()
-    return Module(loaded=execute.load(path))
+def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
+    """A module that was exported, here or on a server of ``rpc_key`` that TVM's tracker at ``rpc_tracker`` gives out.
+
+    Raises UserError if it is missing, damaged or of another version, or no such server answers.
+    """
+    with boundary("load"):
+        if (rpc_tracker is None) != (rpc_key is None):
+            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
+        if rpc_tracker is not None and rpc_key is not None:
+            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
+        load_library()
+        return Module(loaded=execute.load(path))
 
 
 def model_name(model: ModelLike) -> str:
-    """What the report calls a model: its file's name without suffix, or its graph's name."""
+    """What the report calls a model: its file's name without suffix, or its graph's name. Raises TypeError if it is neither."""
     if isinstance(model, onnx.ModelProto):
         return model.graph.name or "model"
     return Path(os.fspath(model)).stem
 
 
-def _options(
-    target: TargetOptions,
-    calibration_data: Data | None,
-    bits: Any,
-    calibration: str,
-    input_range: tuple[float, float] | None,
-    input_shapes: Mapping[str, tuple[int, ...]] | None,
-    preprocess: str | None,
-    passes: Sequence[str] | None,
-) -> CompileOptions:
-    return CompileOptions(
-        target=target,
-        input_shapes=dict(input_shapes) if input_shapes is not None else None,
-        calibration_data=calibration_data,
-        preprocess=preprocess,
-        calibration=calibration,
-        input_range=checked_input_range(input_range) if input_range is not None else None,
-        bits=_bits(bits),
-        passes=tuple(passes) if passes is not None else None,
-    )
-
-
-def _bits(bits: Any) -> Bits | None:
-    if bits is None or isinstance(bits, BitWidths):
-        return bits
-    if isinstance(bits, Mapping):
-        return checked_plan(bits, "bits")
-    if isinstance(bits, tuple) and len(bits) == 2:
-        return parse_bits(f"W{bits[0]}A{bits[1]}")
-    return parse_bits(os.fspath(bits) if isinstance(bits, os.PathLike) else str(bits))
+def _check_dumps(kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        if kind not in DUMPS:
+            raise UserError(f"--dump-code {kind!r} is unknown; it knows {', '.join(DUMPS)}")

@@ -18,11 +18,16 @@ from .run.files import check_file, write_file
 SUFFIXES = (".so", ".tar")
 
 
-def check_output_path(path: str | Path) -> Path:
-    """The path, if a module can be written there. Raises UserError for another suffix or a folder that is missing."""
+def check_output_path(path: str | Path, mtriple: str | None = None) -> Path:
+    """The path, if a module for ``mtriple`` (None: this machine) can be written there.
+
+    Raises UserError for another suffix, a folder that is missing, and a .so that no installed compiler links.
+    """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"output '{path}' must end in {' or '.join(SUFFIXES)}")
+    if path.suffix == ".so":
+        _linker(mtriple)
     return check_file(path, "output")
 
 
@@ -32,14 +37,12 @@ def export_library(executable: relax.VMExecutable, path: str | Path, mtriple: st
     ``mtriple`` cross-compiles: a .so then needs that triple's g++. Raises UserError if the path cannot be written or
     no compiler links it. The same module gives the same bytes.
     """
-    path = check_output_path(path)
+    path = check_output_path(path, mtriple)
     arguments: dict[str, Any] = {}
-    if path.suffix == ".so":
-        compiler = _linker(mtriple)
-        if mtriple is not None:
-            arguments["fcompile"] = cc.cross_compiler(compiler)
-    else:
+    if path.suffix == ".tar":
         arguments["fcompile"] = _tar
+    elif mtriple is not None:
+        arguments["fcompile"] = cc.cross_compiler(_linker(mtriple))
 
     def write(temporary: Path) -> None:
         try:

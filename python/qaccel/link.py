@@ -34,6 +34,9 @@ class Linked:
     executable: relax.VMExecutable
     choices: tuple[Choice, ...]
 
+    def __repr__(self) -> str:
+        return f"<Linked: {len(self.choices)} functions of the CPU>"
+
 
 def link(mod: tvm.IRModule, options: CompileOptions, metadata: Mapping[str, Any]) -> Linked:
     """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`.

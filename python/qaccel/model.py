@@ -37,3 +37,9 @@ class ImportedModel:
     outputs: tuple[TensorSpec, ...]
     # Mean and standard deviation of every channel in training, by the node whose output a BatchNormalization made.
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        ends = (
+            ", ".join(f"{spec.name} {list(spec.shape)}" for spec in specs)[:60] for specs in (self.inputs, self.outputs)
+        )
+        return f"<{type(self).__name__}: {' -> '.join(ends)}>"

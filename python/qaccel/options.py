@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class BitWidths:
 
 
 Bits = BitWidths | Mapping[str, BitWidths]
+Data = str | Path | Mapping[str, np.ndarray]
 DEFAULT_BITS = BitWidths(8, 8)
 BITS_WITHOUT_DATA = BitWidths(8, 16)
 
@@ -66,8 +68,7 @@ class TargetOptions:
     def __str__(self) -> str:
         flags = " ".join(f"-{k}={','.join(v) if isinstance(v, tuple) else v}" for k, v in self.host)
         host = f"llvm {flags}".strip()
-        name = self.config.name if isinstance(self.config, HwConfig) else self.config
-        return host if name is None else f"qaccel -config={name}, {host}"
+        return host if self.config is None else f"qaccel -config={_name(self.config)}, {host}"
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ class CompileOptions:
     module's inputs and outputs. ``model_format`` None: by the file's suffix.
     ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may run;
     None for all.
+
+    Raises UserError for a method, type or format that is unknown, and for an input range that is none.
     """
 
     target: TargetOptions = TargetOptions()
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
-    calibration_data: str | Path | Mapping[str, np.ndarray] | None = None
+    calibration_data: Data | None = None
     preprocess: str | None = None
     calibration: str = "minmax"
     input_range: tuple[float, float] | None = None
@@ -94,13 +97,72 @@ class CompileOptions:
     passes: tuple[str, ...] | None = None
     synthetic_samples: int = field(default=16, repr=False)
 
+    def __post_init__(self) -> None:
+        _check_choice("--calibration", self.calibration, CALIBRATION_METHODS)
+        _check_choice("--io-dtype", self.io_dtype, IO_DTYPES)
+        if self.model_format is not None:
+            _check_choice("--model-format", self.model_format, MODEL_FORMATS)
+        if self.input_range is not None:
+            lo, hi = self.input_range
+            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+                raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
 
-def parse_target(text: str) -> TargetOptions:
+    @property
+    def quantizes(self) -> bool:
+        """Whether the network will run in integers: on the accelerator always, on the CPU alone where bits or data ask for it."""
+        return self.target.config is not None or self.bits is not None or self.calibration_data is not None
+
+    def __repr__(self) -> str:
+        given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) != each.default]
+        return f"<CompileOptions {self.target}; {', '.join(given) or 'nothing'} given>"
+
+
+def options_of(
+    target: TargetOptions,
+    *,
+    input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
+    calibration_data: Data | None = None,
+    preprocess: str | None = None,
+    calibration: str = "minmax",
+    input_range: str | tuple[float, float] | None = None,
+    bits: Any = None,
+    io_dtype: str = "float32",
+    model_format: str | None = None,
+    tuning_records: str | Path | None = None,
+    passes: str | Sequence[str] | None = None,
+) -> CompileOptions:
+    """Options as Python or the command line give them: values, or the strings that the flags take.
+
+    ``input_shapes``: by input name, or `parse_input_shapes`; ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
+    ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
+    """
+    if isinstance(input_shapes, str):
+        input_shapes = parse_input_shapes(input_shapes)
+    return CompileOptions(
+        target=target,
+        input_shapes=dict(input_shapes) if input_shapes is not None else None,
+        calibration_data=calibration_data,
+        preprocess=preprocess,
+        calibration=calibration,
+        input_range=_input_range(input_range) if input_range is not None else None,
+        bits=bits_of(bits) if bits is not None else None,
+        io_dtype=io_dtype,
+        model_format=model_format,
+        tuning_records=Path(tuning_records) if tuning_records is not None else None,
+        passes=parse_passes(passes) if isinstance(passes, str) else tuple(passes) if passes is not None else None,
+    )
+
+
+def parse_target(
+    text: str, hw: str | HwConfig | None = None, default: str | HwConfig = DEFAULT_CONFIG
+) -> TargetOptions:
     """``"qaccel -config=qaccel-1024, llvm -mcpu=native"``: either half alone, too. Flags are ``-name=value``.
 
-    Raises UserError for another kind, a flag that the kind does not have, or a value of the wrong type.
+    ``hw``: the accelerator's config, if the text gives none; ``default``: if neither does. Raises UserError for another
+    kind, a flag that the kind does not have, a value of the wrong type, and for ``hw`` beside a text that gives a config
+    itself or names no accelerator.
     """
-    config: str | None = None
+    config: str | HwConfig | None = None
     host: dict[str, Any] = {}
     kinds: list[str] = []
     # Attributes such as +avx2,+fma have commas of their own; a kind begins with a letter.
@@ -117,24 +179,25 @@ def parse_target(text: str) -> TargetOptions:
             for name in flags:
                 if name != "config":
                     raise UserError(f"--target {text!r}: qaccel has no flag -{name}; it has -config")
-            config = flags.get("config", DEFAULT_CONFIG)
+            if "config" in flags and hw is not None:
+                raise UserError(f"the accelerator is given twice: hw={_name(hw)!r} and target={text!r}; drop one")
+            config = flags.get("config") or hw or default
         else:
             host = {name: _host_value(name, value, text) for name, value in flags.items()}
+    if hw is not None and "qaccel" not in kinds:
+        raise UserError(
+            f"hw={_name(hw)!r} names an accelerator, and target={text!r} is the CPU alone; give 'qaccel, {text}' or drop hw"
+        )
     return TargetOptions(config, tuple(host.items()))
 
 
-def checked_model_format(text: str | None) -> str | None:
-    """The same format. Raises UserError unless it is one of MODEL_FORMATS, or None."""
-    if text is not None and text not in MODEL_FORMATS:
-        raise UserError(f"--model-format {text} is unknown; choose one of {', '.join(MODEL_FORMATS)}")
-    return text
+def _name(config: str | HwConfig) -> str:
+    return config.name if isinstance(config, HwConfig) else str(config)
 
 
-def checked_io_dtype(text: str) -> str:
-    """The same type. Raises UserError unless it is one of IO_DTYPES."""
-    if text not in IO_DTYPES:
-        raise UserError(f"--io-dtype {text} is unknown; choose one of {', '.join(IO_DTYPES)}")
-    return text
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{flag} {value} is unknown; choose one of {', '.join(choices)}")
 
 
 def _flag(word: str, kind: str, text: str) -> tuple[str, str]:
@@ -181,22 +244,27 @@ def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def parse_input_range(text: str) -> tuple[float, float]:
-    """``"LO,HI"``, finite and LO < HI. Raises UserError if it is not."""
-    parts = text.split(",")
+def _input_range(given: str | tuple[float, float]) -> tuple[float, float]:
+    """``"LO,HI"`` or a pair as two numbers. Raises UserError if it is none."""
     try:
-        lo, hi = (float(part) for part in parts)
-    except ValueError:
-        raise UserError(f"--input-range {text!r} must be two numbers LO,HI") from None
-    return checked_input_range((lo, hi))
+        lo, hi = (float(part) for part in (given.split(",") if isinstance(given, str) else given))
+    except (ValueError, TypeError):
+        raise UserError(f"--input-range {given!r} must be two numbers LO,HI") from None
+    return lo, hi
 
 
-def checked_input_range(values: tuple[float, float]) -> tuple[float, float]:
-    """The same range. Raises UserError unless both ends are finite and the first is below the second."""
-    lo, hi = values
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-        raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
-    return float(lo), float(hi)
+def bits_of(given: Any) -> Bits:
+    """Widths as Python gives them: 8, (8, 16), a plan by node name, or a string or path as `parse_bits` takes it.
+
+    Raises UserError for widths other than 4, 8 and 16, and for a plan that is not of its form.
+    """
+    if isinstance(given, BitWidths):
+        return given
+    if isinstance(given, Mapping):
+        return checked_plan(given, "bits")
+    if isinstance(given, tuple) and len(given) == 2:
+        return parse_bits(f"W{given[0]}A{given[1]}")
+    return parse_bits(os.fspath(given) if isinstance(given, os.PathLike) else str(given))
 
 
 def parse_passes(text: str) -> tuple[str, ...]:

@@ -59,6 +59,10 @@ class Compiled:
     notes: tuple[str, ...]
     compile_seconds: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        cycles = "" if self.report is None else f", {self.report['cycles']:,} cycles"
+        return f"<Compiled '{self.metadata['model'][:60]}' for {self.metadata['target'][:60]}{cycles}>"
+
     @property
     def executable(self) -> Any:
         """The linked module, as `relax.VirtualMachine` takes it."""
@@ -88,7 +92,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
     user can mend.
     """
     records_of(options)  # a mistake in target or records shows before the long work
-    if options.target.config is None and options.bits is None and options.calibration_data is None:
+    if not options.quantizes:
         return _compile_float(model, options, name, stages)
     if options.target.config is not None:
         load_config(options.target.config)

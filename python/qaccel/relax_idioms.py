@@ -10,10 +10,11 @@ import tvm
 from tvm import relax
 
 from .dialect import operators
+from .errors import boundary
 from .frontend.import_relax import import_relax
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .npu.partition.partition import float_macs, partition
-from .options import CompileOptions, checked_input_range, parse_bits
+from .options import TargetOptions, options_of
 from .pipeline import quantize_imported
 from .stages import Stages
 
@@ -33,17 +34,16 @@ def partition_for_qaccel(
     inputs within ``input_range`` at W8A16, or at ``bits`` as ``--bits`` takes them. The signature of ``main`` stays.
     Raises UserError for a module without ``main``, and where shapes are symbolic.
     """
-    config = load_config(hw)
-    if "main" not in {var.name_hint for var in mod.get_global_vars()} or _is_quantized(mod):
-        return partition(mod, config).mod
-    model = import_relax(mod)
-    options = CompileOptions(
-        calibration_data=calibration_data,
-        input_range=checked_input_range(input_range) if input_range is not None else None,
-        bits=parse_bits(str(bits)) if bits is not None else None,
-    )
-    quantized = quantize_imported(model, options, Stages())
-    return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
+    with boundary("partition_for_qaccel"):
+        config = load_config(hw)
+        if "main" not in {var.name_hint for var in mod.get_global_vars()} or _is_quantized(mod):
+            return partition(mod, config).mod
+        model = import_relax(mod)
+        options = options_of(
+            TargetOptions(config), calibration_data=calibration_data, input_range=input_range, bits=bits
+        )
+        quantized = quantize_imported(model, options, Stages())
+        return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
 
 
 def _is_quantized(mod: tvm.IRModule) -> bool:

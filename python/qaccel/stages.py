@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from .errors import boundary
+
+log = logging.getLogger(__name__)
+
 
 class Stages:
-    """Times named stages. An exception that leaves a stage carries its name as ``qaccel_stage``.
+    """Times named stages. What is wrong inside one leaves it as a QaccelError, a fault of the compiler with its stage.
 
     ``show``: name the running stage on standard error, if that is a terminal.
     """
@@ -22,16 +27,15 @@ class Stages:
     @contextmanager
     def __call__(self, name: str, own_progress: bool = False) -> Iterator[None]:
         """Run a block as stage ``name``; times of blocks with one name add up. ``own_progress``: it shows its own."""
+        log.debug("%s: begins", name)
         start = time.perf_counter()
         try:
-            with nullcontext() if own_progress else self._status(name):
+            with boundary(name), nullcontext() if own_progress else self._status(name):
                 yield
-        except Exception as error:
-            if not hasattr(error, "qaccel_stage"):
-                error.qaccel_stage = name  # type: ignore[attr-defined]
-            raise
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            log.info("%s: %.2f s", name, seconds)
 
     def _status(self, name: str) -> AbstractContextManager[Any]:
         if not self.show:
@@ -41,6 +45,15 @@ class Stages:
         return Console(stderr=True).status(f"{name} ...")
 
 
-def stage_of(error: BaseException) -> str | None:
-    """The stage that an exception left, if it left one."""
-    return getattr(error, "qaccel_stage", None)
+@contextmanager
+def progress_bar(what: str, total: int, show: bool) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error, if wanted and if that is a terminal; the block calls what it gets with how many are done."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)

@@ -310,18 +310,66 @@ def test_verbose_adds_the_trace(folder, capfd):
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_internal_error_names_its_stage(folder, capfd, monkeypatch):
-    def broken(*_):
+REPORT = "this is a fault of qaccel: run again with -v and report the trace together with the model and the command"
+
+
+@pytest.mark.parametrize(
+    ("place", "stage", "arguments"),
+    [
+        ("qaccel.pipeline.partition", "partition", ["compile", "model.onnx", "--target=qaccel"]),
+        ("qaccel.cli.compile._print_notes", "compile", ["compile", "model.onnx", "--target=llvm", "-o", "{new}.so"]),
+        ("qaccel.run.execute.check_inputs", "run", ["run", "{module}", "--inputs", "inputs.npz"]),
+        ("qaccel.api.execute.load", "load", ["run", "{module}", "--inputs", "inputs.npz"]),
+        ("qaccel.api.evaluate", "evaluate", ["evaluate", "{module}", "--data", "labelled.npz"]),
+        ("qaccel.cli.inspect._memory", "inspect", ["inspect", "{module}"]),
+        ("qaccel.frontend.import_model.import_model", "tune", ["tune", "model.onnx", "--target=llvm", "-o", "records"]),
+    ],
+)
+def test_fault_of_the_compiler(folder, compiled, capfd, monkeypatch, tmp_path_factory, place, stage, arguments):
+    """Whatever goes wrong inside a verb gives one line and exit 3; with -v its trace, too."""
+
+    def broken(*_, **__):
         raise ZeroDivisionError("oops\nand more")
 
-    monkeypatch.setattr("qaccel.pipeline.partition", broken)
-    assert main(["compile", "model.onnx", "--target=qaccel"]) == 1
+    samples = small_models.samples(small_models.chain(), 4)
+    np.savez(folder / "labelled.npz", **samples, labels=np.zeros(4, np.int64))
+    new = tmp_path_factory.mktemp("new") / "new"
+    arguments = [each.format(module=compiled, new=new) for each in arguments]
+    before = tree(folder)
+    monkeypatch.setattr(place, broken)
+    capfd.readouterr()
+    assert main(arguments) == 3
+    out, err = capfd.readouterr()
+    assert err == f"error: internal error in the stage '{stage}': ZeroDivisionError: oops and more; {REPORT}\n"
+    assert "written: " not in out
+    assert tree(folder) == before
+    assert main([*arguments, "-v"]) == 3
+    err = capfd.readouterr().err
+    assert "ZeroDivisionError: oops" in err.split("error: internal error")[0] and "Traceback" in err
+
+
+def test_a_program_that_the_checker_refuses_is_a_fault(folder, capfd, monkeypatch):
+    """The finding is not the user's to mend: exit 3, in the stage that made the program."""
+    monkeypatch.setattr("qaccel.npu.check.program.first_fault", lambda *_: "is never legal")
+    assert main(["compile", "model.onnx", "--target=qaccel", "-o", "out.so"]) == 3
     (line,) = capfd.readouterr().err.splitlines()
-    assert (
-        line
-        == "error: internal error in the stage 'partition': ZeroDivisionError: oops and more; run again with -v for the trace"
-    )
-    assert not (folder / "module.so").exists()
+    assert line.startswith("error: internal error in the stage 'codegen': program check: instruction 0 (")
+    assert line.endswith(f"): is never legal; {REPORT}")
+    assert not (folder / "out.so").exists()
+
+
+def test_verbose_says_what_happens(folder, capfd):
+    """-v the stages with their seconds, -vv what was decided and why; the next command is silent again."""
+    assert main(["compile", "model.onnx", "--target=qaccel", "-o", "a.so", "-v"]) == 0
+    err = capfd.readouterr().err
+    stages = [line.split(": ")[1] for line in err.splitlines() if line.startswith("qaccel.stages: ")]
+    assert stages == ["import", "calibrate", "quantize", "partition", "codegen", "profile", "link"]
+    assert "Tiling(" not in err
+    assert main(["compile", "model.onnx", "--target=qaccel", "-o", "a.so", "-vv"]) == 0
+    err = capfd.readouterr().err
+    assert "qaccel.stages: import: begins" in err and "qaccel.npu.codegen: conv1: Tiling(" in err
+    assert main(["compile", "model.onnx", "--target=qaccel", "-o", "a.so"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from qaccel.dialect.attributes import register
 from qaccel.dialect.check import check_quantized
 from qaccel.dialect.operators import Quantization as Q
 from qaccel.dialect.pieces import Piece, flattened
-from qaccel.errors import QaccelError
+from qaccel.errors import CompilerFault, UserError
 
 SCALE = float(np.float32(0.1))
 ENTRY = Q(8, SCALE, 3)
@@ -124,7 +124,7 @@ def test_check_accepts(mod):
 )
 def test_check_names_the_node(mod, name, change, message):
     changed = {attrs.name: dataclasses.replace(attrs, **change) for attrs in ALL if attrs.name == name}
-    with pytest.raises(QaccelError, match=f"^{name}: .*{message}"):
+    with pytest.raises(CompilerFault, match=f"^internal error: {name}: .*{message}"):
         check_quantized(rebuilt(mod, changed))
 
 
@@ -137,12 +137,14 @@ def test_check_finds_a_table_of_another_size(mod):
             q = builder.emit(o.TableAttrs("table", "Sigmoid", LAST, ENTRY).call(q, np.arange(255)))
             y = builder.emit_output(o.DequantizeAttrs("y", LAST, (0, 3, 1, 2), (1, 8, 6, 4)).call(q))
         builder.emit_func_output(y)
-    with pytest.raises(QaccelError, match=r"^table: a table of \[255\] entries; sources of 8 bits take 256"):
+    with pytest.raises(
+        CompilerFault, match=r"^internal error: table: a table of \[255\] entries; sources of 8 bits take 256"
+    ):
         check_quantized(builder.get())
 
 
 def test_check_finds_a_weight_out_of_range(mod):
-    with pytest.raises(QaccelError, match="^conv: a weight is outside 4 bits"):
+    with pytest.raises(CompilerFault, match="^internal error: conv: a weight is outside 4 bits"):
         check_quantized(rebuilt(mod, {}, weight=8))
 
 
@@ -167,13 +169,13 @@ def rebuilt(mod: tvm.IRModule, changed: dict[str, o.Attrs], weight: int = 7) -> 
 
 def test_read_refuses_other_calls():
     x = relax.Var("x", relax.TensorType((1,), "float32"))
-    with pytest.raises(QaccelError, match="not an operator of the quantized dialect"):
+    with pytest.raises(CompilerFault, match="not an operator of the quantized dialect"):
         o.read(relax.op.nn.relu(x))
 
 
 def test_symbolic_shapes_are_refused():
     n = tvm.tirx.Var("n", "int64")
-    with pytest.raises(QaccelError, match="symbolic shape"):
+    with pytest.raises(UserError, match="symbolic shape"):
         o.static_shape(relax.Var("x", relax.TensorType((n, 2), "float32")))
 
 

@@ -1,4 +1,4 @@
-"""Operators in exact integers, written from DESIGN section 4 alone: nothing here is the compiler's.
+"""Operators in exact integers, written from the numerics as the ISA manual states them, alone: nothing here is the compiler's.
 
 Tensors are in ONNX's own layout and order of axes. Sums are int64, whose bounds the cases keep; products of a sum and a
 multiplier are Python integers.

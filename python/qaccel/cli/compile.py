@@ -6,27 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from ..options import (
-    CALIBRATION_METHODS,
-    IO_DTYPES,
-    MODEL_FORMATS,
-    CompileOptions,
-    checked_io_dtype,
-    checked_model_format,
-    parse_bits,
-    parse_input_range,
-    parse_input_shapes,
-    parse_passes,
-    parse_target,
-)
-from ..run.files import check_file, check_folder, write_file, write_text
+from ..options import CALIBRATION_METHODS, IO_DTYPES, MODEL_FORMATS
 
 if TYPE_CHECKING:
-    from ..pipeline import Compiled
     from ..schedules.floating.choose import Choice
 
-DUMPS = ("relax", "asm")
 NOTES_SHOWN = 5
 
 
@@ -87,107 +71,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Compile, then write; whatever cannot be written is found out before the work begins."""
-    options = options_of(arguments)
-    dumps = _dumps(arguments.dump_code)
-    _check_places(arguments, options)
-    from .. import api, export
-    from ..pipeline import compile_model
-    from ..stages import Stages
+    """Compile and write, then print the notes, the summary and what was written."""
+    from .. import api
+    from ..report.text import print_summary
 
-    export.check_output_path(arguments.output)
-    compiled = compile_model(arguments.model, options, api.model_name(arguments.model), Stages(show=True))
-    written = [export.export_library(compiled.executable, arguments.output, options.target.mtriple)]
-    written += _write_extras(arguments, compiled)
-    for kind in dumps:
-        place = arguments.output.with_name(f"{arguments.output.name}.{kind}")
-        written.append(write_text(place, _dump(compiled, kind), "dump"))
-    _print_notes(compiled.notes, arguments.verbose)
-    if arguments.verbose:
-        _print_choices(compiled.choices)
-    if compiled.report is not None:
-        from ..report.text import print_summary
-
-        print_summary(compiled.report, layers=arguments.verbose)
-    print("written: " + ", ".join(map(str, written)))
-
-
-def options_of(arguments: argparse.Namespace) -> CompileOptions:
-    """The flags as options. Raises UserError for a value that is not of its form."""
-    if arguments.calibration not in CALIBRATION_METHODS:
-        raise UserError(
-            f"--calibration {arguments.calibration} is unknown; choose one of {', '.join(CALIBRATION_METHODS)}"
-        )
-    return CompileOptions(
-        target=parse_target(arguments.target),
-        input_shapes=parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None,
+    module = api.compile(
+        arguments.model,
+        target=arguments.target,
         calibration_data=arguments.calibration_data,
-        preprocess=arguments.preprocess,
+        bits=arguments.bits,
         calibration=arguments.calibration,
-        input_range=parse_input_range(arguments.input_range) if arguments.input_range is not None else None,
-        bits=parse_bits(arguments.bits) if arguments.bits is not None else None,
-        io_dtype=checked_io_dtype(arguments.io_dtype),
-        model_format=checked_model_format(arguments.model_format),
+        input_range=arguments.input_range,
+        input_shapes=arguments.input_shapes,
+        preprocess=arguments.preprocess,
+        model_format=arguments.model_format,
+        io_dtype=arguments.io_dtype,
         tuning_records=arguments.tuning_records,
-        passes=parse_passes(arguments.passes) if arguments.passes is not None else None,
+        passes=arguments.passes,
+        output=arguments.output,
+        report=arguments.report,
+        emit_qdq=arguments.emit_qdq,
+        emit_program=arguments.emit_program,
+        dump_code=tuple(kind.strip() for kind in arguments.dump_code.split(",")) if arguments.dump_code else (),
+        progress=not arguments.verbose,
     )
+    assert module.compiled is not None
+    _print_notes(module.notes, arguments.verbose)
+    if arguments.verbose:
+        _print_choices(module.compiled.choices)
+    if module.compiled.report is not None:
+        print_summary(module.report, layers=arguments.verbose)
+    print("written: " + ", ".join(map(str, module.written)))
 
 
-def _check_places(arguments: argparse.Namespace, options: CompileOptions) -> None:
-    if arguments.emit_qdq is not None:
-        check_file(arguments.emit_qdq, "--emit-qdq")
-    for flag in ("emit_program", "report"):
-        if getattr(arguments, flag) is not None:
-            check_folder(getattr(arguments, flag), "--" + flag.replace("_", "-"))
-    if options.target.config is None:
-        if arguments.emit_qdq is not None and options.bits is None and options.calibration_data is None:
-            raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
-        for flag in ("emit_program", "report"):
-            if getattr(arguments, flag) is not None:
-                raise UserError(
-                    f"--{flag.replace('_', '-')} needs the accelerator, and --target '{options.target}' has none; add qaccel"
-                )
-
-
-def _dumps(text: str | None) -> list[str]:
-    kinds = [kind.strip() for kind in text.split(",")] if text is not None else []
-    for kind in kinds:
-        if kind not in DUMPS:
-            raise UserError(f"--dump-code {kind!r} is unknown; it knows {', '.join(DUMPS)}")
-    return kinds
-
-
-def _dump(compiled: Compiled, kind: str) -> str:
-    if kind == "relax":
-        quantized = compiled.model.mod if compiled.quantized is None else compiled.quantized.mod
-        mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
-        return mod.script(show_meta=False)
-    from ..machine.isa import decode, disassemble
-
-    artefacts = [each.compiled.artefact for each in compiled.subgraphs]
-    return "\n".join(f"# {a.symbol}\n{disassemble(decode(a.program), a.layers)}" for a in artefacts)
-
-
-def _write_extras(arguments: argparse.Namespace, compiled: Compiled) -> list[Path]:
-    written = []
-    if arguments.emit_qdq is not None and compiled.quantized is not None:
-        from ..qdq.write import emit_qdq
-
-        quantized = compiled.quantized
-        written.append(write_file(arguments.emit_qdq, lambda path: emit_qdq(quantized, path), "--emit-qdq"))
-    if arguments.emit_program is not None:
-        from ..run.package import write_program
-
-        artefacts = [each.compiled.artefact for each in compiled.subgraphs]
-        written.append(write_program(arguments.emit_program, artefacts, compiled.golden_inputs()))
-    if arguments.report is not None and compiled.report is not None:
-        from ..report.text import write_report
-
-        written.append(write_report(arguments.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
-    return written
-
-
-def _print_notes(notes: tuple[str, ...], verbose: bool) -> None:
+def _print_notes(notes: tuple[str, ...], verbose: int) -> None:
     shown = notes if verbose else notes[:NOTES_SHOWN]
     for note in shown:
         print(f"note: {note}")

@@ -17,18 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Run all samples and print the shares in percent."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from .. import api
-    from ..run.evaluate import evaluate, load_labelled
 
-    module = api.load(arguments.module).runner
-    data, labels = load_labelled(arguments.data, module.inputs)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=len(labels))
-        result = evaluate(module, data, labels, arguments.reference, lambda count: progress.advance(task, count))
+    result = api.load(arguments.module).evaluate(arguments.data, arguments.reference, progress=not arguments.verbose)
     print(f"samples    {result.samples}")
     top5 = f", top-5 {100 * result.top5:.2f}%" if result.top5 is not None else ""
     print(f"top-1      {100 * result.top1:.2f}%{top5}")

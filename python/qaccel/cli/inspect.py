@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> None:
     print_summary(metadata["report"])
     for layer in metadata["report"]["layers"]:
         print(f"{bits_of(layer):<8} {layer['op']:<18} {layer['name']}")
-    for artefact in module.runner.artefacts():
+    for artefact in module.artefacts:
         print(f"\n# {artefact.symbol}: {artefact.dram_bytes:,} B of DRAM, {artefact.hw.sram_bytes:,} B of SRAM")
         for line in _memory(artefact):
             print(f"#   {line}")

@@ -1,19 +1,21 @@
 """``tvmc``: the verbs and flags that TVM's own command line had, for qaccel and for llvm.
 
-Exit codes: 0; 1 for a user's error, one line on standard error; 2 for wrong usage; 130 when interrupted.
+Exit codes: 0; 1 for a user's error and 3 for a fault of the compiler, one line on standard error each; 2 for wrong usage; 130
+when interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from ..errors import QaccelError
-from ..stages import stage_of
+from ..errors import CompilerFault, UserError, fault_of
 from ..version import __version__
 
 VERBS = ("compile", "run", "tune", "evaluate", "inspect")
@@ -31,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
         summary = (module.__doc__ or "").split("\n")[0].split(": ", 1)[1]
         verb_parser = verbs.add_parser(verb, help=summary, description=summary, allow_abbrev=False)
         module.add_arguments(verb_parser)
-        verb_parser.add_argument("-v", "--verbose", action="store_true", help="say more; on an error, add the trace")
+        verb_parser.add_argument(
+            "-v", "--verbose", action="count", default=0, help="say more, -vv still more; on an error, add the trace"
+        )
         verb_parser.set_defaults(execute=module.execute)
     return parser
 
@@ -51,29 +55,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
-        parsed.execute(parsed)
+        with _logging(parsed.verbose):
+            parsed.execute(parsed)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise
-    except QaccelError as error:
-        return _failed(str(error), parsed.verbose)
-    except Exception as error:  # noqa: BLE001 - the boundary: whatever is wrong inside becomes one line too
-        where = stage_of(error)
-        stage = f" in the stage '{where}'" if where else ""
-        line = " ".join(str(error).split())[:300]
-        return _failed(
-            f"internal error{stage}: {type(error).__name__}: {line}; run again with -v for the trace", parsed.verbose
-        )
+    except UserError as error:
+        return _failed(error, parsed.verbose, 1)
+    except CompilerFault as fault:
+        return _failed(fault, parsed.verbose, 3)
+    except Exception as error:  # noqa: BLE001 - the boundary: what a verb itself does wrong is a fault too
+        return _failed(fault_of(error, parsed.verb), parsed.verbose, 3)
     return 0
 
 
-def _failed(line: str, verbose: bool) -> int:
+def _failed(error: UserError | CompilerFault, verbose: int, code: int) -> int:
     if verbose:
         traceback.print_exc()
-    print("error: " + " ".join(line.split()), file=sys.stderr)
-    return 1
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _logging(verbose: int) -> Iterator[None]:
+    """What the rooms log goes to standard error: nothing, with -v what happens, with -vv why."""
+    logger = logging.getLogger("qaccel")
+    if not verbose:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..run.files import check_file, write_file
-
-if TYPE_CHECKING:
-    from ..api import Module
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,15 +33,14 @@ def execute(arguments: argparse.Namespace) -> None:
         if arguments.outputs.suffix != ".npz":
             raise UserError(f"--outputs '{arguments.outputs}' must end in .npz")
         check_file(arguments.outputs, "--outputs")
-    if (arguments.rpc_tracker is None) != (arguments.rpc_key is None):
-        raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
     import numpy as np
 
+    from .. import api
     from ..evaluate.dataset import check_inputs, load_npz
     from ..report.text import print_summary
     from ..run.profile_cpu import profile_cpu, profile_text
 
-    module = _load(arguments)
+    module = api.load(arguments.module, rpc_tracker=arguments.rpc_tracker, rpc_key=arguments.rpc_key)
     data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'")
     milliseconds = []
     for _ in range(arguments.repeat):
@@ -65,12 +60,3 @@ def execute(arguments: argparse.Namespace) -> None:
         print(profile_text(profile_cpu(module.runner, data, arguments.repeat)))
     elif arguments.profile:
         print_summary(module.report, layers=True)
-
-
-def _load(arguments: argparse.Namespace) -> Module:
-    from .. import api
-    from ..run.remote import load_remote
-
-    if arguments.rpc_key is None:
-        return api.load(arguments.module)
-    return api.Module(loaded=load_remote(arguments.module, arguments.rpc_tracker, arguments.rpc_key))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..options import MODEL_FORMATS, checked_model_format, parse_input_shapes, parse_target
+from ..options import MODEL_FORMATS, options_of, parse_target
 
 if TYPE_CHECKING:
     from ..schedules.tuning.tune import Progress
@@ -30,12 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Tune until the folder holds as many measurements as asked for; stopping and starting again loses none."""
-    trials, options = _trials(arguments.trials), parse_target(arguments.target)
-    if options.config is not None:
-        raise UserError(f"--target '{options}': only the CPU's part is tuned; give llvm alone")
+    trials, target_options = _trials(arguments.trials), parse_target(arguments.target)
+    if target_options.config is not None:
+        raise UserError(f"--target '{target_options}': only the CPU's part is tuned; give llvm alone")
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
-    shapes = parse_input_shapes(arguments.input_shapes) if arguments.input_shapes is not None else None
-    model_format = checked_model_format(arguments.model_format)
+    options = options_of(target_options, input_shapes=arguments.input_shapes, model_format=arguments.model_format)
     from ..cpu.compile import fuse
     from ..frontend.import_model import import_model
     from ..host import host_target
@@ -44,13 +43,15 @@ def execute(arguments: argparse.Namespace) -> None:
     from ..schedules.tuning.measure import measure_by_rpc, measure_here
     from ..schedules.tuning.tune import confirm, progress_of, tasks_of, tune
 
-    target = host_target(options)
-    if options.mtriple is not None and tracker is None:
-        raise UserError(f"-mtriple={options.mtriple} does not run here; give --rpc-tracker of machines that it runs on")
+    target = host_target(target_options)
+    if target_options.mtriple is not None and tracker is None:
+        raise UserError(
+            f"-mtriple={target_options.mtriple} does not run here; give --rpc-tracker of machines that it runs on"
+        )
     use_all_cores()
     logging.getLogger("tvm").setLevel(logging.ERROR)
     measure = measure_here(target) if tracker is None else measure_by_rpc(target, *tracker)
-    network = fuse(import_model(arguments.model, shapes, model_format).mod, target)
+    network = fuse(import_model(arguments.model, options.input_shapes, options.model_format).mod, target)
     records = create_records(arguments.output, target)
     tasks = tasks_of(network, target, records)
     with _Shown(trials) as shown:

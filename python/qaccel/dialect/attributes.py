@@ -16,7 +16,7 @@ import tvm
 from tvm import ir, relax
 from tvm.ir import _ffi_api
 
-from ..errors import UserError
+from ..errors import CompilerFault, UserError
 from ..machine.isa import isa
 from ..machine.numerics import activation_limits
 from .kernels import SlidingWindow
@@ -102,7 +102,7 @@ class Attrs:
         raise NotImplementedError(self.operator)
 
     def check(self, call: relax.Call) -> None:
-        """Raises UserError where a call breaks what this operator asks for, beyond what `check_quantized` asks of all."""
+        """Raises CompilerFault where a call breaks what this operator asks for, beyond what `check_quantized` asks of all."""
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ def _flattened(attrs: Attrs) -> Iterator[tuple[str, Any]]:
 
 
 def unflattened(cls: type[Attrs], call: relax.Call) -> Attrs:
-    """The attributes of a call of the operator ``cls``. Raises UserError where one is missing."""
+    """The attributes of a call of the operator ``cls``. Raises CompilerFault where one is missing."""
 
     def get(name: str) -> Any:
         if call.attrs is None or name not in call.attrs:
-            raise UserError(f"{call.op.name}: attribute {name} is missing")
+            raise CompilerFault(f"{call.op.name}: attribute {name} is missing")
         return call.attrs[name]
 
     values: dict[str, Any] = {}
@@ -198,9 +198,9 @@ def unflattened(cls: type[Attrs], call: relax.Call) -> Attrs:
 
 
 def constant(expr: relax.Expr) -> np.ndarray:
-    """The array of a constant operand. Raises UserError if it is none."""
+    """The array of a constant operand. Raises CompilerFault if it is none."""
     if not isinstance(expr, ir.GenericConst):
-        raise UserError(f"an operand that must be a constant is {type(expr).__name__}")
+        raise CompilerFault(f"an operand that must be a constant is {type(expr).__name__}")
     return expr.value.numpy()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..errors import UserError
+from ..errors import CompilerFault
 from ..machine.numerics import activation_limits
 from . import operators
 from .operators import Quantization
@@ -17,7 +17,7 @@ from .operators import Quantization
 def check_quantized(mod: tvm.IRModule) -> None:
     """Checks ``main``: bits, scales, zero points, clamps, carriers, constants, and that readers agree with writers.
 
-    What one operator alone asks for is said by the ``check`` of its class. Raises UserError naming the node and what is
+    What one operator alone asks for is said by the ``check`` of its class. Raises CompilerFault naming the node and what is
     wrong with it.
     """
     meaning: dict[relax.Var, Quantization] = {}
@@ -46,31 +46,31 @@ def _check_call(call: relax.Call, attrs: operators.Attrs, meaning: dict[relax.Va
     for operand, q in zip(call.args, read, strict=False):
         dtype = str(operand.ty.dtype)
         if dtype != operators.carrier(q.bits):
-            raise UserError(f"{attrs.name}: an operand of {q.bits} bits is carried in {dtype}")
+            raise CompilerFault(f"{attrs.name}: an operand of {q.bits} bits is carried in {dtype}")
         if len(operators.static_shape(operand)) != 4:
-            raise UserError(f"{attrs.name}: an operand has the shape {operand.ty.shape}; NHWC is needed")
+            raise CompilerFault(f"{attrs.name}: an operand has the shape {operand.ty.shape}; NHWC is needed")
         if isinstance(operand, relax.Var) and operand in meaning and meaning[operand] != q:
-            raise UserError(f"{attrs.name}: reads an operand as {q}, but it was made as {meaning[operand]}")
+            raise CompilerFault(f"{attrs.name}: reads an operand as {q}, but it was made as {meaning[operand]}")
     if isinstance(attrs, operators.ClampedAttrs):
         lo, hi = activation_limits(attrs.result.bits)
         if not lo <= attrs.clamp.lo <= attrs.clamp.hi <= hi:
             clamp = f"{attrs.clamp.lo}..{attrs.clamp.hi}"
-            raise UserError(f"{attrs.name}: clamps to {clamp}, outside {attrs.result.bits} bits")
+            raise CompilerFault(f"{attrs.name}: clamps to {clamp}, outside {attrs.result.bits} bits")
     attrs.check(call)
 
 
 def _check_quantization(name: str, q: Quantization) -> None:
     if q.bits not in operators.BITS:
-        raise UserError(f"{name}: {q.bits} bits; the machine has 4, 8 and 16")
+        raise CompilerFault(f"{name}: {q.bits} bits; the machine has 4, 8 and 16")
     if not (math.isfinite(q.scale) and q.scale > 0 and float(np.float32(q.scale)) == q.scale):
-        raise UserError(f"{name}: scale {q.scale!r} is not a positive float32")
+        raise CompilerFault(f"{name}: scale {q.scale!r} is not a positive float32")
     lo, hi = activation_limits(q.bits)
     if not lo <= q.zero_point <= hi or (q.bits == 16 and q.zero_point != 0):
-        raise UserError(f"{name}: zero point {q.zero_point} of a tensor of {q.bits} bits")
+        raise CompilerFault(f"{name}: zero point {q.zero_point} of a tensor of {q.bits} bits")
 
 
 def _no_integers(call: relax.Call, meaning: dict[relax.Var, Quantization]) -> None:
     for operand in call.args:
         fields = operand.fields if isinstance(operand, relax.Tuple) else [operand]
         if any(isinstance(field, relax.Var) and field in meaning for field in fields):
-            raise UserError(f"{call.op}: reads integers of the quantized dialect without a dequantize")
+            raise CompilerFault(f"{call.op}: reads integers of the quantized dialect without a dequantize")

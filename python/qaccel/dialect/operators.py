@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from tvm import ir, relax
 
-from ..errors import UserError
+from ..errors import CompilerFault
 from .attributes import BITS as BITS
 from .attributes import Attrs as Attrs
 from .attributes import Clamp as Clamp
@@ -48,7 +48,7 @@ def is_quantized(expr: object) -> bool:
 
 
 def read(call: relax.Call) -> Attrs:
-    """The attributes of a call of this dialect. Raises UserError if it is not one, or an attribute is missing."""
+    """The attributes of a call of this dialect. Raises CompilerFault if it is not one, or an attribute is missing."""
     if not is_quantized(call):
-        raise UserError(f"{getattr(call, 'op', call)} is not an operator of the quantized dialect")
+        raise CompilerFault(f"{getattr(call, 'op', call)} is not an operator of the quantized dialect")
     return unflattened(_BY_NAME[call.op.name], call)

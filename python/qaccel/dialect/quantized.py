@@ -33,3 +33,6 @@ class QuantizedModel:
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

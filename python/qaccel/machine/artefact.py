@@ -50,6 +50,9 @@ class Artefact:
     inputs: tuple[TensorSlot, ...]
     outputs: tuple[TensorSlot, ...]
 
+    def __repr__(self) -> str:
+        return f"<Artefact '{self.symbol[:60]}' for {self.hw.name[:60]}: {len(self.layers)} layers, {self.dram_bytes:,} B of DRAM>"
+
     def to_bytes(self) -> bytes:
         meta = {
             "symbol": self.symbol,

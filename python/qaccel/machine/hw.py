@@ -53,6 +53,9 @@ class HwConfig:
     instruction_buffer_entries: int
     start_up_cycles: StartUpCycles
 
+    def __repr__(self) -> str:
+        return f"<HwConfig '{self.name[:60]}': {self.rows} x {self.cols}, {self.sram_bytes:,} B of SRAM, {self.clock_mhz} MHz>"
+
     def array_rows(self, activation_bits: int) -> int:
         """Reduction elements (or depthwise pixels) per cycle for activations of that width."""
         return self.rows * 8 // activation_bits

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import QaccelError, UserError
+from ..errors import CompilerFault, UserError
 from .isa_spec import Field, Format, Isa, isa, params_fields
 
 __all__ = [
@@ -111,29 +111,29 @@ _NUMPY_TYPES = {f"{sign}int{bits}": f"<{'u' if sign else 'i'}{bits // 8}" for si
 
 
 def _checked(op: str, field: Field, value: Any) -> Value:
-    """The value as ``Instruction`` holds it. Raises UserError naming op, field, value and limit."""
+    """The value as ``Instruction`` holds it. Raises CompilerFault naming op, field, value and limit."""
     choices = _choices(field)
     if choices:
         if value not in choices:
-            raise UserError(f"{op}.{field.name} is {value!r}, must be one of {', '.join(map(str, choices))}")
+            raise CompilerFault(f"{op}.{field.name} is {value!r}, must be one of {', '.join(map(str, choices))}")
         return choices[choices.index(value)]
     low, high = limits(field)
     try:
         number = operator.index(value)
     except TypeError:
-        raise UserError(f"{op}.{field.name} is {value!r}, must be an integer") from None
+        raise CompilerFault(f"{op}.{field.name} is {value!r}, must be an integer") from None
     if not low <= number <= high:
-        raise UserError(f"{op}.{field.name} is {number}, must be {low} to {high}")
+        raise CompilerFault(f"{op}.{field.name} is {number}, must be {low} to {high}")
     return number
 
 
 def instruction(op: str, **values: Value) -> Instruction:
     """An instruction; fields not given are 0 (widths 8, enums their first).
 
-    Raises UserError if there is no such instruction or field, or the field cannot hold the value.
+    Raises CompilerFault if there is no such instruction or field, or the field cannot hold the value.
     """
     if op not in isa().formats:
-        raise UserError(f"no instruction {op!r}; known are {', '.join(isa().formats)}")
+        raise CompilerFault(f"no instruction {op!r}; known are {', '.join(isa().formats)}")
     return replace(Instruction(op, _defaults(op)), **values)
 
 
@@ -143,7 +143,7 @@ def replace(original: Instruction, **values: Value) -> Instruction:
     changed = dict(original.values)
     for name, value in values.items():
         if name not in fields:
-            raise UserError(f"{op} has no field {name!r}; it has {', '.join(fields)}")
+            raise CompilerFault(f"{op} has no field {name!r}; it has {', '.join(fields)}")
         changed[name] = _checked(op, fields[name], value)
     return Instruction(op, changed)
 
@@ -244,8 +244,8 @@ def assemble(text: str) -> list[Instruction]:
             continue
         try:
             found.append(_assemble_line(words))
-        except QaccelError as error:
-            raise UserError(f"line {number}: {error}") from None
+        except (CompilerFault, UserError) as error:
+            raise UserError(f"line {number}: {error.args[0]}") from None
     return found
 
 

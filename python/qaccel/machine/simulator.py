@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from ..errors import UserError
+from ..errors import CompilerFault
 from .hw import HwConfig
 from .native import machine_error, native_function
 
@@ -42,7 +42,9 @@ def simulate(
         "trace": int(trace),
     }
     if dram.dtype != np.uint8 or dram.ndim != 1 or not (dram.flags.c_contiguous and dram.flags.writeable):
-        raise UserError(f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous, writeable uint8 vector")
+        raise CompilerFault(
+            f"DRAM image is {dram.dtype} {list(dram.shape)}, must be a contiguous, writeable uint8 vector"
+        )
     try:
         text = native_function("qaccel.simulate")(
             json.dumps(hw.to_dict()), program, tvm_ffi.from_dlpack(dram), json.dumps(options)

@@ -7,6 +7,7 @@ semaphores, the encoding, and the check of what came out.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,8 @@ from .layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_byt
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
 from .plan.allocate import allocate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class CompiledSubgraph:
     artefact: Artefact
     layers: tuple[LayerFacts, ...]
 
+    def __repr__(self) -> str:
+        return f"<CompiledSubgraph '{self.artefact.symbol[:60]}' for {self.artefact.hw.name[:60]}: {len(self.layers)} layers>"
+
 
 def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig) -> CompiledSubgraph:
     """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises UserError naming the layer."""
@@ -63,6 +69,8 @@ def compile_layers(graph: LayerGraph, hw: HwConfig) -> CompiledSubgraph:
     graph = order_channels(graph)
     graph = _with_estimates(graph, hw)
     allocation = allocate(graph, hw)
+    for layer, tiling in zip(graph.layers, allocation.tilings, strict=True):
+        log.debug("%s: %s", layer.name, tiling)
     streams = compress(weight_tiles(graph, allocation), hw)
     program = emit_program(graph, allocation, streams, hw)
     artefact = build_artefact(graph, allocation, program, hw)

@@ -28,6 +28,9 @@ class ProfiledSubgraph:
     compiled: CompiledSubgraph
     profile: Profile
 
+    def __repr__(self) -> str:
+        return f"<ProfiledSubgraph '{self.compiled.artefact.symbol[:60]}': {self.profile['cycles']:,} cycles>"
+
 
 def make_report(
     model: str,

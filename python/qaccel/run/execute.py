@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..errors import UserError, one_line
+from ..errors import CompilerFault, UserError, one_line
 from ..evaluate.dataset import check_inputs
 from ..machine.artefact import Artefact
 from ..machine.isa import isa
@@ -29,12 +29,17 @@ ACCELERATOR_KIND = "qaccel"
 @dataclass(frozen=True, eq=False)
 class Runner:
     """A module with what it says of itself. ``runtime`` is TVM's module, ``vm`` its virtual machine; ``remote`` is the
-    device of another process where they are, None for this one."""
+    device of another process where they are, None for this one. ``fresh``: compiled in this process, from no file."""
 
     metadata: dict[str, Any]
     runtime: Any
     vm: relax.VirtualMachine
     remote: Any = None
+    fresh: bool = False
+
+    def __repr__(self) -> str:
+        where = "this machine" if self.remote is None else "another machine"
+        return f"<Runner of '{self.metadata['model'][:60]}' for '{self.metadata['target'][:60]}' on {where}>"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -75,7 +80,9 @@ class Runner:
                 self.vm.invoke_stateful("main")
                 result = self.vm.get_outputs("main")
         except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"the module failed: {one_line(error)}") from error
+            # What a file holds may be damaged; what was just compiled has no excuse.
+            kind = CompilerFault if self.fresh else UserError
+            raise kind(f"the module failed: {one_line(error)}") from error
         results = [result] if len(self.outputs) == 1 and hasattr(result, "numpy") else list(result)
         return {spec.name: value.numpy() for spec, value in zip(self.outputs, results, strict=True)}
 
@@ -94,7 +101,12 @@ def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
     """A module that was just built. The .so or .tar would run the same; this links it in memory."""
     use_all_cores()
     runtime = executable.jit() if hasattr(executable, "jit") else executable.mod
-    return Runner(metadata, executable.mod, relax.VirtualMachine(runtime, tvm.cpu()))
+    return Runner(metadata, executable.mod, relax.VirtualMachine(runtime, tvm.cpu()), fresh=True)
+
+
+def figures(report: Mapping[str, Any]) -> str:
+    """What a person wants to know of a report first: config, layers, cycles."""
+    return f"{report['hw']['name'][:60]}, {len(report['layers'])} layers, {report['cycles']:,} cycles"
 
 
 def check_path(path: str | Path) -> Path:

@@ -8,11 +8,11 @@ import tvm
 
 import qaccel
 from qaccel.backend import qaccel_pipeline
-from qaccel.cli.compile import add_arguments, options_of
+from qaccel.cli.main import main
 from qaccel.dialect.quantized import QuantizedModel
 from qaccel.errors import QaccelError
 from qaccel.frontend.import_model import import_model
-from qaccel.options import CompileOptions, parse_passes, parse_target
+from qaccel.options import CompileOptions, TargetOptions, options_of, parse_target
 from qaccel.pipeline import compile_model
 from qaccel.quant import passes
 from qaccel.quant.calibrate.calibration import Calibration, measure
@@ -81,15 +81,13 @@ def test_unknown_names_and_missing_samples_are_said_in_one_line():
         compile_model(chain(), CompileOptions(parse_target("llvm"), passes=()), "chain", Stages())
 
 
-def test_tvmc_takes_names():
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    given = ["m.onnx", "--target", "qaccel", "--passes", "bias_correction, other"]
-    assert options_of(parser.parse_args(given)).passes == ("bias_correction", "other")
-    assert options_of(parser.parse_args(given[:3])).passes is None
-    assert parse_passes("") == ()
+def test_tvmc_takes_names(capsys):
+    assert options_of(TargetOptions(), passes="bias_correction, other").passes == ("bias_correction", "other")
+    assert options_of(TargetOptions(), passes="").passes == ()
+    assert options_of(TargetOptions(), passes=["other"]).passes == ("other",)
+    assert options_of(TargetOptions()).passes is None
+    assert main(["compile", "m.onnx", "--target", "qaccel", "--passes", "bias_correction, other"]) == 1
+    assert "--passes 'other' is unknown" in capsys.readouterr().err
 
 
 def test_a_pass_that_breaks_the_form_is_found_at_once(monkeypatch):

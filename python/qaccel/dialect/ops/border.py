@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from tvm import relax
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine.numerics import activation_limits
 from ..attributes import Attrs, Quantization, Shape, carrier, static_shape
 
@@ -78,6 +78,6 @@ class DequantizeAttrs(Attrs):
 
 def _check_order(name: str, axes: Shape, rank: int, operand: Shape, shape: Shape) -> None:
     if sorted(axes) != list(range(rank)):
-        raise UserError(f"{name}: axes {list(axes)} are not a permutation of {rank} dimensions")
+        raise CompilerFault(f"{name}: axes {list(axes)} are not a permutation of {rank} dimensions")
     if math.prod(operand) != math.prod(shape):
-        raise UserError(f"{name}: shape {list(shape)} does not hold the operand's {list(operand)}")
+        raise CompilerFault(f"{name}: shape {list(shape)} does not hold the operand's {list(operand)}")

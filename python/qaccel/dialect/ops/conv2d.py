@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tvm import relax
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine.numerics import activation_limits, multiplier_and_shift, output_scale_ratio
 from .. import kernels
 from ..attributes import BITS, Shape, WindowAttrs, carrier, constant, static_shape
@@ -70,16 +70,16 @@ class ConvAttrs(WindowAttrs):
         weight, bias, scale = (constant(arg) for arg in call.args[1:])
         channels = static_shape(call.args[0])[3]
         if self.weight_bits not in BITS or str(weight.dtype) != carrier(self.weight_bits):
-            raise UserError(f"{self.name}: weights of {self.weight_bits} bits carried in {weight.dtype}")
+            raise CompilerFault(f"{self.name}: weights of {self.weight_bits} bits carried in {weight.dtype}")
         if weight.ndim != 4 or weight.shape[3] * self.groups != channels or weight.shape[0] % self.groups:
-            raise UserError(
+            raise CompilerFault(
                 f"{self.name}: weights {list(weight.shape)} (OHWI) do not fit {channels} channels in {self.groups} groups"
             )
         # The hardware takes the most negative value too; models that come quantized may hold it.
         lo, hi = activation_limits(self.weight_bits)
         if weight.size and not (lo <= int(weight.min()) and int(weight.max()) <= hi):
-            raise UserError(f"{self.name}: a weight is outside {self.weight_bits} bits")
+            raise CompilerFault(f"{self.name}: a weight is outside {self.weight_bits} bits")
         if bias.dtype != np.int32 or bias.shape != weight.shape[:1]:
-            raise UserError(f"{self.name}: bias {bias.dtype} {list(bias.shape)}; int32 [{len(weight)}] is needed")
+            raise CompilerFault(f"{self.name}: bias {bias.dtype} {list(bias.shape)}; int32 [{len(weight)}] is needed")
         if scale.dtype != np.float32 or scale.shape != weight.shape[:1] or not (np.isfinite(scale) & (scale > 0)).all():
-            raise UserError(f"{self.name}: weight scales must be {len(weight)} positive float32 values")
+            raise CompilerFault(f"{self.name}: weight scales must be {len(weight)} positive float32 values")

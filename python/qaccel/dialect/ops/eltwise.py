@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from tvm import relax
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine.numerics import common_multipliers, multiplier_and_shift, output_scale_ratio
 from ..attributes import ClampedAttrs, Quantization
 from ..rescale import requantize, rounded
@@ -52,4 +52,4 @@ class EltwiseAttrs(ClampedAttrs):
     def check(self, call: relax.Call) -> None:
         """The kind is known."""
         if self.kind not in _COMBINE:
-            raise UserError(f"{self.name}: unknown kind of element-wise operation {self.kind!r}")
+            raise CompilerFault(f"{self.name}: unknown kind of element-wise operation {self.kind!r}")

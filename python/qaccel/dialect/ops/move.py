@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from tvm import relax
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine.numerics import activation_limits, multiplier_and_shift
 from ..attributes import ClampedAttrs, Quantization, Shape, carrier, static_shape
 from ..pieces import positions, unflattened
@@ -61,25 +61,25 @@ class MoveAttrs(ClampedAttrs):
         """Every value of the result is written by exactly one piece, from inside of its source."""
         sizes = [static_shape(arg) for arg in call.args]
         if len(sizes) != len(self.sources):
-            raise UserError(f"{self.name}: {len(sizes)} operands, attributes of {len(self.sources)}")
+            raise CompilerFault(f"{self.name}: {len(sizes)} operands, attributes of {len(self.sources)}")
         _, height, width, channels = self.shape
         written = np.zeros((height * width, channels), np.uint8)
         lo, hi = activation_limits(self.result.bits)
         if any(not lo <= fill <= hi for fill in self.fills):
-            raise UserError(f"{self.name}: a fill is outside {self.result.bits} bits")
+            raise CompilerFault(f"{self.name}: a fill is outside {self.result.bits} bits")
         for piece in unflattened(self.pieces):
             limits = [(height * width, channels, False)]
             if piece.source < len(sizes):
                 _, h, w, c = sizes[piece.source]
                 limits.append((h * w, c, True))
             elif piece.source >= len(sizes) + len(self.fills):
-                raise UserError(f"{self.name}: a piece reads operand {piece.source} of {len(sizes)}")
+                raise CompilerFault(f"{self.name}: a piece reads operand {piece.source} of {len(sizes)}")
             for pixels, depth, source in limits:
                 pixel, channel = positions(piece, source)
                 inside = pixel.min() >= 0 and pixel.max() < pixels
                 if not (inside and channel.min() >= 0 and channel.max() + piece.channels <= depth):
-                    raise UserError(f"{self.name}: a piece leaves its {'source' if source else 'output'}: {piece}")
+                    raise CompilerFault(f"{self.name}: a piece leaves its {'source' if source else 'output'}: {piece}")
             pixel, channel = positions(piece, source=False)
             written[pixel[..., None], channel[..., None] + np.arange(piece.channels)] += 1
         if (written != 1).any():
-            raise UserError(f"{self.name}: {int((written != 1).sum())} values are not written exactly once")
+            raise CompilerFault(f"{self.name}: {int((written != 1).sum())} values are not written exactly once")

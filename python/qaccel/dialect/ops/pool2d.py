@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from tvm import relax
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine.numerics import multiplier_and_shift
 from .. import kernels
 from ..attributes import Shape, WindowAttrs, carrier
@@ -71,4 +71,4 @@ class PoolAttrs(WindowAttrs):
     def check(self, call: relax.Call) -> None:
         """The kind is known."""
         if self.kind not in _KINDS:
-            raise UserError(f"{self.name}: unknown kind of pooling {self.kind!r}")
+            raise CompilerFault(f"{self.name}: unknown kind of pooling {self.kind!r}")

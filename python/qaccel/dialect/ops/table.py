@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from tvm import relax
 
-from ...errors import UserError
+from ...errors import CompilerFault
 from ...machine.isa import isa
 from ..attributes import IntegerAttrs, Quantization, carrier, static_shape
 from ..rescale import rounded
@@ -46,4 +46,6 @@ class TableAttrs(IntegerAttrs):
         entries, bits = static_shape(call.args[1]), self.source.bits
         wanted = ((1 << (16 - isa().interpolation_bits)) + 1,) if bits == 16 else (1 << bits,)
         if entries != wanted:
-            raise UserError(f"{self.name}: a table of {list(entries)} entries; sources of {bits} bits take {wanted[0]}")
+            raise CompilerFault(
+                f"{self.name}: a table of {list(entries)} entries; sources of {bits} bits take {wanted[0]}"
+            )

@@ -75,7 +75,9 @@ def check_instructions(
             checker.step(index, ins)
         except (QaccelError, TokenError) as error:
             layer = layers[ins["layer"]] if ins["layer"] < len(layers) else ins["layer"]
-            raise CompilerFault(f"program check: instruction {index} ({ins.op}, layer {layer}): {error}") from None
+            raise CompilerFault(
+                f"program check: instruction {index} ({ins.op}, layer {layer}): {error.args[0]}"
+            ) from None
     leftover = checker.order.leftover()
     if leftover or checker.accumulators.open:
         raise CompilerFault(f"program check: end of the program: {leftover or 'accumulators are still open'}")

@@ -10,6 +10,7 @@ without the composites inside, and short names in the order of execution.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from ...errors import UserError
 from ...machine.hw import HwConfig
 from ...machine.streams import entropy_bits
 from .constraints import Verdict, check_call
+
+log = logging.getLogger(__name__)
 
 CODEGEN = "qaccel"
 HW_ATTR = "qaccel_hw"  # the config of a subgraph as JSON: what the constraints were checked against
@@ -55,6 +58,9 @@ class Partitioned:
     mod: tvm.IRModule
     subgraphs: tuple[str, ...]
     rejections: tuple[Rejection, ...]
+
+    def __repr__(self) -> str:
+        return f"<Partitioned: {len(self.subgraphs)} accelerator subgraphs, {len(self.rejections)} nodes on the CPU>"
 
 
 def partition(
@@ -93,7 +99,11 @@ def partition(
     mod = relax.transform.FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(mod)
     mod = relax.transform.MergeCompositeFunctions()(mod)
     mod, symbols = _tidy(mod, hw)
-    return Partitioned(mod, symbols, (*verdicts.values(), *floats))
+    rejections = (*verdicts.values(), *floats)
+    for each in rejections:
+        log.debug("%s (%s) runs on the CPU: %s", each.name, each.op, each.reason)
+    log.info("%d accelerator subgraphs, %d nodes on the CPU", len(symbols), len(rejections))
+    return Partitioned(mod, symbols, rejections)
 
 
 def subgraph_functions(mod: tvm.IRModule) -> dict[str, relax.Function]:

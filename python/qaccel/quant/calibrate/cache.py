@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import tempfile
@@ -21,6 +22,7 @@ import tvm
 from ...model import ImportedModel
 from .ranges import Ranges
 
+log = logging.getLogger(__name__)
 FORMAT = 2  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
@@ -61,6 +63,7 @@ def load(key: str) -> Ranges | None:
         return None
     if not all(math.isfinite(lo) and math.isfinite(hi) and lo <= 0 <= hi for lo, hi in values.values()):
         return None
+    log.info("ranges of the same model and samples are known: %s", path)
     with contextlib.suppress(OSError):
         os.utime(path)  # the least recently used entries go first
     return ranges

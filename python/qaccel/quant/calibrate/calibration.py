@@ -29,6 +29,9 @@ class Calibration:
     measured: bool
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
+
     def one_batch(self, model: ImportedModel) -> dict[str, np.ndarray]:
         """One batch by input name: the first of the user's; of made-up samples the last, because the first ones are flat."""
         batch = {spec.name: spec.shape[0] if spec.shape else 0 for spec in model.inputs}

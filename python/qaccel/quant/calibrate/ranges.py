@@ -37,6 +37,9 @@ class Ranges:
     samples: int
     means: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Ranges of {len(self.values)} tensors by {self.method} over {self.samples} samples>"
+
 
 @dataclass(frozen=True)
 class Histogram:

@@ -11,7 +11,7 @@ from tvm import relax
 from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization
 from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
-from ...errors import UserError
+from ...errors import CompilerFault
 from ..calibrate.ranges import Ranges
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
@@ -70,9 +70,9 @@ class Emitter:
         self.floats[var] = value
 
     def span_of(self, name: str) -> tuple[float, float]:
-        """The calibrated range of an input or node. Raises UserError if there is none."""
+        """The calibrated range of an input or node. Raises CompilerFault if there is none."""
         if name not in self.ranges.values:
-            raise UserError(f"{name}: calibration gave no range for its output; calibrate the same model")
+            raise CompilerFault(f"{name}: calibration gave no range for its output")
         lo, hi = self.ranges.values[name]
         return float(lo), float(hi)
 
@@ -240,7 +240,7 @@ class Emitter:
         elif node is not None and node.kind.renames:
             self.copy(node)
         else:
-            raise UserError(f"internal: {var} was not computed")
+            raise CompilerFault(f"{var} was not computed")
         return self.floats[var]
 
     def _was_float(self, var: relax.Var) -> bool:

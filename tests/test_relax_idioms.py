@@ -13,7 +13,6 @@ import qaccel
 from qaccel.backend import register
 from qaccel.errors import QaccelError
 from qaccel.npu.partition.partition import subgraph_functions
-from tiers import wide_after
 
 RNG = np.random.default_rng(0)
 
@@ -54,7 +53,8 @@ def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
     return 10 * np.log10((reference**2).sum() / ((value - reference) ** 2).sum())
 
 
-@pytest.mark.parametrize(("batch_norm", "softmax"), wide_after(1, product((True, False), repeat=2)))
+@pytest.mark.wide
+@pytest.mark.parametrize(("batch_norm", "softmax"), list(product((True, False), repeat=2)))
 def test_the_pipeline_builds_a_float_module(batch_norm: bool, softmax: bool) -> None:
     register()
     mod = small(batch_norm, softmax)

@@ -67,6 +67,7 @@ def test_more_random_networks(seed: int) -> None:
     check(seed)
 
 
+@pytest.mark.wide
 def test_a_program_with_a_piece_astray_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: every piece of a move read from one channel or pixel further."""
     from qaccel.npu.emit import moves

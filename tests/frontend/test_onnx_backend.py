@@ -62,6 +62,7 @@ def test_all_cases() -> None:
     assert lost == []
 
 
+@pytest.mark.wide
 def test_every_refusal_is_one_line() -> None:
     """Our import raises nothing but QaccelError, whatever the model."""
     from qaccel.frontend.import_onnx import import_onnx

@@ -67,6 +67,7 @@ def test_module_loads_in_a_fresh_process(network, tmp_path: Path, suffix: str):
         np.testing.assert_array_equal(outputs[name], value)
 
 
+@pytest.mark.wide
 def test_module_runs_over_rpc(network, tmp_path: Path):
     """Uploaded to a server in another process, which finds the loader through `import tvm`."""
     module, one, expected = network

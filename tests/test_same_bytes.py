@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 import qaccel
 import small_models
@@ -73,6 +74,7 @@ def differing(one: dict[str, bytes], other: dict[str, bytes]) -> set[str]:
     return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
+@pytest.mark.wide
 def test_all_files_are_the_same(tmp_path: Path):
     packages = [Path(qaccel.__file__).parents[1], other_checkout(tmp_path / "copy")]
     folders = [tmp_path / "one", tmp_path / "another" / "longer_folder"]

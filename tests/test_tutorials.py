@@ -9,6 +9,7 @@ import pytest
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("[0-9]*.py"))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial_runs(tutorial: Path, tmp_path: Path):
     command = [sys.executable, str(tutorial), "--count", "20", "--out", str(tmp_path / "out")]

@@ -9,13 +9,14 @@ from operators.cases import session
 from qaccel.evaluate.integers import run_model
 from qaccel.options import BitWidths
 from qaccel.qdq.write import qdq_model
+from tiers import wide_after
 
 # A value near a tie falls to the other side here and there, and what follows differs with it. Seeds 0 to 89 at the nine pairs gave
 # 45 dB at the least, three of four outputs equal in every value.
 LEAST_SQNR_DB = 40
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", wide_after(3, range(10)))
 def test_random_network_in_onnxruntime(seed: int) -> None:
     q, data, _ = quantized(seed, BitWidths(4 if seed % 3 == 0 else 8, 8))
     made = qdq_model(q)

@@ -22,6 +22,7 @@ from qaccel.npu.plan.strided import Strided
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.quantize import quantize
+from tiers import wide_after
 
 IN_CI = range(30)
 ONCE = range(int(os.environ.get("QACCEL_NETWORKS_FROM", 1000)), int(os.environ.get("QACCEL_NETWORKS_TO", 1300)))
@@ -55,7 +56,7 @@ def check(seed: int) -> None:
     check_on_machine(narrow, config, seed)
 
 
-@pytest.mark.parametrize("seed", IN_CI)
+@pytest.mark.parametrize("seed", wide_after(3, IN_CI))
 def test_random_network(seed: int) -> None:
     check(seed)
 
@@ -66,6 +67,7 @@ def test_more_random_networks(seed: int) -> None:
     check(seed)
 
 
+@pytest.mark.wide
 def test_a_program_with_a_piece_astray_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison can fail: every piece of a move read from one channel or pixel further."""
     from qaccel.npu.emit import moves

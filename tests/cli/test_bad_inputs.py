@@ -260,6 +260,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.wide
 def test_module_that_is_cut_off(folder, compiled):
     """The system's loader would die of it: in a process of its own, so that this would be seen."""
     data = compiled.read_bytes()

@@ -33,17 +33,20 @@ def into_closed_pipe(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("arguments", [("inspect", "m.so"), ("--help",), ("compile", "--help")])
 def test_a_closed_pipe_ends_quietly(folder: Path, arguments: tuple[str, ...]) -> None:
     assert into_closed_pipe(folder, *arguments) == (0, "")
 
 
+@pytest.mark.wide
 def test_compile_writes_its_module_all_the_same(folder: Path) -> None:
     code, _ = into_closed_pipe(folder, "compile", "model.onnx", "--target=qaccel", "-v", "-o", "piped.so")
     assert code == 0
     assert (folder / "piped.so").is_file()
 
 
+@pytest.mark.wide
 def test_a_reader_of_one_line(folder: Path) -> None:
     """As `tvmc inspect m.so | head -1`: the output is longer than any buffer in between."""
     command = [sys.executable, "-m", "qaccel.cli.main", "inspect", "m.so"]

@@ -24,6 +24,7 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, s
     return code, *capfd.readouterr()
 
 
+@pytest.mark.wide
 def test_tune_goes_on_and_compile_takes_the_records(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for trials in ("2", "4"):
         code, out, err = run(capfd, "tune", "model.onnx", "--target", "llvm", "-o", "records", "--trials", trials)

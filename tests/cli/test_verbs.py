@@ -112,6 +112,7 @@ def test_the_cpu_alone(capfd, folder: Path):
     assert "target     llvm" in out
 
 
+@pytest.mark.wide
 def test_the_cpu_alone_in_integers(capfd, folder: Path):
     """The same integers as the accelerator's, and every verb takes the module."""
     common = ["--calibration-data", "calibration.npz", "--bits", "W4A8"]

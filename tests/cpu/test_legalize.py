@@ -22,14 +22,18 @@ from qaccel.quant.quantize import quantize
 from qaccel.schedules.integer.move import MOST_PIECES
 from quant.layers import conv_model, model, node, prepared
 from schedules.kernels import CPUS, runs_here, target
+from tiers import wide_after
 
-OFTEN = {"plain", "icelake-server"}  # the others in the slow tests
+OFTEN = ("icelake-server", "plain")  # the others in the slow tests
+FAST = next(cpu for cpu in OFTEN if runs_here(cpu))
 
 
 def _kinds():
     for cpu in CPUS:
         marks = [pytest.mark.skipif(not runs_here(cpu), reason="not this machine")]
-        yield pytest.param(cpu, marks=marks if cpu in OFTEN else [*marks, pytest.mark.slow])
+        if cpu != FAST:
+            marks.append(pytest.mark.wide if cpu in OFTEN else pytest.mark.slow)
+        yield pytest.param(cpu, marks=marks)
 
 
 @pytest.fixture(params=list(_kinds()), autouse=True)
@@ -76,7 +80,7 @@ def integers(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> np.
     return rng.integers(lo, hi + 1, shape).astype(o.carrier(bits))
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", wide_after(1, [8, 4, 16]))
 def test_pooling_and_copies(bits):
     rng = np.random.default_rng(bits)
     zero = 0 if bits == 16 else 3
@@ -96,6 +100,7 @@ def test_pooling_and_copies(bits):
     agree(module([(shape, o.carrier(bits))], *makers), integers(rng, shape, bits))
 
 
+@pytest.mark.wide
 def test_many_values():
     """So many that tasks are divided among threads, and a rest is left: copies, tables, sums, pools, the whole plane."""
     rng = np.random.default_rng(9)
@@ -118,7 +123,7 @@ def test_many_values():
     agree(module([(shape, "int8")], *makers), integers(rng, shape, 8))
 
 
-@pytest.mark.parametrize("kind", ELTWISE_KINDS.values())
+@pytest.mark.parametrize("kind", wide_after(3, ELTWISE_KINDS.values()))
 def test_element_wise(kind):
     """All widths; the second operand whole, one pixel, one value."""
     rng = np.random.default_rng(len(kind))
@@ -146,7 +151,7 @@ def test_tables(in_bits, out_bits):
     agree(mod, integers(rng, shape, in_bits))
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", wide_after(1, [8, 4, 16]))
 def test_quantize_and_dequantize(bits):
     """Ties, saturation, infinities, NaN, negative zero and denormals; planes, rows and reshapes."""
     rng = np.random.default_rng(bits)
@@ -163,7 +168,7 @@ def test_quantize_and_dequantize(bits):
     agree(module([(q.shape, o.carrier(bits))], *makers), q)
 
 
-@pytest.mark.parametrize("out_bits", [4, 8, 16])
+@pytest.mark.parametrize("out_bits", wide_after(1, [8, 4, 16]))
 def test_moves(out_bits):
     """Concatenation with fills around it, every other pixel, and a permutation of too many pieces for loops of their own."""
     rng = np.random.default_rng(out_bits)
@@ -218,6 +223,7 @@ def test_quantize_is_onnx_quantize_linear():
     np.testing.assert_array_equal(got, expected.transpose(0, 2, 3, 1))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("pair", [(8, 8), (4, 16)])
 def test_models_run_the_same_compiled(pair):
     rng = np.random.default_rng(1)

@@ -29,6 +29,7 @@ def one_by_one(proto: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
 
 @settings(max_examples=150)
 @given(data=st.data())
+@pytest.mark.wide
 def test_convolution(data: st.DataObject) -> None:
     """Dense, grouped, depthwise with multiplier; several samples; pieces so small that every loop repeats."""
     draw = data.draw

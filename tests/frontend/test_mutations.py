@@ -34,6 +34,7 @@ def test_mutations_are_imported_or_refused_in_one_line(first: int, capfd):
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("first", [0, pytest.param(200, marks=pytest.mark.slow)])
 def test_truncations_and_flipped_bytes(first: int, tmp_path):
     good = rich_model().SerializeToString()

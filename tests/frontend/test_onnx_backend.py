@@ -33,6 +33,7 @@ def is_lost(mine: BaseException | None, theirs: BaseException | None) -> bool:
     return mine is not None and theirs is None
 
 
+@pytest.mark.wide
 def test_a_fifth_of_the_operators_of_a_cnn() -> None:
     chosen = [case for case in cases() if case.op in CNN][::5]
     results = {case.name: run(case) for case in chosen}
@@ -61,6 +62,7 @@ def test_all_cases() -> None:
     assert lost == []
 
 
+@pytest.mark.wide
 def test_every_refusal_is_one_line() -> None:
     """Our import raises nothing but QaccelError, whatever the model."""
     from qaccel.frontend.import_onnx import import_onnx

@@ -10,6 +10,7 @@ from qaccel.evaluate.executor import execute
 from qaccel.frontend.from_relax.to_onnx import NotTranslated, relax_to_onnx
 from qaccel.frontend.import_model import import_frontend_module
 from qaccel.frontend.import_relax import prepare
+from tiers import wide_after
 
 RNG = np.random.default_rng(12)
 LLVM = tvm.target.Target("llvm")
@@ -99,31 +100,34 @@ def test_weights_that_are_dequantized_are_weights():
 
 @pytest.mark.parametrize(
     "build",
-    [
-        lambda b, x: op.strided_slice(x, [1, 3], [1, 0], [4, 8], [2, 3]),
-        lambda b, x: op.take(x, relax.const(np.array([2, 0], np.int64)), axis=1),
-        lambda b, x: op.nn.layer_norm(x, f(8), f(8), axes=[-1]),
-        lambda b, x: op.nn.gelu(x),
-        lambda b, x: op.nn.silu(x),
-        lambda b, x: op.rsqrt(b.emit(op.add(b.emit(op.multiply(x, x)), relax.const(np.float32(1))))),
-        lambda b, x: op.nn.attention(*[b.emit(op.permute_dims(x, [0, 2, 1, 3]))] * 3),
-        lambda b, x: op.nn.adaptive_avg_pool2d(x, [2, 2]),
-        lambda b, x: op.nn.conv2d_transpose(x, f(4, 5, 3, 3), strides=2, padding=1, output_padding=1),
-        lambda b, x: op.nn.avg_pool2d(x, pool_size=3, strides=2, padding=1, count_include_pad=True),
-        lambda b, x: op.nn.prelu(x, f(4), axis=1),
-        lambda b, x: op.max(x, axis=[1], keepdims=True),
-        lambda b, x: op.image.resize2d(
-            x, (16, 24), method="nearest_neighbor", coordinate_transformation_mode="asymmetric"
-        ),
-        lambda b, x: op.nn.group_norm(x, f(4), f(4), num_groups=2, channel_axis=1, axes=[2, 3]),
-        lambda b, x: op.nn.instance_norm(x, f(4), f(4), channel_axis=1, axes=[2, 3]),
-        lambda b, x: op.nn.softplus(x),
-        lambda b, x: op.std(x, axis=[2, 3]),
-        lambda b, x: op.add(x, b.emit(op.full([8], relax.const(np.float32(0.5)), "float32"))),
-        lambda b, x: op.tile(x, (1, 1, 2, 1)),
-        lambda b, x: op.stack([x, x], axis=2),
-        lambda b, x: op.concat([x, b.emit(op.negative(x))], axis=1),
-    ],
+    wide_after(
+        10,
+        [
+            lambda b, x: op.strided_slice(x, [1, 3], [1, 0], [4, 8], [2, 3]),
+            lambda b, x: op.take(x, relax.const(np.array([2, 0], np.int64)), axis=1),
+            lambda b, x: op.nn.layer_norm(x, f(8), f(8), axes=[-1]),
+            lambda b, x: op.nn.gelu(x),
+            lambda b, x: op.nn.silu(x),
+            lambda b, x: op.rsqrt(b.emit(op.add(b.emit(op.multiply(x, x)), relax.const(np.float32(1))))),
+            lambda b, x: op.nn.attention(*[b.emit(op.permute_dims(x, [0, 2, 1, 3]))] * 3),
+            lambda b, x: op.nn.adaptive_avg_pool2d(x, [2, 2]),
+            lambda b, x: op.nn.conv2d_transpose(x, f(4, 5, 3, 3), strides=2, padding=1, output_padding=1),
+            lambda b, x: op.nn.avg_pool2d(x, pool_size=3, strides=2, padding=1, count_include_pad=True),
+            lambda b, x: op.nn.prelu(x, f(4), axis=1),
+            lambda b, x: op.max(x, axis=[1], keepdims=True),
+            lambda b, x: op.image.resize2d(
+                x, (16, 24), method="nearest_neighbor", coordinate_transformation_mode="asymmetric"
+            ),
+            lambda b, x: op.nn.group_norm(x, f(4), f(4), num_groups=2, channel_axis=1, axes=[2, 3]),
+            lambda b, x: op.nn.instance_norm(x, f(4), f(4), channel_axis=1, axes=[2, 3]),
+            lambda b, x: op.nn.softplus(x),
+            lambda b, x: op.std(x, axis=[2, 3]),
+            lambda b, x: op.add(x, b.emit(op.full([8], relax.const(np.float32(0.5)), "float32"))),
+            lambda b, x: op.tile(x, (1, 1, 2, 1)),
+            lambda b, x: op.stack([x, x], axis=2),
+            lambda b, x: op.concat([x, b.emit(op.negative(x))], axis=1),
+        ],
+    ),
 )
 def test_operators_in_nchw(build):
     same(module((1, 4, 8, 8), build))

@@ -12,6 +12,7 @@ from frontend.checks import f, onnx_ops, relax_ops
 from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
+from tiers import wide_after
 
 COORDINATES = ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]
 ROUNDINGS = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]
@@ -44,7 +45,7 @@ def test_nearest(coordinates: str, rounding: str, kind: str, values: list[float]
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-@pytest.mark.parametrize("coordinates", [*COORDINATES, "half_pixel_symmetric"])
+@pytest.mark.parametrize("coordinates", wide_after(2, [*COORDINATES, "half_pixel_symmetric"]))
 @pytest.mark.parametrize(("kind", "values"), SIZES)
 def test_interpolated(mode: str, coordinates: str, kind: str, values: list[float]) -> None:
     check(*resize(kind, values, mode=mode, coordinate_transformation_mode=coordinates), (1, 2, 5, 6), 19)

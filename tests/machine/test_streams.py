@@ -96,6 +96,7 @@ def test_any_tile_survives(case: tuple[WeightTile, HwConfig]) -> None:
 
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(odd_tiles(), st.data())
+@pytest.mark.wide
 def test_decoders_agree_on_damage(case: tuple[WeightTile, HwConfig], data: st.DataObject) -> None:
     """Bits of the payload flipped, bytes cut or added, the instruction's fields changed; the checksum made right again."""
     tile, hw = case

@@ -29,6 +29,7 @@ def check_case(config: str, weight_bits: int, activation_bits: int, index: int) 
         np.testing.assert_array_equal(got, expected[index_of])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("config", "weight_bits", "activation_bits"), CASES)
 def test_random_layers(config: str, weight_bits: int, activation_bits: int) -> None:
     for index in range(75):

@@ -1,5 +1,6 @@
 """Whole networks: the compiled program against exact NumPy on the quantized Relax, in both modes of the simulator."""
 
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -15,19 +16,25 @@ from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine import cost
 from qaccel.machine.hw import config_names, load_config
 from qaccel.machine.isa import decode
+from qaccel.model import ImportedModel
 from qaccel.npu.codegen import CompiledSubgraph, compile_subgraph
 from qaccel.npu.partition.partition import partition, subgraph_functions
 from qaccel.options import BitWidths
-from qaccel.quant.calibrate.ranges import calibrate
+from qaccel.quant.calibrate.ranges import Ranges, calibrate
 from qaccel.quant.quantize import quantize
+from tiers import wide_after
 
 WIDTHS = list(product((4, 8, 16), (4, 8, 16)))
 
 
-def quantized(path: Path, bits: BitWidths) -> QuantizedModel:
+@cache
+def calibrated(path: Path) -> tuple[ImportedModel, Ranges]:
     model = import_onnx(path)
-    images = data.load("calibration", 16)["images"]
-    return quantize(model, calibrate(model, {model.inputs[0].name: images}), bits)
+    return model, calibrate(model, {model.inputs[0].name: data.load("calibration", 16)["images"]})
+
+
+def quantized(path: Path, bits: BitWidths) -> QuantizedModel:
+    return quantize(*calibrated(path), bits)
 
 
 def compiled(q: QuantizedModel, config: str) -> CompiledSubgraph:
@@ -45,7 +52,7 @@ def integers(q: QuantizedModel, images: np.ndarray) -> dict[str, np.ndarray]:
     return seen
 
 
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), WIDTHS)
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), wide_after(1, WIDTHS))
 def test_network_is_exact_at_all_widths(network_path: Path, weight_bits: int, activation_bits: int) -> None:
     q = quantized(network_path, BitWidths(weight_bits, activation_bits))
     config = config_names()[WIDTHS.index((weight_bits, activation_bits)) % len(config_names())]
@@ -68,7 +75,7 @@ def test_operators_of_the_partition_are_all_on_the_accelerator(network_path: Pat
     assert sorted(layer.name for layer in network.layers) == sorted(wanted)
 
 
-@pytest.mark.parametrize("config", config_names())
+@pytest.mark.parametrize("config", wide_after(1, config_names()))
 def test_no_instruction_is_quicker_than_its_units(network_path: Path, config: str) -> None:
     network = compiled(quantized(network_path, BitWidths(8, 8)), config)
     artefact = network.artefact

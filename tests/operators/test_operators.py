@@ -28,6 +28,7 @@ SEED = 20261124
 PAIRS = list(product((4, 8, 16), (4, 8, 16)))
 OPERATORS: dict[str, Make] = {**LAYERS, **ELEMENTWISE, **TABLES, **MOVES}
 IN_CI = 9  # cases of each operator
+FAST = 3  # of them, those that `make test-fast` runs too
 ONCE = int(os.environ.get("QACCEL_OPERATOR_CASES", "300"))
 
 
@@ -82,8 +83,15 @@ def check_interpolated(case: Case, made: Tensor, notes: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operator(operator: str) -> None:
-    """Ten is prime to nine: every pair of widths once, on all configs."""
-    for k in range(IN_CI):
+    """Ten is prime to nine: with the cases below, every pair of widths once, on all configs."""
+    for k in range(FAST):
+        check(operator, k * 10)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operator_at_all_widths(operator: str) -> None:
+    for k in range(FAST, IN_CI):
         check(operator, k * 10)
 
 

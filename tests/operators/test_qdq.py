@@ -75,6 +75,7 @@ def check_all(indices: list[int]) -> None:
     assert off.total() <= max(1, total.total() * PER_MILLION // 1_000_000)
 
 
+@pytest.mark.wide
 def test_every_operator_in_onnxruntime() -> None:
     check_all([k * 10 for k in range(IN_CI)])
 

@@ -21,6 +21,7 @@ from qaccel.qdq.write import emit_qdq, qdq_model
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.quantize import attributes, quantize
 from quant.layers import PAIRS, conv_model, model, node, prepared
+from tiers import wide_after
 
 PER_MILLION = 20
 
@@ -78,7 +79,7 @@ def compared(off: np.ndarray, from_tie: np.ndarray) -> int:
     return int(differs.sum())
 
 
-@pytest.mark.parametrize("network", ["resnet", "mobilenet"])
+@pytest.mark.parametrize("network", wide_after(1, ["resnet", "mobilenet"]))
 def test_onnxruntime_gives_the_same_integers(network, repo_root, calibration_data):
     """Every Conv and Gemm of a trained network, in ONNX Runtime's integer kernels, from the same integer inputs."""
     imported = import_onnx(repo_root / "tests" / "networks" / f"{network}.onnx")
@@ -134,7 +135,7 @@ def test_random_convolutions_in_onnxruntime():
     assert wrong <= max(1, total * PER_MILLION // 1_000_000), f"{wrong} of {total}"
 
 
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), PAIRS)
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), wide_after(3, PAIRS))
 def test_every_pair_loads_and_is_near(weight_bits, activation_bits, tmp_path, resnet_path, calibration_data):
     imported = import_onnx(resnet_path)
     q = quantize(imported, calibrate(imported, calibration_data), BitWidths(weight_bits, activation_bits))

@@ -7,6 +7,7 @@ import qaccel
 from qaccel.errors import QaccelError
 from quant.layers import model, node
 from small_models import chain, samples, several
+from tiers import wide_after
 
 WEIGHT = np.random.default_rng(1).normal(0, 0.5, (4, 4, 1, 1)).astype(np.float32)
 
@@ -21,7 +22,7 @@ def to_integers(values, entry):
     return np.clip(steps, limits.min, limits.max).astype(entry["dtype"])
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("dtype", wide_after(1, ["uint8", "int8"]))
 @pytest.mark.parametrize("made", [chain(), chain(batch=2), several()], ids=["chain", "batch of two", "several"])
 def test_integers_are_those_of_the_float_module(made, dtype):
     data = samples(made, count=8)

@@ -5,6 +5,7 @@ import pytest
 
 import qaccel
 from frontend.onnx_models import model, node, ort_run
+from tiers import wide_after
 
 CASES = {
     "sum over the plane": (node("ReduceSum", ["x", "plane"], ["y"], name="r"), (1, 6, 9, 11)),
@@ -19,7 +20,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("bits", ["W8A8", "W16A16"])
+@pytest.mark.parametrize("bits", wide_after(1, ["W8A8", "W16A16"]))
 def test_on_the_accelerator(name: str, bits: str):
     """Nothing on the CPU; the machine gives the same integers as NumPy; 16 bits are close to ONNX Runtime."""
     reduction, shape = CASES[name]

@@ -15,6 +15,7 @@ from qaccel.npu.check.program import DramMap, check_instructions
 from reference.interpreter import run
 from reference.memory import MachineError
 from reference.programs import PAIRS, RandomProgram, random_program
+from tiers import wide_after
 
 COUNT = 360  # a multiple of the nine width pairs and the three configs
 CHUNK = 45
@@ -60,7 +61,7 @@ def check_seeds(begin: int, end: int) -> None:
             raise AssertionError(f"random program {seed}") from error
 
 
-@pytest.mark.parametrize("begin", range(0, COUNT, CHUNK))
+@pytest.mark.parametrize("begin", wide_after(1, range(0, COUNT, CHUNK)))
 def test_random_programs(begin: int) -> None:
     check_seeds(begin, begin + CHUNK)
 
@@ -144,7 +145,7 @@ def check_damages(begin: int, end: int) -> None:
             raise AssertionError(f"damaged program {seed}: {error}") from error
 
 
-@pytest.mark.parametrize("begin", range(0, COUNT, CHUNK))
+@pytest.mark.parametrize("begin", wide_after(1, range(0, COUNT, CHUNK)))
 def test_damaged_programs(begin: int) -> None:
     check_damages(begin, begin + CHUNK)
 

@@ -14,6 +14,7 @@ from qaccel.options import BitWidths
 from reference.interpreter import run
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (8, 16)])
 def test_network_is_interpreted_exactly(network_path: Path, weight_bits: int, activation_bits: int) -> None:
     q = quantized(network_path, BitWidths(weight_bits, activation_bits))

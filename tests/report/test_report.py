@@ -70,6 +70,7 @@ def test_sums(module: qaccel.Module):
     check_sums(module)
 
 
+@pytest.mark.wide
 def test_sums_of_trained_networks(network_path: Path, calibration_data):
     check_sums(qaccel.compile(network_path, calibration_data=calibration_data))
 

@@ -35,6 +35,7 @@ def test_shares(chain: qaccel.Module, tmp_path: Path):
     assert sum(seen) == 40
 
 
+@pytest.mark.wide
 def test_trained_network(network_path: Path, calibration_data, labelled_data, tmp_path: Path):
     """8 bits keep a trained network's accuracy within a point of float on 500 images."""
     module = qaccel.compile(network_path, calibration_data=calibration_data)

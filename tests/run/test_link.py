@@ -17,8 +17,9 @@ from qaccel.errors import QaccelError
 from qaccel.export import export_library
 from qaccel.host import host_target
 from qaccel.options import parse_target
+from tiers import wide_after
 
-MODELS = {"chain": small_models.chain, "interrupted": small_models.interrupted, "several": small_models.several}
+MODELS = {"interrupted": small_models.interrupted, "chain": small_models.chain, "several": small_models.several}
 
 # A process that knows nothing of qaccel: TVM's own loading and its virtual machine.
 FRESH = """
@@ -44,7 +45,7 @@ server.terminate()
 """
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=wide_after(1, MODELS))
 def network(request: pytest.FixtureRequest):
     """Module, inputs of one sample, and expected outputs."""
     model = MODELS[request.param]()
@@ -54,7 +55,7 @@ def network(request: pytest.FixtureRequest):
     return qaccel.compile(quantized), one, quantized.run(one)
 
 
-@pytest.mark.parametrize("suffix", ["so", "tar"])
+@pytest.mark.parametrize("suffix", wide_after(1, ["so", "tar"]))
 def test_module_loads_in_a_fresh_process(network, tmp_path: Path, suffix: str):
     module, one, expected = network
     path = module.export_library(tmp_path / f"module.{suffix}")
@@ -66,6 +67,7 @@ def test_module_loads_in_a_fresh_process(network, tmp_path: Path, suffix: str):
         np.testing.assert_array_equal(outputs[name], value)
 
 
+@pytest.mark.wide
 def test_module_runs_over_rpc(network, tmp_path: Path):
     """Uploaded to a server in another process, which finds the loader through `import tvm`."""
     module, one, expected = network

@@ -71,6 +71,7 @@ def wait_for_server(address: str) -> None:
     raise AssertionError("no server within 30 s")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("suffix", ["so", "tar"])
 def test_run_gives_what_this_machine_gives(tracker: str, tmp_path: Path, suffix: str, capfd):
     model = small_models.interrupted()  # two subgraphs with the CPU between them
@@ -89,6 +90,7 @@ def test_run_gives_what_this_machine_gives(tracker: str, tmp_path: Path, suffix:
     assert all(np.array_equal(here[name], remote[name]) for name in here.files)
 
 
+@pytest.mark.wide
 def test_errors_are_one_line(tracker: str, tmp_path: Path, capfd):
     path = tmp_path / "module.so"
     path.write_bytes(b"no library")

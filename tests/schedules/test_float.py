@@ -21,6 +21,7 @@ from qaccel.frontend.import_model import import_model
 from qaccel.host import host_target
 from qaccel.options import parse_target
 from qaccel.schedules.host import host_of
+from tiers import wide_after
 
 RELATIVE = 1e-5  # of the largest output
 
@@ -80,14 +81,14 @@ def convolution(rng: np.random.Generator) -> tuple[onnx.ModelProto, tuple[int, .
     return model, shape
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", wide_after(4, range(16)))
 def test_convolutions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     model, shape = convolution(rng)
     check(model, {"x0": drawn(rng, *shape)})
 
 
-@pytest.mark.parametrize(("width", "channels"), [(17, 40), (19, 16), (23, 130), (37, 24), (41, 5)])
+@pytest.mark.parametrize(("width", "channels"), wide_after(2, [(17, 40), (41, 5), (23, 130), (37, 24), (19, 16)]))
 def test_pixels_and_channels_that_no_tile_divides(width: int, channels: int) -> None:
     rng = np.random.default_rng(width)
     model = one_node("Conv", [(1, 7, 3, width)], [drawn(rng, channels, 7, 1, 1), drawn(rng, channels)])
@@ -95,14 +96,14 @@ def test_pixels_and_channels_that_no_tile_divides(width: int, channels: int) -> 
 
 
 @pytest.mark.parametrize("mcpu", ["x86-64", "haswell"])
-@pytest.mark.parametrize("seed", range(100, 103))
+@pytest.mark.parametrize("seed", wide_after(1, range(100, 103)))
 def test_convolutions_of_narrower_vectors(seed: int, mcpu: str) -> None:
     rng = np.random.default_rng(seed)
     model, shape = convolution(rng)
     check(model, {"x0": drawn(rng, *shape)}, f"llvm -mcpu={mcpu}")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", wide_after(2, range(6)))
 def test_transposed_convolutions(seed: int) -> None:
     rng = np.random.default_rng(200 + seed)
     groups = int(rng.integers(1, 3))
@@ -176,7 +177,7 @@ ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", wide_after(8, ROWS))
 def test_other_operators(name: str) -> None:
     op, shape, attrs, channels, opset = ROWS[name]
     rng = np.random.default_rng(3)

@@ -14,6 +14,7 @@ from qaccel.schedules.integer.conv import conv2d
 from qaccel.schedules.integer.vectors import vectors_of
 from quant.layers import PAIRS
 from schedules.kernels import CPUS, check_conv, runs_here, target, vectors
+from tiers import wide_after
 
 SOME = ("plain", "haswell", "cascadelake")
 HERE = [pytest.param(cpu, marks=pytest.mark.skipif(not runs_here(cpu), reason="not this machine")) for cpu in SOME]
@@ -59,12 +60,14 @@ SHAPES = {
 
 
 def _combinations():
-    """Every shape on two CPUs, in the slow tests on all."""
+    """Every shape on two CPUs, in the slow tests on all; in the fast tier every fourth shape on one CPU."""
     for k, name in enumerate(SHAPES):
         for n, cpu in enumerate(CPUS):
             marks = [pytest.mark.skipif(not runs_here(cpu), reason="not this machine")]
             if n not in (k % len(CPUS), 4):
                 marks.append(pytest.mark.slow)
+            elif n != 4 or k % 4 != 1:
+                marks.append(pytest.mark.wide)
             yield pytest.param(cpu, name, marks=marks)
 
 
@@ -77,18 +80,18 @@ def test_shapes(cpu, name):
     check_conv(cpu, *case(rng, (*pair, int(rng.choice([4, 8, 16]))), **SHAPES[name]))
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), wide_after(2, PAIRS))
 @pytest.mark.parametrize("name", ["1x1", "3x3", "depthwise"])
-def test_extremes(name, pair):
+def test_extremes(name, weight_bits, activation_bits):
     """All products of one sign and as large as they get: weights and activations at their smallest value, far zero points."""
-    turn = len(name) + pair[0] + pair[1] // 4
+    turn = len(name) + weight_bits + activation_bits // 4
     cpu = [cpu for cpu in CPUS if runs_here(cpu)][turn % sum(map(runs_here, CPUS))]
-    rng = np.random.default_rng(sum(pair))
-    attrs, q, weight, bias, scale = case(rng, (*pair, 16), **SHAPES[name])
-    lo, hi = numerics.activation_limits(pair[1])
+    rng = np.random.default_rng(weight_bits + activation_bits)
+    attrs, q, weight, bias, scale = case(rng, (weight_bits, activation_bits, 16), **SHAPES[name])
+    lo, hi = numerics.activation_limits(activation_bits)
     value, zero = ((lo, hi), (hi, lo))[turn % 2]
-    weight[:] = -(1 << (pair[0] - 1))
-    attrs = replace(attrs, source=replace(attrs.source, zero_point=0 if pair[1] == 16 else zero))
+    weight[:] = -(1 << (weight_bits - 1))
+    attrs = replace(attrs, source=replace(attrs.source, zero_point=0 if activation_bits == 16 else zero))
     check_conv(cpu, attrs, np.full_like(q, value), weight, bias, scale / 64)
 
 

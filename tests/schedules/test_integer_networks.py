@@ -25,7 +25,7 @@ def _cases():
     """Every pair on one of the networks in turn; on both in the slow tests."""
     for k, pair in enumerate(PAIRS):
         for n, name in enumerate(("mobilenet", "resnet")):
-            yield pytest.param(name, pair, marks=[] if k % 2 == n else pytest.mark.slow)
+            yield pytest.param(name, pair, marks=pytest.mark.wide if k % 2 == n else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "pair"), list(_cases()))

@@ -111,6 +111,7 @@ def test_what_was_half_written_is_measured_again(tmp_path: Path, damage: Callabl
     assert len(again.plans) == lost and len(task.measured) == 5
 
 
+@pytest.mark.wide
 def test_two_tunes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     held = create_records(tmp_path, TARGET)
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from schedules.test_tune import *; create_records(Path(sys.argv[1]), TARGET)"
@@ -134,6 +135,7 @@ def test_records_of_another_machine_or_tvm_are_refused(tmp_path: Path) -> None:
         open_records(tmp_path / "nowhere", TARGET)
 
 
+@pytest.mark.wide
 def test_all_plans_compute_the_same(tmp_path: Path) -> None:
     """Every plan of a few convolutions, run and compared with the rule's own: same sums in the same order."""
     from qaccel.schedules.floating.choose import apply_plan

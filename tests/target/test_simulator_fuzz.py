@@ -17,6 +17,7 @@ from qaccel.machine.streams import DecodedStream, WeightTile, decode_stream, enc
 from reference import streams
 from reference.programs import random_program
 from target.corpus import SMALL, random_artefact
+from tiers import wide_after
 
 CORPUS, MUTATIONS, STREAM_MUTATIONS = 45, 20_000, 100_000
 WIDTHS_AND_RESERVED = (4, 8, 16, 32)
@@ -36,7 +37,7 @@ def outcome(program: bytes, case, mode: str) -> tuple[bool, bytes]:
     return True, dram.tobytes()
 
 
-@pytest.mark.parametrize("seed", range(27))
+@pytest.mark.parametrize("seed", wide_after(9, range(27)))
 def test_flipped_bits_end_alike_in_both_modes(seed: int) -> None:
     """Bits of fields that the instruction has, so that most get past the decoder."""
     case = random_program(seed, SMALL, steps=3)
@@ -51,7 +52,7 @@ def test_flipped_bits_end_alike_in_both_modes(seed: int) -> None:
         assert outcome(bytes(program), case, "functional") == outcome(bytes(program), case, "cycle")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", wide_after(1, range(4)))
 def test_damaged_streams_decode_or_fail(seed: int) -> None:
     """Bits flipped and bytes cut, mostly in the table, with a right checksum; sometimes the fields of LOADW as well."""
     rng = np.random.default_rng([seed, 7])

@@ -76,6 +76,7 @@ def single(addr: int) -> dict[str, int]:
     return {"dram_addr": addr, "rows": 1, "pixels": 1, "pixel_bytes": 1}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("stored", "expected"), [(0, True), (1, False), (2 * 600, True), (2 * 600 + 1, False)])
 def test_races_with_an_access_long_ago(stored: int, expected: bool) -> None:
     """More accesses that nothing waits for than are kept as views."""

@@ -95,6 +95,7 @@ def _inert(ins: Instruction, name: str) -> bool:
     )
 
 
+@pytest.mark.wide
 def test_flipped_program_bits(base: Case) -> None:
     """Whatever bit of a field flips: the checker refuses, or the outputs show it, or it cannot matter."""
     rng = np.random.default_rng(1)

@@ -72,6 +72,7 @@ def test_networks_stay_near_their_entropy(repo_root: Path, name: str, weight_bit
     check(repo_root / "tests" / "networks" / f"{name}.onnx", weight_bits, most_percent)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("name", "weight_bits", "most_percent"),
     [

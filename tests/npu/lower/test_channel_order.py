@@ -36,6 +36,7 @@ def lowered(path: Path, weight_bits: int) -> LayerGraph:
     return lower(subgraph_functions(parts.mod)[symbol], symbol, HW)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("weight_bits", [4, 8])
 def test_outputs_stay_and_streams_shrink(network_path: Path, weight_bits: int) -> None:
     graph = lowered(network_path, weight_bits)

@@ -18,6 +18,7 @@ from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
 from qaccel.quant.calibrate import ranges as ours
 from qaccel.quant.calibrate.ranges import METHODS, Histogram, calibrate
+from tiers import wide_after
 
 
 def network() -> Model:
@@ -144,7 +145,7 @@ def distributions() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("name", list(distributions()))
+@pytest.mark.parametrize("name", wide_after(4, distributions()))
 def test_mse_is_near_the_best_range(name: str) -> None:
     """Against brute force on the values themselves over a grid of ranges."""
     values = distributions()[name].astype(np.float32)
@@ -195,6 +196,7 @@ def test_degenerate_tensors(method: str) -> None:
 
 @settings(max_examples=80)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.sampled_from(METHODS))
+@pytest.mark.wide
 def test_every_range_lies_within_the_observed_and_holds_zero(values: list[float], method: str) -> None:
     x = np.asarray(values, np.float32)[:, None]
     imported = import_onnx(model([node("Relu", ["x"], ["y"], name="r")], {}, (1, 1)))

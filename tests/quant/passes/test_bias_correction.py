@@ -20,6 +20,7 @@ from qaccel.quant.quantize import quantize
 from quant.layers import model, node, prepared
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("bits", [BitWidths(4, 8), BitWidths(8, 8)])
 def test_means_move_towards_the_float_model(network_path: Path, bits: BitWidths) -> None:
     model = import_onnx(network_path)

@@ -149,7 +149,7 @@ class Module:
     def evaluate(self, data: str | Path, reference: str | Path | None = None, *, progress: bool = False) -> Evaluation:
         """Accuracy on an .npz of arrays by input name and ``labels``, and agreement with the float model ``reference``."""
         with boundary("evaluate"):
-            arrays, labels = load_labelled(data, self.runner.inputs)
+            arrays, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
             with progress_bar("evaluating", len(labels), progress) as advance:
                 return evaluate(self.runner, arrays, labels, reference, advance)
 
@@ -217,6 +217,7 @@ def quantize(
     calibration: str = "minmax",
     input_range: str | tuple[float, float] | None = None,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
+    input_values: str | Mapping[str, Any] | None = None,
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
@@ -227,8 +228,8 @@ def quantize(
     ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
-    ``--input-shapes`` has them. ``passes``: names of the quantizer's passes that may run (default: all). ``hw`` is what
-    `compile` defaults to.
+    ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
+    ``passes``: names of the quantizer's passes that may run (default: all). ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
     name = model_name(model)
@@ -236,8 +237,8 @@ def quantize(
         config = load_config(hw)
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
-            input_range=input_range, input_shapes=input_shapes, preprocess=preprocess, model_format=model_format,
-            passes=passes,
+            input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
+            model_format=model_format, passes=passes,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -253,6 +254,7 @@ def compile(
     calibration: str = "minmax",
     input_range: str | tuple[float, float] | None = None,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
+    input_values: str | Mapping[str, Any] | None = None,
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
@@ -285,14 +287,16 @@ def compile(
             parsed = TargetOptions(load_config(parsed.config), parsed.host)
         options = options_of(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
-            input_shapes=input_shapes, preprocess=preprocess, io_dtype=io_dtype, model_format=model_format,
-            tuning_records=tuning_records, passes=passes,
+            input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
+            model_format=model_format, tuning_records=tuning_records, passes=passes,
         )  # fmt: skip
         places = _Places(output, tuple(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):
-            before = (calibration_data, bits, input_range, input_shapes, preprocess, model_format, passes)
+            before = (
+                calibration_data, bits, input_range, input_shapes, input_values, preprocess, model_format, passes,
+            )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
             stages.seconds.update(model.seconds)

@@ -51,6 +51,7 @@ def make_metadata(
         "target": target,
         "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
         "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
+        "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
         "report": report,
     }
 

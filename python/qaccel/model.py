@@ -57,6 +57,10 @@ class Model:
     # The same in ONNX, for writing QDQ models and nothing else: static shapes, constants and BatchNormalization folded, shape
     # information for every tensor. None for a model that came as Relax.
     onnx_model: onnx.ModelProto | None = None
+    # Inputs that were fixed to a value and are none any more, by name.
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    # What to tell the user about the import, one line each.
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         ends = (

@@ -86,6 +86,7 @@ class CompileOptions:
 
     target: TargetOptions = TargetOptions()
     input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    input_values: Mapping[str, Any] | None = None  # what inputs are fixed to: numbers, or arrays of them
     calibration_data: Data | None = None
     preprocess: str | None = None
     calibration: str = "minmax"
@@ -121,6 +122,7 @@ def options_of(
     target: TargetOptions,
     *,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
+    input_values: str | Mapping[str, Any] | None = None,
     calibration_data: Data | None = None,
     preprocess: str | None = None,
     calibration: str = "minmax",
@@ -133,7 +135,8 @@ def options_of(
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
-    ``input_shapes``: by input name, or `parse_input_shapes`; ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
+    ``input_shapes``: by input name, or `parse_input_shapes`; ``input_values``: by input name, or `parse_input_values`;
+    ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
     ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
     """
     if isinstance(input_shapes, str):
@@ -141,6 +144,7 @@ def options_of(
     return CompileOptions(
         target=target,
         input_shapes=dict(input_shapes) if input_shapes is not None else None,
+        input_values=parse_input_values(input_values) if isinstance(input_values, str) else input_values,
         calibration_data=calibration_data,
         preprocess=preprocess,
         calibration=calibration,
@@ -242,6 +246,28 @@ def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
     if not shapes:
         raise UserError('--input-shapes is empty; give "name:[1,3,224,224]"')
     return shapes
+
+
+def parse_input_values(text: str) -> dict[str, Any]:
+    """``"sr:16000 flags:[1,0]"``, separated by spaces or commas. Raises UserError if it is not of that form."""
+    values: dict[str, Any] = {}
+    pattern = re.compile(r"[\s,;]*([^\s,;\[\]]+?)\s*:\s*(\[[^\[\]]*\]|[^\s,;\[\]:]+)(?=$|[\s,;])")
+    position = 0
+    while text[position:].strip(" ,;\t\n"):
+        match = pattern.match(text, position)
+        try:
+            parsed = json.loads(match[2].lower()) if match is not None else None
+        except ValueError:
+            match = None
+        if match is None:
+            raise UserError(f'--input-values {text!r} must have the form "name:16000", several with spaces between')
+        if match[1] in values:
+            raise UserError(f"--input-values: {match[1]!r} occurs twice")
+        values[match[1]] = parsed
+        position = match.end()
+    if not values:
+        raise UserError('--input-values is empty; give "name:16000"')
+    return values
 
 
 def _input_range(given: str | tuple[float, float]) -> tuple[float, float]:

@@ -103,7 +103,7 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     """The stages import, calibrate and quantize."""
     chosen_passes(options.passes)  # a mistake in them shows before the long work
     with stages("import"):
-        imported = import_model(model, options.input_shapes, options.model_format)
+        imported = import_model(model, options.input_shapes, options.model_format, options.input_values)
         if not imported.inputs:
             raise UserError("the model has no inputs: its outputs are constants, and there is nothing to compile")
     return quantize_imported(imported, options, stages)
@@ -116,7 +116,8 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("quantize"):
         bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
         quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
-    return replace(quantized, notes=(*calibration.notes, *quantized.notes), sample=calibration.one_batch(model))
+    notes = (*model.notes, *calibration.notes, *quantized.notes)
+    return replace(quantized, notes=notes, sample=calibration.one_batch(model))
 
 
 def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -167,9 +168,9 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 "--calibration-data, which run it in integers"
             )
     with stages("import"):
-        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format)
+        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         linked = link(imported.mod, options, metadata)
-    notes = (*notes, *host_notes(options.target))
+    notes = (*imported.notes, *notes, *host_notes(options.target))
     return Compiled(imported, options, None, None, None, (), linked, metadata, None, notes, dict(stages.seconds))

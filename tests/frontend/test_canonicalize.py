@@ -344,7 +344,10 @@ def test_input_shape_errors() -> None:
     assert '--input-shapes "x:[1,3,224,224]"' in refusal(lambda: import_onnx(proto))
     assert "'z'" in refusal(lambda: import_onnx(proto, {"z": (1, 3, 4, 4)}))
     assert "3 dimensions" in refusal(lambda: import_onnx(proto, {"x": (1, 3, 4)}))
-    assert "fixes it at 3" in refusal(lambda: import_onnx(proto, {"x": (1, 4, 4, 4)}))
+    assert import_onnx(proto, {"x": (1, 4, 4, 4)}).outputs[0].shape == (1, 4, 4, 4)  # no node of it needs 3 channels
+    conv = model([node("Conv", ["x", "w"], ["y"], name="c")], {"w": np.ones((4, 3, 1, 1), np.float32)}, (1, 3, 4, 4))
+    said = refusal(lambda: import_onnx(conv, {"x": (1, 5, 4, 4)}))
+    assert "changes 'x' from [1, 3, 4, 4] to [1, 5, 4, 4], and the model does not allow it: node 'c'" in said
     assert "at least 1" in refusal(lambda: import_onnx(proto, {"x": (1, 3, 0, 4)}))
 
 

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
     )
     parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
+    parser.add_argument(
+        "--input-values", metavar="VALUES", help='"sr:16000", several with spaces: inputs that are fixed'
+    )
     parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
     parser.add_argument(
         "--io-dtype",
@@ -83,6 +86,7 @@ def execute(arguments: argparse.Namespace) -> None:
         calibration=arguments.calibration,
         input_range=arguments.input_range,
         input_shapes=arguments.input_shapes,
+        input_values=arguments.input_values,
         preprocess=arguments.preprocess,
         model_format=arguments.model_format,
         io_dtype=arguments.io_dtype,

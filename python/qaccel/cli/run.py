@@ -41,7 +41,8 @@ def execute(arguments: argparse.Namespace) -> None:
     from ..run.profile_cpu import profile_cpu, profile_text
 
     module = api.load(arguments.module, rpc_tracker=arguments.rpc_tracker, rpc_key=arguments.rpc_key)
-    data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'")
+    fixed = module.metadata.get("fixed_inputs")
+    data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'", fixed)
     milliseconds = []
     for _ in range(arguments.repeat):
         start = time.perf_counter()

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -34,7 +35,11 @@ class Preprocess:
 
 
 def load_calibration_data(
-    path: str | Path, inputs: Sequence[TensorSpec], preprocess: str | None = None, limit: int | None = None
+    path: str | Path,
+    inputs: Sequence[TensorSpec],
+    preprocess: str | None = None,
+    limit: int | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Samples by input name, along axis 0, at most `limit` of them.
 
@@ -48,7 +53,7 @@ def load_calibration_data(
         raise UserError(f"--preprocess applies to a folder of images, and '{path}' is none; drop it or give the folder")
     else:
         arrays = {name: array[:limit] if array.ndim else array for name, array in load_npz(path).items()}
-    return check_inputs(arrays, inputs, f"calibration data '{path}'")
+    return check_inputs(arrays, inputs, f"calibration data '{path}'", fixed)
 
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -67,17 +72,26 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"'{path}' is not an .npz archive of numeric arrays, or is damaged") from err
 
 
-def check_inputs(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], what: str) -> dict[str, np.ndarray]:
+def check_inputs(
+    arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], what: str, fixed: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """The arrays in the inputs' element types, after checking names, shapes, types, values and counts.
 
     Axis 0 holds samples and may be any multiple of the input's own; a single sample may come without it. Integers
-    (images) become float where the input is float. `what` names the data in messages.
+    (images) become float where the input is float. `what` names the data in messages. `fixed`: values of inputs that were
+    settled at compile time; arrays that repeat them are left out.
     """
     expected = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
     for spec in inputs:
         if spec.name not in arrays:
             raise UserError(f"{what}: no array named '{spec.name}'; it holds {_names(arrays)}, expected {expected}")
-    names = {spec.name for spec in inputs}
+    names = {spec.name for spec in inputs} | set(fixed or {})
+    for name, value in (fixed or {}).items():
+        given, wanted = np.ravel(arrays.get(name, value)), np.ravel(value)
+        if given.size % max(wanted.size, 1) or (given.reshape(-1, max(wanted.size, 1)) != wanted).any():
+            raise UserError(
+                f"{what}: '{name}' was fixed by --input-values, and this is another value; compile it again"
+            )
     for name in arrays:
         if name not in names and name != "labels":
             raise UserError(f"{what}: '{name}' is not an input of the model; expected {expected}")

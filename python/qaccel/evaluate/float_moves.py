@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax
+
+from ..errors import UserError
+from ..relax_tools import node_name
 
 Kernel = Callable[..., np.ndarray]
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -40,7 +43,15 @@ def _pad(call: relax.Call) -> Kernel:
 
 def _take(call: relax.Call) -> Kernel:
     axis = None if call.attrs.axis is None else int(call.attrs.axis)
-    return lambda x, indices: np.take(x, indices, axis=axis)
+
+    def take(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        size = x.size if axis is None else x.shape[axis]
+        if indices.size and not -size <= int(indices.min()) <= int(indices.max()) < size:
+            worst = int(indices.max()) if int(indices.max()) >= size else int(indices.min())
+            raise UserError(f"node '{node_name(call)}' looks up entry {worst} of {size}; mend the model or the samples")
+        return np.take(x, indices, axis=axis)
+
+    return take
 
 
 def _tile(call: relax.Call) -> Kernel:
@@ -61,6 +72,16 @@ def _flip(call: relax.Call) -> Kernel:
 def _broadcast_to(call: relax.Call) -> Kernel:
     shape = _shape(call)
     return lambda x, *_: np.broadcast_to(x, shape)
+
+
+def _shape_of(call: relax.Call) -> Kernel:
+    """The static shape of a tensor as TVM's importer asks for it."""
+    return lambda *_: np.asarray(_shape(call.args[0]), np.int64)
+
+
+def _shape_to_tensor(call: relax.Call) -> Kernel:
+    values = np.asarray([int(v) for v in call.args[0].ty.values], np.int64)
+    return lambda *_: values
 
 
 def _conv2d_transpose(call: relax.Call) -> Kernel | None:
@@ -140,6 +161,8 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.tile": _tile,
     "relax.repeat": _repeat,
     "relax.flip": _flip,
+    "relax.shape_of": _shape_of,
+    "relax.shape_to_tensor": _shape_to_tensor,
     "relax.broadcast_to": _broadcast_to,
     "relax.nn.conv2d_transpose": _conv2d_transpose,
     "relax.nn.prelu": _prelu,
@@ -147,14 +170,20 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
 }
 
 
-def moves_apart(name: str, call: relax.Call) -> bool | None:
-    """Whether a rule of this file holds for another size of axis 0; None if it is not of this file."""
+def moves_apart(name: str, call: relax.Call, batched: Sequence[bool]) -> bool | None:
+    """Whether a rule of this file holds for another size of axis 0 of the operands in `batched`; None if it is not of this file."""
     if name not in RULES:
         return None
     if name == "relax.strided_slice":
-        return 0 not in [int(v) for v in call.args[1].fields]
+        return bool(batched[0]) and 0 not in [int(v) for v in call.args[1].fields]
     if name == "relax.nn.pad":
-        return not any(int(v) for v in call.attrs.pad_width[:2])
+        return bool(batched[0]) and not any(int(v) for v in call.attrs.pad_width[:2])
+    if name == "relax.take" and not batched[0]:  # of a table
+        return (
+            bool(batched[1]) and call.attrs.axis is not None and int(call.attrs.axis) % len(_shape(call.args[0])) == 0
+        )
     if name in ("relax.take", "relax.repeat", "relax.flip"):
-        return call.attrs.axis is not None and int(call.attrs.axis) % len(_shape(call.args[0])) != 0
-    return name not in ("relax.tile", "relax.broadcast_to")
+        return (
+            bool(batched[0]) and call.attrs.axis is not None and int(call.attrs.axis) % len(_shape(call.args[0])) != 0
+        )
+    return bool(batched[0]) and name not in ("relax.tile", "relax.broadcast_to")

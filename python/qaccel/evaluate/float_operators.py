@@ -242,6 +242,8 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.nn.avg_pool2d": _avg_pool2d,
     "relax.matmul": _plain(np.matmul),
     "relax.reshape": _reshape,
+    "relax.expand_dims": _reshape,
+    "relax.squeeze": _reshape,
     "relax.permute_dims": _permute_dims,
     "relax.nn.softmax": _softmax,
     "relax.concat": _concat,
@@ -269,7 +271,7 @@ def keeps_samples_apart(name: str, call: relax.Call, batched: Sequence[bool]) ->
     shapes = [known_shape(arg) or () for arg in call.args]
     rank = len(shapes[0])
     if name in MOVES:
-        return bool(batched[0]) and bool(moves_apart(name, call))
+        return bool(moves_apart(name, call, batched))
     if name in UNARY or name.startswith("relax.nn.") and name.endswith(("conv2d", "pool2d")):
         return rank > 0
     if name in BINARY or name in COMPARISONS:

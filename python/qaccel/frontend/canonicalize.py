@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ from onnx import external_data_helper, helper, inliner, numpy_helper, version_co
 
 from ..errors import UserError
 from .graph import Graph, NotStatic, TensorType, fresh_name
+from .inputs import as_float32, with_values
 from .passes import contrib
 from .passes.affine import with_statistics
 from .passes.fold import fold
@@ -20,24 +23,42 @@ from .passes.simplify import simplify
 
 OLDEST_OPSET = 7  # older files are brought to it by ONNX's own converter
 LARGEST_MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
+FIRST_IR_OF_CONSTANTS = 4  # before it every initializer had to be an input as well, which the graph's constants are not
 DOMAINS = ("", "ai.onnx")
 
 
 def canonical_graph(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Loads, checks and canonicalises a model.
 
-    `input_shapes` fixes symbolic dimensions by input name; a symbolic batch (axis 0) becomes 1 by itself.
+    `input_shapes` fixes dimensions by input name, those that the model fixes too where its nodes allow it; a symbolic batch
+    (axis 0) becomes 1 by itself. `input_values` makes constants of inputs. Tensors of float16 become float32.
     Raises UserError for everything that is wrong with the file or that cannot be compiled.
     """
     proto = checked(load(model))
+    fixed = with_values(proto, input_values or {})
+    notes = as_float32(proto)
+    changed = _overridden(proto, input_shapes or {})
     try:
         with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
-            return simplify(with_statistics(fold(graph_of(proto, dict(input_shapes or {})))))
+            graph = graph_of(proto, dict(input_shapes or {}))
+            graph = replace(graph, fixed=fixed, notes=notes, overridden=changed)
+            return simplify(with_statistics(fold(graph)))
+    except UserError as err:
+        if not changed:
+            raise
+        raise blamed_on_shapes(err, changed) from err
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as err:
         reason = _one_line(err) or type(err).__name__
         raise UserError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
+
+
+def blamed_on_shapes(error: UserError, changed: str) -> UserError:
+    """The error, with the sizes of inputs that were ``changed`` against the model's own in front."""
+    return type(error)(f"--input-shapes changes {changed}, and the model does not allow it: {error}")
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -225,9 +246,23 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
         inputs=tuple(i.name for i in inputs),
         outputs=tuple(o.name for o in proto.graph.output),
         opsets=tuple(sorted(opsets.items())),
-        ir_version=proto.ir_version,
+        ir_version=max(proto.ir_version, FIRST_IR_OF_CONSTANTS),
         name=proto.graph.name,
-        declared=_declared(proto) if all(_is_static(i) for i in inputs) else {},
+        declared=_declared(proto)
+        if all(_is_static(i) for i in inputs) and not _overridden(proto, input_shapes)
+        else {},
+    )
+
+
+def _overridden(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The inputs that the model fixes at other sizes than `input_shapes` gives, in words; empty if there are none."""
+    stated = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in proto.graph.input}
+    return ", ".join(
+        f"'{name}' from {stated[name]} to {list(given)}"
+        for name, given in input_shapes.items()
+        if name in stated
+        and len(stated[name]) == len(given)
+        and any(was not in (0, now) for was, now in zip(stated[name], given, strict=True))
     )
 
 
@@ -312,11 +347,7 @@ def _input_shape(info: onnx.ValueInfoProto, given: tuple[int, ...] | None, known
     shape = []
     for axis, (size, symbol) in enumerate(zip(declared, symbols, strict=True)):
         wanted = None if given is None else int(given[axis])
-        if size is not None and wanted is not None and wanted != size:
-            raise UserError(
-                f"--input-shapes gives {wanted} for dimension {axis} of input '{name}', the model fixes it at {size}"
-            )
-        fixed = size if size is not None else wanted if wanted is not None else known.get(symbol)
+        fixed = wanted if wanted is not None else size if size is not None else known.get(symbol)
         if fixed is None and axis == 0:
             fixed = 1
         if fixed is None:

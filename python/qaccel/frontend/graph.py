@@ -30,6 +30,8 @@ class Graph:
     """`types` covers inputs and node outputs; `consts` are the former initializers and everything folded.
 
     `declared` are the static types that the file itself states for tensors whose types do not follow from its inputs'.
+    `fixed` are inputs that became constants, `notes` what to tell the user of the import,
+    `overridden` the inputs, in words, whose sizes are not those that the file fixes.
     `statistics`: mean and standard deviation of every channel, as training left them, of what a BatchNormalization gave.
     """
 
@@ -43,6 +45,9 @@ class Graph:
     name: str
     declared: Mapping[str, TensorType] = field(default_factory=dict)
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    overridden: str = ""
 
     @property
     def opset(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import tvm
@@ -14,40 +15,51 @@ from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
 from .import_onnx import import_onnx
 from .import_relax import import_relax, prepare
+from .import_tflite import from_tflite_file
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
 
 def import_model(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    model_format: str | None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> Model:
     """The model in canonical Relax. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """
     if isinstance(model, onnx.ModelProto):
-        return import_onnx(model, input_shapes)
+        return import_onnx(model, input_shapes, input_values)
     path = Path(model)
     chosen = model_format or FORMATS.get(path.suffix.lower(), "onnx")
     if chosen == "onnx":
-        return import_onnx(path, input_shapes)
+        return import_onnx(path, input_shapes, input_values)
+    if input_values:
+        raise UserError(f"--input-values is for ONNX models; export the {chosen} model with the value in it")
     if input_shapes:
         raise UserError(
             f"--input-shapes: the shapes of a {chosen} model are in its file; export it with the shapes you want"
         )
     if not path.is_file():
         raise UserError(f"cannot read '{path}': there is no such file")
-    return _from_torch(path) if chosen == "torch" else _from_tflite(path)
+    return _from_torch(path) if chosen == "torch" else import_frontend_module(from_tflite_file(path))
 
 
 def import_for_cpu(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None, model_format: str | None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    model_format: str | None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> tuple[Model, tuple[str, ...]]:
     """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
     what to tell the user about that. Raises UserError as `import_model` does."""
     try:
-        return import_model(model, input_shapes, model_format), ()
+        return import_model(model, input_shapes, model_format, input_values), ()
     except NotStatic as refusal:
+        if input_values:
+            raise
         from .import_by_tvm import import_by_tvm
 
         return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
@@ -67,22 +79,6 @@ def _from_torch(path: Path) -> Model:
     except Exception as error:  # torch raises whatever its unpicklers meet
         raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
     return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True))
-
-
-def _from_tflite(path: Path) -> Model:
-    """A float TFLite flatbuffer."""
-    try:
-        import tflite
-        from tvm.relax.frontend.tflite import from_tflite
-    except ImportError:
-        raise UserError(
-            f"'{path}': TFLite models need the package tflite; pip install tflite, or convert to ONNX"
-        ) from None
-    try:
-        flat = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
-    except Exception as error:  # the flatbuffer reader checks nothing
-        raise UserError(f"'{path}' is not a TFLite model: {_one_line(error)}") from error
-    return _imported(path, lambda: from_tflite(flat))
 
 
 def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> Model:

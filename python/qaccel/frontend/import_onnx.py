@@ -9,30 +9,42 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
 
+from ..errors import UserError
 from ..model import Model, SourceOperator, TensorSpec
-from .canonicalize import canonical_graph
+from .canonicalize import blamed_on_shapes, canonical_graph
 from .graph import Graph, attrs_of, to_model
 from .to_relax.nodes import to_relax
 
 
 def import_onnx(
-    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path | onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_values: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Imports an ONNX model; `input_shapes` fixes symbolic dimensions by input name.
+    """Imports an ONNX model; `input_shapes` fixes dimensions and `input_values` values by input name.
 
     Raises UserError with one line for a file that is damaged, a shape that stays symbolic, or an operator that
     neither qaccel nor TVM can import.
     """
-    graph = canonical_graph(model, input_shapes)
+    graph = canonical_graph(model, input_shapes, input_values)
+    try:
+        mod = to_relax(graph)
+    except UserError as err:
+        if not graph.overridden:
+            raise
+        raise blamed_on_shapes(err, graph.overridden) from err
     return Model(
-        mod=to_relax(graph),
+        mod=mod,
         inputs=tuple(_spec(graph, name) for name in graph.inputs),
         outputs=tuple(_spec(graph, name) for name in graph.outputs),
         operators=tuple(_operator(node, graph) for node in graph.nodes),
+        fixed=graph.fixed,
+        notes=graph.notes,
         statistics={n.name: graph.statistics[n.output[0]] for n in graph.nodes if n.output[0] in graph.statistics},
         onnx_model=to_model(graph),
     )

@@ -62,6 +62,11 @@ def _emitted(function: relax.Function, builder: relax.BlockBuilder) -> dict[rela
         value = binding.value
         if isinstance(value, relax.If | relax.Function):
             raise UserError(f"'{binding.var.name}' of the Relax module is control flow; only straight code compiles")
+        if isinstance(value, relax.Call) and isinstance(value.op, ir.GlobalVar):
+            raise UserError(
+                f"'{binding.var.name}' of the Relax module calls function '{value.op.name_hint}'; only straight code compiles: "
+                "inline it"
+            )
         value = renewed(value, now)
         if isinstance(value, relax.Call):
             name = _layer_of_bias(binding.value, layers, uses) or _unique(str(binding.var.name), taken)

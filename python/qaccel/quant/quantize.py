@@ -6,12 +6,14 @@ is, between a dequantize and a quantize. From here on the bits live in the IR.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import gcd
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from ..dialect import operators
+from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
@@ -19,6 +21,7 @@ from ..errors import UserError
 from ..model import Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, use_counts, variables
+from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
@@ -26,6 +29,7 @@ from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
 from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
+from .rules.reasons import computed_weights
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
@@ -44,12 +48,15 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     source = model.mod["main"]
     op_types = {each.name: each.op_type for each in model.operators}
     uses = use_counts(source)
-    nodes = fuse_tables(keep_normalizations(nodes_of(source, op_types)), uses)
+    masks = Masks(model)
+    nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), masks.made)
+    nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
     widths, demands = plan_widths(nodes, bits, variables(source.body.body))
     builder = relax.BlockBuilder()
-    emitter = Emitter(builder, ranges, nodes, demands)
+    batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
+    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
@@ -129,17 +136,22 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     elif node.kind.renames:
         rename(node, emitter)
     else:
-        reason = node.kind.reason
+        reason = computed_weights(node, emitter) or node.kind.reason
         if widths is not None:
             try:
                 QUANT_RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
-                reason = str(error)
+                reason = computed_weights(node, emitter) or str(error)
         if isinstance(value, relax.Call):
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
         emitter.copy(node)
+
+
+def _keep_masks(nodes: list[Node], masks: set[str]) -> list[Node]:
+    """The nodes, with those that make masks set to a kind that no rule takes: a rounding of 1 - mask would be one of 10000s."""
+    return [replace(node, kind=kinds.MASK) if node.name in masks else node for node in nodes]
 
 
 def _check_names(bits: Bits, nodes: list[Node]) -> None:

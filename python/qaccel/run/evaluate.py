@@ -31,10 +31,13 @@ class Evaluation:
     agreement: float | None = None
 
 
-def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def load_labelled(
+    path: str | Path, inputs: tuple[TensorSpec, ...], fixed: Mapping[str, Any] | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Arrays by input name, and ``labels`` [samples] as int64. Raises UserError for what is missing or does not fit.
 
-    A network with one input may find its samples under any name, if there is no other array.
+    ``fixed``: values of inputs that were settled at compile time. A network with one input may find its
+    samples under any name, if there is no other array.
     """
     arrays = load_npz(path)
     if LABELS not in arrays:
@@ -49,7 +52,7 @@ def load_labelled(path: str | Path, inputs: tuple[TensorSpec, ...]) -> tuple[dic
         else spec
         for spec in inputs
     )
-    data = check_inputs(arrays, real, f"labelled data '{path}'")
+    data = check_inputs(arrays, real, f"labelled data '{path}'", fixed)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample")
     samples = len(data[inputs[0].name])
@@ -92,7 +95,7 @@ def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def _reference(path: str | Path, module: Runner) -> Model:
-    model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs})
+    model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs}, module.metadata.get("fixed_inputs"))
     if [(s.name, s.shape) for s in model.inputs] != [(s.name, s.shape) for s in module.inputs]:
         raise UserError(
             f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}"

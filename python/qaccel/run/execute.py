@@ -55,7 +55,7 @@ class Runner:
         Axis 0 may be any multiple of the module's batch, which then runs once per batch; outputs are joined along axis 0.
         Raises UserError for a name, shape, type or value that does not fit the model.
         """
-        arrays = check_inputs(inputs, self.inputs, "inputs")
+        arrays = check_inputs(inputs, self.inputs, "inputs", self.metadata.get("fixed_inputs"))
         times = {len(arrays[s.name]) // s.shape[0] for s in self.inputs if s.shape and s.shape[0]} or {1}
         pieces = []
         for k in range(times.pop()):

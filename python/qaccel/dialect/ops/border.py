@@ -40,7 +40,10 @@ class QuantizeAttrs(Attrs):
             ratio = np.rint(np.asarray(x, np.float32) / np.float32(self.result.scale))
             q = np.clip(np.nan_to_num(ratio, nan=0.0), lo - zero_point, hi - zero_point).astype(np.int32)
         q = (q + zero_point).astype(carrier(self.result.bits))
-        shape = (len(q), *self.shape[1:]) if self.axes[0] == 0 else self.shape
+        outer = (
+            self.shape[0] * q.size // math.prod(self.shape)
+        )  # the batch at hand, whatever the source has merged with it
+        shape = (outer, *self.shape[1:]) if self.axes[0] == 0 else self.shape
         return np.ascontiguousarray(q.transpose(self.axes)).reshape(shape)
 
     def check(self, call: relax.Call) -> None:

@@ -8,7 +8,7 @@ Concat, Cast, ...) therefore disappears as soon as the input shapes are static.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ...errors import UserError
 from ..graph import Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
+from ..inputs import inputs_behind
 from . import contrib
 
 # A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
@@ -71,7 +72,7 @@ def fold(graph: Graph) -> Graph:
             }
             pending.extend(reversed(contrib.spelled_out(node, ranks, graph.opset)))
             continue
-        _refuse_control_flow(node)
+        _refuse_control_flow(node, nodes, types, graph)
         source = _passed_through(node, types, consts)
         if source is not None:
             alias[node.output[0]] = source
@@ -83,7 +84,10 @@ def fold(graph: Graph) -> Graph:
         if values is not None:
             consts.update(values)
             continue
-        types.update(_infer(node, consts, types, graph))
+        try:
+            types.update(_infer(node, consts, types, graph))
+        except NotStatic as refusal:
+            raise NotStatic(f"{refusal}{_way_out(node.input[1:], nodes, types, graph)}") from refusal
         nodes.append(node)
     for out in graph.outputs:  # a constant output is an Identity of a constant with another name
         if out in consts:
@@ -92,7 +96,20 @@ def fold(graph: Graph) -> Graph:
     return pruned(substitute(replace(graph, nodes=tuple(nodes), consts=consts, types=types), alias))
 
 
-def _refuse_control_flow(node: onnx.NodeProto) -> None:
+def _way_out(tensors: Iterable[str], nodes: list[onnx.NodeProto], types: Mapping[str, TensorType], graph: Graph) -> str:
+    """How to fix the inputs that the tensors hang on, where those are single values; empty where they are not."""
+    makers = {out: node for node in nodes for out in node.output if out}
+    behind = [name for tensor in tensors for name in inputs_behind(tensor, makers.get, dict.fromkeys(graph.inputs))]
+    names = [name for name in dict.fromkeys(behind) if math.prod(types[name][0]) == 1]
+    if not names or len(names) < len(set(behind)):
+        return ""
+    flag = " ".join(f"{name}:VALUE" for name in names)
+    return f'; it hangs on the value of input {", ".join(map(repr, names))}: fix it with --input-values "{flag}"'
+
+
+def _refuse_control_flow(
+    node: onnx.NodeProto, nodes: list[onnx.NodeProto], types: Mapping[str, TensorType], graph: Graph
+) -> None:
     """Loops, and branches whose condition is not constant, cannot be compiled to a static program."""
     what = {
         "If": "chooses between two graphs by a value known only when the model runs",
@@ -100,8 +117,10 @@ def _refuse_control_flow(node: onnx.NodeProto) -> None:
         "Scan": "repeats a graph",
     }.get(node.op_type)
     if what is not None and node.domain in ("", "ai.onnx"):
+        way_out = _way_out(node.input[:1] if node.op_type == "If" else node.input[:2], nodes, types, graph)
         raise NotStatic(
-            f"node '{node.name}': {node.op_type} {what}; only static graphs compile: export the model without control flow"
+            f"node '{node.name}': {node.op_type} {what}; only static graphs compile"
+            f"{way_out or ': export the model without control flow'}"
         )
 
 
@@ -247,15 +266,28 @@ def _inferred(
         else:
             continue
         kinds[name] = helper.make_tensor_type_proto(dtype, shape)
+    opsets = [helper.make_opsetid(*o) for o in graph.opsets]
     try:
-        return onnx.shape_inference.infer_node_outputs(
-            schema, node, kinds, data, opset_imports=[helper.make_opsetid(*o) for o in graph.opsets],
-            ir_version=graph.ir_version,
-        )  # fmt: skip
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, node, kinds, data, opset_imports=opsets, ir_version=graph.ir_version
+        )
+        known = schema.has_type_and_shape_inference_function or not schema.has_function
+        return found if known else _inferred_by_function(node, kinds, opsets)
     except KeyError as missing:
         raise UserError(f"node '{node.name}': input {missing} is written by no node before it") from missing
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as err:
         raise UserError(f"node '{node.name}' ({node.op_type}) is inconsistent: {_one_line(err)}") from err
+
+
+def _inferred_by_function(
+    node: onnx.NodeProto, kinds: Mapping[str, onnx.TypeProto], opsets: list[onnx.OperatorSetIdProto]
+) -> dict[str, onnx.TypeProto]:
+    """The same for an operator that ONNX only defines by others (GreaterOrEqual before opset 16): what they infer."""
+    inputs = [onnx.ValueInfoProto(name=name, type=kind) for name, kind in kinds.items()]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    model = helper.make_model(helper.make_graph([node], "one", inputs, outputs), opset_imports=opsets)
+    made = onnx.shape_inference.infer_shapes(model).graph.output
+    return {info.name: info.type for info in made if info.HasField("type")}
 
 
 def _infer(
@@ -297,6 +329,15 @@ def _infer(
                 f"{LARGEST_TENSOR_ELEMENTS} elements: mend the model or give smaller --input-shapes"
             )
         assert kind is not None
+        if (
+            node.op_type == "Reshape"
+            and node.input[0] in types
+            and math.prod(types[node.input[0]][0]) != math.prod(shape)
+        ):
+            raise UserError(
+                f"node '{node.name}' (Reshape) is inconsistent: a tensor of {list(types[node.input[0]][0])} cannot take the shape "
+                f"{list(shape)}"
+            )
         found[out] = (shape, kind.tensor_type.elem_type)
     return found
 

@@ -35,12 +35,16 @@ def _pad(node: Node) -> relax.Expr | None:
 
 
 def _gather(node: Node) -> relax.Expr | None:
-    """Gather with constant indices -> take of a list of them [and a reshape]."""
+    """Gather -> take. Constant indices are checked and taken as a list [and reshaped], computed ones count from the start."""
     indices, shape = node.value(1), node.shape()
-    if indices is None or node.value(0) is not None or 0 in node.out_shape:
+    if 0 in node.out_shape or not shape or shape[int(node.attrs().get("axis", 0))] == 0:
         return None
     axis = int(node.attrs().get("axis", 0)) % len(shape)
     size = shape[axis]
+    if indices is None:
+        return _gather_computed(node, axis, size)
+    if node.value(0) is not None:
+        return None
     if indices.size and not -size <= int(indices.min()) <= int(indices.max()) < size:
         raise UserError(
             f"node '{node.proto.name}': Gather has index {int(indices[(indices < -size) | (indices >= size)][0])} on axis "
@@ -49,6 +53,33 @@ def _gather(node: Node) -> relax.Expr | None:
     positive = const(np.asarray(indices % size, np.int64).reshape(-1))
     taken = op.take(node.args[0], positive, axis=axis, mode="clip")  # "fast" warns its user
     return taken if indices.ndim == 1 else op.reshape(node.emit(taken), node.out_shape)
+
+
+def _gather_computed(node: Node, axis: int, size: int) -> relax.Expr:
+    data, given = node.args[0], node.args[1]
+    assert given is not None
+    return op.take(data, _from_start(node, given, size), axis=axis, mode="clip")
+
+
+def _from_start(node: Node, indices: relax.Expr, size: int) -> relax.Expr:
+    """Indices of which negative ones count from the end of an axis of that size."""
+    kind = np.dtype(str(indices.ty.dtype))
+    below = node.emit(op.less(indices, const(np.zeros((), kind))))
+    raised = node.emit(op.add(indices, const(np.asarray(size, kind))))
+    return node.emit(op.where(below, raised, indices))
+
+
+def _one_hot(node: Node) -> relax.Expr | None:
+    """OneHot of constant depth and values -> a comparison with 0, 1, ... and a choice."""
+    depth, values, indices = node.value(1), node.value(2), node.args[0]
+    if depth is None or values is None or indices is None or not node.shape():
+        return None
+    rank, size = len(node.out_shape), int(depth.reshape(-1)[0])
+    axis = int(node.attrs().get("axis", -1)) % rank
+    places = np.arange(size).astype(str(indices.ty.dtype)).reshape([-1 if k == axis else 1 for k in range(rank)])
+    wide = node.emit(op.expand_dims(_from_start(node, indices, size), axis))
+    hot = node.emit(op.equal(wide, const(places)))
+    return op.where(hot, const(values[1:2].reshape(())), const(values[:1].reshape(())))
 
 
 def _tile(node: Node) -> relax.Expr | None:
@@ -80,6 +111,7 @@ MOVES: dict[str, Converter] = {
     "Slice": _slice,
     "Pad": _pad,
     "Gather": _gather,
+    "OneHot": _one_hot,
     "Tile": _tile,
     "Expand": _expand,
     "Resize": _resize,

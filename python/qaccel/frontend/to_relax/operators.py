@@ -90,7 +90,7 @@ def _matmul(node: Node) -> relax.Expr | None:
 
 
 def _clip(node: Node) -> relax.Expr | None:
-    """Clip -> clip with constant bounds; a missing bound is the type's largest finite value."""
+    """Clip -> clip with constant bounds; one that is missing, or no number, is the type's largest finite value."""
     attrs = attrs_of(node.proto)
     dtype = node.dtype
     limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
@@ -100,7 +100,7 @@ def _clip(node: Node) -> relax.Expr | None:
         if node.has(position) and value is None:
             return None
         bound: Any = attrs.get(name, limit) if value is None else value.reshape(-1)[0]
-        bound = min(max(bound, limits.min), limits.max)
+        bound = limit if np.isnan(bound) else min(max(bound, limits.min), limits.max)
         bounds.append(float(bound) if dtype.kind == "f" else int(bound))
     # ONNX: where min exceeds max, every result is max.
     return relax.op.clip(node.args[0], min(bounds), bounds[1])

@@ -26,8 +26,8 @@ class Row:
 
 ROWS = (
     Row(("Conv",), operators.ConvAttrs, WEIGHTED,
-        "1-D and 2-D; constant weights; any stride, dilation, padding and groups (depthwise with a mode of its own); longer 1-D "
-        "kernels than limit 2 allows where they have a stride"),
+        "1-D and 2-D; constant weights; any stride, dilation, padding and groups (depthwise with a mode of its own); longer "
+        "kernels than limit 2 allows become shorter ones over more channels"),
     Row(("ConvTranspose",), operators.ConvAttrs, WEIGHTED,
         "1-D and 2-D; constant weights; one convolution for every phase of the strides, their outputs interleaved"),
     Row(("Gemm", "MatMul"), operators.ConvAttrs, WEIGHTED,
@@ -51,8 +51,8 @@ ROWS = (
         "4 and 8-bit inputs exact, 16-bit ones interpolated (a function that bends too sharply for that runs on the CPU)"),
     Row(("Concat", "Split", "Slice", "Pad", "Gather", "Expand", "Tile", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze",
          "DepthToSpace", "SpaceToDepth", "Resize (nearest)", "Upsample (nearest)"), operators.MoveAttrs, ACTIVATIONS,
-        "constant indices, bounds and amounts, nothing moved between samples of a batch; at most 4096 strided pieces; Reshape and "
-        "Transpose move nothing until an operator needs another order"),
+        "constant indices, bounds and amounts, nothing moved between samples of the network's batch; at most 4096 strided pieces; "
+        "Reshape and Transpose move nothing until an operator needs another order"),
     Row(("Resize (linear)", "Upsample (linear)"), operators.ConvAttrs, ACTIVATIONS,
         "by whole factors of height and width, in half_pixel or asymmetric coordinates"),
     Row(("Identity", "Dropout", "Cast (to the same type)", "Constant"), operators.RequantizeAttrs, ACTIVATIONS,

@@ -23,7 +23,7 @@ from ...model import Model
 from .ranges import Ranges
 
 log = logging.getLogger(__name__)
-FORMAT = 4  # of the entries, and of how ranges are measured: raise it when either changes
+FORMAT = 5  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
 

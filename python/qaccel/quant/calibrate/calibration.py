@@ -61,10 +61,10 @@ def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray
     data = options.calibration_data
     assert data is not None
     if not isinstance(data, Mapping):
-        return load_calibration_data(data, model.inputs, options.preprocess)
+        return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)
     if options.preprocess is not None:
         raise UserError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
-    return check_inputs(data, model.inputs, "calibration data")
+    return check_inputs(data, model.inputs, "calibration data", model.fixed)
 
 
 def _without_data(model: Model, options: CompileOptions) -> Calibration:

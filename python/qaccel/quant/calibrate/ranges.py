@@ -16,7 +16,8 @@ from scipy.special import rel_entr
 from ...errors import UserError
 from ...evaluate.executor import execute
 from ...model import Model
-from .channel_means import SAMPLES, ChannelMeans
+from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
+from .masks import Masks
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
@@ -29,7 +30,7 @@ LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
 class Ranges:
     """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
 
-    `means`: those of the channels of each layer with weights, by node, over the first SAMPLES samples in whole batches.
+    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs.
     """
 
     values: dict[str, tuple[float, float]]
@@ -65,7 +66,7 @@ def calibrate(
     model: Model,
     data: Mapping[str, np.ndarray],
     method: str = "minmax",
-    batch: int = 16,
+    batch: int = PASSES_AT_ONCE,
     progress: bool = False,
 ) -> Ranges:
     """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
@@ -83,7 +84,10 @@ def calibrate(
     passes = 1 if method == "minmax" else 2
     extremes: dict[str, tuple[float, float]] = {}
 
+    masks = Masks(model)
+
     def widen(name: str, value: np.ndarray) -> None:
+        value = masks.finite(name, value)
         lo, hi = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if not (math.isfinite(lo) and math.isfinite(hi)):
             worst = lo if not math.isfinite(lo) else hi
@@ -98,7 +102,8 @@ def calibrate(
         means(name, value)
 
     for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
-        execute(model, pieces, widen_and_add if k * batch < SAMPLES else widen)
+        execute(model, pieces, widen_and_add if k * batch < passes_of(model) else widen)
+    extremes = masks.limited(extremes)
     if method == "minmax":
         return Ranges(extremes, method, samples, means.values)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
@@ -106,7 +111,7 @@ def calibrate(
     def count(name: str, value: np.ndarray) -> None:
         lo, hi = extremes[name]
         if hi > lo:
-            counts[name] += binned(value, lo, hi)
+            counts[name] += binned(np.clip(value, lo, hi) if name in masks.names else value, lo, hi)
 
     for pieces in _batches(model, data, batch, _Progress(progress, samples * passes, samples)):
         execute(model, pieces, count)

@@ -20,20 +20,20 @@ from ...evaluate.integers import run_quantized
 from ...machine.hw import WIDE_ACCUMULATOR_BITS
 from ...machine.numerics import accumulator_width
 from ..calibrate.calibration import Calibration
-from ..calibrate.channel_means import SAMPLES
+from ..calibrate.channel_means import passes_of
 
 _INT32 = np.iinfo(np.int32)
 
 
 def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
-    """The model with corrected biases, from up to SAMPLES of the calibration's samples.
+    """The model with corrected biases, from the first `passes_of` runs of the calibration's samples.
 
     A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, and where it has no
     weights.
     """
     means = calibration.ranges.means
     own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
-    passes = -(-SAMPLES // max(own.values(), default=1))
+    passes = passes_of(q.model)
     samples = {
         name: value[: passes * own[name]] if name in own else value for name, value in calibration.samples.items()
     }

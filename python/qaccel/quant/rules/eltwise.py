@@ -11,9 +11,10 @@ from ...dialect import kinds, names, operators
 from ...dialect.kinds import ELTWISE_KINDS, Kind
 from ...dialect.operators import Clamp, EltwiseAttrs, Quantization, RequantizeAttrs
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
+from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
 from .layers import NodeBits, Output, Rule, expressible, output
-from .layout import Layout, arranged, canonical, offsets
+from .layout import Layout, arranged, offsets
 from .match import Node
 from .weights import NotQuantizable, activation_quantization
 
@@ -33,10 +34,14 @@ def _with_constant(
     node: Node, bits: NodeBits, emitter: Emitter, kind: str, value: np.ndarray, constant_first: bool
 ) -> None:
     shape = operators.static_shape(node.output)
-    if value.dtype.kind != "f" or not np.isfinite(value).all():
-        raise NotQuantizable("its constant holds values that are not finite numbers")
+    if value.dtype.kind != "f":
+        raise NotQuantizable(f"its constant is {value.dtype}, not float32")
     a = _whole(node, emitter, node.inputs[0], bits.activation, shape)
     out = output(node, bits.out, emitter)
+    if node.range_name in emitter.masked:
+        value = _within_reach(node.call.op.name, value, a.q, out, constant_first)
+    if not np.isfinite(value).all():
+        raise NotQuantizable("its constant holds values that are not finite numbers")
     if kind == "sub":
         if constant_first:
             a = _negated(node, emitter, a)
@@ -45,12 +50,34 @@ def _with_constant(
         kind = "add"
     vector = _reduced(arranged(np.broadcast_to(value, shape), a.layout))
     if vector.shape[0] != 1:
+        ours = emitter.canonical(shape)
+        if (vector != vector[:1]).any() and ours is not None and ours.nhwc[0] < len(vector):
+            a = emitter.integers(node.inputs[0], bits.activation, ours)
+            vector = _reduced(arranged(np.broadcast_to(value, shape), a.layout))
         if (vector != vector[:1]).any():
             raise NotQuantizable("its constant differs between the samples of a batch")
         vector = vector[:1]
     q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
     integers = np.ascontiguousarray(quantize_constant(vector, q.scale))
     _emit(node, emitter, kind, a, relax.const(integers), q, out)
+
+
+def _within_reach(name: str, value: np.ndarray, a: Quantization, out: Output, constant_first: bool) -> np.ndarray:
+    """A constant with what lies so far out that the output is at its end whatever the operand is brought to where that begins.
+
+    A mask of -inf or -1e9 would otherwise take the whole scale of the constant.
+    """
+    least, most = (float(end - a.zero_point) * a.scale for end in activation_limits(a.bits))
+    lo, hi = (float(end - out.q.zero_point) * out.q.scale for end in activation_limits(out.q.bits))
+    if name == "relax.subtract":
+        ends = (lo + least, hi + most) if constant_first else (least - hi, most - lo)
+    elif name == "relax.add":
+        ends = lo - most, hi - least
+    elif name in ("relax.maximum", "relax.minimum"):
+        ends = lo, hi
+    else:
+        return value
+    return np.clip(value, *ends)
 
 
 def _of_two(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
@@ -86,7 +113,7 @@ def _whole(
     """An operand in the shape of the result, repeated if it is smaller."""
     if operators.static_shape(var) == shape:
         return emitter.integers(var, bits, wanted)
-    full = canonical(shape)
+    full = emitter.canonical(shape)
     if full is None:
         raise NotQuantizable(f"its result has the shape {list(shape)}; two dimensions and more can be quantized")
     return _spread(node, emitter, var, bits, shape, full, reduce=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,9 +42,17 @@ class Emitter:
     """
 
     def __init__(
-        self, builder: relax.BlockBuilder, ranges: Ranges, nodes: Iterable[Node], demands: dict[relax.Var, int]
+        self,
+        builder: relax.BlockBuilder,
+        ranges: Ranges,
+        nodes: Iterable[Node],
+        demands: dict[relax.Var, int],
+        batch: int,
+        masked: Collection[str],
     ) -> None:
         self.builder = builder
+        self.batch = batch  # the network's own
+        self.masked = masked  # nodes whose values Softmax alone reads
         self.ranges = ranges
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
@@ -69,6 +77,13 @@ class Emitter:
         self._names[var] = name
         self.floats[var] = value
 
+    def maker(self, var: relax.Var) -> Node | None:
+        """The node that gives a tensor, through those that only rename it; None for an input."""
+        node = self._nodes.get(var)
+        while node is not None and node.kind.renames:
+            node = self._nodes.get(node.inputs[0])
+        return node
+
     def span_of(self, name: str) -> tuple[float, float]:
         """The calibrated range of an input or node. Raises CompilerFault if there is none."""
         if name not in self.ranges.values:
@@ -89,10 +104,14 @@ class Emitter:
         if str(var.ty.dtype) != "float32":
             raise NotQuantizable(f"an operand is {var.ty.dtype}, not float32")
         shape = operators.static_shape(var)
-        found = canonical(shape)
+        found = self.canonical(shape)
         if found is None:
             raise NotQuantizable(f"an operand has rank {len(shape)}; tensors of 2 dimensions and more can be quantized")
         return found
+
+    def canonical(self, shape: tuple[int, ...]) -> Layout | None:
+        """`layout.canonical` for this network's batch."""
+        return canonical(shape, self.batch)
 
     def integers(self, var: relax.Var, bits: int, wanted: Layout | None = None) -> Held:
         """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
@@ -114,13 +133,34 @@ class Emitter:
     def _moved(self, var: relax.Var, held: Held, wanted: Layout) -> Held:
         """The same integers in another order."""
         key = held.var, held.layout, wanted
-        if key not in self._moves:
+        if key not in self._moves and held.layout.nhwc[0] != wanted.nhwc[0]:
+            self._moves[key] = self._regrouped(var, held, wanted)
+        elif key not in self._moves:
             shape = operators.static_shape(var)
             codes = arranged(offsets(held.layout, shape), wanted)
             name = f"{self._names.get(var, str(var.name))}.transposed"
             moved = self.move(name, "Transpose", [held], codes, held.q, Clamp.whole(held.q.bits))
             self._moves[key] = replace(held, var=self.builder.emit(moved), layout=wanted)
         return self._moves[key]
+
+    def _regrouped(self, var: relax.Var, held: Held, wanted: Layout) -> Held:
+        """The same integers counted as another number of samples, which only the CPU can do: there and back in float."""
+        name = f"{self._names.get(var, str(var.name))}.regrouped"
+        source, shape = self._dequantize(held, var), operators.static_shape(var)
+        return replace(held, var=self._entered(source, shape, name, held.q, wanted), layout=wanted)
+
+    def _entered(
+        self, source: relax.Expr, shape: tuple[int, ...], name: str, q: Quantization, wanted: Layout
+    ) -> relax.Var:
+        """A float tensor of ``shape`` quantized into the layout ``wanted``."""
+        axes = order_of(wanted, shape)
+        if axes is None:
+            shape = _outer(wanted)
+            axes = order_of(wanted, shape)
+            assert axes is not None  # the view is its own
+            source = self.builder.emit(relax.op.reshape(source, shape))
+        attrs = operators.QuantizeAttrs(name, q, axes, wanted.nhwc)
+        return self.builder.emit(attrs.call(source))
 
     def move(
         self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: Clamp,
@@ -201,15 +241,10 @@ class Emitter:
         name = self._names.get(root, str(root.name))
         span = self.span_of(name)
         q = activation_quantization(*span, bits)
-        source, shape = self.real(root), operators.static_shape(root)
-        axes = order_of(at_root, shape)
-        if axes is None:
-            shape = _outer(at_root)
-            axes = order_of(at_root, shape)
-            assert axes is not None  # the view is its own
-            source = self.builder.emit(relax.op.reshape(source, shape))
-        attrs = operators.QuantizeAttrs(name, q, axes, plan.nhwc)
-        self.hold(var, attrs.call(source), q, plan, span)
+        entered = self._entered(
+            self.real(root), operators.static_shape(root), name, q, replace(at_root, nhwc=plan.nhwc)
+        )
+        self.held[var] = Held(entered, q, plan, span)
 
     def _root(self, var: relax.Var, found: Layout) -> tuple[relax.Var, Layout]:
         """The float tensor that ``var`` is only a Transpose or Reshape of, and what the layout ``found`` is there."""

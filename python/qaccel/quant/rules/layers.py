@@ -18,7 +18,7 @@ from ...dialect.operators import Clamp, Quantization
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
-from .layout import Layout, arranged, canonical, channels_last, layout, transposed
+from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
 from .match import Node
 from .tables import grid_span, make_table
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
@@ -75,8 +75,10 @@ def _scalar(expr: relax.Expr) -> float:
 
 def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     call, attrs = node.call, node.call.attrs
-    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW") or not is_constant(call.args[1]):
-        raise NotQuantizable("its weights are computed at run time, or it is not in NCHW layout")
+    if (str(attrs.data_layout), str(attrs.kernel_layout)) != ("NCHW", "OIHW"):
+        raise NotQuantizable("it is not in NCHW layout")
+    if not is_constant(call.args[1]):
+        raise NotQuantizable("its weights are computed at run time")
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
     result, wanted = plane_layouts(node)
     geometry = ConvGeometry(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
@@ -95,19 +97,22 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     if not (isinstance(data, relax.Var) and is_constant(matrix)) or len(operators.static_shape(matrix)) != 2:
         raise NotQuantizable("only the product of an activation and a constant matrix can be quantized")
     values = operators.constant(matrix)
-    shape, result = operators.static_shape(data), channels_last(operators.static_shape(node.output))
-    wanted = channels_last(shape)
+    shape = operators.static_shape(data)
+    wanted, result = (channels_last(each, emitter.batch) for each in (shape, operators.static_shape(node.output)))
     if wanted is None or result is None:
         raise NotQuantizable(f"its activation has the shape {list(shape)}; two dimensions and more can be quantized")
     plane = _flat_plane(emitter.layout(data), shape) if len(shape) == 2 else None
     if plane is not None:
         source = emitter.integers(data, bits.activation)
-        _, h, w, c = source.layout.nhwc
+        n, h, w, c = source.layout.nhwc
         weight = values[plane].reshape(h, w, c, -1).transpose(3, 0, 1, 2)
+        result = replace(result, nhwc=(n, 1, 1, len(weight)))
     else:
-        source = emitter.integers(data, bits.activation, _in_place(emitter.layout(data), wanted))
+        held = emitter.layout(data)
         weight = values.T.reshape(-1, 1, 1, values.shape[0])
-        result = replace(result, nhwc=(*source.layout.nhwc[:3], len(weight)))
+        in_place = with_channels(held, shape, len(weight))
+        source = emitter.integers(data, bits.activation, held if in_place is not None else wanted)
+        result = in_place or replace(result, nhwc=(*wanted.nhwc[:3], len(weight)))
     _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), ConvGeometry(), result)
 
 
@@ -120,9 +125,12 @@ def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
     return order[0] if np.array_equal(order, order[0] + np.arange(n)[:, None] * shape[1]) else None
 
 
-def _in_place(held: Layout, wanted: Layout) -> Layout:
-    """``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``."""
-    same = (held.view, held.axes) == (wanted.view, wanted.axes)
+def _in_place(held: Layout, wanted: Layout, planes: int) -> Layout:
+    """``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``.
+
+    Its rows must divide into the planes of a sample.
+    """
+    same = (held.view, held.axes) == (wanted.view, wanted.axes) and held.nhwc[1] % planes == 0
     return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
 
 
@@ -142,6 +150,8 @@ def _weighted(
 ) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
+    if node.range_name in emitter.masked:
+        bias = _within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
         node.name, node.op, out.q, out.clamp, source.q, geometry.strides, geometry.padding, geometry.dilation,
@@ -149,6 +159,16 @@ def _weighted(
     )  # fmt: skip
     call = attrs.call(source.var, made.weight, made.bias, made.scale)
     emitter.hold(node.output, call, out.q, result, out.span)
+
+
+def _within_reach(bias: np.ndarray, weight: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
+    """The bias [OC] with what lies so far out that the output is at its end whatever the input is brought to where that begins.
+
+    A padding mask of -1e9 that became a bias would otherwise take the scale of its channel's weights.
+    """
+    ends = [[float(end - q.zero_point) * q.scale for end in activation_limits(q.bits)] for q in (source, out)]
+    reach = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * max(map(abs, ends[0]))
+    return np.clip(bias, ends[1][0] - reach, ends[1][1] + reach)
 
 
 def integer_weights(
@@ -242,7 +262,7 @@ def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:
     shape = operators.static_shape(node.inputs[0])
     given = node.call.attrs.axis
     axes = sorted({int(axis) % len(shape) for axis in given} if given is not None else range(len(shape)))
-    if not axes or axes[0] == 0:
+    if not axes or axes[0] == 0 and emitter.batch != 1:
         raise NotQuantizable("it reduces over the samples of a batch")
     _reduce(node, bits, emitter, kind, axes)
 
@@ -251,26 +271,33 @@ def _reduce(node: Node, bits: NodeBits, emitter: Emitter, kind: str, axes: list[
     """A pool over the whole plane, the reduced axes being its rows and pixels. A maximum keeps the scale of its input."""
     shape = operators.static_shape(node.inputs[0])
     kept = [axis for axis in range(len(shape)) if axis not in axes]
-    if canonical(operators.static_shape(node.output)) is None:
+    if emitter.canonical(operators.static_shape(node.output)) is None:
         raise NotQuantizable(f"its result has the shape {list(operators.static_shape(node.output))}")
     count = int(np.prod([shape[axis] for axis in axes]))
     first = max((k for k in range(1, LARGEST_KERNEL + 1) if count % k == 0 and k * k <= count), default=1)
     rest = count // first
-    nhwc = (shape[0], first, rest, int(np.prod([shape[axis] for axis in kept[1:]])))
-    wanted = layout(shape, [kept[0], *axes, *kept[1:]], nhwc)
-    source = emitter.integers(node.inputs[0], bits.activation, _in_place(emitter.layout(node.inputs[0]), wanted))
-    if max(source.layout.nhwc[1:3]) > LARGEST_KERNEL:
+    # Of several planes in a sample (windows, time steps), each lies below the one before.
+    outer = kept[:1] if axes[0] else []
+    samples = samples_of(shape, emitter.batch)
+    planes = shape[0] // samples if outer else 1
+    channels = int(np.prod([shape[axis] for axis in kept[len(outer) :]]))
+    order = [*outer, *axes, *kept[len(outer) :]]
+    wanted = layout(shape, order, (samples, planes * first, rest, channels))
+    before = emitter.layout(node.inputs[0])
+    source = emitter.integers(node.inputs[0], bits.activation, _in_place(before, wanted, planes))
+    if max(source.layout.nhwc[1] // planes, source.layout.nhwc[2]) > LARGEST_KERNEL:
         source = emitter.integers(node.inputs[0], bits.activation, wanted)
     _, first, rest, _ = source.layout.nhwc
+    first //= planes
     keeps = node.kind.keeps and not node.clamps
     out = output(node, bits.out, emitter, source.q if keeps else None)
     made = operators.PoolAttrs(
         node.name, node.op, out.q, out.clamp, source.q, (first, rest), (0, 0, 0, 0), (1, 1), kind, (first, rest), False
     )
     expressible(lambda: made.multiplier(first * rest if kind == "avg" else 1))
-    order = layout(tuple(shape[axis] for axis in kept), range(len(kept)), (shape[0], 1, 1, nhwc[3]))
+    result = layout(tuple(shape[axis] for axis in kept), range(len(kept)), (samples, planes, 1, channels))
     span = source.span if keeps else out.span
-    emitter.hold(node.output, made.call(source.var), out.q, order, span)
+    emitter.hold(node.output, made.call(source.var), out.q, result, span)
 
 
 LAYER_RULES: dict[Kind, Rule] = {
@@ -303,10 +330,10 @@ def rename(node: Node, emitter: Emitter) -> None:
 
 def plane_layouts(node: Node) -> tuple[Layout, Layout]:
     """NHWC layouts of the node's output and first input, both [N, C, H, W]."""
-    result = canonical(operators.static_shape(node.output))
-    source = canonical(operators.static_shape(node.inputs[0]))
+    shapes = [operators.static_shape(var) for var in (node.output, node.inputs[0])]
+    result, source = (canonical(shape, shape[0] if shape else 1) for shape in shapes)
     if result is None or source is None:
-        raise NotQuantizable(f"its output has the shape {list(operators.static_shape(node.output))}")
+        raise NotQuantizable(f"its output has the shape {list(shapes[0])}")
     return result, source
 
 

@@ -41,21 +41,50 @@ def layout(shape: Shape, axes: Sequence[int], nhwc: Shape) -> Layout:
     return Layout(nhwc, view, tuple(ranked.index(k) for k in range(len(runs))))
 
 
-def canonical(shape: Shape) -> Layout | None:
-    """NCHW tensors as NHWC, [N, C] as [N, 1, 1, C], anything else with its last axis as channels; None below rank 2."""
+def canonical(shape: Shape, batch: int) -> Layout | None:
+    """NCHW tensors as NHWC, [N, C] as [N, 1, 1, C], anything else with its last axis as channels; None below rank 2.
+
+    ``batch``: the network's. Where the first axis is a multiple of it (windows, time steps, states), the rest of it are rows.
+    """
     if len(shape) == 4:
         n, c, h, w = shape
-        return layout(shape, NCHW_TO_NHWC, (n, h, w, c))
-    return channels_last(shape)
+        samples = samples_of(shape, batch)
+        return layout(shape, NCHW_TO_NHWC, (samples, n // max(samples, 1) * h, w, c))
+    return channels_last(shape, batch)
 
 
-def channels_last(shape: Shape) -> Layout | None:
-    """The last axis as channels, the others in their order as rows and pixels; None below rank 2."""
+def channels_last(shape: Shape, batch: int) -> Layout | None:
+    """The last axis as channels, the others in their order as rows and pixels; None below rank 2. ``batch`` as above."""
     if len(shape) < 2:
         return None
-    middle = shape[1:-1]
+    samples = samples_of(shape, batch)
+    middle = shape[1:-1] if samples == shape[0] else (shape[0] // samples, *shape[1:-1])
     rows = middle[0] if len(middle) > 1 else 1
-    return layout(shape, range(len(shape)), (shape[0], rows, prod(middle) // max(rows, 1), shape[-1]))
+    return layout(shape, range(len(shape)), (samples, rows, prod(middle) // max(rows, 1), shape[-1]))
+
+
+def samples_of(shape: Shape, batch: int) -> int:
+    """How many samples a tensor counts as: the network's batch where its first axis is made of it, else the whole axis."""
+    return batch if batch and shape[0] % batch == 0 else shape[0]
+
+
+def with_channels(held: Layout, shape: Shape, channels: int) -> Layout | None:
+    """The layout of a tensor of ``shape``, held as ``held``, after its last axis was replaced by one of ``channels``.
+
+    None where the last axis is not what lies as channels: then its values must move before a product.
+    """
+    fine = _refined(shape, held.view)
+    if fine is None or held.nhwc[3] != shape[-1]:
+        return None
+    parts, of_shape, of_view = fine
+    order = [part for axis in held.axes for part in of_view[axis]]
+    last = of_shape[-1]
+    if order[len(order) - len(last) :] != last:
+        return None
+    kept = [part for part in range(len(parts)) if part not in last]
+    sizes = (*(parts[part] for part in kept), channels)
+    turned = [kept.index(part) for part in order if part not in last]
+    return layout(sizes, [*turned, len(kept)], (*held.nhwc[:3], channels))
 
 
 def transposed(before: Layout, shape: Shape, turn: Sequence[int]) -> Layout | None:

@@ -24,15 +24,24 @@ from .weights import NotQuantizable, quantize_real
 
 def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """Whatever only moves values: what goes where is found by moving the values' numbers."""
-    sources = [emitter.integers(var, bits.activation) for var in dict.fromkeys(node.inputs)]
+    variables = list(dict.fromkeys(node.inputs))
+    sources = [emitter.integers(var, bits.activation) for var in variables]
     if not sources:
         raise NotQuantizable("all of its operands are constant")
+    result = operators.static_shape(node.output)
+    target = _like(sources[0].layout, operators.static_shape(node.inputs[0]), result) or emitter.canonical(result)
+    if target is None:
+        raise NotQuantizable(f"its result has the shape {list(result)}; two dimensions and more can be quantized")
+    if any(held.layout.nhwc[0] != target.nhwc[0] for held in sources):
+        # Windows, time steps or states that were samples of their own become rows of the network's samples again.
+        target = emitter.canonical(result) or target
+        wanted = [emitter.canonical(operators.static_shape(var)) for var in variables]
+        sources = [emitter.integers(var, bits.activation, each) for var, each in zip(variables, wanted, strict=True)]
     values: dict[relax.Var, np.ndarray] = {}
     total = 0
-    for var, held in zip(dict.fromkeys(node.inputs), sources, strict=True):
+    for var, held in zip(variables, sources, strict=True):
         values[var] = (offsets(held.layout, operators.static_shape(var)) + total).astype(np.float64)
         total += values[var].size
-    shape = operators.static_shape(node.output)
     # What stays when all numbers are raised is no value of an operand but a constant that fills.
     numbers, raised = (_run(node, {var: v + step for var, v in values.items()}) for step in (0, total))
     filled = numbers == raised
@@ -46,9 +55,6 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         q, span = out.q, out.span
     codes = numbers.astype(np.int64) if not filled.any() else np.where(filled, 0, numbers).astype(np.int64)
     codes[filled] = -1 - np.searchsorted(constants, numbers[filled])
-    target = _like(sources[0].layout, operators.static_shape(node.inputs[0]), shape) or canonical(shape)
-    if target is None:
-        raise NotQuantizable(f"its result has the shape {list(shape)}; two dimensions and more can be quantized")
     fills = [quantize_real(float(value), q) for value in constants]
     arrangement = arranged(codes, target)
     call = emitter.move(node.name, node.op, sources, arrangement, q, Clamp.whole(q.bits), fills)
@@ -202,7 +208,7 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
     n, h, w, c = source.layout.nhwc
     edged = arranged(np.pad(offsets(source.layout, (n, c, h, w)), ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"),
-                     canonical((n, c, h + 2, w + 2)) or wanted)  # fmt: skip
+                     canonical((n, c, h + 2, w + 2), n) or wanted)  # fmt: skip
     whole_range = Clamp.whole(source.q.bits)
     padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, whole_range))
     kernels = [_linear_kernels(f, mode == "asymmetric") for f in factors]

@@ -55,7 +55,8 @@ def activation_quantization(lo: float, hi: float, bits: int) -> Quantization:
 def quantize_real(value: float, q: Quantization) -> int:
     """One real value as ONNX QuantizeLinear makes it: float32 division, halves to even, saturated."""
     lo, hi = activation_limits(q.bits)
-    ratio = float(np.float32(value) / np.float32(q.scale))
+    with np.errstate(over="ignore"):
+        ratio = float(np.float32(value) / np.float32(q.scale))
     return lo if ratio < lo - q.zero_point else hi if ratio > hi - q.zero_point else int(np.rint(ratio)) + q.zero_point
 
 

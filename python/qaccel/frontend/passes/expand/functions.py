@@ -16,7 +16,7 @@ from ...graph import Graph, attrs_of, remade
 from ...writer import Writer
 from . import moves as expand_moves
 from . import recurrent as expand_recurrent
-from .long_kernels import fold_stride
+from .long_kernels import shorten
 
 Expansion = Callable[[onnx.NodeProto, Graph, Writer], bool]
 
@@ -198,7 +198,7 @@ def _sum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
 
 
 EXPANSIONS: dict[str, Expansion] = {
-    "Conv": fold_stride,
+    "Conv": shorten,
     "ReduceSum": _sum,
     "ReduceMean": _plane_reduction,
     "ReduceMax": _plane_reduction,

@@ -1,4 +1,4 @@
-"""1-D convolutions with kernels beyond what the machine takes, as speech networks begin with (short-time Fourier transforms)."""
+"""Convolutions with kernels beyond what the machine takes, as speech networks begin with (short-time Fourier transforms)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,62 @@ import numpy as np
 import onnx
 
 from ....machine.isa import field_maximum
-from ...graph import Graph, attrs_of
+from ...graph import Graph, attrs_of, remade
 from ...writer import Writer
 
 LARGEST_KERNEL = field_maximum("CONV", "kernel_h")
+
+
+def shorten(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """A Conv of a kernel beyond the machine's becomes one of a shorter kernel over more channels, exactly."""
+    return fold_stride(node, graph, writer) or split_taps(node, graph, writer)
+
+
+def split_taps(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """A Conv of K taps along an axis: copies of its input shifted by T taps become channels, so that T taps are left.
+
+    The kernel gets zeros up to a multiple of T, and so does the input's end.
+    """
+    attrs, shape, weight = attrs_of(node), graph.shape(node.input[0]), graph.consts.get(node.input[1])
+    if weight is None or attrs.get("auto_pad", "NOTSET") != "NOTSET" or len(shape) > 4:
+        return False
+    spatial = len(shape) - 2
+    long = [axis for axis in range(spatial) if weight.shape[2 + axis] > LARGEST_KERNEL]
+    if not long:
+        return False
+    axis = long[0]
+    kernel, groups = weight.shape[2 + axis], int(attrs.get("group", 1))
+    copies = -(-kernel // LARGEST_KERNEL)
+    taps = -(-kernel // copies)
+    pads = [int(pad) for pad in attrs.get("pads", [0] * 2 * spatial)]
+    stride, dilation = (int(attrs.get(name, [1] * spatial)[axis]) for name in ("strides", "dilations"))
+    read = (graph.shape(node.output[0])[2 + axis] - 1) * stride + (taps - 1) * dilation + 1
+    before, size = pads[axis], shape[2 + axis]
+    after = max((copies - 1) * taps * dilation + read - before - size, 0)
+    source = node.input[0]
+    if before or after:
+        amounts = [0] * 2 * len(shape)
+        amounts[2 + axis], amounts[len(shape) + 2 + axis] = before, after
+        source = writer.pad(source, amounts, np.zeros((), weight.dtype), f"{node.name}:pad")
+    begins = [copy * taps * dilation for copy in range(copies)]
+    shifted = [
+        writer.slice(source, [begin], [begin + read], [2 + axis], f"{node.name}:shift{copy}")
+        for copy, begin in enumerate(begins)
+    ]
+    deep = writer.node("Concat", shifted, f"{node.name}:deep", axis=1)
+    channels = shape[1]
+    if groups > 1:  # the copies of a group's channels lie together
+        order = np.arange(copies * channels).reshape(copies, groups, -1).transpose(1, 0, 2).reshape(-1)
+        deep = writer.gather(deep, order.tolist(), 1, f"{node.name}:order")
+    fill = [(0, 0)] * weight.ndim
+    fill[2 + axis] = (0, copies * taps - kernel)
+    filled = np.pad(weight, fill)
+    parts = np.split(filled, copies, axis=2 + axis)
+    key = writer.const(f"{node.name}_split", np.concatenate(parts, axis=1))
+    pads[axis] = pads[spatial + axis] = 0
+    kernel_shape = [taps if k == axis else size for k, size in enumerate(weight.shape[2:])]
+    writer.keep(remade(node, [deep, key, *node.input[2:]], kernel_shape=kernel_shape, pads=pads))
+    return True
 
 
 def fold_stride(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:

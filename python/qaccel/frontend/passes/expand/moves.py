@@ -29,6 +29,18 @@ def _split(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     return True
 
 
+def _concat(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """Operands without values are left out: TVM cannot store them."""
+    full = [name for name in node.input if 0 not in graph.shape(name)]
+    if not full or len(full) == len(node.input):
+        return False
+    if len(full) == 1:
+        writer.node("Identity", full, node.name, node.output[0])
+    else:
+        writer.keep(remade(node, full))
+    return True
+
+
 def slice_bounds(node: onnx.NodeProto, graph: Graph) -> dict[int, tuple[int, int, int]] | None:
     """First index, end and step of a Slice by axis, as Python's range; None where they are not constant."""
     attrs = attrs_of(node)
@@ -242,6 +254,7 @@ def _weighted(source: str, weights: np.ndarray, rank: int, axis: int, writer: Wr
 
 
 EXPANSIONS: dict[str, Callable[[onnx.NodeProto, Graph, Writer], bool]] = {
+    "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
     "Pad": _pad,

@@ -1,4 +1,7 @@
 # make demo | test | test-fast | ctest | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
+#
+# test-fast is for every change, about 90 s on two cores: the unit tests of every room and the golden table with its seeded faults.
+# test is for every commit: also the tests marked wide (random families, whole networks at all widths, tvmc in processes of its own).
 
 PYTHON ?= python3
 JOBS ?= 2

@@ -8,7 +8,7 @@ import tvm
 
 from .threads import physical_cores
 
-# A buffer of up to this many bytes lies on the stack, where LLVM turns it into registers (TVM's kMaxStackAlloca).
+# A buffer with fewer bytes than this lies on the stack (TVM's kMaxStackAlloca). LLVM keeps it in registers, or spills it there.
 STACK_BYTES = 1024
 # Vector multiply-adds that must be independent of each other to keep the core busy: a latency of 4 cycles, two started in each
 # cycle. So on Intel since Skylake and on AMD Zen (Agner Fog's instruction tables).

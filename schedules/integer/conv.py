@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import ConvAttrs, carrier
+from ..host import STACK_BYTES
 from . import loops
 from .pack import channel_order, taken, vector_sizes
 from .plan import Dense, Sums, packed_weight, planned, sums_of
@@ -100,7 +101,7 @@ class _Body:
         dense = self.dense
         _, height, width, channels = dense.shape
         base, zero, start = dense.mac.base, dense.attrs.source.zero_point, tirx.const(0, "int32")
-        slack = max(loops.SLACK_BYTES + dense.width, loops.STACK_BYTES)
+        slack = max(loops.SLACK_BYTES + dense.width, STACK_BYTES)
         if dense.flat:
             pixels = dense.tiles * dense.tile
             first = T.Bind(tirx.min(task * pixels, dense.pixels - pixels))

@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import ConvAttrs, carrier
+from ..host import STACK_BYTES
 from . import loops
 from .conv import multiplied
 from .pack import Mac, mac_of, taken
@@ -137,7 +138,7 @@ class _Depthwise:
         size = self.mac.depth * isa.lanes
         real, pitch = min(count, size), self.pitch(size)
         channel = T.Bind(first + block * size)
-        scratch = T.alloc_buffer((max(self.line_rows * pitch, loops.STACK_BYTES),), self.mac.dtype)
+        scratch = T.alloc_buffer((max(self.line_rows * pitch, STACK_BYTES),), self.mac.dtype)
         strips, channels = self.out_size[0] // self.rows, self.shape[3]
         top, left, bottom, right = self.attrs.padding
         image, number = tirx.floordiv(strip, strips), tirx.floormod(strip, strips)

@@ -16,7 +16,6 @@ from .vectors import Expr, Vectors, const, load, of, ramp, shuffle
 
 OPAQUE = 8  # TVM's operator pattern "opaque": scheduled already, not to be fused
 SERIAL_CYCLES = 12000  # work of less is done before a second thread of TVM has woken up
-STACK_BYTES = 1024  # smaller buffers lie on the stack, where LLVM takes them for registers and spills them
 SLACK_BYTES = 64  # after a scratch buffer: vectors may read beyond its end
 
 Body = Callable[..., None]

@@ -382,7 +382,7 @@ def test_unknown_nodes_and_bits_are_named():
 def test_a_missing_range_is_named():
     imported, ranges, _ = prepared(model([node("Relu", "relu", ["x"])], {"x": (1, 2, 3, 3)}, ["relu"], {}))
     del ranges.values["relu"]
-    with pytest.raises(QaccelError, match="^relu: calibration gave no range"):
+    with pytest.raises(QaccelError, match="^internal error: relu: calibration gave no range"):
         quantize(imported, ranges)
 
 

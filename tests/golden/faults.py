@@ -16,9 +16,11 @@ import pytest
 
 import qaccel
 from golden import table
+from qaccel.machine.cost import raw_streams
 
 ALLOCATE = "qaccel.npu.plan.allocate"
 BIAS_CORRECTION = "qaccel.quant.passes.bias_correction"
+CODEGEN = "qaccel.npu.codegen"
 LOWER = "qaccel.npu.lower.from_relax"
 PASSES = "qaccel.quant.passes.PASSES"
 SCHEDULE = "qaccel.npu.emit.builder"
@@ -85,6 +87,22 @@ def _slow_writes(plan_layer: Callable[..., Any], layer: Any, maps: Any, hw: Any,
     return plan_layer(layer, maps, replace(hw, sram_write_bytes_per_cycle=hw.sram_write_bytes_per_cycle // 2), *rest)
 
 
+def _half_the_latency(plan_layer: Callable[..., Any], layer: Any, maps: Any, hw: Any, *rest: Any) -> Any:
+    """Tiles are planned for a DRAM that answers twice as fast."""
+    return plan_layer(layer, maps, replace(hw, dram_latency_cycles=hw.dram_latency_cycles // 2), *rest)
+
+
+def _single_buffered(plan_layer: Callable[..., Any], *args: Any) -> Any:
+    """One copy of each block for inputs and outputs: a tile is fetched only when the tile before is done with its place."""
+    tiling = plan_layer(*args)
+    return tiling and replace(tiling, in_slots=1, out_slots=1)
+
+
+def _as_if_raw(estimate_streams: Callable[..., Any], matrices: Any, hw: Any) -> Any:
+    """Tiles are planned for weights that nothing compresses."""
+    return [raw_streams(bits, hw) for _, bits in matrices]
+
+
 def _biases(network: str) -> list[str]:
     return table.biases(network, "W8A8", qaccel.quantize(table.model_of(network), table.data_of(network), bits="W8A8"))
 
@@ -102,6 +120,10 @@ FAULTS = (
     ),
     _cycles("groups not packed", "grouped", "qaccel-256", "W8A8", _wrapped(LOWER, "group_parts", _one_group_each)),
     _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(ALLOCATE, "plan_layer", _slow_writes)),
+    _cycles("planned for half the latency", "mobilenet", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "plan_layer", _half_the_latency)),
+    _cycles("not double-buffered", "grouped", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "plan_layer", _single_buffered)),
+    _cycles("planned for raw weights", "resnet", "qaccel-256", "W8A8", _wrapped(CODEGEN, "estimate_streams", _as_if_raw)),
+    _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(
         "biases may overflow", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),
         _any_bias,

@@ -345,6 +345,21 @@ def test_symbolic_batch(data: dict[str, np.ndarray]):
     np.testing.assert_array_equal(wide.run(data)["y"], module.run(data)["y"])
 
 
+@pytest.mark.parametrize("inputs", [None, np.zeros((1, 3, 16, 16), np.float32), [1]])
+def test_run_takes_arrays_by_name(quantized, inputs):
+    with pytest.raises(qaccel.UserError, match=r"arrays by input name, not a \w+; expected 'x' \[1, 3, 16, 16\]$"):
+        qaccel.compile(quantized).run(inputs)
+
+
+def test_arguments_of_another_kind_are_the_users_mistake(chain, tmp_path: Path):
+    with pytest.raises(qaccel.UserError, match="arrays by input name, not a list"):
+        qaccel.compile(chain, calibration_data=[1])
+    with pytest.raises(qaccel.UserError, match="no config '64'"):
+        qaccel.compile(chain, hw=64)
+    with pytest.raises(qaccel.UserError, match="is a folder"):
+        qaccel.load(tmp_path)
+
+
 def test_bad_run_data(quantized):
     module = qaccel.compile(quantized)
     with pytest.raises(qaccel.QaccelError, match="no array named 'x'"):

@@ -82,6 +82,8 @@ def check_inputs(
     settled at compile time; arrays that repeat them are left out.
     """
     expected = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
+    if not isinstance(arrays, Mapping):
+        raise UserError(f"{what}: needed are arrays by input name, not a {type(arrays).__name__}; expected {expected}")
     for spec in inputs:
         if spec.name not in arrays:
             raise UserError(f"{what}: no array named '{spec.name}'; it holds {_names(arrays)}, expected {expected}")

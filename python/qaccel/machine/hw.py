@@ -133,7 +133,7 @@ def load_config(name_or_path: str | Path | HwConfig = DEFAULT_CONFIG) -> HwConfi
         return name_or_path
     path = target_dir() / "configs" / f"{name_or_path}.toml"
     if not path.is_file():
-        path = Path(name_or_path)
+        path = Path(str(name_or_path))
         if path.suffix != ".toml" or not path.is_file():
             raise UserError(
                 f"no config {str(name_or_path)!r}: use one of {', '.join(config_names())} or the path of a .toml file"

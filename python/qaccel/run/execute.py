@@ -112,6 +112,8 @@ def figures(report: Mapping[str, Any]) -> str:
 def check_path(path: str | Path) -> Path:
     """The path of an exported module. Raises UserError if there is no such file, or it has another suffix."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"module '{path}' is a folder; give the .so or .tar that tvmc compile wrote")
     if not path.is_file():
         raise UserError(f"module '{path}' does not exist; compile one with tvmc compile -o {path}")
     if path.suffix not in (".so", ".tar"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
 def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:
     data = options.calibration_data
     assert data is not None
-    if not isinstance(data, Mapping):
+    if isinstance(data, str | os.PathLike):
         return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)
     if options.preprocess is not None:
         raise UserError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")

@@ -338,6 +338,15 @@ def test_batch_is_an_outer_loop(data: dict[str, np.ndarray]):
     assert ours["bound_cycles"] == theirs["bound_cycles"]
 
 
+def test_steps_of_a_recurrent_network_are_no_batch():
+    rng = np.random.RandomState(4)
+    weights = {name: rng.randn(1, 8, n).astype(np.float32) for name, n in (("w", 3), ("r", 2))}
+    lstm = model([node("LSTM", ["x", "w", "r"], ["", "y"], "lstm", hidden_size=2)], weights, (5, 1, 3))
+    module = qaccel.compile(lstm, calibration_data={"x": rng.randn(5, 1, 3).astype(np.float32)})
+    assert not module.report["fallback"]
+    assert module.report["batch"] == 1 and module.report["cycles_per_batch"] == module.report["cycles"]
+
+
 def test_symbolic_batch(data: dict[str, np.ndarray]):
     module = qaccel.compile(small_models.chain(batch="N"), calibration_data=data)
     assert module.metadata["inputs"][0]["shape"] == [1, 3, 16, 16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,14 +95,18 @@ class Boundary:
     output_bytes: int
 
 
-def boundary(mod: tvm.IRModule) -> Boundary:
-    """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float."""
+def boundary(mod: tvm.IRModule, subgraphs: Iterable[relax.Function]) -> Boundary:
+    """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float.
+
+    The batch is what the runtime loops over, axis 0 of the subgraphs: a recurrent network's steps are none of it.
+    """
     function = mod["main"]
     inputs, outputs = _ends(mod, True)
     returned = results(function)
+    shapes = [operators.static_shape(param) for each in subgraphs for param in each.params]
     first = operators.static_shape(function.params[0]) if function.params else ()
     return Boundary(
-        batch=first[0] if first else 1,
+        batch=max((shape[0] for shape in shapes if shape), default=first[0] if first else 1),
         input_bytes=sum(_bytes(param, q) for param, q in zip(function.params, inputs, strict=True)),
         output_bytes=sum(_bytes(result, q) for result, q in zip(returned, outputs, strict=True)),
     )

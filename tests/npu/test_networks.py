@@ -16,7 +16,7 @@ from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine import cost
 from qaccel.machine.hw import config_names, load_config
 from qaccel.machine.isa import decode
-from qaccel.model import ImportedModel
+from qaccel.model import Model
 from qaccel.npu.codegen import CompiledSubgraph, compile_subgraph
 from qaccel.npu.partition.partition import partition, subgraph_functions
 from qaccel.options import BitWidths
@@ -28,7 +28,7 @@ WIDTHS = list(product((4, 8, 16), (4, 8, 16)))
 
 
 @cache
-def calibrated(path: Path) -> tuple[ImportedModel, Ranges]:
+def calibrated(path: Path) -> tuple[Model, Ranges]:
     model = import_onnx(path)
     return model, calibrate(model, {model.inputs[0].name: data.load("calibration", 16)["images"]})
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import onnx.reference
 import pytest
+from onnx import TensorProto, helper
 
 import qaccel
 import small_models
@@ -45,3 +46,12 @@ def test_trained_network(network_path: Path, calibration_data, labelled_data, tm
     assert abs(result.top1 - result.reference_top1) <= 0.01
     assert result.agreement is not None
     assert result.agreement >= 0.97
+
+
+def test_maps_are_no_class_scores() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], "relu")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 4, 4)) for name in "xy")
+    module = qaccel.compile(helper.make_model(helper.make_graph([node], "maps", [x], [y])), target="llvm")
+    samples = {"x": np.zeros((2, 3, 4, 4), np.float32)}
+    with pytest.raises(qaccel.QaccelError, match=r"^output 'y' has the shape \[1, 3, 4, 4\], and evaluate compares"):
+        evaluate(module.runner, samples, np.zeros(2, np.int64))

@@ -69,6 +69,7 @@ def evaluate(
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Runs all samples; ``advance`` hears how many were done. Raises UserError if the output has no classes."""
+    _check_scores(module.outputs[0])
     given = {entry["name"]: _as_integers(data[entry["name"]], entry) for entry in module.metadata["inputs"]}
     scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, given, advance)
     _check_classes(scores, labels)
@@ -125,6 +126,15 @@ def _scores(
             advance(len(part[inputs[0].name]))
     scores = np.concatenate(pieces)
     return scores.reshape(len(scores), -1)
+
+
+def _check_scores(output: TensorSpec) -> None:
+    """Raises UserError unless the output is one number a class for each sample."""
+    if sum(size > 1 for size in output.shape[1:]) > 1:
+        raise UserError(
+            f"output '{output.name}' has the shape {list(output.shape)}, and evaluate compares class scores [N, classes]; "
+            "run the module and judge such outputs by your own measure"
+        )
 
 
 def _check_classes(scores: np.ndarray, labels: np.ndarray) -> None:

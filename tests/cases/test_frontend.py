@@ -23,6 +23,8 @@ from cases.nets import (
 )  # fmt: skip
 from qaccel.cli.main import main
 
+pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
+
 F32, I64, I32, U8, BOOL = (
     TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.BOOL,
 )  # fmt: skip

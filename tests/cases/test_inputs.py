@@ -10,6 +10,8 @@ from cases.nets import Net, assert_close, decibels, floats, info, ints, macs_on_
 from qaccel.cli.main import main
 from qaccel.options import parse_input_values
 
+pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
+
 F32, F16, BF16, I64, I32, BOOL = (
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL,
 )  # fmt: skip

@@ -8,6 +8,8 @@ from onnx import TensorProto
 import qaccel
 from cases.nets import Net, assert_close, decibels, floats, ints, macs_on_the_cpu, normal, outputs, scalar, weights
 
+pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
+
 LOW = {"finfo": np.finfo("f4").min, "1e9": -1e9, "inf": -np.inf, "1e4": -1e4, "100": -100.0}
 T = 6
 FUTURE = np.triu(np.ones((1, T, T), bool), 1)

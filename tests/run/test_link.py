@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, rpc
 
 import qaccel
@@ -26,6 +27,7 @@ FRESH = """
 import json, sys
 import numpy as np
 import tvm
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 data = np.load(sys.argv[2])
 vm = relax.VirtualMachine(tvm.runtime.load_module(sys.argv[1]), tvm.cpu())
@@ -183,3 +185,27 @@ def test_the_module_carries_the_weights_once(resnet_path: Path, tmp_path: Path):
     artefact_bytes = len(subgraph.compiled.artefact.to_bytes())
     rest_bytes = (tmp_path / "m.so").stat().st_size - artefact_bytes
     assert rest_bytes < module.report["weights"]["quantized_bytes"] / 2
+
+
+@pytest.mark.parametrize("suffix", [".so", ".tar"])
+@pytest.mark.parametrize("target", ["qaccel", "llvm"])
+def test_a_file_that_was_written_again_is_the_new_module(target: str, suffix: str, tmp_path: Path) -> None:
+    """A module loaded in the process that loaded the file's earlier content gives the present content's results."""
+    path = tmp_path / f"module{suffix}"
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 2, 2, 2)
+    kept = []
+    for factor in (1.0, -3.0):
+        weight = numpy_helper.from_array(np.full((1, 2, 1, 1), factor, np.float32), "w")
+        ends = [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", x.shape), ("y", (1, 1, 2, 2)))
+        ]
+        graph = helper.make_graph(
+            [helper.make_node("Conv", ["x", "w"], ["y"], "conv")], "net", ends[:1], ends[1:], [weight]
+        )
+        data = {} if target == "llvm" else {"calibration_data": {"x": x}}
+        qaccel.compile(helper.make_model(graph), target=target, **data).export_library(path)
+        module = qaccel.load(path)
+        kept.append((module, module.run({"x": x})["y"]))
+        np.testing.assert_allclose(kept[-1][1], factor * x.sum(axis=1, keepdims=True), atol=0.1)
+    for module, result in kept:
+        np.testing.assert_array_equal(module.run({"x": x})["y"], result)

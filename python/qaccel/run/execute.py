@@ -156,8 +156,10 @@ def _check_whole(path: Path) -> None:
 
 
 def _load_runtime(path: Path) -> Any:
-    """TVM's module of a file. From a .tar TVM links a .so beside it, which is no place for it: let it do so elsewhere."""
-    if path.suffix != ".tar":
-        return tvm.runtime.load_module(str(path))
+    """TVM's module of a file, from a copy of its own that is gone afterwards.
+
+    The system's loader knows a library by its path: one that was written again would stay the old one in this process. From a
+    .tar TVM links a .so beside it, which is no place for that.
+    """
     with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
         return tvm.runtime.load_module(str(shutil.copy(path, folder)))

@@ -221,6 +221,7 @@ def quantize(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    requantize: bool = False,
     progress: bool = False,
 ) -> QuantizedNetwork:
     """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
@@ -229,7 +230,8 @@ def quantize(
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
     ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
-    ``passes``: names of the quantizer's passes that may run (default: all). ``hw`` is what `compile` defaults to.
+    ``passes``: names of the quantizer's passes that may run (default: all). A model that came quantized keeps its integers;
+    ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
     name = model_name(model)
@@ -238,7 +240,7 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
-            model_format=model_format, passes=passes,
+            model_format=model_format, passes=passes, requantize=requantize,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -258,6 +260,7 @@ def compile(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    requantize: bool = False,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
     output: str | Path | None = None,
@@ -289,6 +292,7 @@ def compile(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
             model_format=model_format, tuning_records=tuning_records, passes=passes,
+            requantize=requantize,
         )  # fmt: skip
         places = _Places(output, tuple(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)
@@ -296,6 +300,7 @@ def compile(
         if isinstance(model, QuantizedNetwork):
             before = (
                 calibration_data, bits, input_range, input_shapes, input_values, preprocess, model_format, passes,
+                requantize or None,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")

@@ -79,7 +79,7 @@ class CompileOptions:
     takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
     module's inputs and outputs. ``model_format`` None: by the file's suffix.
     ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may run;
-    None for all.
+    None for all. ``requantize``: a model that came quantized is taken as a float one.
 
     Raises UserError for a method, type or format that is unknown, and for an input range that is none.
     """
@@ -96,6 +96,7 @@ class CompileOptions:
     model_format: str | None = None
     tuning_records: Path | None = None
     passes: tuple[str, ...] | None = None
+    requantize: bool = False
     synthetic_samples: int = field(default=16, repr=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +133,7 @@ def options_of(
     model_format: str | None = None,
     tuning_records: str | Path | None = None,
     passes: str | Sequence[str] | None = None,
+    requantize: bool = False,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
@@ -154,6 +156,7 @@ def options_of(
         model_format=model_format,
         tuning_records=Path(tuning_records) if tuning_records is not None else None,
         passes=parse_passes(passes) if isinstance(passes, str) else tuple(passes) if passes is not None else None,
+        requantize=requantize,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,27 @@ FIRST_IR_OF_CONSTANTS = 4  # before it every initializer had to be an input as w
 DOMAINS = ("", "ai.onnx")
 
 
+@dataclass(frozen=True)
+class Forms:
+    """How a model that came quantized is read, in three steps.
+
+    ``spelled``: operators on integers in a model become float ones between quantize and dequantize. ``read``: in a graph whose
+    constants are known, those become the graph's `given` and its nodes `ROUNDED`. ``settled``: on the canonical graph.
+    """
+
+    spelled: Callable[[onnx.ModelProto], onnx.ModelProto]
+    read: Callable[[Graph], Graph]
+    settled: Callable[[Graph], Graph]
+
+
+AS_FLOAT = Forms(lambda proto: proto, lambda graph: graph, lambda graph: graph)  # a float model, or one taken as it is
+
+
 def canonical_graph(
     model: str | Path | onnx.ModelProto,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     input_values: Mapping[str, Any] | None = None,
+    forms: Forms = AS_FLOAT,
 ) -> Graph:
     """Loads, checks and canonicalises a model.
 
@@ -38,7 +55,7 @@ def canonical_graph(
     (axis 0) becomes 1 by itself. `input_values` makes constants of inputs. Tensors of float16 become float32.
     Raises UserError for everything that is wrong with the file or that cannot be compiled.
     """
-    proto = checked(load(model))
+    proto = checked(forms.spelled(load(model)))
     fixed = with_values(proto, input_values or {})
     notes = as_float32(proto)
     changed = _overridden(proto, input_shapes or {})
@@ -46,7 +63,7 @@ def canonical_graph(
         with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
             graph = graph_of(proto, dict(input_shapes or {}))
             graph = replace(graph, fixed=fixed, notes=notes, overridden=changed)
-            return simplify(with_statistics(fold(graph)))
+            return forms.settled(simplify(with_statistics(forms.read(fold(graph)))))
     except UserError as err:
         if not changed:
             raise
@@ -148,7 +165,7 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto = _converted(proto, opset)
         opset = OLDEST_OPSET
     for node in proto.graph.node:
-        if node.domain not in DOMAINS and not contrib.is_known(node):
+        if node.domain not in DOMAINS and not (contrib.is_known(node) or contrib.is_border(node)):
             name = node.name or next(iter(node.output), "")
             raise UserError(
                 f"node '{name}': operator {node.op_type} of domain '{node.domain}' is not supported; "

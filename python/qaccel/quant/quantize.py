@@ -18,7 +18,7 @@ from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
-from ..model import Model
+from ..model import Given, Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, use_counts, variables
 from .calibrate.masks import Masks
@@ -26,7 +26,8 @@ from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
 from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
-from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of
+from .rules.given import rounding_of
+from .rules.match import Node, fuse_biases, fuse_clamps, fuse_roundings, nodes_of
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
@@ -40,6 +41,9 @@ FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the use
 def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
     """Quantizes every node that has a rule.
 
+    A model that came quantized with its activations keeps its integers: a node becomes one of integers where its inputs and its output
+    are given, and stays in float where they are not; ``ranges`` and ``bits`` then say nothing.
+
     `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
     operations the widest that their readers ask for. A tensor has the width of its widest reader; readers that want
     less get a requantizing copy. A tensor that float operators or the user read has at least 8 bits.
@@ -48,15 +52,22 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     source = model.mod["main"]
     op_types = {each.name: each.op_type for each in model.operators}
     uses = use_counts(source)
-    masks = Masks(model)
-    nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), masks.made)
+    given = model.given is not None and model.given.activations
+    masks = Masks(model) if not given else None
+    nodes = nodes_of(source, op_types)
+    nodes = nodes if masks is None else _keep_masks(keep_normalizations(nodes), masks.made)
     nodes = fuse_tables(nodes, uses)
-    nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
-    _check_names(bits, nodes)
-    widths, demands = plan_widths(nodes, bits, variables(source.body.body))
+    nodes = fuse_roundings(fuse_clamps(fuse_biases(nodes, uses), uses), uses, QUANT_RULES.keys() - {kinds.ROUNDED})
+    if given:
+        widths, demands = _given_widths(nodes, model.given), dict[relax.Var, int]()
+    else:
+        _check_names(bits, nodes)
+        widths, demands = plan_widths(nodes, bits, variables(source.body.body))
+        widths = _of_given_weights(nodes, widths, model.given)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names)
+    masked = set() if masks is None else masks.names
+    emitter = Emitter(builder, ranges, nodes, demands, batch, masked, model.given)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
@@ -75,7 +86,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     return QuantizedModel(
         mod=mod,
         model=model,
-        plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind.weights},
+        plan={n: _plan_of(x, widths[x.output], emitter) for n, x in quantized.items() if x.kind.weights},
         notes=tuple(emitter.notes),
         unquantized=tuple((name, ops.get(name, ""), reason) for name, reason in emitter.in_float.items()),
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
@@ -163,8 +174,31 @@ def _check_names(bits: Bits, nodes: list[Node]) -> None:
             raise UserError(f"bits are given for '{name}', but the model has no such node")
 
 
-def _pair(widths: NodeBits) -> tuple[int, int]:
-    return widths.weight, widths.activation
+def _given_widths(nodes: list[Node], given: Given | None) -> dict[relax.Var, NodeBits]:
+    """Widths of each node that came quantized, by its output; those of its inputs are theirs."""
+    widths = {}
+    for node in nodes:
+        if node.kind in QUANT_RULES and given is not None:
+            weights = given.weights.get(node.name)
+            out = rounding_of(node.rounded[0]).bits if node.rounded else DEFAULT_BITS.activation_bits
+            widths[node.output] = NodeBits(weights.bits if weights else DEFAULT_BITS.weight_bits, out, out)
+    return widths
+
+
+def _of_given_weights(
+    nodes: list[Node], widths: dict[relax.Var, NodeBits], given: Given | None
+) -> dict[relax.Var, NodeBits]:  # fmt: skip
+    """The widths, those of weights that came as integers as they are."""
+    weights = given.weights if given is not None else {}
+    own = {node.output: weights[node.name].bits for node in nodes if node.name in weights}
+    return {var: replace(each, weight=own.get(var, each.weight)) for var, each in widths.items()}
+
+
+def _plan_of(node: Node, widths: NodeBits, emitter: Emitter) -> BitWidths:
+    """The bits of a layer with weights; those of what it reads are its activations'."""
+    held = emitter.held.get(node.inputs[0])
+    given = emitter.given.activations and held is not None
+    return BitWidths(widths.weight, held.q.bits if given and held is not None else widths.activation)
 
 
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:

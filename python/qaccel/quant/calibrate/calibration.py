@@ -58,6 +58,19 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     return Calibration(ranges, samples, True)
 
 
+def samples_of(model: Model, options: CompileOptions) -> Calibration:
+    """No ranges, for a model that came quantized, and the samples alone: the user's, or made-up ones.
+
+    Raises UserError as `measure` does.
+    """
+    none = Ranges({}, "as it came", 0)
+    if options.calibration_data is not None:
+        note = "calibration data: the model came quantized, and its scales stay as they are"
+        return Calibration(none, _user_samples(model, options), True, (note,))
+    lo, hi = options.input_range or GUESSED_INPUT_RANGE
+    return Calibration(none, synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guessed=True), False)
+
+
 def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:
     data = options.calibration_data
     assert data is not None

@@ -13,6 +13,7 @@ from ...dialect.operators import Clamp, EltwiseAttrs, Quantization, RequantizeAt
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
+from .given import given_constant
 from .layers import NodeBits, Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
 from .match import Node
@@ -57,9 +58,18 @@ def _with_constant(
         if (vector != vector[:1]).any():
             raise NotQuantizable("its constant differs between the samples of a batch")
         vector = vector[:1]
-    q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
-    integers = np.ascontiguousarray(quantize_constant(vector, q.scale))
+    integers, q = _constant_integers(vector, emitter.given.constants.get(node.name))
     _emit(node, emitter, kind, a, relax.const(integers), q, out)
+
+
+def _constant_integers(vector: np.ndarray, given: float | None) -> tuple[np.ndarray, Quantization]:
+    """A constant operand as integers of 16 bits around zero, on the scale that it came with or on one of its own."""
+    if given is not None:
+        made = given_constant(vector, given)
+        if made is not None:
+            return np.ascontiguousarray(made), Quantization(CONSTANT_BITS, given, 0)
+    q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
+    return np.ascontiguousarray(quantize_constant(vector, q.scale)), q
 
 
 def _within_reach(name: str, value: np.ndarray, a: Quantization, out: Output, constant_first: bool) -> np.ndarray:

@@ -12,8 +12,10 @@ from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization
 from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from ...errors import CompilerFault
+from ...model import Given
 from ..calibrate.ranges import Ranges
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
+from .given import check_on_machine, reach_of, rounding_of
 from .match import Node
 from .weights import NotQuantizable, activation_quantization
 
@@ -49,11 +51,13 @@ class Emitter:
         demands: dict[relax.Var, int],
         batch: int,
         masked: Collection[str],
+        given: Given | None = None,
     ) -> None:
         self.builder = builder
         self.batch = batch  # the network's own
         self.masked = masked  # nodes whose values Softmax alone reads
         self.ranges = ranges
+        self.given = given if given is not None else Given({}, {}, {}, False)
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
         self.held: dict[relax.Var, Held] = {}
@@ -61,6 +65,8 @@ class Emitter:
         self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
         self.in_float: dict[str, str] = {}
+        self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
+        self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change
         self._dequantized: set[relax.Var] = set()  # what ``floats`` has from integers
         self._copies: dict[tuple[relax.Var, int], Held] = {}
         self._moves: dict[tuple[relax.Var, Layout, Layout], Held] = {}
@@ -117,7 +123,7 @@ class Emitter:
         """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
         if var not in self.held:
             self._quantize(var, max(bits, self.demands.get(var, bits)), wanted)
-        held = self._of_width(var, self.held[var], bits)
+        held = self.held[var] if self.given.activations else self._of_width(var, self.held[var], bits)
         return held if wanted is None or held.layout == wanted else self._moved(var, held, wanted)
 
     def _of_width(self, var: relax.Var, held: Held, bits: int) -> Held:
@@ -239,18 +245,50 @@ class Emitter:
         plan = wanted or self.layout(var)
         root, at_root = self._root(var, plan)
         name = self._names.get(root, str(root.name))
+        layout = replace(at_root, nhwc=plan.nhwc)
+        if root in self.roundings:
+            self.held[var] = replace(self._rounded(root, layout), layout=plan)
+            return
+        if self.given.activations:
+            raise NotQuantizable(f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it")
         span = self.span_of(name)
         q = activation_quantization(*span, bits)
-        entered = self._entered(
-            self.real(root), operators.static_shape(root), name, q, replace(at_root, nhwc=plan.nhwc)
-        )
+        entered = self._entered(self.real(root), operators.static_shape(root), name, q, layout)
         self.held[var] = Held(entered, q, plan, span)
+
+    def _rounded(self, var: relax.Var, wanted: Layout) -> Held:
+        """A float tensor rounded as given. Raises NotQuantizable for integers that the machine has not."""
+        attrs = rounding_of(self.roundings[var])
+        check_on_machine(attrs)
+        source, shape = self.real(self.roundings[var].inputs[0]), operators.static_shape(var)
+        held = Held(self._entered(source, shape, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
+        if attrs.clamp == Clamp.whole(attrs.bits):
+            return held
+        return replace(held, var=self._copied(f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
+
+    def is_integers(self, var: relax.Var) -> bool:
+        """Whether a tensor is integers, or rounded to such as given when someone reads it."""
+        while var not in self.held and var not in self.roundings:
+            node = self._nodes.get(var)
+            if var in self.same:
+                var = self.same[var]
+            elif node is None or not (node.kind.renames or var in self.idle) or var in self.floats:
+                return False
+            else:
+                var = node.inputs[0]
+        return True
+
+    def rounding_behind(self, var: relax.Var) -> Node | None:
+        """The rounding of a float tensor that ``var`` only renames; None where there is none."""
+        return self.roundings.get(self._root(var, self.layout(var))[0])
 
     def _root(self, var: relax.Var, found: Layout) -> tuple[relax.Var, Layout]:
         """The float tensor that ``var`` is only a Transpose or Reshape of, and what the layout ``found`` is there."""
-        while var not in self.floats and var not in self.held and var in self._nodes:
+        while not (var in self.floats or var in self.held or var in self.roundings) and var in self._nodes:
             node = self._nodes[var]
-            if node.kind is kinds.TRANSPOSE:
+            if var in self.idle:
+                pass
+            elif node.kind is kinds.TRANSPOSE:
                 turn = permutation(node.call)
                 back = tuple(turn.index(axis) for axis in range(len(turn)))
                 above = transposed(found, operators.static_shape(var), back)
@@ -269,7 +307,11 @@ class Emitter:
         if var in self.same:
             return self.real(self.same[var])
         node = self._nodes.get(var)
-        if var in self.held and not self._was_float(var):
+        if var in self.roundings and var not in self.held:
+            self.floats[var] = self._rounded_in_float(var)
+        elif var in self.idle and var not in self.held and node is not None:
+            return self.real(node.inputs[0])
+        elif var in self.held and not self._was_float(var):
             self.floats[var] = self._dequantize(self.held[var], var)
             self._dequantized.add(var)
         elif node is not None and node.kind.renames:
@@ -278,15 +320,32 @@ class Emitter:
             raise CompilerFault(f"{var} was not computed")
         return self.floats[var]
 
+    def _rounded_in_float(self, var: relax.Var) -> relax.Expr:
+        """A float tensor rounded as given, in float again; a tensor below two dimensions is one row meanwhile."""
+        attrs, shape = rounding_of(self.roundings[var]), operators.static_shape(var)
+        source = self.real(self.roundings[var].inputs[0])
+        rows = shape if len(shape) > 1 else (1, int(np.prod(shape)))
+        source = source if rows == shape else self.builder.emit(relax.op.reshape(source, rows))
+        wanted = canonical(rows, rows[0])
+        assert wanted is not None
+        held = Held(self._entered(source, rows, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
+        if attrs.clamp != Clamp.whole(attrs.bits):
+            held = replace(held, var=self._copied(f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
+        if attrs.on_machine and rows == shape:
+            self.held[var] = held
+        value = self._dequantize(held, var, rows)
+        self._dequantized.add(var)
+        return value if rows == shape else self.builder.emit(relax.op.reshape(value, shape))
+
     def _was_float(self, var: relax.Var) -> bool:
         """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made."""
         while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
             var = self._nodes[var].inputs[0]
         return var in self.floats and var not in self._dequantized
 
-    def _dequantize(self, held: Held, var: relax.Var) -> relax.Expr:
+    def _dequantize(self, held: Held, var: relax.Var, shape: tuple[int, ...] | None = None) -> relax.Expr:
         """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""
-        shape = operators.static_shape(var)
+        shape = operators.static_shape(var) if shape is None else shape
         view, order = shape, order_of(held.layout, shape)
         if order is None:
             view = _outer(held.layout)
@@ -300,8 +359,13 @@ class Emitter:
         return value if view == shape else self.builder.emit(relax.op.reshape(value, shape))
 
     def copy(self, node: Node) -> None:
-        """The node in float, its bindings as they were, and those of the clamps that it had taken in."""
-        for binding in (b for each in (node, *node.clamps) for b in each.bindings):
+        """The node in float, its bindings as they were, and those of the clamps that it had taken in.
+
+        What rounds its output, or the node itself if it is a rounding, waits for a reader.
+        """
+        rounding = (node,) if node.kind is kinds.ROUNDED else node.rounded
+        self.roundings |= {each.output: each for each in rounding}
+        for binding in (b for each in (node, *node.clamps) if each not in rounding for b in each.bindings):
             value = self._replaced(binding.value)
             self.floats[binding.var] = self.builder.emit(value, str(binding.var.name))
 

@@ -19,6 +19,7 @@ from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
 from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
+from .given import check_on_machine, given_output, given_weights, reach_of, rounding_of
 from .match import Node
 from .tables import grid_span, make_table
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
@@ -48,9 +49,13 @@ Rule = Callable[[Node, NodeBits, Emitter], None]
 
 def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = None) -> Output:
     """The output of a node after the clamps that it took in; ``q`` where it is not free to choose."""
-    span = emitter.span_of(node.range_name)
-    q = q or activation_quantization(*span, bits)
-    lo, hi = activation_limits(q.bits)
+    if emitter.given.activations:
+        q, whole = given_output(node, q)
+        span, lo, hi = reach_of(q), whole.lo, whole.hi
+    else:
+        span = emitter.span_of(node.range_name)
+        q = q or activation_quantization(*span, bits)
+        lo, hi = activation_limits(q.bits)
     for clamp in (node, *node.clamps) if node.kind is kinds.CLAMP else node.clamps:
         bounds = clamp_bounds(clamp.call)
         low, high = (quantize_real(bound, q) for bound in bounds)
@@ -82,7 +87,7 @@ def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
     result, wanted = plane_layouts(node)
     geometry = ConvGeometry(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
-    bias = bias_of(node, (len(weight), 1, 1))
+    bias = bias_of(node, (len(weight), 1, 1), emitter)
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
     _weighted(node, bits, emitter, source, weight, bias, geometry, result)
 
@@ -113,7 +118,7 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         in_place = with_channels(held, shape, len(weight))
         source = emitter.integers(data, bits.activation, held if in_place is not None else wanted)
         result = in_place or replace(result, nhwc=(*wanted.nhwc[:3], len(weight)))
-    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), ConvGeometry(), result)
+    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),), emitter), ConvGeometry(), result)
 
 
 def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -150,7 +155,7 @@ def _weighted(
 ) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
-    if node.range_name in emitter.masked:
+    if node.range_name in emitter.masked and node.name not in emitter.given.weights:
         bias = _within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
@@ -176,6 +181,11 @@ def integer_weights(
     bias: np.ndarray,
 ) -> QuantizedWeights:  # fmt: skip
     """Weights and bias of a layer as integers, with a note for the user where channels took a larger scale or lost all weights."""
+    given = emitter.given.weights.get(node.name)
+    if given is not None:
+        return given_weights(weight, bias, given, source, out.scale)
+    if emitter.given.activations:
+        raise NotQuantizable("its weights are not quantized: no DequantizeLinear stands before them")
     made = quantize_weights(weight, bias, bits.weight, source, out.scale)
     of_all = f"of {len(bias)} channels"
     if made.raised:
@@ -185,12 +195,15 @@ def integer_weights(
     return made
 
 
-def bias_of(node: Node, shape: tuple[int, ...]) -> np.ndarray:
+def bias_of(node: Node, shape: tuple[int, ...], emitter: Emitter) -> np.ndarray:
     """The bias [OC] that the node's second binding adds, broadcast along ``shape``; zeros without one."""
     channels = shape[0]
     if len(node.bindings) == 1:
         return np.zeros(channels)
     value = operators.constant(node.bindings[1].value.args[1])
+    exact = emitter.given.biases.get(node.added[0].name if node.added else node.name)
+    if exact is not None and exact.size == value.size:
+        value = exact.reshape(value.shape)
     try:
         return np.broadcast_to(value, (*(1,) * max(0, value.ndim - len(shape)), *shape)).reshape(-1)
     except ValueError:
@@ -233,17 +246,45 @@ def _empty_window(size: int, outputs: int, kernel: int, stride: int, dilation: i
 def _clamp(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """A Relu or Clip that no layer could take in: a requantizing copy that clamps."""
     source = emitter.integers(node.inputs[0], bits.activation)
-    out = output(node, bits.out, emitter)
+    out = output(node, bits.out, emitter, source.q if keeps_grid(node, source.q, emitter) else None)
     attrs = operators.RequantizeAttrs(node.name, node.op, out.q, out.clamp, source.q)
     expressible(attrs.multiplier)
     emitter.hold(node.output, attrs.call(source.var), out.q, source.layout, out.span)
+
+
+def keeps_grid(node: Node, q: Quantization, emitter: Emitter) -> bool:
+    """Whether the bounds of a Relu or Clip are integers of its input, in a model that came quantized: then so is its output."""
+    if not emitter.given.activations:
+        return False
+    bounds = [b for each in (node, *node.clamps) for b in clamp_bounds(each.call) if np.isfinite(b)]
+    return all((quantize_real(b, q) - q.zero_point) * np.float32(q.scale) == np.float32(b) for b in bounds)
+
+
+def _rounded(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """A tensor that came quantized: integers under another scale, or a float tensor that is quantized when it is read."""
+    source, attrs = node.inputs[0], rounding_of(node)
+    if not emitter.is_integers(source):
+        emitter.roundings[node.output] = node
+        return
+    before = emitter.rounding_behind(source) if source not in emitter.held else None
+    if before is not None and replace(rounding_of(before), name="") == replace(attrs, name=""):
+        emitter.idle.add(node.output)
+        return
+    check_on_machine(attrs)
+    held = emitter.integers(source, attrs.bits)
+    if held.q == attrs.q and attrs.clamp == Clamp.whole(attrs.bits):
+        emitter.held[node.output] = held
+        return
+    made = operators.RequantizeAttrs(node.name, node.op, attrs.q, attrs.clamp, held.q)
+    expressible(made.multiplier)
+    emitter.hold(node.output, made.call(held.var), attrs.q, held.layout, reach_of(attrs.q))
 
 
 def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """Any function of one value."""
     source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    if source.q.bits == bits.out == 16:
+    if source.q.bits == bits.out == 16 and not emitter.given.activations:
         # The entries on either side of the range are interpolated from, so they should be in the output's range as well.
         lo, hi = out.span
         low, high = grid_span(node, source.q, source.span)
@@ -306,6 +347,7 @@ LAYER_RULES: dict[Kind, Rule] = {
     kinds.MAX_POOL: lambda node, bits, emitter: _pool(node, bits, emitter, "max"),
     kinds.AVG_POOL: lambda node, bits, emitter: _pool(node, bits, emitter, "avg"),
     kinds.CLAMP: _clamp,
+    kinds.ROUNDED: _rounded,
     kinds.TABLE: _table,
     kinds.MEAN: lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
     kinds.MAX: lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),

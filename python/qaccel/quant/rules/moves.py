@@ -48,17 +48,28 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     constants = np.unique(numbers[filled])
     same = all(held.q == sources[0].q for held in sources)
     lo, hi = sources[0].span
-    if same and not any(not lo <= value <= hi for value in constants):
+    if emitter.given.activations:
+        kept = same and all(_exactly(float(value), sources[0].q) for value in constants)
+        out = output(node, bits.out, emitter, sources[0].q if kept else None)
+        q, span, whole = out.q, out.span, out.clamp
+    elif same and not any(not lo <= value <= hi for value in constants):
         q, span = sources[0].q, (min(held.span[0] for held in sources), max(held.span[1] for held in sources))
+        whole = Clamp.whole(q.bits)
     else:
         out = output(node, bits.out, emitter)
         q, span = out.q, out.span
+        whole = Clamp.whole(q.bits)
     codes = numbers.astype(np.int64) if not filled.any() else np.where(filled, 0, numbers).astype(np.int64)
     codes[filled] = -1 - np.searchsorted(constants, numbers[filled])
     fills = [quantize_real(float(value), q) for value in constants]
     arrangement = arranged(codes, target)
-    call = emitter.move(node.name, node.op, sources, arrangement, q, Clamp.whole(q.bits), fills)
+    call = emitter.move(node.name, node.op, sources, arrangement, q, whole, fills)
     emitter.hold(node.output, call, q, target, span)
+
+
+def _exactly(value: float, q: Quantization) -> bool:
+    """Whether integers hold a real value as it is."""
+    return float((quantize_real(value, q) - q.zero_point) * np.float32(q.scale)) == value
 
 
 def _run(node: Node, values: Mapping[relax.Var, np.ndarray]) -> np.ndarray:
@@ -147,7 +158,7 @@ def _conv_transpose(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     result, wanted = plane_layouts(node)
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
     out = output(node, bits.out, emitter)
-    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias_of(node, (len(weight), 1, 1)))
+    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias_of(node, (len(weight), 1, 1), emitter))
     top, left, _, _ = pads(attrs.padding)
     (sh, sw), (dh, dw) = pair(attrs.strides), pair(attrs.dilation)
     _, h, w, _ = source.layout.nhwc

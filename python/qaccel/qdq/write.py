@@ -2,7 +2,7 @@
 
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
-Constants of element-wise operators are written as the real numbers that the machine's integers stand for. A PRelu is
+Constants of element-wise operators are integers too. A PRelu is
 spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate.
 """
 
@@ -218,10 +218,16 @@ class _Graph:
                 self._dequantized(self.integers[tensor, made], made, tensor)
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
-        """The real values of the integers that stand for a constant beside the tensor that ``attrs`` reads."""
+        """The integers that stand for a constant beside the tensor that ``attrs`` reads, dequantized.
+
+        They have 16 bits on the machine, which DequantizeLinear takes before opset 21 in int32 alone.
+        """
         scale = np.float32(attrs.b.scale)
         integers = quantize_constant(numpy_helper.to_array(self.constants[tensor]), float(scale))
-        return self._initializer(f"{tensor}_rounded", integers.astype(np.float32) * scale)
+        held = self._initializer(f"{tensor}_integers", integers, TensorProto.INT32)
+        real = self._fresh(f"{tensor}_rounded")
+        self._node("DequantizeLinear", [held, self._initializer(f"{tensor}_scale", scale)], real)
+        return real
 
     def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
         """What a tensor's integers of that many bits mean; a reshaped or transposed one has those of its source."""
@@ -286,11 +292,14 @@ class _Graph:
         self._finished(node, attrs, real, bias, scale)
 
     def _subtracted(self, node: onnx.NodeProto, attrs: IntegerAttrs) -> None:
-        """constant - x as constant + (-x): in 16 bits the negative of the least integer saturates."""
+        """constant - x as constant + (-1 * x): in 16 bits the negative of the least integer saturates."""
         negative = attrs.result
         if operators.inputs_of(attrs)[0].bits == negative.bits:
             real = self._fresh(f"{node.name}_negative")
-            self._node("Neg", [node.input[1]], real)
+            minus_one = self._fresh(f"{node.name}_minus_one")
+            integers = self._initializer(f"{minus_one}_integer", np.array(-1), TensorProto.INT32)
+            self._node("DequantizeLinear", [integers, self._initializer(f"{minus_one}_scale", np.float32(1))], minus_one)
+            self._node("Mul", [node.input[1], minus_one], real)
             node.op_type = "Add"
             node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
         self.nodes.append(node)
@@ -308,9 +317,9 @@ class _Graph:
 
         product = steps[names.PRODUCT]
         assert isinstance(product, EltwiseAttrs)
-        below = rounded("Min", [x, zero], names.NEGATIVE)
+        below = rounded("Clip", [x, "", zero], names.NEGATIVE)
         scaled = rounded("Mul", [below, self._rounded(slope, product)], names.PRODUCT)
-        above = rounded("Max", [x, zero], names.POSITIVE)
+        above = rounded("Clip", [x, zero], names.POSITIVE)
         self.nodes.append(helper.make_node("Add", [above, scaled], list(node.output), name=node.name))
 
     def _weighted(

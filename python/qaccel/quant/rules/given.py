@@ -12,7 +12,7 @@ from ...model import GivenWeights
 from .match import Node
 from .weights import INT32_MAX, NotQuantizable, QuantizedWeights
 
-WHOLE = 1e-3  # how far a real weight over its scale may be from a whole number, being rounded to float32 twice
+WHOLE = 2.0**-7  # how far a real weight over its scale may be from a whole number, being rounded to float32 twice
 
 
 def rounding_of(node: Node) -> RoundedAttrs:

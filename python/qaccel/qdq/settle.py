@@ -51,14 +51,21 @@ def _once(graph: Graph) -> tuple[Graph, bool]:
     nodes: list[onnx.NodeProto] = []
     names, tensors = {n.name for n in graph.nodes} | set(graph.inputs), set(graph.types) | set(graph.consts)
     made: dict[tuple[str, str], str] = {}
+    before = {(n.input[0], _said(n)): n for n in graph.nodes if n.op_type == ROUNDED}
+    placed: set[str] = set()
     for node in graph.nodes:
         renamed = {}
         for name in dict.fromkeys(node.input):
             rounding = wanted.get((node.name, name))
             if rounding is None:
                 continue
-            key = name, str(sorted(attrs_of(rounding).items()))
-            if key not in made:
+            key = name, _said(rounding)
+            if key in before:  # the same tensor is rounded so already: once is enough
+                made[key] = before[key].output[0]
+                if before[key].name not in placed:
+                    placed.add(before[key].name)
+                    nodes.append(before[key])
+            elif key not in made:
                 made[key] = fresh_name(f"{name}_rounded", tensors)
                 label = fresh_name(f"{rounding.name}_before", names)
                 tensors.add(made[key])
@@ -67,8 +74,14 @@ def _once(graph: Graph) -> tuple[Graph, bool]:
                 copy.name = label
                 nodes.append(copy)
             renamed[name] = made[key]
-        nodes.append(remade(node, [renamed.get(name, name) for name in node.input]) if renamed else node)
+        if node.name not in placed:
+            placed.add(node.name)
+            nodes.append(remade(node, [renamed.get(name, name) for name in node.input]) if renamed else node)
     return fold(replace(graph, nodes=tuple(nodes))), True
+
+
+def _said(rounding: onnx.NodeProto) -> str:
+    return str(sorted(attrs_of(rounding).items()))
 
 
 def _moved(node: onnx.NodeProto) -> list[str]:

@@ -126,7 +126,7 @@ class _Graph:
         self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
-        self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
+        self.copied: dict[tuple[str, Quantization], Quantization] = {}  # what a copy of a tensor in other bits was copied from
         self.integers: dict[tuple[str, Quantization], str] = {}
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
@@ -140,9 +140,7 @@ class _Graph:
     def learn(self, attrs: operators.Attrs, constants: tuple[np.ndarray, ...]) -> None:
         """Takes in one call of the quantized module."""
         if isinstance(attrs, QuantizeAttrs):
-            tensor = self.output_of.get(attrs.name, attrs.name)
-            self.entering.setdefault(tensor, attrs.result)
-            self._means(tensor, attrs.result)
+            self._means(self.output_of.get(attrs.name, attrs.name), attrs.result)
             return
         if not isinstance(attrs, IntegerAttrs):
             return
@@ -156,6 +154,7 @@ class _Graph:
             self._means(self.output_of[last], made)
         elif attrs.name == names.copy_of_width(node, made.bits) and isinstance(attrs, RequantizeAttrs):
             self._means(self.output_of.get(node, node), made)
+            self.copied.setdefault((self._root(self.output_of.get(node, node)), made), attrs.source)
         elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
             self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
             self.steps.setdefault(node, {})[part] = attrs
@@ -165,7 +164,13 @@ class _Graph:
                 self.first_phases.setdefault(node, (attrs, constants))
 
     def _means(self, tensor: str, q: Quantization) -> None:
-        self.meaning.setdefault((tensor, q.bits), q)
+        self.meaning.setdefault((self._root(tensor), q.bits), q)
+
+    def _root(self, tensor: str) -> str:
+        """The tensor that ``tensor`` is only a Reshape or Transpose of."""
+        while tensor in self.renamed:
+            tensor = self.renamed[tensor]
+        return tensor
 
     def build(self) -> onnx.ModelProto:
         """The finished model; initializers that nothing reads any more are left out."""
@@ -231,14 +236,12 @@ class _Graph:
 
     def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
         """What a tensor's integers of that many bits mean; a reshaped or transposed one has those of its source."""
-        while (tensor, bits) not in self.meaning and tensor in self.renamed:
-            tensor = self.renamed[tensor]
-        return self.meaning.get((tensor, bits))
+        return self.meaning.get((self._root(tensor), bits))
 
     def _as(self, tensor: str, q: Quantization) -> str:
         """The integers of a tensor under one quantization: as they were made, or quantized from what they stand for."""
         if (tensor, q) not in self.integers:
-            first = self.entering.get(tensor)
+            first = self.copied.get((self._root(tensor), q))
             if tensor not in self.made and first is not None and first != q:
                 real = self._dequantized(self._as(tensor, first), first)
             else:

@@ -25,7 +25,7 @@ from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
-from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
+from .rules.layers import LAYER_RULES, NodeBits, Rule
 from .rules.given import rounding_of
 from .rules.match import Node, fuse_biases, fuse_clamps, fuse_roundings, nodes_of
 from .rules.moves import MOVE_RULES
@@ -145,7 +145,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
         if value in emitter.held:
             emitter.held[node.output] = emitter.held[value]
     elif node.kind.renames:
-        rename(node, emitter)
+        emitter.rename(node)
     else:
         reason = computed_weights(node, emitter) or node.kind.reason
         if widths is not None:

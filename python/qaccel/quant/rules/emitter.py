@@ -68,6 +68,7 @@ class Emitter:
         self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
         self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change
         self._dequantized: set[relax.Var] = set()  # what ``floats`` has from integers
+        self._requantized: dict[tuple[relax.Var, Quantization, Clamp], relax.Var] = {}
         self._copies: dict[tuple[relax.Var, int], Held] = {}
         self._moves: dict[tuple[relax.Var, Layout, Layout], Held] = {}
         self._nodes = {node.output: node for node in nodes}
@@ -103,6 +104,13 @@ class Emitter:
         """Bind a call that computes ``var`` as integers."""
         self.held[var] = Held(self.builder.emit(call), q, layout, span)
 
+    def hold_copy(self, var: relax.Var, attrs: operators.RequantizeAttrs, source: Held) -> None:
+        """Bind a copy of ``source`` under another quantization, once however many tensors it stands for."""
+        key = source.var, attrs.result, attrs.clamp
+        if key not in self._requantized:
+            self._requantized[key] = self.builder.emit(attrs.call(source.var))
+        self.held[var] = Held(self._requantized[key], attrs.result, source.layout, reach_of(attrs.result))
+
     def layout(self, var: relax.Var) -> Layout:
         """How ``var`` lies, or would lie, as integers. Raises NotQuantizable where it cannot."""
         if var in self.held:
@@ -121,10 +129,39 @@ class Emitter:
 
     def integers(self, var: relax.Var, bits: int, wanted: Layout | None = None) -> Held:
         """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
+        self._rename_late(var)
         if var not in self.held:
             self._quantize(var, max(bits, self.demands.get(var, bits)), wanted)
         held = self.held[var] if self.given.activations else self._of_width(var, self.held[var], bits)
         return held if wanted is None or held.layout == wanted else self._moved(var, held, wanted)
+
+    def rename(self, node: Node) -> None:
+        """A reshape or transpose: of a tensor that is there as integers it is another layout of the same ones.
+
+        Of a tensor in float nothing is bound here; that is done when someone reads the result.
+        """
+        held = self.held.get(node.inputs[0])
+        if held is None:
+            return
+        if node.kind is kinds.RESHAPE or node.output in self.idle:
+            self.held[node.output] = held
+            return
+        turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))
+        if turned is not None:
+            self.held[node.output] = replace(held, layout=turned)
+
+    def _rename_late(self, var: relax.Var) -> None:
+        """As ``rename``, where another reader has had the source quantized since."""
+        chain: list[Node] = []
+        while var not in self.held and var not in self.roundings and var in self._nodes:
+            node = self._nodes[var]
+            if not (node.kind.renames or var in self.idle):
+                return
+            chain.append(node)
+            var = node.inputs[0]
+        if var in self.held:
+            for node in reversed(chain):
+                self.rename(node)
 
     def _of_width(self, var: relax.Var, held: Held, bits: int) -> Held:
         if held.q.bits == bits:
@@ -252,7 +289,8 @@ class Emitter:
         if self.given.activations:
             raise NotQuantizable(f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it")
         span = self.span_of(name)
-        q = activation_quantization(*span, bits)
+        # What its other names are read with counts too: it is one tensor.
+        q = activation_quantization(*span, max(bits, self.demands.get(root, bits)))
         entered = self._entered(self.real(root), operators.static_shape(root), name, q, layout)
         self.held[var] = Held(entered, q, plan, span)
 

@@ -17,8 +17,8 @@ from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, Quantization
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
-from .emitter import Emitter, Held, permutation
-from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
+from .emitter import Emitter, Held
+from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, with_channels
 from .given import check_on_machine, given_output, given_weights, reach_of, rounding_of
 from .match import Node
 from .tables import grid_span, make_table
@@ -277,7 +277,7 @@ def _rounded(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         return
     made = operators.RequantizeAttrs(node.name, node.op, attrs.q, attrs.clamp, held.q)
     expressible(made.multiplier)
-    emitter.hold(node.output, made.call(held.var), attrs.q, held.layout, reach_of(attrs.q))
+    emitter.hold_copy(node.output, made, held)
 
 
 def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -352,22 +352,6 @@ LAYER_RULES: dict[Kind, Rule] = {
     kinds.MEAN: lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
     kinds.MAX: lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
 }
-
-
-def rename(node: Node, emitter: Emitter) -> None:
-    """A reshape or transpose: of a tensor that is there as integers it is another layout of the same ones.
-
-    Of a tensor in float nothing is bound here; the emitter does it when someone reads the result.
-    """
-    held = emitter.held.get(node.inputs[0])
-    if held is None:
-        return
-    if node.kind is kinds.RESHAPE:
-        emitter.held[node.output] = held
-        return
-    turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))
-    if turned is not None:
-        emitter.held[node.output] = replace(held, layout=turned)
 
 
 def plane_layouts(node: Node) -> tuple[Layout, Layout]:

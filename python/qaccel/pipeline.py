@@ -29,7 +29,7 @@ from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
 from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, BitWidths, CompileOptions
-from .qdq.forms import QUANTIZED, REQUANTIZED
+from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
 from .quant.calibrate.calibration import Calibration, measure, samples_of
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
@@ -199,7 +199,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 "--calibration-data, which run it in integers"
             )
     with stages("import"):
-        forms = REQUANTIZED if options.requantize else QUANTIZED
+        forms = REQUANTIZED if options.requantize else EVERY_RUN
         imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
     if imported.given is not None and imported.given.activations:
         return compile_quantized(quantize_imported(imported, options, stages), options, name, stages)

@@ -41,8 +41,14 @@ def make_metadata(
     )
     inputs, outputs = model.inputs, model.outputs
     if integers is not None:
-        ends = (list(integers.inputs), list(integers.outputs))
-        inputs, outputs = (tuple(replace(s, dtype=integers.dtype) for s in specs) for specs in (inputs, outputs))
+        ends = tuple(
+            [own if own is not None else before for own, before in zip(mine, theirs, strict=True)]
+            for mine, theirs in zip((integers.inputs, integers.outputs), ends, strict=True)
+        )
+        inputs, outputs = (
+            tuple(replace(spec, dtype=dtype) for spec, dtype in zip(specs, types, strict=True))
+            for specs, types in ((inputs, integers.input_types), (outputs, integers.output_types))
+        )
     return {
         "format": FORMAT,
         "qaccel": __version__,
@@ -52,9 +58,25 @@ def make_metadata(
         "target": target,
         "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
         "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
+        "came_quantized": _came_quantized(model),
         "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
         "report": report,
     }
+
+
+def _came_quantized(model: Model) -> list[dict[str, Any]]:
+    """Scale, zero point and integers of each tensor and of each layer's weights of a model that came quantized, as its file has them."""
+    if model.given is None:
+        return []
+    calls = [binding.value for binding in bindings(model.mod["main"]) if operators.is_quantized(binding.value)]
+    tensors: list[dict[str, Any]] = []
+    for attrs in (operators.read(call) for call in calls):
+        assert isinstance(attrs, operators.RoundedAttrs)
+        limits = [attrs.lo + attrs.shift, attrs.hi + attrs.shift]
+        zero_point = attrs.zero_point + attrs.shift
+        tensors.append({"name": attrs.name, "scale": attrs.scale, "zero_point": zero_point, "integers": limits})
+    weights = model.given.weights.items()
+    return tensors + [{"name": name, "weight_bits": w.bits, "weight_scales": w.scale.tolist()} for name, w in weights]
 
 
 def read_metadata(vm: relax.VirtualMachine) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Inputs and outputs of a quantized module as the integers that the accelerator has, instead of float32.
+"""Inputs and outputs of a quantized module as integers, instead of float32: all of them as the user asks for, or those that were
+integers in a model that came quantized.
 
 What quantize and dequantize said of a tensor is then the caller's: ``tvmc inspect`` shows scale and zero point.
 """
@@ -18,46 +19,59 @@ from ..errors import UserError
 from ..model import TensorSpec
 from ..relax_tools import bindings, renewed, results
 
-OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
-_BITS = 8
+# Of the caller's integers over those of the machine.
+OFFSET = {"int8": 0, "uint8": 128, "int16": 0, "uint16": 1 << 15}
+_FLOAT = "float32"
+Meaning = Quantization | None
 
 
 @dataclass(frozen=True)
 class IntegerEnds:
-    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+    """Types of a module's inputs and outputs, and what those that are integers mean, in order; None for float ones."""
 
-    dtype: str
-    inputs: list[Quantization]
-    outputs: list[Quantization]
+    input_types: list[str]
+    output_types: list[str]
+    inputs: list[Meaning]
+    outputs: list[Meaning]
 
 
 def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
     """The quantized module with inputs and outputs of ``io_dtype``, and what they mean if they are integers.
 
-    "float32" is the module as it is; errors as `with_integer_ends`.
+    "float32" leaves those as they are that were no integers in the model; errors as `with_integer_ends`.
     """
-    if io_dtype == "float32":
+    given = model.model.given.ends if model.model.given is not None else {}
+    types = [
+        [given.get(spec.name, io_dtype) for spec in specs] for specs in (model.model.inputs, model.model.outputs)
+    ]  # fmt: skip
+    if set(types[0] + types[1]) <= {_FLOAT}:
         return model.mod, None
-    mod, inputs, outputs = with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs)
-    return mod, IntegerEnds(io_dtype, inputs, outputs)
+    mod, inputs, outputs = with_integer_ends(model.mod, types[0], types[1], model.model.inputs, model.model.outputs)
+    return mod, IntegerEnds(types[0], types[1], inputs, outputs)
 
 
 def with_integer_ends(
-    mod: tvm.IRModule, dtype: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> tuple[tvm.IRModule, list[Quantization], list[Quantization]]:
-    """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean, in order.
+    mod: tvm.IRModule, input_types: list[str], output_types: list[str], inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> tuple[tvm.IRModule, list[Meaning], list[Meaning]]:  # fmt: skip
+    """``main`` with inputs and outputs in these types (those of OFFSET, or float32), and what their integers mean, in order.
 
-    Shapes and order of axes stay the model's. Raises UserError naming an input that is not quantized to 8 bits by
-    what reads it first, or an output that is not an 8-bit integer before it is dequantized.
+    Shapes and order of axes stay the model's. Raises UserError naming an input that is not quantized to as many bits by
+    what reads it first, or an output that is not such an integer before it is dequantized.
     """
     function = mod["main"]
     reads = _reads(bindings(function))
     builder = relax.BlockBuilder()
     values: dict[relax.Var, relax.Expr] = {}
-    params, meanings = [], []
-    for param, spec in zip(function.params, inputs, strict=True):
+    params: list[relax.Var] = []
+    meanings: list[Meaning] = []
+    for param, spec, dtype in zip(function.params, inputs, input_types, strict=True):
         attrs = reads.get(param)
-        if attrs is None or attrs.result.bits != _BITS:
+        if dtype == _FLOAT:
+            params.append(param)
+            meanings.append(None)
+            continue
+        if attrs is None or attrs.result.bits != np.dtype(dtype).itemsize * 8:
             width = f"has {attrs.result.bits} bits" if attrs is not None else "is read in floating point"
             raise UserError(
                 f"--io-dtype {dtype}: input '{spec.name}' {width} in this module; choose 8-bit activations for what "
@@ -69,11 +83,13 @@ def with_integer_ends(
     with builder.function("main", params):
         with builder.dataflow():
             integers = {
-                param: _shifted(builder, new, -OFFSET[dtype], "int8")
-                for param, new in zip(function.params, params, strict=True)
+                param: _shifted(builder, new, -OFFSET[dtype], operators.carrier(q.bits))
+                for param, new, dtype, q in zip(function.params, params, input_types, meanings, strict=True)
+                if q is not None
             }
-            for param, q in zip(function.params, meanings, strict=True):
-                if _read_otherwise(param, q, bindings(function)):
+            means = dict(zip(function.params, meanings, strict=True))
+            for param, q in means.items():
+                if q is not None and _read_otherwise(param, q, bindings(function)):
                     values[param] = _real(builder, integers[param], q)
             made = {binding.var: binding.value for binding in bindings(function)}
             for binding in bindings(function):
@@ -81,24 +97,32 @@ def with_integer_ends(
                 entry = operators.read(call) if operators.is_quantized(call) else None
                 if isinstance(entry, QuantizeAttrs):
                     source = call.args[0]
-                    if source in integers and entry.result == meanings[list(integers).index(source)]:
+                    if source in integers and entry.result == means[source]:
                         values[binding.var] = _laid_out(builder, integers[source], entry)
                         continue
                 values[binding.var] = builder.emit(renewed(call, values))
-            ends, out_meanings = [], []
-            for result, spec in zip(results(function), outputs, strict=True):
+            ends: list[relax.Expr] = []
+            out_meanings: list[Meaning] = []
+            for result, spec, dtype in zip(results(function), outputs, output_types, strict=True):
+                if dtype == _FLOAT:
+                    ends.append(renewed(result, values))
+                    out_meanings.append(None)
+                    continue
                 expr, q = _integers_of(builder, result, made, values, spec, dtype)
                 ends.append(_shifted(builder, expr, OFFSET[dtype], dtype))
                 out_meanings.append(q)
             out = builder.emit_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
         builder.emit_func_output(out)
     result_mod = tvm.IRModule({**others, "main": builder.get()["main"]}, attrs=mod.attrs)
-    shift = OFFSET[dtype]
     return (
         relax.transform.DeadCodeElimination(["main"])(result_mod),
-        [replace(q, zero_point=q.zero_point + shift) for q in meanings],
-        [replace(q, zero_point=q.zero_point + shift) for q in out_meanings],
+        [_as_shown(q, dtype) for q, dtype in zip(meanings, input_types, strict=True)],
+        [_as_shown(q, dtype) for q, dtype in zip(out_meanings, output_types, strict=True)],
     )
+
+
+def _as_shown(q: Meaning, dtype: str) -> Meaning:
+    return None if q is None else replace(q, zero_point=q.zero_point + OFFSET[dtype])
 
 
 def _reads(bindings: list[relax.Binding]) -> dict[relax.Var, QuantizeAttrs]:
@@ -157,7 +181,7 @@ def _integers_of(
         call = made[expr]
         attrs = operators.read(call) if operators.is_quantized(call) else None
         if isinstance(attrs, DequantizeAttrs):
-            if attrs.source.bits != _BITS:
+            if attrs.source.bits != np.dtype(dtype).itemsize * 8:
                 break
             shaped = builder.emit(relax.op.reshape(renewed(call.args[0], values), attrs.shape))
             turned = builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
@@ -166,6 +190,6 @@ def _integers_of(
             break
         expr = call if isinstance(call, relax.Var) else call.args[0]
     raise UserError(
-        f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as Softmax "
+        f"--io-dtype {dtype}: output '{spec.name}' is no such integer on the accelerator (a float operator such as Softmax "
         "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,6 +64,8 @@ def samples_of(model: Model, options: CompileOptions) -> Calibration:
     Raises UserError as `measure` does.
     """
     none = Ranges({}, "as it came", 0)
+    ends = model.given.ends if model.given is not None else {}
+    model = replace(model, inputs=tuple(replace(spec, dtype=ends.get(spec.name, spec.dtype)) for spec in model.inputs))
     if options.calibration_data is not None:
         note = "calibration data: the model came quantized, and its scales stay as they are"
         return Calibration(none, _user_samples(model, options), True, (note,))

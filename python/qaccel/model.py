@@ -60,6 +60,7 @@ class Given:
     ``biases``: real values of integer biases in float64, which float32 would round. ``constants``: the scale of a constant operand
     of an element-wise node. ``activations``: its tensors came with scales too, and what has none stays in float; else they are
     calibrated. ``ends``: inputs and outputs of the model that are integers themselves, with their NumPy type.
+    ``spans``: the least and greatest input and output that a 16-bit table was made for, where our own file says so.
     """
 
     weights: Mapping[str, GivenWeights]
@@ -67,6 +68,7 @@ class Given:
     constants: Mapping[str, float]
     activations: bool
     ends: Mapping[str, str] = field(default_factory=dict)
+    spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ class QuantizedModel:
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node. `sample`: one batch of what the ranges come from, by input name.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `spans`: least and greatest input
+    and output, real values, that a table of 16 bits is made for, by node.
     """
 
     mod: tvm.IRModule
@@ -33,6 +34,7 @@ class QuantizedModel:
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

@@ -12,6 +12,7 @@ import onnx
 
 from ..frontend.graph import ROUNDED, Graph, attrs_of, fresh_name, remade
 from ..frontend.passes.fold import fold
+from .interpolated import span_of
 
 _ONE_OPERAND = {
     "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", "GlobalMaxPool", "ReduceMax", "Slice", "Pad", "Gather",
@@ -27,7 +28,9 @@ def settled(graph: Graph) -> Graph:
     changed = True
     while changed:
         graph, changed = _once(graph)
-    return graph
+    assert graph.given is not None
+    spans = {node.name: span for node in graph.nodes if (span := span_of(node.doc_string)) is not None}
+    return replace(graph, given=replace(graph.given, spans=spans))
 
 
 def _once(graph: Graph) -> tuple[Graph, bool]:

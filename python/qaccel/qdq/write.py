@@ -3,7 +3,7 @@
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
 Constants of element-wise operators are integers too. A PRelu is
-spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate.
+spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate; the node's doc string does.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
 from ..relax_tools import bindings
+from .interpolated import span_text
 from .kernels import Phase, stored_kernel, transposed_kernel
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
@@ -118,6 +119,7 @@ class _Graph:
         self.source = source
         self.fused = q.fused
         self.added = q.added
+        self.spans = q.spans
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.operations: dict[str, Operation] = {}
@@ -202,6 +204,8 @@ class _Graph:
                 copy.input[position] = self._real(tensor)
             elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
                 copy.input[position] = self._rounded(tensor, operation[0])
+        if node.name in self.spans:
+            copy.doc_string = span_text(self.spans[node.name])
         tensor = copy.output[0]
         if tensor in self.made and tensor in self.outputs:
             copy.output[0] = self._fresh(f"{tensor}_unrounded")

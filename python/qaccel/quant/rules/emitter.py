@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from ...dialect import kinds, names, operators
-from ...dialect.operators import Clamp, Quantization
+from ...dialect.operators import Clamp, Quantization, RoundedAttrs
 from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from ...errors import CompilerFault
 from ...model import Given
@@ -64,6 +64,7 @@ class Emitter:
         self.tuples: dict[relax.Var, relax.Tuple] = {}
         self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
+        self.spans: dict[str, tuple[float, float, float, float]] = {}  # of tables that interpolate
         self.in_float: dict[str, str] = {}
         self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
         self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change
@@ -104,12 +105,19 @@ class Emitter:
         """Bind a call that computes ``var`` as integers."""
         self.held[var] = Held(self.builder.emit(call), q, layout, span)
 
-    def hold_copy(self, var: relax.Var, attrs: operators.RequantizeAttrs, source: Held) -> None:
-        """Bind a copy of ``source`` under another quantization, once however many tensors it stands for."""
-        key = source.var, attrs.result, attrs.clamp
+    def requantized(self, attrs: RoundedAttrs, source: Held) -> Held:
+        """``source`` as the integers that ``attrs`` says: itself, or a copy, one however many tensors it stands for."""
+        if source.q == attrs.q and attrs.clamp == Clamp.whole(attrs.bits):
+            return source
+        key = source.var, attrs.q, attrs.clamp
         if key not in self._requantized:
-            self._requantized[key] = self.builder.emit(attrs.call(source.var))
-        self.held[var] = Held(self._requantized[key], attrs.result, source.layout, reach_of(attrs.result))
+            copy = operators.RequantizeAttrs(attrs.name, "Requantize", attrs.q, attrs.clamp, source.q)
+            try:
+                copy.multiplier()
+            except ValueError as error:
+                raise NotQuantizable(f"requantization {error}") from None
+            self._requantized[key] = self.builder.emit(copy.call(source.var))
+        return Held(self._requantized[key], attrs.q, source.layout, reach_of(attrs.q))
 
     def layout(self, var: relax.Var) -> Layout:
         """How ``var`` lies, or would lie, as integers. Raises NotQuantizable where it cannot."""
@@ -298,6 +306,9 @@ class Emitter:
         """A float tensor rounded as given. Raises NotQuantizable for integers that the machine has not."""
         attrs = rounding_of(self.roundings[var])
         check_on_machine(attrs)
+        before = self.roundings[var].inputs[0]
+        if self.is_integers(before):
+            return self.requantized(attrs, self.integers(before, attrs.bits, wanted))
         source, shape = self.real(self.roundings[var].inputs[0]), operators.static_shape(var)
         held = Held(self._entered(source, shape, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
         if attrs.clamp == Clamp.whole(attrs.bits):
@@ -361,6 +372,10 @@ class Emitter:
     def _rounded_in_float(self, var: relax.Var) -> relax.Expr:
         """A float tensor rounded as given, in float again; a tensor below two dimensions is one row meanwhile."""
         attrs, shape = rounding_of(self.roundings[var]), operators.static_shape(var)
+        if attrs.on_machine and len(shape) > 1 and self.is_integers(self.roundings[var].inputs[0]):
+            self._quantize(var, attrs.bits, None)
+            self._dequantized.add(var)
+            return self._dequantize(self.held[var], var)
         source = self.real(self.roundings[var].inputs[0])
         rows = shape if len(shape) > 1 else (1, int(np.prod(shape)))
         source = source if rows == shape else self.builder.emit(relax.op.reshape(source, rows))

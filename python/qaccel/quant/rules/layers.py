@@ -263,21 +263,15 @@ def keeps_grid(node: Node, q: Quantization, emitter: Emitter) -> bool:
 def _rounded(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """A tensor that came quantized: integers under another scale, or a float tensor that is quantized when it is read."""
     source, attrs = node.inputs[0], rounding_of(node)
-    if not emitter.is_integers(source):
-        emitter.roundings[node.output] = node
-        return
-    before = emitter.rounding_behind(source) if source not in emitter.held else None
+    before = emitter.rounding_behind(source) if source not in emitter.held and emitter.is_integers(source) else None
     if before is not None and replace(rounding_of(before), name="") == replace(attrs, name=""):
         emitter.idle.add(node.output)
         return
-    check_on_machine(attrs)
-    held = emitter.integers(source, attrs.bits)
-    if held.q == attrs.q and attrs.clamp == Clamp.whole(attrs.bits):
-        emitter.held[node.output] = held
+    if source not in emitter.held:  # the first reader says in which order its values lie
+        emitter.roundings[node.output] = node
         return
-    made = operators.RequantizeAttrs(node.name, node.op, attrs.q, attrs.clamp, held.q)
-    expressible(made.multiplier)
-    emitter.hold_copy(node.output, made, held)
+    check_on_machine(attrs)
+    emitter.held[node.output] = emitter.requantized(attrs, emitter.held[source])
 
 
 def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -291,9 +285,11 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
         out = output(node, bits.out, emitter, activation_quantization(*span, 16))
-    made = make_table(node, source.q, out.q, source.span, out.span)
+    spans = emitter.given.spans.get(node.name, (*source.span, *out.span))
+    made = make_table(node, source.q, out.q, spans[:2], spans[2:])
     if source.q.bits == 16:
         emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
+        emitter.spans[node.name] = spans
     attrs = operators.TableAttrs(node.name, node.op, out.q, source.q)
     emitter.hold(node.output, attrs.call(source.var, made.values), out.q, source.layout, out.span)
 

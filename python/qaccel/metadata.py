@@ -41,10 +41,7 @@ def make_metadata(
     )
     inputs, outputs = model.inputs, model.outputs
     if integers is not None:
-        ends = tuple(
-            [own if own is not None else before for own, before in zip(mine, theirs, strict=True)]
-            for mine, theirs in zip((integers.inputs, integers.outputs), ends, strict=True)
-        )
+        ends = _where_known(integers.inputs, ends[0]), _where_known(integers.outputs, ends[1])
         inputs, outputs = (
             tuple(replace(spec, dtype=dtype) for spec, dtype in zip(specs, types, strict=True))
             for specs, types in ((inputs, integers.input_types), (outputs, integers.output_types))
@@ -64,8 +61,14 @@ def make_metadata(
     }
 
 
+def _where_known(
+    own: list[operators.Quantization | None], otherwise: list[operators.Quantization | None]
+) -> list[operators.Quantization | None]:
+    return [mine if mine is not None else theirs for mine, theirs in zip(own, otherwise, strict=True)]
+
+
 def _came_quantized(model: Model) -> list[dict[str, Any]]:
-    """Scale, zero point and integers of each tensor and of each layer's weights of a model that came quantized, as its file has them."""
+    """Scale, zero point and integers of each tensor, and the scales of weights, as the file of a quantized model has them."""
     if model.given is None:
         return []
     calls = [binding.value for binding in bindings(model.mod["main"]) if operators.is_quantized(binding.value)]

@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: all)")
     data.add_argument(
-        "--requantize", action="store_true", help="take a model that came quantized as a float one (default: keep its integers)"
+        "--requantize",
+        action="store_true",
+        help="take a model that came quantized as a float one (default: keep its integers)",
     )
     parser.add_argument(
         "--tuning-records",

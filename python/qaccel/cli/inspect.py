@@ -67,7 +67,11 @@ def _given(entry: dict[str, Any]) -> str:
     """A tensor or a layer's weights of a model that came quantized."""
     if "weight_scales" in entry:
         scales = entry["weight_scales"]
-        text = f"{scales[0]:.9g}" if len(scales) == 1 else f"{min(scales):.9g} to {max(scales):.9g} in {len(scales)} channels"
+        text = (
+            f"{scales[0]:.9g}"
+            if len(scales) == 1
+            else f"{min(scales):.9g} to {max(scales):.9g} in {len(scales)} channels"
+        )
         return f"{entry['name']}: weights of {entry['weight_bits']} bits, scale {text}"
     lo, hi = entry["integers"]
     return f"{entry['name']}: {lo}..{hi}, scale {entry['scale']:.9g}, zero point {entry['zero_point']}"

@@ -28,7 +28,9 @@ def import_model(
     input_values: Mapping[str, Any] | None = None,
     forms: Forms = AS_FLOAT,
 ) -> Model:
-    """The model in canonical Relax; ``forms`` reads what came quantized. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
+    """The model in canonical Relax; ``forms`` reads what came quantized.
+
+    ``model_format`` None: by the file's suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """

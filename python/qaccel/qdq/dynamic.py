@@ -122,4 +122,3 @@ def nodes_of(graph: onnx.GraphProto) -> Nodes:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
     return Nodes(makers, readers, constants, Counter(value.name for value in graph.output))
-

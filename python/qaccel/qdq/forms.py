@@ -48,7 +48,9 @@ def spelled(proto: onnx.ModelProto, every_run: bool = False) -> onnx.ModelProto:
         elif node.op_type == dynamic.SOURCE and every_run:
             dynamic.in_every_run(spelling)
         elif node.op_type == dynamic.SOURCE and not _all_products(node, nodes, products):
-            raise spelling.refuse("its integers are read by other operators than ConvInteger and MatMulInteger; only those are known")
+            raise spelling.refuse(
+                "its integers are read by other operators than ConvInteger and MatMulInteger; only those are known"
+            )
         elif node.op_type != dynamic.SOURCE and not set(node.output) & gone:
             result.append(node)
         result += spelling.nodes
@@ -72,14 +74,17 @@ def _spell_product(
     if every_run:
         dynamic.on_real_integers(spelling)
     elif product is None:
-        raise spelling.refuse("no Cast and Mul with the scales of its activation and weights follow it; only that is known")
+        raise spelling.refuse(
+            "no Cast and Mul with the scales of its activation and weights follow it; only that is known"
+        )
     else:
         dynamic.calibrated(spelling, product, nodes)
 
 
 def _all_products(node: onnx.NodeProto, nodes: dynamic.Nodes, products: dict[str, dynamic.Product]) -> bool:
     return all(
-        reader.op_type in dynamic.LAYERS and reader.output[0] in products for reader in nodes.readers.get(node.output[0], [])
+        reader.op_type in dynamic.LAYERS and reader.output[0] in products
+        for reader in nodes.readers.get(node.output[0], [])
     )
 
 

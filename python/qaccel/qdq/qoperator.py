@@ -11,8 +11,8 @@ _NCHW, _NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 
 def _conv(s: Spelling) -> None:
     """QLinearConv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias in units of x_scale * w_scale)."""
-    x = s.real(*(s.input(k) for k in range(3)))
-    operands = [x, s.real(*(s.input(k) for k in range(3, 6)), axis=0)]
+    x = s.operand(0)
+    operands = [x, s.operand(3, axis=0)]
     if s.input(8):
         operands.append(s.real(s.input(8), s.do("Mul", s.input(1), s.input(4)), "", axis=0))
     s.rounded(s.do("Conv", *operands, name=s.node.name, **s.attrs), s.input(6), s.input(7))
@@ -20,8 +20,8 @@ def _conv(s: Spelling) -> None:
 
 def _matmul(s: Spelling) -> None:
     """QLinearMatMul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero); scales by column of b, by row of a."""
-    a = s.real(*(s.input(k) for k in range(3)), axis=-2)
-    b = s.real(*(s.input(k) for k in range(3, 6)), axis=-1)
+    a = s.operand(0, axis=-2)
+    b = s.operand(3, axis=-1)
     s.rounded(s.do("MatMul", a, b, name=s.node.name), s.input(6), s.input(7))
 
 
@@ -32,7 +32,7 @@ def _gemm(s: Spelling) -> None:
     """
     turned = bool(s.attrs.get("transB", 0))
     operands = [
-        s.real(*(s.input(k) for k in range(3))), s.real(*(s.input(k) for k in range(3, 6)), axis=0 if turned else 1)
+        s.operand(0), s.operand(3, axis=0 if turned else 1)
     ]  # fmt: skip
     if s.attrs.get("alpha", 1.0) != 1.0:
         raise s.refuse(f"alpha is {s.attrs['alpha']:g}; only 1 is known")
@@ -49,7 +49,7 @@ def _binary(op: str) -> Callable[[Spelling], None]:
     """QLinearAdd and the like (a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero)."""
 
     def spell(s: Spelling) -> None:
-        a, b = (s.real(*(s.input(k) for k in range(first, first + 3))) for first in (0, 3))
+        a, b = (s.operand(first) for first in (0, 3))
         s.rounded(s.do(op, a, b, name=s.node.name), s.input(6), s.input(7))
 
     return spell
@@ -57,7 +57,7 @@ def _binary(op: str) -> Callable[[Spelling], None]:
 
 def _concat(s: Spelling) -> None:
     """QLinearConcat(y_scale, y_zero, then x, x_scale, x_zero of each)."""
-    parts = [s.real(*(s.input(first + k) for k in range(3))) for first in range(2, len(s.node.input), 3)]
+    parts = [s.operand(first) for first in range(2, len(s.node.input), 3)]
     s.rounded(s.do("Concat", *parts, name=s.node.name, axis=s.attrs["axis"]), s.input(0), s.input(1))
 
 
@@ -65,7 +65,7 @@ def _unary(op: str) -> Callable[[Spelling], None]:
     """QLinearSigmoid and the like (x, x_scale, x_zero, y_scale, y_zero) with the attributes of the float operator."""
 
     def spell(s: Spelling) -> None:
-        x = s.real(*(s.input(k) for k in range(3)))
+        x = s.operand(0)
         attrs = {name: value for name, value in s.attrs.items() if name not in ("channels_last", "opset")}
         nhwc = bool(s.attrs.get("channels_last", 0))
         if nhwc:

@@ -1,12 +1,13 @@
 """Plain QDQ in: QuantizeLinear and DequantizeLinear of a graph become what the model says of its tensors (`model.Given`).
 
-The graph is float afterwards. A constant behind a DequantizeLinear is the real constant, its scales kept by the node that reads it; a
-tensor between QuantizeLinear and DequantizeLinear is a node ROUNDED with scale, zero point and the machine's bits. A Clip
-between the two narrows the integers (QCDQ). Operators that only move values may stand between them too.
+The graph is float afterwards. A constant behind a DequantizeLinear is the real constant, its scales kept by the node that reads
+it; a tensor between QuantizeLinear and DequantizeLinear is a node ROUNDED with scale, zero point and the machine's bits. A
+Clip between the two narrows the integers (QCDQ). Operators that only move values may stand between them too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,6 @@ from ..frontend.passes.fold import fold
 from ..model import Given
 from .fixed import LAYERS, MOVES, Fixed, FixedIntegers, dequantized, moved, quantized, weights_of
 from .scales import LIMITS, Scales, kind_of, placed, scales_of
-from .spread import rounded_by_channel
 
 # What works on integers as on the real values that they stand for.
 INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Split", "Tile")
@@ -31,7 +31,7 @@ END_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto
 def read(graph: Graph) -> Graph:
     """The float graph with its `given`; the graph itself where nothing in it is quantized.
 
-    Takes and gives a folded graph. Raises UserError naming the node for scales that are none, that contradict each other or that are
+    Takes and gives a folded graph. Raises UserError naming the node for scales that are none, that contradict each other or are
     computed at run time, and for an operator that works on integers and has no real form.
     """
     if not any(is_border(node) for node in graph.nodes):
@@ -93,7 +93,9 @@ class _Reader:
             self._quantize(node) if node.op_type == "QuantizeLinear" else self._dequantize(node)
             return
         data = [name for name in node.input if name]
-        if any(name in self.fixed or name in self.fixed_integers for name in data) and self._moves_constants(node, data):
+        if any(name in self.fixed or name in self.fixed_integers for name in data) and self._moves_constants(
+            node, data
+        ):
             return
         if any(name in self.integers for name in data):
             self._on_integers(node)
@@ -129,7 +131,9 @@ class _Reader:
             return
         scales = scales_of(border, self.graph.shape(border.input[0]), kind, self.consts)
         if not scales.per_tensor:
-            raise UserError(f"input '{name}': node '{border.name}' gives its integers a scale for each channel; give them one")
+            raise UserError(
+                f"input '{name}': node '{border.name}' gives its integers a scale for each channel; give them one"
+            )
         self.ends[name] = _numpy_name(kind)
         self.integers[name] = _Quantized(scales, name)
 
@@ -143,7 +147,7 @@ class _Reader:
         elif scales.per_tensor:
             self.integers[out] = _Quantized(scales, self.alias.get(source, source))
         else:
-            real = rounded_by_channel(
+            real = _rounded_by_channel(
                 node, self.alias.get(source, source), scales, shape, self._fresh, self.consts, self.nodes
             )
             self.types[real] = shape, TensorProto.FLOAT
@@ -213,8 +217,12 @@ class _Reader:
         for position, (key, default) in enumerate((("min", lo), ("max", hi)), 1):
             name = node.input[position] if len(node.input) > position else ""
             if name and name not in self.consts:
-                raise UserError(f"node '{node.name}' (Clip): its bound '{name}' is computed when the model runs; make it constant")
-            found.append(float(np.asarray(self.consts[name]).reshape(-1)[0]) if name else attrs_of(node).get(key, default))
+                raise UserError(
+                    f"node '{node.name}' (Clip): its bound '{name}' is computed when the model runs; make it constant"
+                )
+            found.append(
+                float(np.asarray(self.consts[name]).reshape(-1)[0]) if name else attrs_of(node).get(key, default)
+            )
         least, most = max(lo, int(np.ceil(found[0]))), min(hi, int(np.floor(found[1])))
         if least > most:
             raise UserError(f"node '{node.name}' (Clip): nothing lies within {found[0]:g}..{found[1]:g}")
@@ -289,6 +297,36 @@ class _Reader:
         return name
 
 
+def _rounded_by_channel(
+    node: onnx.NodeProto, source: str, scales: Scales, shape: tuple[int, ...], fresh: Callable[[str], str],
+    consts: dict[str, np.ndarray], nodes: list[onnx.NodeProto],
+) -> str:  # fmt: skip
+    """An activation with a scale for each channel or block, which the machine has not, rounded in float operators on the CPU.
+
+    Writes the float nodes that round ``source`` as the QuantizeLinear ``node`` and its DequantizeLinear do; gives the tensor.
+
+    Blocks' scales are spread over its ``shape``. ``consts`` and ``nodes`` grow.
+    """
+    scale, zero_point = scales.scale, scales.zero_point
+    if scales.block:
+        scale, zero_point = scales.spread(shape)
+
+    def const(what: str, value: np.ndarray) -> str:
+        name = fresh(f"{node.name}_{what}")
+        consts[name] = np.ascontiguousarray(value, np.float32)
+        return name
+
+    def do(op: str, *inputs: str) -> str:
+        out = fresh(f"{node.name}_{op}")
+        nodes.append(helper.make_node(op, list(inputs), [out], name=out))
+        return out
+
+    factor = const("scale", scale)
+    steps = do("Round", do("Div", source, factor))
+    held = do("Min", do("Max", steps, const("lo", scales.lo - zero_point)), const("hi", scales.hi - zero_point))
+    return do("Mul", held, factor)
+
+
 def _numpy_name(kind: int) -> str:
     return str(np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name)
 
@@ -298,4 +336,3 @@ def _words(scales: Scales) -> str:
         return f"scales of {list(scales.scale.shape)}"
     kind = TensorProto.DataType.Name(scales.kind).lower()
     return f"scale {float(scales.scale):g} and zero point {int(scales.zero_point)} ({kind})"
-

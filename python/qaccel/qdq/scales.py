@@ -1,4 +1,4 @@
-"""Scale and zero point of a QuantizeLinear or DequantizeLinear as the file has them, checked, and what the machine makes of them."""
+"""Scale and zero point of a QuantizeLinear or DequantizeLinear as the file has them, and what the machine makes of them."""
 
 from __future__ import annotations
 

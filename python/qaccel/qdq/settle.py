@@ -91,7 +91,10 @@ def _moved(node: onnx.NodeProto) -> list[str]:
     """The operands whose values a node only moves, or picks from."""
     if node.op_type == "Concat":
         return list(dict.fromkeys(node.input))
-    nearest = node.op_type in ("Resize", "Upsample") and attrs_of(node).get("mode", "nearest") in ("nearest", b"nearest")
+    nearest = node.op_type in ("Resize", "Upsample") and attrs_of(node).get("mode", "nearest") in (
+        "nearest",
+        b"nearest",
+    )
     return [node.input[0]] if node.op_type in _ONE_OPERAND or nearest else []
 
 

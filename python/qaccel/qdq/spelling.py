@@ -49,9 +49,13 @@ class Spelling:
 
     def real(self, tensor: str, scale: str, zero_point: str, axis: int | None = None) -> str:
         """An integer operand dequantized; ``axis``: that of its scales where it has several."""
-        more = {} if axis is None else {"axis": axis}
+        more: dict[str, Any] = {} if axis is None else {"axis": axis}
         operands = [tensor, scale, zero_point] if zero_point else [tensor, scale]
         return self.do("DequantizeLinear", *operands, domain=MICROSOFT, **more)
+
+    def operand(self, first: int, axis: int | None = None) -> str:
+        """The operand at that position, dequantized by the scale and zero point behind it."""
+        return self.real(self.input(first), self.input(first + 1), self.input(first + 2), axis)
 
     def rounded(self, tensor: str, scale: str, zero_point: str) -> None:
         """A float tensor quantized as the node's output."""

@@ -128,7 +128,9 @@ class _Graph:
         self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
-        self.copied: dict[tuple[str, Quantization], Quantization] = {}  # what a copy of a tensor in other bits was copied from
+        self.copied: dict[
+            tuple[str, Quantization], Quantization
+        ] = {}  # what a copy of a tensor in other bits was copied from
         self.integers: dict[tuple[str, Quantization], str] = {}
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
@@ -305,7 +307,9 @@ class _Graph:
             real = self._fresh(f"{node.name}_negative")
             minus_one = self._fresh(f"{node.name}_minus_one")
             integers = self._initializer(f"{minus_one}_integer", np.array(-1), TensorProto.INT32)
-            self._node("DequantizeLinear", [integers, self._initializer(f"{minus_one}_scale", np.float32(1))], minus_one)
+            self._node(
+                "DequantizeLinear", [integers, self._initializer(f"{minus_one}_scale", np.float32(1))], minus_one
+            )
             self._node("Mul", [node.input[1], minus_one], real)
             node.op_type = "Add"
             node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)

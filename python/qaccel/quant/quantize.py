@@ -11,11 +11,11 @@ from math import gcd
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import ir, relax
 
 from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
-from ..dialect.kinds import Kind
+from ..dialect.kinds import WEIGHTED, Kind
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..model import Given, Model
@@ -25,12 +25,11 @@ from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
-from .rules.layers import LAYER_RULES, NodeBits, Rule
 from .rules.given import rounding_of
+from .rules.layers import LAYER_RULES, NodeBits, Rule
 from .rules.match import Node, fuse_biases, fuse_clamps, fuse_roundings, nodes_of
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
-from .rules.reasons import computed_weights
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
@@ -41,8 +40,8 @@ FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the use
 def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
     """Quantizes every node that has a rule.
 
-    A model that came quantized with its activations keeps its integers: a node becomes one of integers where its inputs and its output
-    are given, and stays in float where they are not; ``ranges`` and ``bits`` then say nothing.
+    A model that came quantized with its activations keeps its integers: a node becomes one of integers where its inputs and its
+    output are given, and stays in float where they are not; ``ranges`` and ``bits`` then say nothing.
 
     `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
     operations the widest that their readers ask for. A tensor has the width of its widest reader; readers that want
@@ -148,17 +147,40 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     elif node.kind.renames:
         emitter.rename(node)
     else:
-        reason = computed_weights(node, emitter) or node.kind.reason
+        reason = _computed_weights(node, emitter) or node.kind.reason
         if widths is not None:
             try:
                 QUANT_RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
-                reason = computed_weights(node, emitter) or str(error)
+                reason = _computed_weights(node, emitter) or str(error)
         if isinstance(value, relax.Call):
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
         emitter.copy(node)
+
+
+def _computed_weights(node: Node, emitter: Emitter) -> str:
+    """Why a layer whose weights or bias are no constants stays in float; empty for every other node."""
+    for binding in node.bindings:
+        call = binding.value
+        name = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
+        if name not in WEIGHTED and not (name == "relax.add" and _follows_product(call, node)):
+            continue
+        weight = call.args[1]
+        what, are = ("bias", "is") if name == "relax.add" else ("weights", "are")
+        if not isinstance(weight, relax.Var) or weight in {each.var for each in node.bindings}:
+            continue
+        maker = emitter.maker(weight)
+        if maker is None:
+            return f"its {what} {are} an input of the model, not constant"
+        if name != "relax.matmul":
+            return f"its {what} {are} computed by node '{maker.name}' ({maker.op}), not constant"
+    return ""
+
+
+def _follows_product(call: relax.Call, node: Node) -> bool:
+    return isinstance(node.bindings[0].value, relax.Call) and call.args[0] in {each.var for each in node.bindings}
 
 
 def _keep_masks(nodes: list[Node], masks: set[str]) -> list[Node]:

@@ -14,8 +14,8 @@ from ..attributes import Attrs, Clamp, Quantization
 class RoundedAttrs(Attrs):
     """``qaccel.rounded(x)``: float32 to float32 of any shape, ``scale * (q - zero_point)`` of the integers q nearest to x.
 
-    q lies within ``lo``..``hi``, which ``bits`` hold; the model's own integers are q + ``shift``. At 16 bits the zero point may be any, as models have it, though the machine
-    takes 0 alone. Quantization takes every call of it out of the module.
+    q lies within ``lo``..``hi``, which ``bits`` hold; the model's own integers are q + ``shift``. At 16 bits the zero point may be
+    any, as models have it, though the machine takes 0 alone. Quantization takes every call of it out of the module.
     """
 
     operator: ClassVar[str] = "qaccel.rounded"

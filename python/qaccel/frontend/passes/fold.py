@@ -346,9 +346,7 @@ def _infer(
     return found
 
 
-def _border_type(
-    node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType]
-) -> TensorType:
+def _border_type(node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType]) -> TensorType:
     """The type of what is quantized, dequantized or rounded; scales may be of types that ONNX's inference does not know."""
 
     def type_of(name: str) -> TensorType:

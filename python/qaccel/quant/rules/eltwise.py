@@ -12,11 +12,12 @@ from ...dialect.kinds import ELTWISE_KINDS, Kind
 from ...dialect.operators import Clamp, EltwiseAttrs, Quantization, RequantizeAttrs
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
-from .emitter import Emitter, Held
+from .emitter import Emitter
 from .given import given_constant
 from .layers import NodeBits, Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
 from .match import Node
+from .moving import Held, move
 from .weights import NotQuantizable, activation_quantization
 
 
@@ -144,7 +145,7 @@ def _spread(
     if codes.shape[0] != held.layout.nhwc[0]:
         raise NotQuantizable("an operand is shared by the samples of a batch")
     name = f"{node.name}.{'repeated' if codes.size > held_size(held) else 'operand'}"
-    call = emitter.move(name, "Expand", [held], codes, held.q, Clamp.whole(held.q.bits))
+    call = move(emitter.builder, name, "Expand", [held], codes, held.q, Clamp.whole(held.q.bits))
     return replace(held, var=emitter.builder.emit(call), layout=replace(full, nhwc=codes.shape))
 
 

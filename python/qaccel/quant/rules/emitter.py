@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import numpy as np
 from tvm import relax
 
 from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization, RoundedAttrs
-from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from ...errors import CompilerFault
 from ...model import Given
 from ..calibrate.ranges import Ranges
-from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .given import check_on_machine, reach_of, rounding_of
+from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
+from .moving import Held, copied, move
 from .weights import NotQuantizable, activation_quantization
-
-
-@dataclass(frozen=True)
-class Held:
-    """A tensor of the source function that the new function has as integers.
-
-    ``var`` is their variable, NHWC; ``q`` says what they mean. ``layout`` says at which row, pixel and channel each value
-    of the source tensor is found. ``span`` is the least and the greatest real value that the tensor is expected to have.
-    """
-
-    var: relax.Var
-    q: Quantization
-    layout: Layout
-    span: tuple[float, float]
 
 
 class Emitter:
@@ -177,7 +163,7 @@ class Emitter:
         if (held.var, bits) not in self._copies:
             q = activation_quantization(*held.span, bits)
             name = names.copy_of_width(self._names.get(var, str(var.name)), bits)
-            copy = self._copied(name, held, q, Clamp.whole(bits))
+            copy = copied(self.builder, name, held, q, Clamp.whole(bits))
             self._copies[held.var, bits] = replace(held, var=copy, q=q)
         return replace(self._copies[held.var, bits], layout=held.layout)
 
@@ -190,7 +176,7 @@ class Emitter:
             shape = operators.static_shape(var)
             codes = arranged(offsets(held.layout, shape), wanted)
             name = f"{self._names.get(var, str(var.name))}.transposed"
-            moved = self.move(name, "Transpose", [held], codes, held.q, Clamp.whole(held.q.bits))
+            moved = move(self.builder, name, "Transpose", [held], codes, held.q, Clamp.whole(held.q.bits))
             self._moves[key] = replace(held, var=self.builder.emit(moved), layout=wanted)
         return self._moves[key]
 
@@ -213,79 +199,6 @@ class Emitter:
         attrs = operators.QuantizeAttrs(name, q, axes, wanted.nhwc)
         return self.builder.emit(attrs.call(source))
 
-    def move(
-        self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: Clamp,
-        fills: Sequence[int] = (),
-    ) -> relax.Call:  # fmt: skip
-        """A call of ``qaccel.move``.
-
-        ``codes`` int64 [N, H, W, C]: which value each output is, counted through all sources' values in NHWC order, or
-        -1 - k for ``fills[k]``. Raises NotQuantizable where it takes too many pieces or mixes samples.
-        """
-        sizes = [int(np.prod(held.layout.nhwc)) for held in sources]
-        bases = np.cumsum([0, *sizes])
-        batch = codes.shape[0]
-        if any(held.layout.nhwc[0] != batch for held in sources):
-            raise NotQuantizable("it moves values between samples of a batch")
-        source = np.searchsorted(bases[1:], codes, side="right")
-        source = np.where(codes < 0, len(sources) - 1 - codes, source)
-        sample = np.array([*(size // batch for size in sizes), *(0 for _ in fills)], np.int64)[source]
-        place = codes - np.array([*bases[:-1], *(-1 - k for k in range(len(fills)))], np.int64)[source]
-        first = place[:1]
-        if not np.array_equal(place, first + np.arange(batch).reshape(-1, 1, 1, 1) * sample):
-            raise NotQuantizable("it moves values between samples of a batch")
-        depth = np.array([*(held.layout.nhwc[3] for held in sources), *(1 for _ in fills)], np.int64)[source[0]]
-        if ((first < 0) | (first >= sample[:1]))[source[:1] < len(sources)].any():
-            raise NotQuantizable("it moves values between samples of a batch")
-        filled = source[0] >= len(sources)
-        channel = np.where(filled, np.arange(codes.shape[3]), first[0] % depth)
-        pieces = pieces_of(source[0], np.where(filled, 0, first[0] // depth), channel)
-        if pieces is None:
-            raise NotQuantizable(f"its values move in more than {MOST_PIECES} strided pieces")
-        return self.pieced(name, op, sources, pieces, codes.shape, q, clamp, fills)
-
-    def pieced(
-        self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
-        clamp: Clamp, fills: Sequence[int] = (),
-    ) -> relax.Call:  # fmt: skip
-        """A call of ``qaccel.move`` from its pieces; ``shape`` NHWC. 4-bit values that share bytes move as 8-bit ones."""
-        bits = {held.q.bits for held in sources}
-        if min(bits | {q.bits}) == 4 and not all(
-            whole_bytes(p, min(bits), q.bits, shape[3]) for p in pieces
-        ):  # fmt: skip
-            return self._pieced_wide(name, op, sources, pieces, shape, q, clamp, fills)
-        attrs = operators.MoveAttrs(
-            name, op, q, clamp, tuple(shape), tuple(held.q for held in sources), tuple(fills), flattened(pieces)
-        )
-        try:
-            attrs.multipliers()
-        except ValueError as error:
-            raise NotQuantizable(f"requantization {error}") from None
-        return attrs.call(*(held.var for held in sources))
-
-    def _pieced_wide(
-        self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
-        clamp: Clamp, fills: Sequence[int],
-    ) -> relax.Call:  # fmt: skip
-        """As ``pieced``, between copies that hold the same integers in 8 bits."""
-        wide = []
-        for k, held in enumerate(sources):
-            same = replace(held.q, bits=max(held.q.bits, 8))
-            if same != held.q:
-                copy = self._copied(f"{name}.wide{k}", held, same, Clamp.whole(held.q.bits))
-                held = replace(held, var=copy, q=same)
-            wide.append(held)
-        if q.bits > 4:
-            return self.pieced(name, op, wide, pieces, shape, q, clamp, fills)
-        result = replace(q, bits=8)
-        moved = self.builder.emit(self.pieced(f"{name}.moved", op, wide, pieces, shape, result, clamp, fills))
-        return operators.RequantizeAttrs(name, op, q, clamp, result).call(moved)
-
-    def _copied(self, name: str, held: Held, wanted: Quantization, clamp: Clamp) -> relax.Var:
-        """A copy of the integers under another quantization."""
-        attrs = operators.RequantizeAttrs(name, "Requantize", wanted, clamp, held.q)
-        return self.builder.emit(attrs.call(held.var))
-
     def _quantize(self, var: relax.Var, bits: int, wanted: Layout | None) -> None:
         plan = wanted or self.layout(var)
         root, at_root = self._root(var, plan)
@@ -295,7 +208,9 @@ class Emitter:
             self.held[var] = replace(self._rounded(root, layout), layout=plan)
             return
         if self.given.activations:
-            raise NotQuantizable(f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it")
+            raise NotQuantizable(
+                f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it"
+            )
         span = self.span_of(name)
         # What its other names are read with counts too: it is one tensor.
         q = activation_quantization(*span, max(bits, self.demands.get(root, bits)))
@@ -313,7 +228,7 @@ class Emitter:
         held = Held(self._entered(source, shape, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
         if attrs.clamp == Clamp.whole(attrs.bits):
             return held
-        return replace(held, var=self._copied(f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
+        return replace(held, var=copied(self.builder, f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
 
     def is_integers(self, var: relax.Var) -> bool:
         """Whether a tensor is integers, or rounded to such as given when someone reads it."""
@@ -383,7 +298,7 @@ class Emitter:
         assert wanted is not None
         held = Held(self._entered(source, rows, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
         if attrs.clamp != Clamp.whole(attrs.bits):
-            held = replace(held, var=self._copied(f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
+            held = replace(held, var=copied(self.builder, f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
         if attrs.on_machine and rows == shape:
             self.held[var] = held
         value = self._dequantize(held, var, rows)

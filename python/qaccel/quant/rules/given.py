@@ -75,12 +75,16 @@ def given_weights(
         constant = np.rint(np.asarray(bias, np.float64) / unit)
         ratio = np.float32(source.scale) * scale / np.float32(out_scale)
     if not (np.abs(constant) <= INT32_MAX + 1).all():
-        raise NotQuantizable("its bias over the scales of input and weights does not fit 32 bits; use larger weight scales")
+        raise NotQuantizable(
+            "its bias over the scales of input and weights does not fit 32 bits; use larger weight scales"
+        )
     constant = constant.astype(np.int64)
     room = (1 << (accumulator_width(given.bits, source.bits, WIDE_ACCUMULATOR_BITS) - 1)) - 1
     largest = np.abs(integers).sum(axis=1) * source.reach + np.abs(constant)
     if (largest > room).any() or (constant > INT32_MAX).any():
-        raise NotQuantizable(f"its sums reach {int(largest.max())}, the accumulators {room}; quantize its weights coarser")
+        raise NotQuantizable(
+            f"its sums reach {int(largest.max())}, the accumulators {room}; quantize its weights coarser"
+        )
     if not (np.isfinite(ratio) & (ratio > 0) & (ratio < 2.0**MULTIPLIER_BITS)).all():
         raise NotQuantizable(
             f"its products are {float(ratio.max()):.3g} output steps each; the machine takes above 0 and below 2^{MULTIPLIER_BITS}"
@@ -93,5 +97,9 @@ def given_constant(value: np.ndarray, scale: float) -> np.ndarray | None:
     steps = np.asarray(value, np.float64) / scale
     integers = np.rint(steps)
     lo, hi = activation_limits(16)
-    fits = np.abs(steps - integers).max(initial=0.0) <= WHOLE and lo <= integers.min(initial=0) and integers.max(initial=0) <= hi
+    fits = (
+        np.abs(steps - integers).max(initial=0.0) <= WHOLE
+        and lo <= integers.min(initial=0)
+        and integers.max(initial=0) <= hi
+    )
     return integers.astype(np.int16) if fits else None

@@ -17,10 +17,11 @@ from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, Quantization
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
-from .emitter import Emitter, Held
-from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, with_channels
+from .emitter import Emitter
 from .given import check_on_machine, given_output, given_weights, reach_of, rounding_of
+from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, with_channels
 from .match import Node
+from .moving import Held
 from .tables import grid_span, make_table
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
 

@@ -15,10 +15,11 @@ from ...dialect.operators import Clamp, ConvAttrs, Quantization
 from ...dialect.pieces import interleaved
 from ...evaluate.float_operators import RULES as FLOAT_RULES
 from ...evaluate.steps import holds_tensors
-from .emitter import Emitter, Held
+from .emitter import Emitter
 from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node
+from .moving import Held, move, pieced
 from .weights import NotQuantizable, quantize_real
 
 
@@ -63,7 +64,7 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     codes[filled] = -1 - np.searchsorted(constants, numbers[filled])
     fills = [quantize_real(float(value), q) for value in constants]
     arrangement = arranged(codes, target)
-    call = emitter.move(node.name, node.op, sources, arrangement, q, whole, fills)
+    call = move(emitter.builder, node.name, node.op, sources, arrangement, q, whole, fills)
     emitter.hold(node.output, call, q, target, span)
 
 
@@ -197,7 +198,7 @@ def _interleave(
     rows, pixels = [r for r in rows if r.outputs], [p for p in pixels if p.outputs]
     sizes = [(row.outputs, pixel.outputs) for row in rows for pixel in pixels]
     pieces = interleaved(sizes, (len(rows), len(pixels)), result.nhwc[2], result.nhwc[3])
-    call = emitter.pieced(node.name, node.op, parts, pieces, result.nhwc, q, Clamp.whole(q.bits))
+    call = pieced(emitter.builder, node.name, node.op, parts, pieces, result.nhwc, q, Clamp.whole(q.bits))
     emitter.hold(node.output, call, q, result, span)
 
 
@@ -221,7 +222,9 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     edged = arranged(np.pad(offsets(source.layout, (n, c, h, w)), ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"),
                      canonical((n, c, h + 2, w + 2), n) or wanted)  # fmt: skip
     whole_range = Clamp.whole(source.q.bits)
-    padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, whole_range))
+    padded = emitter.builder.emit(
+        move(emitter.builder, f"{node.name}.edge", "Pad", [source], edged, source.q, whole_range)
+    )
     kernels = [_linear_kernels(f, mode == "asymmetric") for f in factors]
     out = output(node, bits.out, emitter)
     largest = max(int(k.max()) for k, _ in kernels[0]) * max(int(k.max()) for k, _ in kernels[1])

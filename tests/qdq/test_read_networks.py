@@ -21,6 +21,7 @@ IN_CI = range(50)
 ONCE = range(1000, 1000 + int(os.environ.get("QACCEL_QDQ_NETWORKS", "500")))
 PER_MILLION = 20  # of convolutions and products that ONNX Runtime, which sums in float32, may give one off
 AT_A_TIE = 2.0**-12  # of a step: what float32 sums of 8-bit products may be off
+NEAR_A_TIE = 2.0**-5  # the same of functions, which ONNX Runtime approximates
 WIDE_STEPS = 2  # of 16-bit integers, which float32 holds only nearly
 
 
@@ -57,7 +58,8 @@ def check(seed: int, machine: bool) -> Counter:
         steps = values[real].astype(np.float64) / scale
         from_tie = np.abs(np.abs(steps - np.floor(steps)) - 0.5)[off != 0]
         layer = "layer" if ops & set(LAYERS) else "other"
-        assert layer == "layer" or (from_tie <= AT_A_TIE).all(), (seed, tensor, ops, from_tie)
+        tie = NEAR_A_TIE if ops & _TABLES else AT_A_TIE
+        assert layer == "layer" or (from_tie <= tie).all(), (seed, tensor, ops, from_tie)
         found[layer] += off.size
         found[f"{layer} off"] += int((off != 0).sum())
     return found

@@ -292,7 +292,8 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
         emitter.spans[node.name] = spans
     attrs = operators.TableAttrs(node.name, node.op, out.q, source.q)
-    emitter.hold(node.output, attrs.call(source.var, made.values), out.q, source.layout, out.span)
+    values = np.clip(made.values, out.clamp.lo, out.clamp.hi)
+    emitter.hold(node.output, attrs.call(source.var, values), out.q, source.layout, out.span)
 
 
 def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:

@@ -214,7 +214,7 @@ def quantize(
     *,
     bits: Any = None,
     hw: str | HwConfig = DEFAULT_CONFIG,
-    calibration: str = "minmax",
+    calibration: str | None = None,
     input_range: str | tuple[float, float] | None = None,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     input_values: str | Mapping[str, Any] | None = None,
@@ -251,7 +251,7 @@ def compile(
     *,
     calibration_data: Data | None = None,
     bits: Any = None,
-    calibration: str = "minmax",
+    calibration: str | None = None,
     input_range: str | tuple[float, float] | None = None,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     input_values: str | Mapping[str, Any] | None = None,
@@ -295,7 +295,8 @@ def compile(
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):
             before = (
-                calibration_data, bits, input_range, input_shapes, input_values, preprocess, model_format, passes,
+                calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
+                passes,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")

@@ -13,7 +13,6 @@ from tvm import relax
 
 from .cpu.compile import compile_cpu
 from .dialect.operators import works_on_integers
-from .errors import UserError, one_line
 from .host import host_target
 from .machine.artefact import Artefact
 from .metadata import METADATA_FUNCTION
@@ -41,16 +40,8 @@ class Linked:
 
 
 def link(mod: tvm.IRModule, options: CompileOptions, metadata: Mapping[str, Any]) -> Linked:
-    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`.
-
-    What TVM cannot compile for the CPU is the user's to know in one line, not a bug here: it raises UserError.
-    """
-    try:
-        return build(mod, host_target(options.target), metadata, records_of(options))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {one_line(error)}"
-        ) from error
+    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`."""
+    return build(mod, host_target(options.target), metadata, records_of(options))
 
 
 def records_of(options: CompileOptions) -> list[Records]:

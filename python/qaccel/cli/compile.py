@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
     )
     data.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
-    data.add_argument(
-        "--calibration", metavar="METHOD", default="minmax", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)"
-    )
+    data.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
     data.add_argument(
         "--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data"
     )

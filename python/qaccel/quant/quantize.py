@@ -17,7 +17,7 @@ from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
-from ..errors import UserError
+from ..errors import UserError, did_you_mean, shown
 from ..model import Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, use_counts, variables
@@ -160,7 +160,8 @@ def _check_names(bits: Bits, nodes: list[Node]) -> None:
     known = {each.name for node in nodes for each in node.all_nodes}
     for name in bits:
         if name not in known:
-            raise UserError(f"bits are given for '{name}', but the model has no such node")
+            near = did_you_mean(str(name), known) or "; module.report names the layers"
+            raise UserError(f"bits are given for {shown(name)}, but the model has no such node{near}")
 
 
 def _pair(widths: NodeBits) -> tuple[int, int]:

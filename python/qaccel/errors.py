@@ -73,12 +73,18 @@ def one_line(error: BaseException) -> str:
 
 def shown(value: Any) -> str:
     """A value of any kind as a message may print it: short, in one line; of an array its type and shape."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if _is_array(value):
         return f"a {value.dtype} array {list(value.shape)}"
-    if isinstance(value, list | tuple | dict) and len(value) > LONGEST_VALUE:
-        return f"a {type(value).__name__} of {len(value)}"  # its whole text would take its time
+    if isinstance(value, list | tuple | dict):
+        parts = list(value.values() if isinstance(value, dict) else value)
+        if len(parts) > LONGEST_VALUE or any(map(_is_array, parts)):
+            return f"a {type(value).__name__} of {len(parts)}"  # its whole text would take its time
     text = " ".join(repr(value).split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, type)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -6,17 +6,15 @@ one that the architecture has not.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tvm
 
 from .errors import UserError, did_you_mean, one_line
 from .options import TargetOptions
+from .relax_tools import held_back
 
 # How the names begin of LLVM's architectures that are CPUs; its others are graphics processors, DSPs of one company and the like.
 _CPUS = (
@@ -67,7 +65,7 @@ def host_target(options: TargetOptions) -> tvm.target.Target:
     _check_values(values, triple or tvm.target.codegen.llvm_get_system_triple())
     machine = {"kind": "llvm"} if triple is None else {"kind": "llvm", "mtriple": triple}
     _check_cpu(values.get("mcpu"), machine)
-    _check_features(values.get("mattr", []), machine | {key: values[key] for key in ("mcpu",) if key in values})
+    _check_features(values.get("mattr", []), {**machine, "mcpu": values["mcpu"]} if "mcpu" in values else machine)
     try:
         return tvm.target.Target(values)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -114,15 +112,17 @@ def _check_features(wanted: Iterable[str], machine: Mapping[str, Any]) -> None:
     names = []
     for name in wanted:
         if name[:1] not in ("+", "-"):
-            raise UserError(f"--target: -mattr={name}: a feature is +{name} where it is to be used, -{name} where not")
+            raise UserError(
+                f"--target: -mattr={name} must be +{name} where that is to be used, -{name} where it is not"
+            )
         names.append(name[1:])
     if not names:
         return
-    known = _features(machine | {"mattr": [f"+{name}" for name in names]})
+    known = _features({**machine, "mattr": [f"+{name}" for name in names]})
     for name in names:
         if name not in known:
             cpus = tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target(_without_cpu(machine)))
-            every = set().union(*(_features(_without_cpu(machine) | {"mcpu": str(cpu)}) for cpu in cpus))
+            every = set().union(*(_features({**machine, "mcpu": str(cpu)}) for cpu in cpus))
             near = did_you_mean(name, every) or "; check -mattr"
             raise UserError(f"--target: LLVM has no CPU feature {name!r} for this kind of machine{near}")
 
@@ -132,23 +132,8 @@ def _without_cpu(machine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _features(values: Mapping[str, Any]) -> set[str]:
-    with _no_standard_error():
+    with held_back(show=False):
         return {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(dict(values)))}
-
-
-@contextmanager
-def _no_standard_error() -> Iterator[None]:
-    """Keeps what C++ writes to standard error out of the user's sight."""
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 def _for_this_cpu(values: Mapping[str, Any]) -> bool:

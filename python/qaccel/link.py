@@ -18,7 +18,7 @@ from .machine.artefact import Artefact
 from .metadata import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
-from .relax_tools import functions
+from .relax_tools import functions, held_back
 from .schedules.database import Records, records_for
 from .schedules.floating.choose import Choice
 
@@ -108,7 +108,8 @@ def build(
     mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     text = tvm.ir.StringImm(json.dumps(metadata))
     function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
-    mod, choices = lowered(mod, target, records)
+    with held_back():
+        mod, choices = lowered(mod, target, records)
     mod[METADATA_FUNCTION] = function
     finish = tvm.transform.Sequential([relax.transform.ToNonDataflow(), relax.transform.VMShapeLower()])
     return Linked(relax.build(mod, target, relax_pipeline=finish), choices)

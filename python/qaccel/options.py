@@ -369,7 +369,7 @@ def read_plan(path: str | Path) -> dict[str, BitWidths]:
     try:
         plan = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}") from None
+        raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}; give another plan.json") from None
     except ValueError as error:
         raise UserError(f"the plan {str(path)!r} is not valid JSON: {error}") from None
     return checked_plan(plan, str(path))

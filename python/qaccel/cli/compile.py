@@ -94,7 +94,7 @@ def execute(arguments: argparse.Namespace) -> None:
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,
         emit_program=arguments.emit_program,
-        dump_code=tuple(kind.strip() for kind in arguments.dump_code.split(",")) if arguments.dump_code else (),
+        dump_code=arguments.dump_code or (),
         progress=not arguments.verbose,
     )
     assert module.compiled is not None

@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -100,7 +99,9 @@ class _Output:
 def _main(arguments: Sequence[str]) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
-        with _logging(parsed.verbose), _quiet_libraries(parsed.verbose):
+        with _logging(parsed.verbose), warnings.catch_warnings():
+            if not parsed.verbose:
+                warnings.simplefilter("ignore")  # of libraries, beside our own lines
             parsed.execute(parsed)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -121,46 +122,6 @@ def _failed(error: UserError | CompilerFault, verbose: int, code: int) -> int:
         traceback.print_exc()
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     return code
-
-
-@contextmanager
-def _quiet_libraries(verbose: int) -> Iterator[None]:
-    """What libraries write to standard error beside a one-line error is not seen without -v; beside a good result it is.
-
-    C++ writes to the descriptor, so that goes into a file for as long as the block runs, and Python's standard error to a copy.
-    """
-    if verbose or sys.stderr is None:
-        yield
-        return
-    with warnings.catch_warnings(), tempfile.TemporaryFile() as noise, _descriptor_into(noise):
-        warnings.simplefilter("ignore")
-        yield
-        noise.seek(0)
-        sys.stderr.write(noise.read().decode("utf-8", "replace"))
-
-
-@contextmanager
-def _descriptor_into(file: IO[bytes]) -> Iterator[None]:
-    """Descriptor 2 into a file; ``sys.stderr``, where that is its descriptor, to where it went before."""
-    ours, before = sys.stderr, os.dup(2)
-    ours.flush()
-    try:
-        os.dup2(file.fileno(), 2)
-        with os.fdopen(os.dup(before), "w", encoding=ours.encoding, errors="backslashreplace", buffering=1) as copy:
-            if _descriptor_of(ours) == 2:
-                sys.stderr = copy
-            yield
-    finally:
-        sys.stderr = ours
-        os.dup2(before, 2)
-        os.close(before)
-
-
-def _descriptor_of(stream: IO[str]) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError):
-        return None
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def load_labelled(
     arrays = load_npz(path)
     if LABELS not in arrays:
         raise UserError(
-            f"'{path}' holds no array '{LABELS}', one integer per sample; it holds {', '.join(sorted(arrays)) or 'nothing'}"
+            f"'{path}' holds {', '.join(sorted(arrays)) or 'nothing'} and no array '{LABELS}'; add one integer per sample"
         )
     labels = arrays.pop(LABELS)
     if len(arrays) == len(inputs) == 1:

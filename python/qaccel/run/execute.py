@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.support import cc
 
 from ..errors import CompilerFault, UserError, one_line, path_of
 from ..evaluate.dataset import check_inputs
@@ -133,10 +135,10 @@ def load(path: str | Path) -> Runner:
     load_library()
     use_all_cores()
     try:
-        runtime = _load_runtime(path.resolve())
+        runtime = _load_runtime(path)
         vm = relax.VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
-        raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}; {_COPY_AGAIN}") from error
+        raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
     return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm)
 
 
@@ -185,24 +187,40 @@ def _check_archive(path: Path) -> None:
             objects = [member for member in archive if member.isfile() and member.name.endswith(".o")]
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"module '{path}' is no tar archive, or is damaged; {_COPY_AGAIN}") from error
+    if not cc.get_cc():
+        raise UserError(
+            f"module '{path}' is linked when it is loaded, and there is no g++ or clang++; compile it to a .so"
+        )
     if not objects:
         raise UserError(f"module '{path}' holds no object files; give the .tar that tvmc compile wrote")
 
 
 def _reason(error: BaseException) -> str:
-    """What the system's loader or the C++ compiler said; of TVM's own checks only that something in the file is wrong."""
+    """What our own loader said, or the system's; of the C++ compiler and of TVM's own checks only what it means."""
+    ours = re.search(r"accelerator subgraph\b.*", str(error))
+    if ours is not None:
+        return ours[0]
     loader = re.search(r"Failed to load dynamic shared library \S+ (.*)", str(error))
     if loader is not None:
-        return loader[1].split(": ", 1)[-1].strip()
-    compiler = [line.strip() for line in str(error).splitlines() if re.search(r"\berror: ", line)]
-    return compiler[-1][:200] if compiler else "its contents are damaged"
+        return f"{loader[1].split(': ', 1)[-1].strip()}; {_COPY_AGAIN}"
+    linked = re.search(r"\berror: |cannot find|file format", str(error))
+    what = "its object files cannot be linked on this machine" if linked else "its contents are damaged"
+    return f"{what}; {_COPY_AGAIN}"
 
 
 def _load_runtime(path: Path) -> Any:
     """TVM's module of a file, from a copy of its own that is gone afterwards.
 
     The system's loader knows a library by its path: one that was written again would stay the old one in this process. From a
-    .tar TVM links a .so beside it, which is no place for that.
+    .tar TVM links a .so beside it, which is no place for that. Raises UserError where there is no room for it.
     """
-    with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
-        return tvm.runtime.load_module(str(shutil.copy(path, folder)))
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qaccel-"))
+            copy = shutil.copy(path, folder)
+        except OSError as error:
+            raise UserError(
+                f"module '{path}' needs a copy in the folder for temporary files: {error.strerror}; make room there, or name "
+                "another in TMPDIR"
+            ) from error
+        return tvm.runtime.load_module(str(copy))

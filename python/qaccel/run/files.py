@@ -47,7 +47,9 @@ def write_file(path: str | Path, write: Callable[[Path], object], what: str) -> 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{what} '{path}' cannot be written: {error.strerror or error}") from error
+        raise UserError(
+            f"{what} '{path}' cannot be written: {error.strerror or error}; choose another place"
+        ) from error
     return path
 
 
@@ -78,5 +80,7 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], what: str) -> Pat
     except OSError as error:
         if made and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-        raise UserError(f"{what} folder '{path}' cannot be written: {error.strerror or error}") from error
+        raise UserError(
+            f"{what} folder '{path}' cannot be written: {error.strerror or error}; choose another place"
+        ) from error
     return path

@@ -106,7 +106,7 @@ def held_back(show: bool = True) -> Iterator[None]:
     if sys.stderr is not None:
         sys.stderr.flush()
     try:
-        noise = tempfile.TemporaryFile()
+        noise = tempfile.TemporaryFile()  # noqa: SIM115 - its opening alone may fail here
     except OSError:  # no room for it: then it is seen
         yield
         return

@@ -20,7 +20,7 @@ from qaccel.cpu.compile import compile_cpu
 
 # How a line says what to do, or what would have been right.
 WAY_OUT = re.compile(
-    r"\b(give|add|drop|use|choose|must|copy|compile|export|create|name|need(ed)?|expected|remove|run|send|tvmc tune|numpy\.savez|"
+    r"\b(give|add|drop|use|choose|must|copy|compile|export|create|name|need(ed)?|expected|remove|run|send|make room|tvmc tune|numpy\.savez|"
     r"did you mean|one of|none of|such as|it has|it knows|keys are|inputs are|passes are|the verbs are|check|accelerator has|"
     r"classes 0 to|is a file|it must)\b"
 )

@@ -256,7 +256,7 @@ def _pixelwise_tiling(
     if isinstance(layer, DepthwiseLayer | PoolLayer):
         tile = window_tile(layer, x, y, rows.typical, pixels.typical, tile_oc, tile_kh)
     else:
-        tile = [pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)]
+        tile = pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)
     work = cost.LayerWork(
         computes=tuple((each, tiles) for each in tile),
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),

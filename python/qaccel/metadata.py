@@ -113,27 +113,34 @@ def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
 
 @dataclass(frozen=True)
 class Boundary:
-    """The network's own input and output: bytes of one batch at the width in which the accelerator sees them."""
+    """The network's own input and output: bytes of one batch at the width in which the accelerator sees them.
+
+    ``batch``: samples; ``runs``: how often each subgraph's program runs for them, in the order of the subgraphs.
+    """
 
     batch: int
     input_bytes: int
     output_bytes: int
+    runs: tuple[int, ...] = ()
 
 
 def boundary(mod: tvm.IRModule, subgraphs: Iterable[relax.Function]) -> Boundary:
     """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float.
 
-    The batch is what the runtime loops over, axis 0 of the subgraphs: a recurrent network's steps are none of it.
+    What the runtime loops over is axis 0 of each subgraph. The batch is the longest of those loops: a recurrent network's steps
+    are none of it.
     """
     function = mod["main"]
     inputs, outputs = _ends(mod, True)
     returned = results(function)
-    shapes = [operators.static_shape(param) for each in subgraphs for param in each.params]
+    shapes = [[operators.static_shape(param) for param in each.params] for each in subgraphs]
+    runs = tuple(max((shape[0] for shape in each if shape), default=1) for each in shapes)
     first = operators.static_shape(function.params[0]) if function.params else ()
     return Boundary(
-        batch=max((shape[0] for shape in shapes if shape), default=first[0] if first else 1),
+        batch=max(runs, default=first[0] if first else 1),
         input_bytes=sum(_bytes(param, q) for param, q in zip(function.params, inputs, strict=True)),
         output_bytes=sum(_bytes(result, q) for result, q in zip(returned, outputs, strict=True)),
+        runs=runs,
     )
 
 

@@ -23,7 +23,9 @@ Fixed = Callable[[Net, np.ndarray], tuple[str, np.ndarray]]
 def rounded(array: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers within -top..top, and a scale for each row."""
     scale = np.abs(array).reshape(len(array), -1).max(1) / top
-    return np.clip(np.rint(array / scale.reshape(-1, *[1] * (array.ndim - 1))), -top, top).astype("i1"), scale.astype("f4")
+    return np.clip(np.rint(array / scale.reshape(-1, *[1] * (array.ndim - 1))), -top, top).astype("i1"), scale.astype(
+        "f4"
+    )
 
 
 def kernel(shape: tuple[int, ...]) -> np.ndarray:

@@ -27,7 +27,16 @@ INTEGERS = {
     "s4": (TensorProto.INT4, -8, 7), "u4": (TensorProto.UINT4, 0, 15),
     "c4": (TensorProto.INT8, -8, 7), "c3": (TensorProto.INT8, -4, 3), "c4u": (TensorProto.UINT8, 0, 15),
 }  # fmt: skip
-MIXES = (("u8",), ("s8",), ("u8", "s8"), ("s8", "c4", "c3"), ("u8", "s4", "u4"), ("s16", "u8"), ("s16",), ("c4", "c4u", "s8"))
+MIXES = (
+    ("u8",),
+    ("s8",),
+    ("u8", "s8"),
+    ("s8", "c4", "c3"),
+    ("u8", "s4", "u4"),
+    ("s16", "u8"),
+    ("s16",),
+    ("c4", "c4u", "s8"),
+)
 
 
 @dataclass
@@ -67,9 +76,7 @@ class Quantizer:
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
         domain = self.domain if op in ("QuantizeLinear", "DequantizeLinear") else ""
-        self.nodes.append(
-            helper.make_node(op, inputs, [output], f"{output}_{op}", domain=domain, **attributes)
-        )
+        self.nodes.append(helper.make_node(op, inputs, [output], f"{output}_{op}", domain=domain, **attributes))
         return output
 
     def quantized(self, tensor: str, real: str) -> None:
@@ -141,7 +148,9 @@ class Quantizer:
             return self.const(name, (steps * unit.reshape(values.shape)).astype(np.float32))
         axis = int(np.argmax(values.shape)) if values.ndim else 0
         held = self.const(f"{name}_i", steps.astype(np.int64), TensorProto.INT32)
-        return self.add("DequantizeLinear", [held, self.const(f"{name}_s", unit)], f"{name}_b{len(self.nodes)}", axis=axis)
+        return self.add(
+            "DequantizeLinear", [held, self.const(f"{name}_s", unit)], f"{name}_b{len(self.nodes)}", axis=axis
+        )
 
     def constant(self, name: str) -> str:
         """A constant operand of an element-wise node: float, or 8-bit integers around a zero point."""
@@ -152,7 +161,10 @@ class Quantizer:
         scale = np.float32(max(most - least, 1e-3) / 255)
         zero = int(round(-least / scale))
         held = self.const(f"{name}_i", np.clip(np.rint(values / scale) + zero, 0, 255), TensorProto.UINT8)
-        names = [self.const(f"{name}_s", np.asarray(scale)), self.const(f"{name}_z", np.asarray(zero), TensorProto.UINT8)]
+        names = [
+            self.const(f"{name}_s", np.asarray(scale)),
+            self.const(f"{name}_z", np.asarray(zero), TensorProto.UINT8),
+        ]
         return self.add("DequantizeLinear", [held, *names], f"{name}_k{len(self.nodes)}")
 
     def node(self, node: onnx.NodeProto) -> None:
@@ -195,7 +207,12 @@ class Quantizer:
         integers = any(name in self.integers for name in node.input)
         if node.op_type in MOVING and integers and self.chance(0.3):
             return True
-        return after in COMMUTING and after != "Concat" and node.op_type in (*LAYERS, "Add", "AveragePool") and self.chance(0.3)
+        return (
+            after in COMMUTING
+            and after != "Concat"
+            and node.op_type in (*LAYERS, "Add", "AveragePool")
+            and self.chance(0.3)
+        )
 
 
 def qdq_network(seed: int) -> tuple[onnx.ModelProto, dict[str, tuple[str, float, str]], np.ndarray]:
@@ -277,7 +294,13 @@ def every_tensor(model: onnx.ModelProto, sample: np.ndarray) -> dict[str, np.nda
     copy.CopyFrom(model)
     known = {o.name for o in copy.graph.output}
     packed = {c.name for c in copy.graph.initializer if c.data_type in (TensorProto.INT4, TensorProto.UINT4)}
-    names = [o for node in copy.graph.node if node.op_type != "Constant" and not packed & set(node.input[2:]) or node.op_type[0] == "D" for o in node.output if o]
+    names = [
+        o
+        for node in copy.graph.node
+        if node.op_type != "Constant" and not packed & set(node.input[2:]) or node.op_type[0] == "D"
+        for o in node.output
+        if o
+    ]
     copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -103,7 +103,11 @@ def test_one_line(name: str) -> None:
 
 
 def _unpaired(net: Net) -> None:
-    pair(net, net("Sigmoid", net("Conv", pair(net, "x"), net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4)), out="y")
+    pair(
+        net,
+        net("Sigmoid", net("Conv", pair(net, "x"), net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4)),
+        out="y",
+    )
 
 
 def _real_weights(net: Net) -> None:

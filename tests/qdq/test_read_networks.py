@@ -37,7 +37,9 @@ def check(seed: int, machine: bool) -> Counter:
     whole = read(model)
     macs = float_macs(whole.model.mod)
     in_float = {node for node, _, _ in whole.unquantized}
-    assert sum(count for node, count in macs.items() if node in in_float) <= 0.01 * sum(macs.values()), whole.unquantized
+    assert sum(count for node, count in macs.items() if node in in_float) <= 0.01 * sum(macs.values()), (
+        whole.unquantized
+    )
     assert all(reason for _, _, reason in whole.unquantized)
     if machine:
         check_on_machine(whole, config_names()[seed % len(config_names())], seed)

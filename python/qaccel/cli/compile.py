@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
     )
     data.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
-    data.add_argument(
-        "--calibration", metavar="METHOD", default="minmax", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)"
-    )
+    data.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
     data.add_argument(
         "--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data"
     )
@@ -102,7 +100,7 @@ def execute(arguments: argparse.Namespace) -> None:
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,
         emit_program=arguments.emit_program,
-        dump_code=tuple(kind.strip() for kind in arguments.dump_code.split(",")) if arguments.dump_code else (),
+        dump_code=arguments.dump_code or (),
         progress=not arguments.verbose,
     )
     assert module.compiled is not None

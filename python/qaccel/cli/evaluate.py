@@ -20,7 +20,7 @@ def execute(arguments: argparse.Namespace) -> None:
     from .. import api
 
     result = api.load(arguments.module).evaluate(arguments.data, arguments.reference, progress=not arguments.verbose)
-    print(f"samples    {result.samples}")
+    print(f"samples    {result.samples}, judged by output '{result.output}'")
     top5 = f", top-5 {100 * result.top5:.2f}%" if result.top5 is not None else ""
     print(f"top-1      {100 * result.top1:.2f}%{top5}")
     if result.reference_top1 is not None and result.agreement is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
+from ..errors import UserError, path_of, shown
 from ..model import TensorSpec
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+NAMES_SHOWN = 8  # of the arrays in a file, where one is missing
 PREPROCESS_KEYS = ("mean", "scale", "std", "resize", "crop", "layout")
 
 
@@ -46,7 +47,7 @@ def load_calibration_data(
     `path` is an .npz with one array per input, or a folder searched recursively for .jpg and .png (in the order of
     their paths). Raises UserError for data that is missing, damaged, misnamed, misshapen or not finite.
     """
-    path = Path(path)
+    path = path_of(path, "--calibration-data")
     if path.is_dir():
         arrays = _images(path, inputs, parse_preprocess(preprocess or ""), limit)
     elif preprocess:
@@ -58,6 +59,7 @@ def load_calibration_data(
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz archive. Raises UserError where it is missing, damaged, or needs unpickling."""
+    path = path_of(path, "the data")
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -66,24 +68,54 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as err:
         raise UserError(f"'{path}' does not exist; give an .npz or a folder of images") from err
+    except IsADirectoryError as err:
+        raise UserError(f"'{path}' is a folder; give an .npz with one array per input name") from err
     except OSError as err:
-        raise UserError(f"cannot read '{path}': {err.strerror or 'it is damaged'}") from err
+        raise UserError(f"cannot read '{path}': {err.strerror or 'it is damaged'}; give another .npz") from err
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, TypeError, AttributeError) as err:
-        raise UserError(f"'{path}' is not an .npz archive of numeric arrays, or is damaged") from err
+        raise UserError(
+            f"'{path}' is not an .npz archive of numeric arrays, or is damaged; numpy.savez writes one"
+        ) from err
+
+
+def joined_feeds(data: Any, inputs: Sequence[TensorSpec], what: str) -> Any:
+    """Samples that come one by one, each as `check_inputs` takes it, joined along axis 0 into arrays by input name.
+
+    Arrays by name and a single array are returned as they are. Raises UserError for a sample that does not fit, naming it, and
+    for values of an input without axes that differ between samples.
+    """
+    if isinstance(data, Mapping) or _is_array(data) or not isinstance(data, Iterable):
+        return data
+    feeds = [check_inputs(feed, inputs, f"{what}, sample {k}") for k, feed in enumerate(data)]
+    if not feeds:
+        raise UserError(f"{what}: there is no sample; give at least one")
+    for spec in inputs:
+        if not spec.shape and len({feed[spec.name].item() for feed in feeds}) > 1:
+            raise UserError(f"{what}: '{spec.name}' has no axis for samples; give one value of it for all")
+    return {
+        spec.name: np.concatenate([feed[spec.name] for feed in feeds]) if spec.shape else feeds[0][spec.name]
+        for spec in inputs
+    }
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "__array__")
 
 
 def check_inputs(
-    arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], what: str, fixed: Mapping[str, Any] | None = None
+    arrays: Any, inputs: Sequence[TensorSpec], what: str, fixed: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
     """The arrays in the inputs' element types, after checking names, shapes, types, values and counts.
 
     Axis 0 holds samples and may be any multiple of the input's own; a single sample may come without it. Integers
     (images) become float where the input is float. `what` names the data in messages. `fixed`: values of inputs that were
-    settled at compile time; arrays that repeat them are left out.
+    settled at compile time; arrays that repeat them are left out. A model with one input takes its array without a name, too.
     """
+    if len(inputs) == 1 and _is_array(arrays):
+        arrays = {inputs[0].name: arrays}
     expected = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
     if not isinstance(arrays, Mapping):
-        raise UserError(f"{what}: needed are arrays by input name, not a {type(arrays).__name__}; expected {expected}")
+        raise UserError(f"{what}: needed are arrays by input name, not {shown(arrays)}; expected {expected}")
     for spec in inputs:
         if spec.name not in arrays:
             raise UserError(f"{what}: no array named '{spec.name}'; it holds {_names(arrays)}, expected {expected}")
@@ -97,23 +129,33 @@ def check_inputs(
     for name in arrays:
         if name not in names and name != "labels":
             raise UserError(f"{what}: '{name}' is not an input of the model; expected {expected}")
-    checked = {spec.name: _checked(np.asarray(arrays[spec.name]), spec, what) for spec in inputs}
+    checked = {spec.name: _checked(_array(arrays[spec.name], spec.name, what), spec, what) for spec in inputs}
     counts = {spec.name: len(checked[spec.name]) // max(1, spec.shape[0]) for spec in inputs if spec.shape}
     if len(set(counts.values())) > 1:
-        shown = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
-        raise UserError(f"{what}: the inputs differ in the number of samples: {shown}")
+        listed = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        raise UserError(f"{what}: the inputs differ in the number of samples: {listed}; give as many of each")
     return checked
 
 
 def _names(arrays: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"'{name}'" for name in arrays) or "nothing"
+    listed = [f"'{name}'" for name in arrays]
+    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
+    return ", ".join(listed[:NAMES_SHOWN]) + more or "nothing"
+
+
+def _array(value: Any, name: str, what: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):
+        raise UserError(f"{what}: '{name}' is {shown(value)}, which is no array; give numbers of one shape") from None
 
 
 def _checked(array: np.ndarray, spec: TensorSpec, what: str) -> np.ndarray:
     name = spec.name
     wanted = np.dtype(spec.dtype)
     if array.dtype.kind not in "fiub":
-        raise UserError(f"{what}: '{name}' has type {array.dtype}; needed are numbers ({spec.dtype})")
+        given = "no array" if array.dtype.kind == "O" else f"of type {array.dtype}"
+        raise UserError(f"{what}: '{name}' is {given}; needed are numbers ({spec.dtype})")
     if wanted.kind in "iub" and array.dtype.kind == "f":
         raise UserError(f"{what}: '{name}' has type {array.dtype}; the model takes {spec.dtype}")
     if spec.shape and array.shape == spec.shape[1:]:
@@ -211,7 +253,7 @@ def _images(folder: Path, inputs: Sequence[TensorSpec], how: Preprocess, limit: 
             raise UserError(f"--preprocess gives {len(given)} values per channel, input '{spec.name}' has {channels}")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())[:limit]
     if not files:
-        raise UserError(f"folder '{folder}' holds no .jpg or .png images")
+        raise UserError(f"folder '{folder}' holds no .jpg or .png images; give another folder, or an .npz")
     mean, divisor = np.asarray(how.mean, np.float32), np.asarray(how.divisor, np.float32)
     samples = np.empty((len(files), height, width, channels), np.float32)
     for k, file in enumerate(files):

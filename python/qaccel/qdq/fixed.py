@@ -116,6 +116,8 @@ def weights_of(node: onnx.NodeProto, position: int, fixed: Fixed) -> GivenWeight
 def _by_channel(node: onnx.NodeProto, position: int, scale: np.ndarray) -> np.ndarray:
     """[output channels, values of each] of an array of a layer's weights."""
     attrs = attrs_of(node)
+    if node.op_type == "PRelu":
+        return scale.reshape(-1, 1)
     if node.op_type == "Conv":
         return scale.reshape(len(scale), -1)
     if node.op_type == "ConvTranspose":

@@ -280,7 +280,8 @@ class _Reader:
             fixed = self.fixed.get(name)
             if fixed is None:
                 continue
-            if node.op_type in LAYERS and (position == 1 or position == 0 and node.op_type in LAYERS[2:]):
+            layer = node.op_type in LAYERS and (position == 1 or position == 0 and node.op_type in LAYERS[2:])
+            if layer or node.op_type == "PRelu":
                 weights = {**self.given.weights, node.name: weights_of(node, position, fixed)}
                 self.given = replace(self.given, weights=weights)
             elif node.op_type in LAYERS and position == 2:

@@ -17,7 +17,7 @@ from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
 from ..dialect.kinds import WEIGHTED, Kind
 from ..dialect.quantized import QuantizedModel
-from ..errors import UserError
+from ..errors import UserError, did_you_mean, shown
 from ..model import Given, Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, use_counts, variables
@@ -169,7 +169,12 @@ def _computed_weights(node: Node, emitter: Emitter) -> str:
             continue
         weight = call.args[1]
         what, are = ("bias", "is") if name == "relax.add" else ("weights", "are")
-        if not isinstance(weight, relax.Var) or weight in {each.var for each in node.bindings}:
+        if not isinstance(weight, relax.Var):
+            continue
+        within = {each.var: each.value for each in node.bindings}
+        while isinstance(within.get(weight), relax.Call):  # a bias that its own node brings into shape
+            weight = within[weight].args[0]
+        if not isinstance(weight, relax.Var):
             continue
         maker = emitter.maker(weight)
         if maker is None:
@@ -194,7 +199,8 @@ def _check_names(bits: Bits, nodes: list[Node]) -> None:
     known = {each.name for node in nodes for each in node.all_nodes}
     for name in bits:
         if name not in known:
-            raise UserError(f"bits are given for '{name}', but the model has no such node")
+            near = did_you_mean(str(name), known) or "; module.report names the layers"
+            raise UserError(f"bits are given for {shown(name)}, but the model has no such node{near}")
 
 
 def _given_widths(nodes: list[Node], given: Given | None) -> dict[relax.Var, NodeBits]:

@@ -1,6 +1,6 @@
 """The report: what the accelerator did with its time, memory and weights, as plain values.
 
-All counts are of one sample; `cycles_per_batch` is of the whole batch, which is a loop over samples.
+All counts are of one run of each program; `cycles_per_batch` is of the whole batch, over whose samples the runtime loops.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def make_report(
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
     layers = [entry for each in subgraphs for entry in layer_entries(each)]
-    cycles = sum(int(each.profile["cycles"]) for each in subgraphs)
+    once = [int(each.profile["cycles"]) for each in subgraphs]
+    cycles, runs = sum(once), boundary.runs or (boundary.batch,) * len(once)
     ideal = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
     dram_keys = ("weights", "activations_read", "activations_written", "program")
     return {
@@ -50,7 +51,7 @@ def make_report(
         "subgraphs": len(subgraphs),
         "batch": boundary.batch,
         "cycles": cycles,
-        "cycles_per_batch": cycles * boundary.batch,
+        "cycles_per_batch": sum(each * times for each, times in zip(once, runs, strict=True)),
         "macs": sum(layer["macs"] for layer in layers),
         "utilization": ideal / cycles if cycles else 0.0,
         "bound_cycles": bound_cycles(hw, layers, rejections, boundary),

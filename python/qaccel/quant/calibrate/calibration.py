@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...errors import UserError
-from ...evaluate.dataset import check_inputs, load_calibration_data
+from ...evaluate.dataset import check_inputs, joined_feeds, load_calibration_data
 from ...model import Model
-from ...options import BITS_WITHOUT_DATA, GUESSED_INPUT_RANGE, CompileOptions
+from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
 from . import cache
 from .ranges import Ranges, calibrate
 from .synthetic import synthetic_inputs, widened
@@ -48,12 +48,13 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     if options.calibration_data is None:
         return _without_data(model, options)
     samples = _user_samples(model, options)
-    key = cache.key_of(model, samples, options.calibration)
+    method = options.calibration or CALIBRATION_METHODS[0]
+    key = cache.key_of(model, samples, method)
     ranges = cache.load(key)
     if ranges is not None:
         note = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
         return Calibration(ranges, samples, True, (note,))
-    ranges = calibrate(model, samples, options.calibration, progress=show)
+    ranges = calibrate(model, samples, method, progress=show)
     cache.store(key, ranges)
     return Calibration(ranges, samples, True)
 
@@ -80,7 +81,9 @@ def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray
         return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)
     if options.preprocess is not None:
         raise UserError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
-    return check_inputs(data, model.inputs, "calibration data", model.fixed)
+    return check_inputs(
+        joined_feeds(data, model.inputs, "calibration data"), model.inputs, "calibration data", model.fixed
+    )
 
 
 def _without_data(model: Model, options: CompileOptions) -> Calibration:

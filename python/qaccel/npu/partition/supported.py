@@ -101,7 +101,11 @@ def page() -> str:
         lines.append(f"| {', '.join(row.onnx)} | `{name}` | {row.widths} | {row.conditions} | {', '.join(limits)} |")
     lines += ["", "Limits of the machine:", ""]
     lines += [f"{k}. {(rule.__doc__ or '').strip()}" for k, (rule, _) in enumerate(RULES, 1)]
-    lines += ["", "Models that came quantized keep bits, scales and zero points (`--requantize` takes them as float models):", ""]
+    lines += [
+        "",
+        "Models that came quantized keep bits, scales and zero points (`--requantize` takes them as float models):",
+        "",
+    ]
     lines += ["| form | operators | on the accelerator |", "|---|---|---|"]
     lines += [f"| {form} | {spelled} | {becomes} |" for form, spelled, becomes in FORMS]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .machine.native import load_library
 from .options import CompileOptions, Data, TargetOptions, options_of, parse_target
 from .pipeline import Compiled, ModelLike, compile_model, compile_quantized, quantize_model
 from .qdq.write import emit_qdq as write_qdq
+from .quant.io_dtype import with_ends
 from .report.text import write_report
 from .run import execute
 from .run.evaluate import Evaluation, evaluate, load_labelled
@@ -68,8 +69,13 @@ class QuantizedNetwork:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling. Takes what `Module.run` takes."""
         with boundary("run"):
-            model = self.quantized.model
-            return run_model(self.quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
+            quantized, model = self.quantized, self.quantized.model
+            mod, ends = with_ends(quantized, "float32")
+            if ends is not None:  # those of the model are integers
+                types = zip(model.inputs, ends.input_types, strict=True)
+                model = replace(model, inputs=tuple(replace(spec, dtype=dtype) for spec, dtype in types))
+                quantized = replace(quantized, mod=mod, model=model)
+            return run_model(quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
 
 
 @dataclass(frozen=True, eq=False)

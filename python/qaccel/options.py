@@ -76,14 +76,11 @@ class TargetOptions:
 class CompileOptions:
     """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
 
-    ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
-    takes synthetic inputs within ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with
-    calibration data, W8A16 without. ``io_dtype``: of the module's inputs and outputs. ``model_format`` None: by the file's
-    suffix. ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may
-    run; None for all. ``requantize``: a model that came quantized is taken as a float one.
+    ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
+    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
+    ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
 
-    Raises UserError for a method, type or format that is unknown, for an input range that is none, and for what does nothing
-    beside the rest: a method without data, an input range with data.
+    Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
     """
 
     target: TargetOptions = TargetOptions()

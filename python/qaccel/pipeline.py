@@ -128,6 +128,13 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("quantize"):
         bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
         quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
+    if model.given is not None:
+        origin = "calibration data" if calibration.measured else "made-up inputs"
+        count = len(model.given.weights)
+        note = (
+            f"the weights of {count} nodes keep the integers that they came with; activations' scales are from {origin}"
+        )
+        quantized = replace(quantized, notes=(note, *quantized.notes))
     return _with_notes(quantized, calibration)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
 
 from ..errors import UserError
+from .forms import AS_FLOAT, Forms
 from .graph import Graph, NotStatic, TensorType, fresh_name
 from .inputs import as_float32, with_values
 from .passes import contrib
@@ -25,22 +26,6 @@ OLDEST_OPSET = 7  # older files are brought to it by ONNX's own converter
 LARGEST_MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
 FIRST_IR_OF_CONSTANTS = 4  # before it every initializer had to be an input as well, which the graph's constants are not
 DOMAINS = ("", "ai.onnx")
-
-
-@dataclass(frozen=True)
-class Forms:
-    """How a model that came quantized is read, in three steps.
-
-    ``spelled``: operators on integers in a model become float ones between quantize and dequantize. ``read``: in a graph whose
-    constants are known, those become the graph's `given` and its nodes `ROUNDED`. ``settled``: on the canonical graph.
-    """
-
-    spelled: Callable[[onnx.ModelProto], onnx.ModelProto]
-    read: Callable[[Graph], Graph]
-    settled: Callable[[Graph], Graph]
-
-
-AS_FLOAT = Forms(lambda proto: proto, lambda graph: graph, lambda graph: graph)  # a float model, or one taken as it is
 
 
 def canonical_graph(

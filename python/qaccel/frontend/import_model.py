@@ -11,7 +11,7 @@ import tvm
 
 from ..errors import UserError
 from ..model import Model
-from .canonicalize import AS_FLOAT, Forms
+from .forms import AS_FLOAT, Forms
 from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
 from .import_onnx import import_onnx

@@ -16,7 +16,8 @@ from onnx import helper
 
 from ..errors import UserError
 from ..model import Model, SourceOperator, TensorSpec
-from .canonicalize import AS_FLOAT, Forms, blamed_on_shapes, canonical_graph
+from .canonicalize import blamed_on_shapes, canonical_graph
+from .forms import AS_FLOAT, Forms
 from .graph import ROUNDED, Graph, attrs_of, to_model
 from .to_relax.nodes import to_relax
 

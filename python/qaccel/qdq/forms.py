@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from ..errors import UserError
-from ..frontend.canonicalize import Forms
+from ..frontend.forms import Forms
 from . import dynamic, qoperator
 from .read import read, without_rounding
 from .settle import settled

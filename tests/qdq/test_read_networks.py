@@ -18,9 +18,10 @@ from qdq.networks import LAYERS, PROBE, every_tensor, operator_alone, qdq_networ
 from tiers import wide_after
 
 IN_CI = range(50)
-ONCE = range(1000, 1000 + int(os.environ.get("QACCEL_QDQ_NETWORKS", "500")))
+UNKNOWN = (1273,)  # ONNX Runtime refuses its pool, whose pads are as large as its window
+ONCE = [k for k in range(1000, 1000 + int(os.environ.get("QACCEL_QDQ_NETWORKS", "500"))) if k not in UNKNOWN]
 PER_MILLION = 20  # of convolutions and products that ONNX Runtime, which sums in float32, may give one off
-AT_A_TIE = 2.0**-12  # of a step: what float32 sums of 8-bit products may be off
+AT_A_TIE = 2.0**-11  # of a step: what float32 sums, and constants of 16 bits, may be off
 NEAR_A_TIE = 2.0**-5  # the same of functions, which ONNX Runtime approximates
 WIDE_STEPS = 2  # of 16-bit integers, which float32 holds only nearly
 

@@ -23,7 +23,7 @@ from .fixed import LAYERS, MOVES, Fixed, FixedIntegers, dequantized, moved, quan
 from .scales import LIMITS, Scales, kind_of, placed, scales_of
 
 # What works on integers as on the real values that they stand for.
-INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Split", "Tile")
+INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Split", "Tile", "Pad", "Resize")
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu")
 END_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 
@@ -238,17 +238,32 @@ class _Reader:
             return
         held = [self.integers[name] for name in node.input if name in self.integers]
         alike = all(each.scales.same(held[0].scales) for each in held)
-        if node.op_type not in INTEGER_MOVES or not alike or not held[0].scales.per_tensor:
+        linear = node.op_type == "Resize" and attrs_of(node).get("mode", "nearest") != "nearest"
+        if node.op_type not in INTEGER_MOVES or linear or not alike or not held[0].scales.per_tensor:
             raise UserError(
                 f"node '{node.name}' ({node.op_type}) computes with the integers of quantized tensors, which is not known here; "
                 "put it behind a DequantizeLinear"
             )
         outputs = [self._fresh(f"{name}_real") for name in node.output]
         inputs = [self._real(name) if name in self.integers else name for name in node.input]
+        if node.op_type == "Pad" and attrs_of(node).get("mode", "constant") == "constant":
+            inputs[2:3] = [self._fill(node, held[0].scales)]
         self.nodes.append(remade(node, inputs, outputs))
         for name, real in zip(node.output, outputs, strict=True):
             self.types[real] = self.types[name][0], TensorProto.FLOAT
             self.integers[name] = _Quantized(held[0].scales, real, real)
+
+    def _fill(self, node: onnx.NodeProto, scales: Scales) -> str:
+        """The real value of the integer that a Pad fills with; 0 where it names none. Raises UserError where it is computed."""
+        name = node.input[2] if len(node.input) > 2 else ""
+        if name and name not in self.consts:
+            raise UserError(
+                f"node '{node.name}' (Pad): its value '{name}' is computed when the model runs; make it constant"
+            )
+        integer = int(self.consts[name].reshape(-1)[0]) if name else 0
+        fill = self._fresh(f"{node.name}_fill")
+        self.consts[fill] = np.asarray((integer - int(scales.zero_point)) * np.float32(scales.scale), np.float32)
+        return fill
 
     def _real(self, name: str, label: str = "") -> str:
         """The float tensor of an integer tensor's real values; ``label``: the node's name, else its QuantizeLinear's."""

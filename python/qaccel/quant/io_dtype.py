@@ -190,6 +190,6 @@ def _integers_of(
             break
         expr = call if isinstance(call, relax.Var) else call.args[0]
     raise UserError(
-        f"--io-dtype {dtype}: output '{spec.name}' is no such integer on the accelerator (a float operator such as Softmax "
+        f"--io-dtype {dtype}: output '{spec.name}' is no {np.dtype(dtype).itemsize * 8}-bit integer on the accelerator (a float operator such as Softmax "
         "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
     )

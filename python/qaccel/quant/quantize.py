@@ -185,7 +185,9 @@ def _computed_weights(node: Node, emitter: Emitter) -> str:
 
 
 def _follows_product(call: relax.Call, node: Node) -> bool:
-    return isinstance(node.bindings[0].value, relax.Call) and call.args[0] in {each.var for each in node.bindings}
+    first = node.bindings[0].value
+    weighted = isinstance(first, relax.Call) and isinstance(first.op, ir.Op) and first.op.name in WEIGHTED
+    return weighted and call.args[0] in {each.var for each in node.bindings}
 
 
 def _keep_masks(nodes: list[Node], masks: set[str]) -> list[Node]:

@@ -207,6 +207,13 @@ class Emitter:
         if root in self.roundings:
             self.held[var] = replace(self._rounded(root, layout), layout=plan)
             return
+        grid = self._grid_of(root) if self.given.activations else None
+        if (
+            grid is not None
+        ):  # its axes mix on the way: in float it is turned, and then it is on the same integers again
+            entered = self._entered(self.real(root), operators.static_shape(root), name, grid, layout)
+            self.held[var] = Held(entered, grid, plan, reach_of(grid))
+            return
         if self.given.activations:
             raise NotQuantizable(
                 f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it"
@@ -241,6 +248,19 @@ class Emitter:
             else:
                 var = node.inputs[0]
         return True
+
+    def _grid_of(self, var: relax.Var) -> Quantization | None:
+        """The integers that a tensor is on which only renames others, in whatever order; None where it is on none."""
+        while var not in self.held and var not in self.roundings:
+            node = self._nodes.get(var)
+            if node is None or not (node.kind.renames or var in self.idle) or not node.inputs:
+                return None
+            var = node.inputs[0]
+        if var in self.held:
+            return self.held[var].q
+        attrs = rounding_of(self.roundings[var])
+        check_on_machine(attrs)
+        return attrs.q
 
     def rounding_behind(self, var: relax.Var) -> Node | None:
         """The rounding of a float tensor that ``var`` only renames; None where there is none."""

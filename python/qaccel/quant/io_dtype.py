@@ -189,7 +189,8 @@ def _integers_of(
         if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):
             break
         expr = call if isinstance(call, relax.Var) else call.args[0]
+    bits = np.dtype(dtype).itemsize * 8
     raise UserError(
-        f"--io-dtype {dtype}: output '{spec.name}' is no {np.dtype(dtype).itemsize * 8}-bit integer on the accelerator (a float operator such as Softmax "
+        f"--io-dtype {dtype}: output '{spec.name}' is no {bits}-bit integer on the accelerator (a float operator such as Softmax "
         "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
     )

@@ -1,0 +1,115 @@
+"""What is done to every value of an array of any size; LLVM makes vectors of these loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as T
+
+from .functions import Expr, fma, function
+
+CHUNK = 1 << 14  # values that a thread takes at a time
+_MAGIC = 1.5 * 2.0**52  # added to a float64 below 2**51, it rounds it to a whole number, halves to even
+
+
+def padded(source: str, dtype: str) -> tirx.PrimFunc:
+    """NHWC data less a zero point, in ``dtype``, with zeros around.
+
+    Buffers: data, out. Scalars: samples times rows of out, rows of out, its columns, rows and columns of data, channels, rows
+    above, columns to the left, zero point.
+    """
+
+    def body(data: Any, out: Any, *sizes: Any) -> None:
+        lines, oh, ow, ih, iw, channels, top, left, zero_point = sizes
+        zero = tirx.const(0.0, dtype)
+        with T.parallel(0, lines) as line:
+            y = T.Bind(tirx.truncmod(line, oh) - top)
+            place = T.Bind(line * ow * channels)
+            with T.If(tirx.all(y >= 0, y < ih)):
+                with T.Then():
+                    begin = T.Bind((tirx.truncdiv(line, oh) * ih + y) * iw * channels)
+                    with T.serial(0, left * channels) as k:
+                        T.buffer_store(out, zero, [place + k])
+                    with T.serial(0, iw * channels) as k:
+                        value = data[begin + k].astype(dtype) - zero_point.astype(dtype)
+                        T.buffer_store(out, value, [place + left * channels + k])
+                    with T.serial(0, (ow - left - iw) * channels) as k:
+                        T.buffer_store(out, zero, [place + (left + iw) * channels + k])
+                with T.Else(), T.serial(0, ow * channels) as k:
+                    T.buffer_store(out, zero, [place + k])
+
+    return function([source, dtype], ["int32"] * 9, body)
+
+
+def channel_sums(source: str) -> tirx.PrimFunc:
+    """Sums of every channel over groups of rows, in float64.
+
+    Buffers: values [rows, channels], out [groups, channels] of zeros. Scalars: rows, channels, rows of a group, groups.
+    """
+
+    def body(data: Any, out: Any, rows: Expr, channels: Expr, size: Expr, groups: Expr) -> None:
+        with T.parallel(0, groups) as group:
+            with T.serial(0, tirx.min(size, rows - group * size)) as k, T.serial(0, channels) as c:
+                at = group * channels + c
+                value = data[(group * size + k) * channels + c].astype("float64")
+                T.buffer_store(out, out[at] + value, [at])
+
+    return function([source, "float64"], ["int32"] * 4, body)
+
+
+def requantized(source: str, dtype: str) -> tirx.PrimFunc:
+    """``clamp(zero point + rhe((value + bias[c]) * scale[c]), lo, hi)``, exact for whole sums below 2**53.
+
+    Buffers: values [rows, channels], bias, scale and limit [channels] in float64, out. ``limit``: sums beyond it saturate.
+    Scalars: rows, channels, zero point, lo, hi.
+    """
+
+    def body(data: Any, bias: Any, scale: Any, limit: Any, out: Any, *sizes: Any) -> None:
+        rows, channels, zero_point, lo, hi = sizes
+        with T.parallel(0, rows) as row, T.serial(0, channels) as c:
+            at = row * channels + c
+            total = data[at].astype("float64") + bias[c]
+            held = tirx.max(tirx.min(total, limit[c]), tirx.const(0.0, "float64") - limit[c])
+            whole = fma("float64", held, scale[c], tirx.const(_MAGIC, "float64")) - tirx.const(_MAGIC, "float64")
+            value = tirx.max(tirx.min(whole + zero_point.astype("float64"), hi.astype("float64")), lo.astype("float64"))
+            T.buffer_store(out, value.astype("int32").astype(dtype), [at])
+
+    return function([source, "float64", "float64", "float64", dtype], ["int32"] * 5, body)
+
+
+def looked_up(dtype: str) -> tirx.PrimFunc:
+    """``out = table[value + 128]`` of int8 values. Buffers: values, table, out. Scalars: values, chunks."""
+
+    def body(data: Any, table: Any, out: Any, count: Expr, chunks: Expr) -> None:
+        with T.parallel(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
+            at = chunk * CHUNK + k
+            T.buffer_store(out, table[data[at].astype("int32") + 128], [at])
+
+    return function(["int8", dtype, dtype], ["int32"] * 2, body)
+
+
+COMBINED = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "min": tirx.min, "max": tirx.max,
+}  # fmt: skip
+
+
+def combined(kind: str, first: str, second: str, dtype: str) -> tirx.PrimFunc:
+    """``clamp(zero point + rhe(combine((a - za) * ma, (b - zb) * mb) * scale), lo, hi)`` of two arrays of one size, exactly.
+
+    Buffers: a, b, out. Scalars: values, chunks, both zero points, that of out, lo, hi; ma, mb and scale in float64.
+    """
+
+    def body(a: Any, b: Any, out: Any, *scalars: Any) -> None:
+        count, chunks, *numbers = scalars
+        *whole, ma, mb, scale = numbers
+        za, zb, zero_point, lo, hi = (number.astype("float64") for number in whole)
+        magic = tirx.const(_MAGIC, "float64")
+        with T.parallel(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
+            at = chunk * CHUNK + k
+            operands = ((a[at].astype("float64") - za) * ma, (b[at].astype("float64") - zb) * mb)
+            near = fma("float64", COMBINED[kind](*operands), scale, magic) - magic
+            value = tirx.max(tirx.min(near + zero_point, hi), lo)
+            T.buffer_store(out, value.astype("int32").astype(dtype), [at])
+
+    return function([first, second, dtype], ["int32"] * 7 + ["float64"] * 3, body)

@@ -95,7 +95,7 @@ def dense(host: Host, dtype: str) -> tirx.PrimFunc:
                                 T.buffer_store(out, line[v][k], [place[0] + v * lanes + k])
 
         blocks = T.Bind(tirx.truncdiv(ocg + (width - 1), width))
-        with T.parallel(0, tasks * groups * blocks) as turn:
+        with T.serial(0, tasks * groups * blocks) as turn:
             task, part = T.Bind(tirx.truncdiv(turn, groups * blocks)), T.Bind(tirx.truncmod(turn, groups * blocks))
             group, channel = T.Bind(tirx.truncdiv(part, blocks)), T.Bind(tirx.truncmod(part, blocks) * width)
             begin = T.Bind(part * (kh * kw * run * width))

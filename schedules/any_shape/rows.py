@@ -23,7 +23,7 @@ def padded(source: str, dtype: str) -> tirx.PrimFunc:
     def body(data: Any, out: Any, *sizes: Any) -> None:
         lines, oh, ow, ih, iw, channels, top, left, zero_point = sizes
         zero = tirx.const(0.0, dtype)
-        with T.parallel(0, lines) as line:
+        with T.serial(0, lines) as line:
             y = T.Bind(tirx.truncmod(line, oh) - top)
             place = T.Bind(line * ow * channels)
             with T.If(tirx.all(y >= 0, y < ih)):
@@ -49,7 +49,7 @@ def channel_sums(source: str) -> tirx.PrimFunc:
     """
 
     def body(data: Any, out: Any, rows: Expr, channels: Expr, size: Expr, groups: Expr) -> None:
-        with T.parallel(0, groups) as group:
+        with T.serial(0, groups) as group:
             with T.serial(0, tirx.min(size, rows - group * size)) as k, T.serial(0, channels) as c:
                 at = group * channels + c
                 value = data[(group * size + k) * channels + c].astype("float64")
@@ -61,28 +61,27 @@ def channel_sums(source: str) -> tirx.PrimFunc:
 def requantized(source: str, dtype: str) -> tirx.PrimFunc:
     """``clamp(zero point + rhe((value + bias[c]) * scale[c]), lo, hi)``, exact for whole sums below 2**53.
 
-    Buffers: values [rows, channels], bias, scale and limit [channels] in float64, out. ``limit``: sums beyond it saturate.
-    Scalars: rows, channels, zero point, lo, hi.
+    Buffers: values [rows, channels], bias and scale [channels] in float64, out. Scalars: rows, channels, zero point, lo, hi.
+    Where the product is too large for the magic number to round it, it is beyond lo and hi anyway.
     """
 
-    def body(data: Any, bias: Any, scale: Any, limit: Any, out: Any, *sizes: Any) -> None:
+    def body(data: Any, bias: Any, scale: Any, out: Any, *sizes: Any) -> None:
         rows, channels, zero_point, lo, hi = sizes
-        with T.parallel(0, rows) as row, T.serial(0, channels) as c:
+        with T.serial(0, rows) as row, T.serial(0, channels) as c:
             at = row * channels + c
             total = data[at].astype("float64") + bias[c]
-            held = tirx.max(tirx.min(total, limit[c]), tirx.const(0.0, "float64") - limit[c])
-            whole = fma("float64", held, scale[c], tirx.const(_MAGIC, "float64")) - tirx.const(_MAGIC, "float64")
+            whole = fma("float64", total, scale[c], tirx.const(_MAGIC, "float64")) - tirx.const(_MAGIC, "float64")
             value = tirx.max(tirx.min(whole + zero_point.astype("float64"), hi.astype("float64")), lo.astype("float64"))
             T.buffer_store(out, value.astype("int32").astype(dtype), [at])
 
-    return function([source, "float64", "float64", "float64", dtype], ["int32"] * 5, body)
+    return function([source, "float64", "float64", dtype], ["int32"] * 5, body)
 
 
 def looked_up(dtype: str) -> tirx.PrimFunc:
     """``out = table[value + 128]`` of int8 values. Buffers: values, table, out. Scalars: values, chunks."""
 
     def body(data: Any, table: Any, out: Any, count: Expr, chunks: Expr) -> None:
-        with T.parallel(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
+        with T.serial(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
             at = chunk * CHUNK + k
             T.buffer_store(out, table[data[at].astype("int32") + 128], [at])
 
@@ -105,7 +104,7 @@ def combined(kind: str, first: str, second: str, dtype: str) -> tirx.PrimFunc:
         *whole, ma, mb, scale = numbers
         za, zb, zero_point, lo, hi = (number.astype("float64") for number in whole)
         magic = tirx.const(_MAGIC, "float64")
-        with T.parallel(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
+        with T.serial(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
             at = chunk * CHUNK + k
             operands = ((a[at].astype("float64") - za) * ma, (b[at].astype("float64") - zb) * mb)
             near = fma("float64", COMBINED[kind](*operands), scale, magic) - magic

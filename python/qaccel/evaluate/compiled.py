@@ -1,14 +1,14 @@
 """The heavy steps of the executors compiled for this CPU: each kind once in a process, for arrays of any size.
 
 To compile a network takes seconds for each of its layers' shapes, which a calibration of a hundred samples does not earn back.
-Arrays are NHWC here. Results do not depend on the number of threads.
+Arrays are NHWC here. A function runs in the thread that calls it, without Python's lock: samples run side by side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,13 @@ from ..dialect import kernels
 from ..schedules.any_shape import dense, depthwise, rows
 from ..schedules.any_shape.functions import compiled
 from ..schedules.host import host_of, this_machine
-from ..schedules.threads import use_all_cores
 
 WORTH_MACS = 20_000_000  # of one sample: networks with fewer are done in NumPy before the first function is compiled
 WORTH_VALUES = 1 << 16  # of an array: fewer are done in NumPy at once
 _MOST_VALUES = (1 << 31) - 1  # functions count in 32 bits
 _TILES_OF_TASK = 8
 _CHANNEL_ROWS = 64  # that `channel_sums` adds before they are put together
+ALIGNMENT = 64  # bytes; TVM takes it for granted of arrays that its own tensor expressions read and write
 _ROW = 1024  # values of an element-wise function's inner loop
 _MAKERS: dict[str, Callable[..., tirx.PrimFunc]] = {
     "dense": lambda dtype: dense.dense(host_of(this_machine()), dtype),
@@ -40,10 +40,17 @@ _MAKERS: dict[str, Callable[..., tirx.PrimFunc]] = {
 }
 
 
-@lru_cache(maxsize=None)
-def _function(kind: str, *how: str) -> Callable[..., None]:
-    use_all_cores()
-    return compiled(_MAKERS[kind](*how), this_machine())
+_compiling = Lock()
+_functions: dict[tuple[str, ...], Callable[..., None]] = {}
+
+
+def _function(*how: str) -> Callable[..., None]:
+    """The function of a kind, how[0], compiled at its first use; several threads may ask."""
+    with _compiling:
+        if how not in _functions:
+            kind, *which = how
+            _functions[how] = compiled(_MAKERS[kind](*which), this_machine())
+        return _functions[how]
 
 
 def _call(function: Callable[..., None], arrays: tuple[np.ndarray, ...], *scalars: int | float) -> None:
@@ -80,7 +87,7 @@ class Convolution:
         oh, ow = self.window.output(*x.shape[1:3])
         data = self._prepared(x, zero_point)
         n, ih, iw, ic = data.shape
-        out = np.empty((n, oh, ow, oc), self.dtype)
+        out = aligned((n, oh, ow, oc), self.dtype)
         if not out.size:
             return out
         if self.of_each:
@@ -114,6 +121,12 @@ class Convolution:
         return data
 
 
+def product(matrix: np.ndarray) -> Convolution:
+    """The product of rows [1, 1, rows, depth] with a float32 matrix [depth, columns]."""
+    window = kernels.SlidingWindow((1, 1), (1, 1), (1, 1), (0, 0, 0, 0))
+    return Convolution(np.ascontiguousarray(matrix.T)[:, :, None, None], window, 1, "float32")
+
+
 def channel_sums(values: np.ndarray) -> np.ndarray:
     """Sums over all but the last axis, float64 [channels]."""
     channels = values.shape[-1]
@@ -130,35 +143,34 @@ def elementwise(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """A function of FUNCTIONS, by its operator's name, on float32 arrays in any memory order."""
 
     def apply(x: np.ndarray) -> np.ndarray:
-        flat = _writable(x).ravel("K")
-        out = np.empty_like(x)
-        target = out.ravel("K")
-        whole = flat.size // _ROW * _ROW
-        _on_rows(name, flat[:whole], target[:whole])
-        if whole < flat.size:
-            last = np.zeros(_ROW, np.float32)
-            last[: flat.size - whole] = flat[whole:]
-            made = np.empty_like(last)
-            _on_rows(name, last, made)
-            target[whole:] = made[: flat.size - whole]
-        return out
+        order = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+        dense = np.ascontiguousarray(x.transpose(order))  # no copy where all values lie side by side in some order
+        flat = dense.reshape(-1)
+        whole = -(-flat.size // _ROW) * _ROW
+        if whole != flat.size or flat.ctypes.data % ALIGNMENT or not flat.flags.writeable:
+            flat = aligned((whole,), "float32")
+            flat[: x.size], flat[x.size :] = dense.reshape(-1), 0
+        made = aligned((whole,), "float32")
+        _function("elementwise", name)(*(tvm_ffi.from_dlpack(each.reshape(-1, _ROW)) for each in (flat, made)))
+        return made[: x.size].reshape(dense.shape).transpose(np.argsort(order))
 
     return apply
 
 
-def _on_rows(name: str, source: np.ndarray, target: np.ndarray) -> None:
-    if source.size:
-        _function("elementwise", name)(*(tvm_ffi.from_dlpack(a.reshape(-1, _ROW)) for a in (source, target)))
+def aligned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array that begins where vectors do, of values that are not set; NumPy's begin at multiples of 16 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % ALIGNMENT
+    return raw[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _elementwise(function: Callable[[te.Tensor], te.Tensor]) -> tirx.PrimFunc:
     source = te.placeholder((te.var("rows"), _ROW), "float32", "source")
     schedule = s_tir.Schedule(te.create_prim_func([source, function(source)]))
-    *inner, last = schedule.get_child_blocks(schedule.get_sblock("root"))
+    *inner, _ = schedule.get_child_blocks(schedule.get_sblock("root"))
     for block in inner:
         schedule.compute_inline(block)
-    row, _ = schedule.get_loops(last)  # LLVM makes vectors of the other, wherever arrays lie
-    schedule.parallel(row)
     return schedule.mod["main"]
 
 
@@ -178,9 +190,7 @@ def requantize(
     zero_point, lo, hi, dtype = ending
     out = np.empty(sums.shape, dtype)
     channels = sums.shape[-1]
-    with np.errstate(divide="ignore"):
-        limit = np.minimum(2.0**30 / scale, 2.0**62)
-    arrays = (sums, bias.astype(np.float64), np.ascontiguousarray(scale, np.float64), limit, out)
+    arrays = (sums, bias.astype(np.float64), np.ascontiguousarray(scale, np.float64), out)
     _call(_function("requantized", str(sums.dtype), dtype), arrays, sums.size // channels, channels, zero_point, lo, hi)
     return out
 
@@ -200,8 +210,3 @@ def combine(
     chunks = -(-a.size // rows.CHUNK)
     _call(function, (a, b, out), a.size, chunks, *zero_points, zero_point, lo, hi, *map(float, factors))
     return out
-
-
-def macs(shapes: Any) -> int:
-    """Multiply-adds of layers given as (result's shape, weights' shape), one sample: weights without their output channels."""
-    return sum(math.prod(out[1:]) * math.prod(weight[1:]) for out, weight in shapes)

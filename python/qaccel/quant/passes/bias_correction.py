@@ -46,7 +46,7 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
         if node not in means or attrs.name not in q.plan:
             return bias
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
-        got = (sums.mean(axis=(0, 1, 2), dtype=np.float64) + bias) * step
+        got = (sums + bias) * step
         wanted = bias + np.rint((means[node] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
         width = accumulator_width(attrs.weight_bits, attrs.source.bits, WIDE_ACCUMULATOR_BITS)

@@ -44,12 +44,11 @@ def depthwise(host: Host, dtype: str) -> tirx.PrimFunc:
                 write(out, (line * ow + column[0]) * channels + c, read(total, many), many)
 
         whole = T.Bind(tirx.truncdiv(channels, lanes))
-        with T.serial(0, rows) as line:
-            with T.serial(0, tirx.truncdiv(ow + (PIXELS - 1), PIXELS)) as group:
-                with T.serial(0, whole) as block:
-                    pixels(line, group * PIXELS, block * lanes, lanes)
-                with T.serial(0, channels - whole * lanes) as rest:
-                    pixels(line, group * PIXELS, whole * lanes + rest, 1)
+        with T.serial(0, rows) as line, T.serial(0, tirx.truncdiv(ow + (PIXELS - 1), PIXELS)) as group:
+            with T.serial(0, whole) as block:
+                pixels(line, group * PIXELS, block * lanes, lanes)
+            with T.serial(0, channels - whole * lanes) as rest:
+                pixels(line, group * PIXELS, whole * lanes + rest, 1)
 
     return function([dtype] * 3, ["int32"] * 12, body)
 

@@ -9,7 +9,6 @@ from tvm.tirx.script.builder import ir as T
 
 from .functions import Expr, fma, function
 
-CHUNK = 1 << 14  # values that a thread takes at a time
 _MAGIC = 1.5 * 2.0**52  # added to a float64 below 2**51, it rounds it to a whole number, halves to even
 
 
@@ -43,19 +42,16 @@ def padded(source: str, dtype: str) -> tirx.PrimFunc:
 
 
 def channel_sums(source: str) -> tirx.PrimFunc:
-    """Sums of every channel over groups of rows, in float64.
+    """Sums of every channel, in float64.
 
-    Buffers: values [rows, channels], out [groups, channels] of zeros. Scalars: rows, channels, rows of a group, groups.
+    Buffers: values [rows, channels], out [channels] of zeros. Scalars: rows, channels.
     """
 
-    def body(data: Any, out: Any, rows: Expr, channels: Expr, size: Expr, groups: Expr) -> None:
-        with T.serial(0, groups) as group:
-            with T.serial(0, tirx.min(size, rows - group * size)) as k, T.serial(0, channels) as c:
-                at = group * channels + c
-                value = data[(group * size + k) * channels + c].astype("float64")
-                T.buffer_store(out, out[at] + value, [at])
+    def body(data: Any, out: Any, rows: Expr, channels: Expr) -> None:
+        with T.serial(0, rows) as row, T.serial(0, channels) as c:
+            T.buffer_store(out, out[c] + data[row * channels + c].astype("float64"), [c])
 
-    return function([source, "float64"], ["int32"] * 4, body)
+    return function([source, "float64"], ["int32"] * 2, body)
 
 
 def requantized(source: str, dtype: str) -> tirx.PrimFunc:
@@ -78,14 +74,13 @@ def requantized(source: str, dtype: str) -> tirx.PrimFunc:
 
 
 def looked_up(dtype: str) -> tirx.PrimFunc:
-    """``out = table[value + 128]`` of int8 values. Buffers: values, table, out. Scalars: values, chunks."""
+    """``out = table[value + 128]`` of int8 values. Buffers: values, table, out. Scalar: how many values."""
 
-    def body(data: Any, table: Any, out: Any, count: Expr, chunks: Expr) -> None:
-        with T.serial(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
-            at = chunk * CHUNK + k
-            T.buffer_store(out, table[data[at].astype("int32") + 128], [at])
+    def body(data: Any, table: Any, out: Any, count: Expr) -> None:
+        with T.serial(0, count) as k:
+            T.buffer_store(out, table[data[k].astype("int32") + 128], [k])
 
-    return function(["int8", dtype, dtype], ["int32"] * 2, body)
+    return function(["int8", dtype, dtype], ["int32"], body)
 
 
 COMBINED = {
@@ -96,19 +91,17 @@ COMBINED = {
 def combined(kind: str, first: str, second: str, dtype: str) -> tirx.PrimFunc:
     """``clamp(zero point + rhe(combine((a - za) * ma, (b - zb) * mb) * scale), lo, hi)`` of two arrays of one size, exactly.
 
-    Buffers: a, b, out. Scalars: values, chunks, both zero points, that of out, lo, hi; ma, mb and scale in float64.
+    Buffers: a, b, out. Scalars: how many values, both zero points, that of out, lo, hi; ma, mb and scale in float64.
     """
 
     def body(a: Any, b: Any, out: Any, *scalars: Any) -> None:
-        count, chunks, *numbers = scalars
-        *whole, ma, mb, scale = numbers
+        count, *whole, ma, mb, scale = scalars
         za, zb, zero_point, lo, hi = (number.astype("float64") for number in whole)
         magic = tirx.const(_MAGIC, "float64")
-        with T.serial(0, chunks) as chunk, T.serial(0, tirx.min(count - chunk * CHUNK, CHUNK)) as k:
-            at = chunk * CHUNK + k
-            operands = ((a[at].astype("float64") - za) * ma, (b[at].astype("float64") - zb) * mb)
+        with T.serial(0, count) as k:
+            operands = ((a[k].astype("float64") - za) * ma, (b[k].astype("float64") - zb) * mb)
             near = fma("float64", COMBINED[kind](*operands), scale, magic) - magic
             value = tirx.max(tirx.min(near + zero_point, hi), lo)
-            T.buffer_store(out, value.astype("int32").astype(dtype), [at])
+            T.buffer_store(out, value.astype("int32").astype(dtype), [k])
 
-    return function([first, second, dtype], ["int32"] * 7 + ["float64"] * 3, body)
+    return function([first, second, dtype], ["int32"] * 6 + ["float64"] * 3, body)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import tvm_ffi
@@ -25,7 +25,6 @@ WORTH_MACS = 20_000_000  # of one sample: networks with fewer are done in NumPy 
 WORTH_VALUES = 1 << 16  # of an array: fewer are done in NumPy at once
 _MOST_VALUES = (1 << 31) - 1  # functions count in 32 bits
 _TILES_OF_TASK = 8
-_CHANNEL_ROWS = 64  # that `channel_sums` adds before they are put together
 ALIGNMENT = 64  # bytes; TVM takes it for granted of arrays that its own tensor expressions read and write
 _ROW = 1024  # values of an element-wise function's inner loop
 _MAKERS: dict[str, Callable[..., tirx.PrimFunc]] = {
@@ -73,6 +72,7 @@ class Convolution:
 
     def __init__(self, weight: np.ndarray, window: kernels.SlidingWindow, groups: int, dtype: str) -> None:
         self.weight, self.window, self.groups, self.dtype = weight, window, groups, dtype
+        self._unpadded = replace(window, pads=(0, 0, 0, 0))
         self.of_each = groups > 1 and weight.shape[:2] == (groups, 1)
         self._host = host_of(this_machine())
         if self.of_each:
@@ -90,9 +90,14 @@ class Convolution:
         out = aligned((n, oh, ow, oc), self.dtype)
         if not out.size:
             return out
+        if max(data.size, out.size) > _MOST_VALUES:
+            whole = kernels.conv2d(
+                data.transpose(0, 3, 1, 2), self.weight.astype(self.dtype), self._unpadded, self.groups
+            )
+            return whole.transpose(0, 2, 3, 1)
         if self.of_each:
-            sizes = (n * oh, oh, ow, ih, iw, ic, kh, kw, sh, sw, dh, dw)
-            _call(_function("depthwise", self.dtype), (data, self._packed, out), *sizes)
+            of_rows = (n * oh, oh, ow, ih, iw, ic, kh, kw, sh, sw, dh, dw)
+            _call(_function("depthwise", self.dtype), (data, self._packed, out), *of_rows)
             return out
         columns, run = kw, icg
         if dw == 1 and self.groups == 1:
@@ -132,11 +137,9 @@ def channel_sums(values: np.ndarray) -> np.ndarray:
     channels = values.shape[-1]
     if not fits(values) or not values.flags.c_contiguous or channels < 4:
         return values.reshape(-1, channels).sum(axis=0, dtype=np.float64)
-    count = values.size // channels
-    groups = -(-count // _CHANNEL_ROWS)
-    sums = np.zeros((groups, channels))
-    _call(_function("channel_sums", str(values.dtype)), (values, sums), count, channels, _CHANNEL_ROWS, groups)
-    return sums.sum(axis=0)
+    sums = np.zeros(channels)
+    _call(_function("channel_sums", str(values.dtype)), (values, sums), values.size // channels, channels)
+    return sums
 
 
 def elementwise(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -178,14 +181,11 @@ def table(q: np.ndarray, entries: np.ndarray) -> np.ndarray:
     """The entry of every int8 value, counted from -128."""
     out = np.empty(q.shape, entries.dtype)
     q = np.ascontiguousarray(q)
-    chunks = -(-q.size // rows.CHUNK)
-    _call(_function("looked_up", str(entries.dtype)), (q, entries, out), q.size, chunks)
+    _call(_function("looked_up", str(entries.dtype)), (q, entries, out), q.size)
     return out
 
 
-def requantize(
-    sums: np.ndarray, bias: np.ndarray, scale: np.ndarray, ending: tuple[int, int, int, str]
-) -> np.ndarray:
+def requantize(sums: np.ndarray, bias: np.ndarray, scale: np.ndarray, ending: tuple[int, int, int, str]) -> np.ndarray:
     """`rescale.requantize` of exact sums below 2**53 [..., channels] in float32 or float64; ``scale`` float64 [channels]."""
     zero_point, lo, hi, dtype = ending
     out = np.empty(sums.shape, dtype)
@@ -207,6 +207,5 @@ def combine(
     a, b = (np.ascontiguousarray(each) for each in operands)
     out = np.empty(a.shape, dtype)
     function = _function("combined", kind, str(a.dtype), str(b.dtype), dtype)
-    chunks = -(-a.size // rows.CHUNK)
-    _call(function, (a, b, out), a.size, chunks, *zero_points, zero_point, lo, hi, *map(float, factors))
+    _call(function, (a, b, out), a.size, *zero_points, zero_point, lo, hi, *map(float, factors))
     return out

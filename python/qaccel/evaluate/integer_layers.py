@@ -68,9 +68,7 @@ class _Compiled:
         return compiled.requantize(sums, bias, self._scale, self._attrs.ending)
 
 
-def layer_with_weights(
-    attrs: operators.ConvAttrs, weight: np.ndarray, weight_scale: np.ndarray, large: bool
-) -> Layer:
+def layer_with_weights(attrs: operators.ConvAttrs, weight: np.ndarray, weight_scale: np.ndarray, large: bool) -> Layer:
     """The layer, compiled if it is part of a ``large`` network and its sums stay below 2**53."""
     largest = int(np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1).max()) * attrs.source.reach
     dtype = next((name for name, exact in _EXACT.items() if largest < exact), None)
@@ -79,9 +77,7 @@ def layer_with_weights(
     return _Compiled(attrs, weight, weight_scale, dtype)
 
 
-def layer_of(
-    attrs: operators.Attrs, constants: Sequence[np.ndarray], sources: Sequence[str]
-) -> Integers | None:
+def layer_of(attrs: operators.Attrs, constants: Sequence[np.ndarray], sources: Sequence[str]) -> Integers | None:
     """The function of a call's activations, which have the dtypes ``sources``; None where `Attrs.meaning` does as well.
 
     ``constants``: the operands after the activations.

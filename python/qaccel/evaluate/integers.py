@@ -42,8 +42,8 @@ def run_quantized(
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
     ``correct(attributes, means, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``means``
-    [channels] are those of its products' sums over all samples, without the bias, in float64. ``subgraph(symbol, operands)`` runs an accelerator subgraph of
-    a partitioned module and gives its results.
+    [channels] are those of its products' sums over all samples, without the bias, in float64.
+    ``subgraph(symbol, operands)`` runs an accelerator subgraph of a partitioned module and gives its results.
     Raises UserError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]

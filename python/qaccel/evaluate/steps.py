@@ -88,7 +88,9 @@ def plan_of(model: Model) -> Plan:
     pieces: list[_Piece] = []
     for number, (name, group) in enumerate(groups):
         outside = tuple(b.var for b in group if readers.get(b.var, set()) - {number}) or (group[-1].var,)
-        kernels = [(rule_of(b.value) if compiled and isinstance(b.value, relax.Call) else None) or _kernel(b) for b in group]
+        kernels = [
+            (rule_of(b.value) if compiled and isinstance(b.value, relax.Call) else None) or _kernel(b) for b in group
+        ]
         for binding in group:
             batchable = batchable and _holds_for_batches(binding.value, batched)
             batched[binding.var] = any(_is_batched(v, batched) for v in _operands(binding.value))

@@ -161,7 +161,7 @@ def _split_reduction(schedule: s_tir.Schedule, block: SBlockRV, host: Host) -> N
     """Turns a reduction along contiguous values into ``lanes`` reductions side by side, whose results are combined at the end."""
     spatial = _spatial(schedule, block)
     loops = schedule.get_loops(block)
-    if len(schedule.get(block).writes) != 1 or len(loops) == spatial or _along_output(schedule, block):
+    if not spatial or len(schedule.get(block).writes) != 1 or len(loops) == spatial or _along_output(schedule, block):
         return
     size, lanes = extent(schedule, loops[-1]), host.lanes
     while size % lanes:

@@ -1,17 +1,20 @@
-"""Replaces operators along neighbouring values by functions of ``schedules.floating``: softmax, sums, means, extremes."""
+"""Replaces operators by functions of ``schedules.floating``: softmax, sums, means and extremes of neighbours, resizes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tvm
 from tvm import relax
 
+from ..schedules.floating.resize import linear, neighbours, repeated, taken
 from ..schedules.floating.rows import REDUCTIONS, Rows, reduction, softmax
 from ..schedules.host import Host, host_of
-from .nhwc import name_of, offloaded, shape_of, static_shape
+from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
 
+_MOST_REPEATED = 8  # times, which are written out
 _FEWEST = 1024  # values of a part of a row, if one row is divided among the cores
 
 
@@ -32,7 +35,7 @@ def rows_of(shape: tuple[int, ...], axes: Sequence[int]) -> Rows | None:
 
 @tvm.transform.module_pass(opt_level=0, name="RowFunctions")
 class RowFunctions:
-    """Rewrites float32 softmax, log_softmax, mean, sum, max and min along neighbouring values as ``call_tir``."""
+    """Rewrites as ``call_tir``: float32 softmax, log_softmax, mean, sum, max and min along neighbours, resizes of planes."""
 
     def __init__(self, target: tvm.target.Target) -> None:
         self.host = host_of(target)
@@ -40,7 +43,7 @@ class RowFunctions:
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Returns the rewritten module. What runs along other axes is left to TVM's own legalization."""
         mutator = _Mutator(mod)
-        mutator.host = self.host
+        mutator.host, mutator.takes = self.host, {}
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function) and not offloaded(function):
                 mutator.builder_.update_func(var, mutator.visit_expr(function))
@@ -50,6 +53,7 @@ class RowFunctions:
 @relax.expr_functor.mutator
 class _Mutator(relax.PyExprMutator):
     host: Host
+    takes: dict[str, int]  # by the name of a function that takes places along an axis: the axis
 
     def visit_function_(self, function: relax.Function) -> relax.Expr:
         return function if offloaded(function) else super().visit_function_(function)
@@ -64,10 +68,22 @@ class _Mutator(relax.PyExprMutator):
         made = rewrite(self, call)
         return call if made is None else made
 
-    def called(self, function: tvm.tirx.PrimFunc, name: str, data: relax.Expr, shape: Sequence[int]) -> relax.Expr:
-        """A call of a function of one tensor."""
+    def called(
+        self, function: tvm.tirx.PrimFunc, name: str, data: relax.Expr, shape: Sequence[int], *constants: np.ndarray
+    ) -> relax.Expr:
+        """A call of a function of one tensor and constants."""
         var = self.builder_.add_func(function, name)
-        return relax.call_tir(var, [data], relax.TensorType(list(shape), "float32"))
+        tables = [relax.const(array, str(array.dtype)) for array in constants]
+        return relax.call_tir(var, [data, *tables], relax.TensorType(list(shape), "float32"))
+
+    def rows_repeated(self, expr: relax.Expr, axis: int) -> tuple[relax.Expr, int]:
+        """What a take along an axis that is rewritten already repeats, and how many times; else the expression itself, once."""
+        call = self.lookup_binding(expr) if isinstance(expr, relax.Var) else None
+        if not isinstance(call, relax.Call) or name_of(call) != "call_tir" or self.takes.get(call.args[0].name_hint) != axis:
+            return expr, 1
+        data, places = call.args[1].fields
+        times = _times(values(places), shape_of(data)[axis])
+        return (data, times) if times else (expr, 1)
 
     def reduced(self, kind: str, data: relax.Expr, axes: Sequence[int], out: tuple[int, ...]) -> relax.Expr | None:
         """A reduction whose last axes are neighbours; what else it reduces follows, in TVM's way."""
@@ -129,7 +145,48 @@ def _pool(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     return self.reduced(kind, call.args[0], (2, 3), shape_of(call))
 
 
+def _resize(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    """Linear, where the tables are known."""
+    attrs, shape, out = call.attrs, shape_of(call.args[0]), shape_of(call)
+    if attrs.method != "linear" or attrs.layout not in ("NCHW", "NHWC"):
+        return None
+    first = attrs.layout.index("H")
+    rows, columns = (
+        neighbours(shape[axis], out[axis], str(attrs.coordinate_transformation_mode)) for axis in (first, first + 1)
+    )
+    if rows is None or columns is None:
+        return None
+    function, constants = linear(shape, str(attrs.layout), rows, columns, self.host)
+    return self.called(function, "resize", call.args[0], out, *constants)
+
+
+def _take(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    """Constant places along an axis. Repeated columns after repeated rows, as a resize has them, are one function."""
+    shape, out = shape_of(call.args[0]), shape_of(call)
+    if not is_constant(call.args[1]) or values(call.args[1]).ndim != 1 or call.attrs.axis is None or 0 in out:
+        return None
+    axis, index = int(call.attrs.axis) % len(shape), values(call.args[1])
+    if index.min() < -shape[axis] or index.max() >= shape[axis]:
+        return None
+    columns = _times(index, shape[axis])
+    if axis == len(shape) - 1 > 0 and columns:
+        data, rows = self.rows_repeated(call.args[0], axis - 1)
+        return self.called(repeated(shape_of(data), rows, columns, self.host), "repeat", data, out)
+    function, constants = taken(shape, axis, index, self.host)
+    made = self.called(function, "take", call.args[0], out, *constants)
+    self.takes[made.args[0].name_hint] = axis
+    return made
+
+
+def _times(index: np.ndarray, length: int) -> int:
+    """How many times indices repeat each of ``length`` places, one after the other; 0 if they do anything else."""
+    times = len(index) // max(length, 1)
+    same = 1 <= times <= _MOST_REPEATED and np.array_equal(index, np.repeat(np.arange(length), times))
+    return times if same else 0
+
+
 _REWRITES: dict[str, _Rewrite] = {
+    "image.resize2d": _resize, "take": _take,
     "nn.softmax": _softmax, "nn.log_softmax": _softmax, **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(("nn.avg_pool2d", "nn.max_pool2d", "nn.adaptive_avg_pool2d"), _pool),
 }  # fmt: skip

@@ -75,7 +75,9 @@ def _linear_planes(
     tall, wide = len(rows.low), len(columns.low)
     parallel = planes * tall * wide * _WORK >= PARALLEL_WORK
 
-    def body(x: Expr, low_y: Expr, high_y: Expr, part_y: Expr, low_x: Expr, high_x: Expr, part_x: Expr, out: Expr) -> None:
+    def body(
+        x: Expr, low_y: Expr, high_y: Expr, part_y: Expr, low_x: Expr, high_x: Expr, part_x: Expr, out: Expr
+    ) -> None:
         widened = T.alloc_buffer((planes * height * wide,), _FLOAT)
         with loop(planes * height, parallel) as line, loop(wide) as k:
             first = x[line * width + low_x[k]]
@@ -103,7 +105,9 @@ def _linear_pixels(
     batch, height, width, channels = shape
     tall, wide = len(rows.low), len(columns.low)
 
-    def body(x: Expr, low_y: Expr, high_y: Expr, part_y: Expr, low_x: Expr, high_x: Expr, part_x: Expr, out: Expr) -> None:
+    def body(
+        x: Expr, low_y: Expr, high_y: Expr, part_y: Expr, low_x: Expr, high_x: Expr, part_x: Expr, out: Expr
+    ) -> None:
         with loop(batch * tall, batch * tall * wide * channels * _WORK >= PARALLEL_WORK) as line:
             n, y = tirx.floordiv(line, tall), tirx.floormod(line, tall)
             above = T.Bind((n * height + low_y[y]) * width)
@@ -155,10 +159,10 @@ def taken(shape: Sequence[int], axis: int, index: np.ndarray, host: Host) -> tup
     constants = [np.where(index < 0, index + length, index).astype(np.int32)]
 
     def body(x: Expr, places: Expr, out: Expr) -> None:
-        with loop(outer, outer * count * run * _WORK >= PARALLEL_WORK and outer > 1) as n:
-            with loop(count, outer == 1 and count * run * _WORK >= PARALLEL_WORK) as k:
-                begin, there = T.Bind((n * length + places[k]) * run), T.Bind((n * count + k) * run)
-                each(run, host.lanes, lambda c, lanes: write(out, there + c, load(x, begin + c, lanes), lanes))
+        much = outer * count * run * _WORK >= PARALLEL_WORK
+        with loop(outer, much and outer > 1) as n, loop(count, much and outer == 1) as k:
+            begin, there = T.Bind((n * length + places[k]) * run), T.Bind((n * count + k) * run)
+            each(run, host.lanes, lambda c, lanes: write(out, there + c, load(x, begin + c, lanes), lanes))
 
     out_shape = (*shape[:axis], count, *shape[axis + 1 :])
     return function([(tuple(shape), _FLOAT)], constants, (out_shape, _FLOAT), body), constants

@@ -27,7 +27,7 @@ def quantize(isa: Vectors, attrs: QuantizeAttrs, shape: tuple[int, ...]) -> Inte
 
     def body(source: Any, out: Any) -> None:
         if matrices is not None:
-            _transposed(isa, matrices, source, out, before=lambda x: _steps(x, attrs))
+            transposed(isa.lanes, matrices, source, out, before=lambda x: _steps(x, attrs))
             return
         chunked(
             math.prod(shape), isa, lambda k, lanes: loops.write(out, k, _steps(load(source, k, lanes), attrs), lanes)
@@ -59,7 +59,7 @@ def dequantize(isa: Vectors, attrs: DequantizeAttrs, shape: tuple[int, ...]) -> 
 
     def body(source: Any, out: Any) -> None:
         if matrices is not None:
-            _transposed(isa, matrices, source, out, after=real)
+            transposed(isa.lanes, matrices, source, out, after=real)
             return
         chunked(math.prod(shape), isa, lambda k, lanes: loops.write(out, k, real(load(source, k, lanes)), lanes))
 
@@ -93,9 +93,9 @@ def _as_it_is(value: Expr) -> Expr:
     return value
 
 
-def _transposed(
-    isa: Vectors, matrices: tuple[int, int, int], source: Any, out: Any,
-    before: Callable[[Expr], Expr] = _as_it_is, after: Callable[[Expr], Expr] = _as_it_is,
+def transposed(
+    lanes: int, matrices: tuple[int, int, int], source: Any, out: Any,
+    before: Callable[[Expr], Expr] = _as_it_is, after: Callable[[Expr], Expr] = _as_it_is, most: int = _MOST_ROWS,
 ) -> None:  # fmt: skip
     """``out[n, column, row] = after(before(source[n, row, column]))``, by blocks that are transposed in registers.
 
@@ -103,8 +103,8 @@ def _transposed(
     blocks, whatever the size of the matrices.
     """
     n, rows, columns = matrices
-    high = rows if rows <= _FEW_ROWS else _power_up_to(min(rows, _MOST_ROWS))
-    wide = _power_up_to(min(columns, isa.lanes))
+    high = rows if rows <= _FEW_ROWS else _power_up_to(min(rows, most))
+    wide = _power_up_to(min(columns, lanes))
 
     def block(image: Expr, row: Expr, column: Expr) -> None:
         begin = T.Bind((image * rows + row) * columns + column)
@@ -120,24 +120,24 @@ def _transposed(
             part = shuffle([turned], range(k * high, (k + 1) * high)) if wide > 1 else turned
             loops.write(out, place + k * rows, after(part), high)
 
-    def inside(at: Expr, size: int, most: int) -> Expr:
-        return at * size if most % size == 0 else T.Bind(tirx.min(at * size, most - size))
+    def inside(at: Expr, size: int, all_of: int) -> Expr:
+        return at * size if all_of % size == 0 else T.Bind(tirx.min(at * size, all_of - size))
 
     # The longer side is shared among the cores; along the shorter one, a core does all blocks.
     by_columns = columns >= rows
-    (most, size), (other, step) = ((columns, wide), (rows, high))[:: 1 if by_columns else -1]
+    (length, size), (other, step) = ((columns, wide), (rows, high))[:: 1 if by_columns else -1]
 
     def strip(image: Expr, at: Expr) -> None:
         with loops.loop(-(-other // step)) as k:
             across = inside(k, step, other)
             block(image, *((across, at) if by_columns else (at, across)))
 
-    strips = most // size
+    strips = length // size
     with loops.loop(n * strips, n * rows * columns >= loops.SERIAL_CYCLES) as task:
         strip(tirx.floordiv(task, strips), tirx.floormod(task, strips) * size)
-    if most % size:
+    if length % size:
         with loops.loop(n) as image:
-            strip(image, tirx.const(most - size, "int32"))
+            strip(image, tirx.const(length - size, "int32"))
 
 
 def _turned(rows: list[Expr], wide: int) -> Expr:

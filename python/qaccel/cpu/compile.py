@@ -26,6 +26,10 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
     pack_weights = PackWeights(target)
     passes = [
         ExpandVariance(),
+        JoinNorms(
+            target
+        ),  # of planes, whose channels lie apart; what runs over channels has them side by side after ToNHWC
+        relax.transform.DeadCodeElimination(),
         ToNHWC(),
         JoinNorms(target),
         relax.transform.DeadCodeElimination(),

@@ -16,7 +16,7 @@ from tvm import relax
 from ..schedules.floating.rows import Affine, Norm, Rows, normalization
 from ..schedules.host import Host, host_of
 from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
-from .rows import rows_of, trailing
+from .rows import trailing
 
 
 @tvm.transform.module_pass(opt_level=0, name="ExpandVariance")
@@ -223,12 +223,15 @@ class _Norms(relax.PyExprMutator):
         function = normalization(norm, Rows(shape_of(data), columns), shape, self.host)
         var = self.builder_.add_func(function, "normalization")
         self.found[var.name_hint] = norm, columns
-        tables = [table if isinstance(table, relax.Var) or is_constant(table) else self.builder_.emit(table) for table in tables]
+        tables = [
+            table if isinstance(table, relax.Var) or is_constant(table) else self.builder_.emit(table)
+            for table in tables
+        ]
         return relax.call_tir(var, [data, *tables], relax.TensorType(shape, "float32"))
 
 
 def _affine(array: tuple[int, ...], shape: tuple[int, ...], columns: int) -> Affine | None:
-    """How the values of an array that is broadcast to ``shape`` belong to its values in rows of ``columns``; None if not in turn."""
+    """How the values of an array broadcast to ``shape`` belong to its values in rows of ``columns``; None if they do not."""
     sizes = [1] * (len(shape) - len(array)) + list(array)
     if len(array) > len(shape):
         return None

@@ -1,4 +1,5 @@
-"""Replaces operators by functions of ``schedules.floating``: softmax, sums, means and extremes of neighbours, resizes."""
+"""Replaces operators by functions of ``schedules.floating``: softmax, sums, means and extremes of neighbours,
+resizes, transpositions."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from tvm import relax
 
 from ..schedules.floating.resize import linear, neighbours, repeated, taken
 from ..schedules.floating.rows import REDUCTIONS, Rows, reduction, softmax
+from ..schedules.floating.transpose import transposition
 from ..schedules.host import Host, host_of
 from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
 
@@ -21,7 +23,7 @@ _FEWEST = 1024  # values of a part of a row, if one row is divided among the cor
 def trailing(shape: Sequence[int], axes: Sequence[int]) -> int:
     """How many neighbouring values these axes have together, which must be the last but for sizes of 1; 0 if they are not."""
     axes = [axis % len(shape) for axis in axes]
-    first = min((axis for axis in axes if shape[axis] > 1), default=len(shape))
+    first: int = min((axis for axis in axes if shape[axis] > 1), default=len(shape))
     if any(axis not in axes and shape[axis] > 1 for axis in range(first, len(shape))):
         return 0
     return math.prod(shape[first:])
@@ -30,12 +32,13 @@ def trailing(shape: Sequence[int], axes: Sequence[int]) -> int:
 def rows_of(shape: tuple[int, ...], axes: Sequence[int]) -> Rows | None:
     """The tensor as rows along these axes; None if they are not the last, or a row has one value or none."""
     columns = trailing(shape, axes)
-    return Rows(shape, columns) if columns > 1 and math.prod(shape) else None
+    return Rows(shape, columns) if columns > 1 and 0 not in shape else None
 
 
 @tvm.transform.module_pass(opt_level=0, name="RowFunctions")
 class RowFunctions:
-    """Rewrites as ``call_tir``: float32 softmax, log_softmax, mean, sum, max and min along neighbours, resizes of planes."""
+    """Rewrites as ``call_tir``: float32 softmax, log_softmax, mean, sum, max and min along neighbours, resizes of planes,
+    takes of constant places, transpositions of matrices."""
 
     def __init__(self, target: tvm.target.Target) -> None:
         self.host = host_of(target)
@@ -79,7 +82,11 @@ class _Mutator(relax.PyExprMutator):
     def rows_repeated(self, expr: relax.Expr, axis: int) -> tuple[relax.Expr, int]:
         """What a take along an axis that is rewritten already repeats, and how many times; else the expression itself, once."""
         call = self.lookup_binding(expr) if isinstance(expr, relax.Var) else None
-        if not isinstance(call, relax.Call) or name_of(call) != "call_tir" or self.takes.get(call.args[0].name_hint) != axis:
+        if (
+            not isinstance(call, relax.Call)
+            or name_of(call) != "call_tir"
+            or self.takes.get(call.args[0].name_hint) != axis
+        ):
             return expr, 1
         data, places = call.args[1].fields
         times = _times(values(places), shape_of(data)[axis])
@@ -185,7 +192,16 @@ def _times(index: np.ndarray, length: int) -> int:
     return times if same else 0
 
 
+def _permute(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    """As between NCHW and NHWC."""
+    shape = shape_of(call.args[0])
+    axes = range(len(shape))[::-1] if call.attrs.axes is None else [int(axis) % len(shape) for axis in call.attrs.axes]
+    function = transposition(shape, axes, self.host)
+    return None if function is None else self.called(function, "transpose", call.args[0], shape_of(call))
+
+
 _REWRITES: dict[str, _Rewrite] = {
+    "permute_dims": _permute,
     "image.resize2d": _resize, "take": _take,
     "nn.softmax": _softmax, "nn.log_softmax": _softmax, **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(("nn.avg_pool2d", "nn.max_pool2d", "nn.adaptive_avg_pool2d"), _pool),

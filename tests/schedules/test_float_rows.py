@@ -39,9 +39,9 @@ def network(
 
 
 def functions_of(model: onnx.ModelProto) -> list[str]:
-    """The functions that a model calls after the CPU's passes."""
+    """The functions that a model calls after the CPU's passes, without the numbers behind their names."""
     main = fuse(import_model(model, None, None).mod, host_target(parse_target("llvm -mcpu=x86-64"))).mod["main"]
-    return re.findall(r"call_tir\((?:cls\.)?(\w+)", main.script())
+    return re.findall(r"call_tir\((?:cls\.)?([a-z_]+)", main.script())
 
 
 AXES = [axes for count in (1, 2, 3, 4) for axes in itertools.combinations(range(4), count)]

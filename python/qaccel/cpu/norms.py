@@ -16,7 +16,7 @@ from tvm import relax
 from ..schedules.floating.rows import Affine, Norm, Rows, normalization
 from ..schedules.host import Host, host_of
 from .nhwc import is_constant, name_of, offloaded, shape_of, static_shape, values
-from .rows import trailing
+from .rows import pools_planes, trailing
 
 
 @tvm.transform.module_pass(opt_level=0, name="ExpandVariance")
@@ -141,25 +141,28 @@ class _Norms(relax.PyExprMutator):
     def centred(self, expr: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
         """(x, axes) of ``x - mean(x, axes)``."""
         difference = self.call_of(expr, "subtract")
-        mean = None if difference is None else self.call_of(difference.args[1], "mean")
-        if difference is None or mean is None or not mean.args[0].same_as(difference.args[0]):
+        mean = None if difference is None else self.mean(difference.args[1])
+        if difference is None or mean is None or not mean[0].same_as(difference.args[0]):
             return None
-        axes = self.axes(mean)
-        return None if axes is None else (difference.args[0], axes)
+        return mean
 
-    def axes(self, mean: relax.Call) -> tuple[int, ...] | None:
-        """The axes of a mean that keeps them, counted from the first."""
-        shape = static_shape(mean.args[0])
-        if shape is None or not mean.attrs.keepdims:
+    def mean(self, expr: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
+        """(x, axes) of a mean that keeps its axes, which are counted from the first; a pool of whole planes is one, too."""
+        call = self.call_of(expr, "mean", "nn.avg_pool2d", "nn.adaptive_avg_pool2d")
+        shape = None if call is None else static_shape(call.args[0])
+        if call is None or shape is None:
             return None
-        given = mean.attrs.axis
-        return tuple(sorted(int(a) % len(shape) for a in (given if given is not None else range(len(shape)))))
+        if name_of(call) != "mean":
+            return (call.args[0], (2, 3)) if pools_planes(call) else None
+        given = call.attrs.axis
+        axes = tuple(sorted(int(a) % len(shape) for a in (given if given is not None else range(len(shape)))))
+        return (call.args[0], axes) if call.attrs.keepdims else None
 
     def is_variance(self, expr: relax.Expr, x: relax.Expr, axes: tuple[int, ...]) -> bool:
         """Whether a value is ``mean((x - mean(x))**2)`` over these axes."""
-        mean = self.call_of(expr, "mean")
-        square = None if mean is None else self.call_of(mean.args[0], "multiply", "power", "square")
-        if mean is None or square is None or self.axes(mean) != axes:
+        mean = self.mean(expr)
+        square = None if mean is None else self.call_of(mean[0], "multiply", "power", "square")
+        if mean is None or square is None or mean[1] != axes:
             return False
         if name_of(square) == "power" and self.number(square.args[1]) != 2:
             return False

@@ -139,17 +139,21 @@ def _reduction(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     return self.reduced(name_of(call), call.args[0], axes, shape_of(call))
 
 
+def pools_planes(call: relax.Call) -> bool:
+    """Whether a pool takes whole planes of NCHW, each to one value."""
+    attrs, shape = call.attrs, static_shape(call.args[0])
+    if shape is None or attrs.layout != "NCHW" or shape_of(call)[2:] != (1, 1):
+        return False
+    if name_of(call) == "nn.adaptive_avg_pool2d":
+        return True
+    plain = not any(int(v) for v in attrs.padding) and all(int(v) == 1 for v in attrs.dilation)
+    return plain and tuple(int(v) for v in attrs.pool_size) == shape[2:]
+
+
 def _pool(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     """An average or a maximum of whole planes."""
-    attrs, shape = call.attrs, shape_of(call.args[0])
-    if attrs.layout != "NCHW" or shape_of(call)[2:] != (1, 1):
-        return None
-    if name_of(call) != "nn.adaptive_avg_pool2d":
-        size = [int(v) for v in attrs.pool_size]
-        if tuple(size) != shape[2:] or any(int(v) for v in attrs.padding) or any(int(v) != 1 for v in attrs.dilation):
-            return None
     kind = "max" if name_of(call) == "nn.max_pool2d" else "mean"
-    return self.reduced(kind, call.args[0], (2, 3), shape_of(call))
+    return self.reduced(kind, call.args[0], (2, 3), shape_of(call)) if pools_planes(call) else None
 
 
 def _resize(self: _Mutator, call: relax.Call) -> relax.Expr | None:

@@ -47,10 +47,10 @@ def functions_of(model: onnx.ModelProto) -> list[str]:
 AXES = [axes for count in (1, 2, 3, 4) for axes in itertools.combinations(range(4), count)]
 
 
-@pytest.mark.parametrize("keep", wide_after(1, [1, 0]))
+@pytest.mark.parametrize("keep", [1, pytest.param(0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "axes",
-    [pytest.param(axes, marks=() if k % 4 == 2 or len(axes) == 4 else pytest.mark.wide) for k, axes in enumerate(AXES)],
+    [pytest.param(axes, marks=() if k % 4 == 2 or len(axes) == 4 else pytest.mark.slow) for k, axes in enumerate(AXES)],
 )
 def test_mean_over_any_axes(axes: tuple[int, ...], keep: int) -> None:
     """Over all of them TVM's own reduction ended in an internal error."""
@@ -121,7 +121,7 @@ def spelled(axes: Sequence[int], square: str, root: str, twice: bool, gain: bool
 EPSILON = {"two": np.float32(2), "eps": np.float32(1e-5)}
 
 
-@pytest.mark.parametrize("square", wide_after(1, ["Pow", "Mul"]))
+@pytest.mark.parametrize("square", ["Pow", pytest.param("Mul", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("root", ["Div", "Mul"])
 @pytest.mark.parametrize(
     ("twice", "gain", "bias"), wide_after(2, [(False, True, True), (True, True, False), (False, False, True)])
@@ -207,7 +207,7 @@ RESIZES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("convolved", [False, pytest.param(True, marks=pytest.mark.wide)])
+@pytest.mark.parametrize("convolved", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("mode", "scale", "how"), wide_after(3, RESIZES))
 def test_resizes_in_both_layouts(mode: str, scale: float, how: str, convolved: bool) -> None:
     rng, shape = np.random.default_rng(10), (2, 5, 10, 13)

@@ -16,6 +16,7 @@ from ...dialect.pieces import interleaved
 from ...evaluate.float_operators import RULES as FLOAT_RULES
 from ...evaluate.steps import holds_tensors
 from .emitter import Emitter, Held
+from .joins import run
 from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node
@@ -23,8 +24,12 @@ from .weights import NotQuantizable, quantize_real
 
 
 def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """Whatever only moves values: what goes where is found by moving the values' numbers."""
-    variables = list(dict.fromkeys(node.inputs))
+    """Whatever only moves values: what goes where is found by moving the values' numbers.
+
+    What takes a join to pieces moves the values of its parts.
+    """
+    chain = emitter.joins.undone.get(node.output, (node,))
+    variables = list(dict.fromkeys(emitter.joins.reads(node)))
     sources = [emitter.integers(var, bits.activation) for var in variables]
     if not sources:
         raise NotQuantizable("all of its operands are constant")
@@ -42,8 +47,10 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     for var, held in zip(variables, sources, strict=True):
         values[var] = (offsets(held.layout, operators.static_shape(var)) + total).astype(np.float64)
         total += values[var].size
+    unread = {var for each in chain for var in each.inputs} - {each.output for each in chain} - set(variables)
+    others = {var: np.zeros(operators.static_shape(var)) for var in unread}
     # What stays when all numbers are raised is no value of an operand but a constant that fills.
-    numbers, raised = (_run(node, {var: v + step for var, v in values.items()}) for step in (0, total))
+    numbers, raised = (run(chain, others | {var: v + step for var, v in values.items()}) for step in (0, total))
     filled = numbers == raised
     constants = np.unique(numbers[filled])
     same = all(held.q == sources[0].q for held in sources)
@@ -59,28 +66,6 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     arrangement = arranged(codes, target)
     call = emitter.move(node.name, node.op, sources, arrangement, q, Clamp.whole(q.bits), fills)
     emitter.hold(node.output, call, q, target, span)
-
-
-def _run(node: Node, values: Mapping[relax.Var, np.ndarray]) -> np.ndarray:
-    """The node's float bindings on other values, by the same rules as calibration."""
-    known = dict(values)
-
-    def value_of(expr: relax.Expr) -> Any:
-        if isinstance(expr, relax.Var):
-            return known[expr]
-        if isinstance(expr, relax.Tuple):
-            return tuple(value_of(field) for field in expr.fields)
-        return operators.constant(expr)
-
-    for binding in node.bindings:
-        call = binding.value
-        rule = FLOAT_RULES.get(call.op.name)
-        kernel = rule(call) if rule is not None else None
-        if kernel is None:
-            raise NotQuantizable(f"{call.op.name} of this form has no rule that says where values go")
-        operands = [value_of(arg) for arg in call.args if holds_tensors(arg)]
-        known[binding.var] = np.asarray(kernel(*operands))
-    return known[node.bindings[-1].var]
 
 
 def _like(held: Layout, shape: tuple[int, ...], result: tuple[int, ...]) -> Layout | None:

@@ -124,11 +124,12 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     """The stages partition, codegen, profile and link; for the CPU alone, which runs the same integers, only link."""
     source, ends = with_ends(quantized, options.io_dtype)
     model = quantized.model
+    notes = (*quantized.notes, *(ends.notes if ends is not None else ()))
     if options.target.config is None:
         with stages("link"):
             metadata = make_metadata(name, str(options.target), model, quantized, None, ends)
             linked = link(source, options, metadata)
-        notes = (*quantized.notes, *host_notes(options.target))
+        notes = (*notes, *host_notes(options.target))
         return Compiled(
             model, options, None, quantized, None, (), linked, metadata, None, notes, dict(stages.seconds)
         )  # fmt: skip
@@ -148,7 +149,6 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
         metadata = make_metadata(name, target, model, quantized, report, ends)
         mod = with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
         linked = link(mod, options, metadata)
-    notes = quantized.notes
     if not subgraphs:
         notes = (*notes, "no operator runs on the accelerator; the whole network is on the CPU")
     return Compiled(

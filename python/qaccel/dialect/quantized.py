@@ -20,6 +20,8 @@ class QuantizedModel:
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for.
+    `apart`: joins that float readers get from their parts in float, whether or not others read their integers; `undone`: moves
+    that read the parts of a join and not its integers.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
     beginning with the node. `sample`: one batch of what the ranges come from, by input name.
     """
@@ -32,6 +34,8 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+    apart: frozenset[str] = frozenset()
+    undone: frozenset[str] = frozenset()
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -9,26 +9,34 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import ir, relax
 
 from ..dialect import operators
-from ..dialect.operators import DequantizeAttrs, Quantization, QuantizeAttrs
+from ..dialect.operators import Clamp, DequantizeAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
+from ..machine.numerics import activation_limits
 from ..model import TensorSpec
-from ..relax_tools import bindings, renewed, results
+from ..relax_tools import bindings, renewed, results, variables
+from .rules.weights import activation_quantization
 
 OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
 _BITS = 8
+LEVELS = 1 << _BITS
+_MOVES = {
+    "relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze", "relax.flatten", "relax.concat",
+    "relax.strided_slice", "relax.take", "relax.tile", "relax.repeat", "relax.flip", "relax.broadcast_to",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class IntegerEnds:
-    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+    """Inputs and outputs of a module that are integers: their type, and what they mean, in order; ``notes`` for the user."""
 
     dtype: str
     inputs: list[Quantization]
     outputs: list[Quantization]
+    notes: tuple[str, ...]
 
 
 def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
@@ -38,14 +46,14 @@ def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, Integ
     """
     if io_dtype == "float32":
         return model.mod, None
-    mod, inputs, outputs = with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs)
-    return mod, IntegerEnds(io_dtype, inputs, outputs)
+    mod, *ends = with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs)
+    return mod, IntegerEnds(io_dtype, *ends)
 
 
 def with_integer_ends(
     mod: tvm.IRModule, dtype: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> tuple[tvm.IRModule, list[Quantization], list[Quantization]]:
-    """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean, in order.
+) -> tuple[tvm.IRModule, list[Quantization], list[Quantization], tuple[str, ...]]:
+    """``main`` with every input and output in ``dtype`` (int8 or uint8), what their integers mean, in order, and notes.
 
     Shapes and order of axes stay the model's. Raises UserError naming an input that is not quantized to 8 bits by
     what reads it first, or an output that is not an 8-bit integer before it is dequantized.
@@ -85,9 +93,10 @@ def with_integer_ends(
                         values[binding.var] = _laid_out(builder, integers[source], entry)
                         continue
                 values[binding.var] = builder.emit(renewed(call, values))
-            ends, out_meanings = [], []
+            ends, out_meanings, notes = [], [], list[str]()
             for result, spec in zip(results(function), outputs, strict=True):
-                expr, q = _integers_of(builder, result, made, values, spec, dtype)
+                expr, q, parts = _integers_of(builder, result, made, values, spec, dtype)
+                notes += [note] if (note := _cost(spec, dtype, q, parts)) else []
                 ends.append(_shifted(builder, expr, OFFSET[dtype], dtype))
                 out_meanings.append(q)
             out = builder.emit_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
@@ -98,6 +107,7 @@ def with_integer_ends(
         relax.transform.DeadCodeElimination(["main"])(result_mod),
         [replace(q, zero_point=q.zero_point + shift) for q in meanings],
         [replace(q, zero_point=q.zero_point + shift) for q in out_meanings],
+        tuple(notes),
     )
 
 
@@ -150,22 +160,65 @@ def _laid_out(builder: relax.BlockBuilder, expr: relax.Expr, attrs: QuantizeAttr
 def _integers_of(
     builder: relax.BlockBuilder, result: relax.Expr, made: dict[relax.Var, relax.Expr],
     values: dict[relax.Var, relax.Expr], spec: TensorSpec, dtype: str,
-) -> tuple[relax.Expr, Quantization]:  # fmt: skip
-    """The integers that an output is dequantized from, in the output's shape."""
-    expr = result
-    while isinstance(expr, relax.Var) and expr in made:
-        call = made[expr]
+) -> tuple[relax.Expr, Quantization, dict[str, Quantization]]:  # fmt: skip
+    """The integers that an output is dequantized from, in the output's shape, what they mean, and its parts by name.
+
+    An output that is joined from parts with scales of their own is joined from their integers on one scale instead.
+    """
+    parts: dict[str, Quantization] = {}
+
+    def look(expr: relax.Expr) -> None:
+        call = made.get(expr) if isinstance(expr, relax.Var) else None
+        attrs = operators.read(call) if operators.is_quantized(call) else None
+        if isinstance(attrs, DequantizeAttrs) and attrs.source.bits == _BITS:
+            parts[attrs.name] = attrs.source
+        elif isinstance(call, relax.Var):
+            look(call)
+        elif isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in _MOVES:
+            for var in variables(call):
+                look(var)
+        else:
+            raise UserError(
+                f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as "
+                "Softmax makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or "
+                "--io-dtype float32"
+            )
+
+    look(result)
+    meanings = set(parts.values())
+    q = meanings.pop() if len(meanings) == 1 else _over_all(list(parts.values()))
+
+    def integers(expr: relax.Expr) -> relax.Expr:
+        call = made[expr] if isinstance(expr, relax.Var) else None
         attrs = operators.read(call) if operators.is_quantized(call) else None
         if isinstance(attrs, DequantizeAttrs):
-            if attrs.source.bits != _BITS:
-                break
-            shaped = builder.emit(relax.op.reshape(renewed(call.args[0], values), attrs.shape))
-            turned = builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
-            return builder.emit(relax.op.reshape(turned, spec.shape)), attrs.source
-        if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):
-            break
-        expr = call if isinstance(call, relax.Var) else call.args[0]
-    raise UserError(
-        f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as Softmax "
-        "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
+            held = renewed(call.args[0], values)
+            if attrs.source != q:
+                one = RequantizeAttrs(f"{attrs.name}.joined", "Requantize", q, Clamp.whole(_BITS), attrs.source)
+                held = builder.emit(one.call(held))
+            shaped = builder.emit(relax.op.reshape(held, attrs.shape))
+            return builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
+        if isinstance(call, relax.Var):
+            return integers(call)
+        moved = {var: integers(var) for var in dict.fromkeys(variables(call))}
+        return builder.emit(relax.Call(call.op, [renewed(a, moved) for a in call.args], call.attrs, call.ty_args, call.span))
+
+    return builder.emit(relax.op.reshape(integers(result), spec.shape)), q, parts
+
+
+def _over_all(parts: list[Quantization]) -> Quantization:
+    """One scale for the ranges of all parts."""
+    ends = [[(limit - q.zero_point) * q.scale for limit in activation_limits(q.bits)] for q in parts]
+    return activation_quantization(min(lo for lo, _ in ends), max(hi for _, hi in ends), _BITS)
+
+
+def _cost(spec: TensorSpec, dtype: str, q: Quantization, parts: dict[str, Quantization]) -> str:
+    """What it costs that an output has one scale, as a note; empty where nothing."""
+    steps = {name: LEVELS * part.scale / q.scale for name, part in parts.items() if part != q}
+    few = {name: count for name, count in steps.items() if count < LEVELS / 2}
+    if not few:
+        return ""
+    costs = ", ".join(f"'{name}' takes {count:.2g} of its {LEVELS} steps" for name, count in few.items())
+    return (
+        f"output '{spec.name}' has one scale with --io-dtype {dtype}: {costs}; --io-dtype float32 keeps a scale for each part"
     )

@@ -20,7 +20,7 @@ from ...evaluate.steps import holds_tensors
 from .match import Node, renames
 from .weights import NotQuantizable
 
-UNLIKE = 1 / 2  # a part of less than this share of the joined range loses a bit or more to it
+UNLIKE = 1 / 4  # a part of less than this share of the joined range loses two bits and more to it
 LATER = "it joins tensors of unlike ranges, which keep scales of their own: they are joined after dequantization"
 Span = tuple[float, float]
 

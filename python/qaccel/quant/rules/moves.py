@@ -16,7 +16,7 @@ from ...dialect.pieces import interleaved
 from ...evaluate.float_operators import RULES as FLOAT_RULES
 from ...evaluate.steps import holds_tensors
 from .emitter import Emitter, Held
-from .joins import run
+from .joins import UNLIKE, run
 from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node
@@ -30,7 +30,8 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """
     chain = emitter.joins.undone.get(node.output, (node,))
     variables = list(dict.fromkeys(emitter.joins.reads(node)))
-    sources = [emitter.integers(var, bits.activation) for var in variables]
+    width = _width_of(node, variables, bits.activation, emitter)
+    sources = [emitter.integers(var, width) for var in variables]
     if not sources:
         raise NotQuantizable("all of its operands are constant")
     result = operators.static_shape(node.output)
@@ -41,7 +42,7 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         # Windows, time steps or states that were samples of their own become rows of the network's samples again.
         target = emitter.canonical(result) or target
         wanted = [emitter.canonical(operators.static_shape(var)) for var in variables]
-        sources = [emitter.integers(var, bits.activation, each) for var, each in zip(variables, wanted, strict=True)]
+        sources = [emitter.integers(var, width, each) for var, each in zip(variables, wanted, strict=True)]
     values: dict[relax.Var, np.ndarray] = {}
     total = 0
     for var, held in zip(variables, sources, strict=True):
@@ -53,7 +54,7 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     numbers, raised = (run(chain, others | {var: v + step for var, v in values.items()}) for step in (0, total))
     filled = numbers == raised
     constants = np.unique(numbers[filled])
-    same = all(held.q == sources[0].q for held in sources)
+    same = width == bits.activation and all(held.q == sources[0].q for held in sources)
     lo, hi = sources[0].span
     if same and not any(not lo <= value <= hi for value in constants):
         q, span = sources[0].q, (min(held.span[0] for held in sources), max(held.span[1] for held in sources))
@@ -66,6 +67,16 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     arrangement = arranged(codes, target)
     call = emitter.move(node.name, node.op, sources, arrangement, q, Clamp.whole(q.bits), fills)
     emitter.hold(node.output, call, q, target, span)
+
+
+def _width_of(node: Node, variables: Sequence[relax.Var], asked: int, emitter: Emitter) -> int:
+    """At which width a move reads: a piece of less range than its source from the source's own bits, if there are more."""
+    widths = {emitter.held[var].q.bits if var in emitter.held else asked for var in variables}
+    if len(widths) > 1 or max(widths, default=asked) <= asked:
+        return asked
+    lows, highs = zip(*(emitter.held[var].span for var in variables), strict=True)
+    lo, hi = emitter.span_of(node.range_name)
+    return widths.pop() if hi - lo < UNLIKE * (max(highs) - min(lows)) else asked
 
 
 def _like(held: Layout, shape: tuple[int, ...], result: tuple[int, ...]) -> Layout | None:

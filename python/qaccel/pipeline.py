@@ -28,11 +28,11 @@ from .metadata import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, CompileOptions
+from .options import CompileOptions
 from .quant.calibrate.calibration import measure
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
-from .quant.quantize import quantize
+from .quant.unlike import quantize_measured
 from .report.report import ProfiledSubgraph, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
@@ -114,8 +114,7 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
     with stages("quantize"):
-        bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
-        quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
+        quantized = run_passes(quantize_measured(model, calibration, options.bits), calibration, options.passes)
     notes = (*model.notes, *calibration.notes, *quantized.notes)
     return replace(quantized, notes=notes, sample=calibration.one_batch(model))
 
@@ -143,7 +142,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     with stages("profile"):
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
     with stages("link"):
-        report = make_report(name, hw, subgraphs, partitioned.rejections, boundary(quantized.mod, functions.values()))
+        report = make_report(name, hw, subgraphs, partitioned.rejections, boundary(quantized.mod, functions.values()), quantized.unlike)
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)

@@ -19,7 +19,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..dialect import names, operators
-from ..dialect.operators import ConvAttrs, EltwiseAttrs, IntegerAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from ..dialect.operators import (
+    ConvAttrs, EltwiseAttrs, IntegerAttrs, MoveAttrs, Quantization, QuantizeAttrs, RequantizeAttrs,
+)  # fmt: skip
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
@@ -192,7 +194,8 @@ class _Graph:
             copy.output[0] = self.output_of[self.added[node.name]]
         name = self.part_of.get(node.name, node.name)
         operation = self.operations.get(name)
-        if operation and node.name in self.apart:
+        apart = operation is not None and isinstance(operation[0], MoveAttrs) and node.name in self.apart
+        if apart:
             self._joined_in_float(node)
         for position, tensor in enumerate(node.input):
             q = self._meaning_of(tensor, self.reads[name]) if operation and name not in self.undone else None
@@ -203,8 +206,7 @@ class _Graph:
             elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
                 copy.input[position] = self._rounded(tensor, operation[0])
         tensor = copy.output[0]
-        whole = node.name not in self.apart
-        if tensor in self.made and (tensor in self.outputs or not whole):
+        if tensor in self.made and (tensor in self.outputs or apart):
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
         if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
             weight, bias, scale = operation[1]
@@ -220,7 +222,7 @@ class _Graph:
         if tensor in self.made:
             made = self.made[tensor]
             self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
-            if tensor in self.outputs and whole:
+            if tensor in self.outputs and not apart:
                 self._dequantized(self.integers[tensor, made], made, tensor)
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:

@@ -90,7 +90,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
-        apart=frozenset(x.name for x in nodes if x.output in joins.apart and x.kind is kinds.MOVE),
+        apart={x.name: spans[x.output] for x in nodes if x.output in joins.apart and x.output in spans},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
     )
 

@@ -75,7 +75,7 @@ def joins_of(nodes: Sequence[Node], spans: Mapping[relax.Var, Span], results: It
         return _Tracked(np.full(operators.static_shape(var), number, np.int32), {number: spans[var]}, ())
 
     for node in nodes:
-        if node.output not in wanted or not _passes(node):
+        if not (node.output in wanted or _takes_apart(node)) or not _passes(node):
             continue
         if not _joins(node) and not any(var in tracked for var in node.inputs):
             continue
@@ -100,15 +100,18 @@ def _wanted(nodes: Sequence[Node], results: Iterable[relax.Var]) -> set[relax.Va
     """Tensors that are read in float, or by a move of them alone, directly or through nodes that keep parts apart."""
     wanted = set(results)
     for node in reversed(nodes):
-        taken_apart = node.kind is kinds.MOVE and not _joins(node)
         in_float = node.kind.operator is None and not renames(node)
-        if taken_apart or in_float or (node.output in wanted and _passes(node)):
+        if _takes_apart(node) or in_float or (node.output in wanted and _passes(node)):
             wanted.update(node.inputs)
     return wanted
 
 
 def _joins(node: Node) -> bool:
     return node.kind is kinds.MOVE and len(set(node.inputs)) > 1
+
+
+def _takes_apart(node: Node) -> bool:
+    return node.kind is kinds.MOVE and len(set(node.inputs)) == 1
 
 
 def _passes(node: Node) -> bool:
@@ -118,8 +121,8 @@ def _passes(node: Node) -> bool:
     if isinstance(node.bindings[-1].value, relax.Var):
         return True
     if node.kind is kinds.MOVE:
-        fills = [f for b in node.bindings for a in b.value.args if isinstance(a, relax.Tuple) for f in a.fields]
-        return node.call.op.name != "relax.nn.pad" and all(isinstance(field, relax.Var) for field in fills)
+        joined = node.call.args[0].fields if node.call.op.name == "relax.concat" else ()
+        return node.call.op.name != "relax.nn.pad" and all(isinstance(field, relax.Var) for field in joined)
     with_constant = node.kind is kinds.ELTWISE and len(node.inputs) == 1
     if with_constant or node.kind is kinds.CLAMP:
         return operators.static_shape(node.output) == operators.static_shape(node.inputs[0])

@@ -142,7 +142,9 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     with stages("profile"):
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
     with stages("link"):
-        report = make_report(name, hw, subgraphs, partitioned.rejections, boundary(quantized.mod, functions.values()), quantized.unlike)
+        report = make_report(
+            name, hw, subgraphs, partitioned.rejections, boundary(quantized.mod, functions.values()), quantized.unlike
+        )
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)

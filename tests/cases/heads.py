@@ -94,9 +94,7 @@ def yolov8() -> Head:
     total = sum(map(len, cells))
     joined = net("Concat", *levels, axis=2)
     boxes, classes = cut(net, joined, 0, 4 * bins, 1), cut(net, joined, 4 * bins, 4 * bins + CLASSES, 1)
-    shares = net(
-        "Softmax", net("Transpose", net("Reshape", boxes, ints(1, 4, bins, total)), perm=[0, 2, 1, 3]), axis=1
-    )
+    shares = net("Softmax", net("Transpose", net("Reshape", boxes, ints(1, 4, bins, total)), perm=[0, 2, 1, 3]), axis=1)
     mean = net("Conv", shares, np.arange(bins, dtype="f4").reshape(1, bins, 1, 1))
     sides = net("Reshape", mean, ints(1, 4, total))
     anchors = np.concatenate(cells).T[None]
@@ -199,4 +197,8 @@ def pictures(samples: int, seed: int) -> dict[str, np.ndarray]:
     """Smooth random pictures, float32 [samples, 3, SIZE, SIZE] within 0..1."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 1, (samples, 3, SIZE // 4, SIZE // 4))
-    return {"x": np.clip(np.kron(coarse, np.ones((4, 4))) + rng.normal(0, 0.05, (samples, 3, SIZE, SIZE)), 0, 1).astype("f4")}
+    return {
+        "x": np.clip(np.kron(coarse, np.ones((4, 4))) + rng.normal(0, 0.05, (samples, 3, SIZE, SIZE)), 0, 1).astype(
+            "f4"
+        )
+    }

@@ -39,7 +39,9 @@ def _check(head: Head, bits, floor: float = FLOORS["8"], **how) -> qaccel.Module
     module = qaccel.compile(network)
     made, wanted = _runs(module.run), _in_onnxruntime(head.model)
     for name, (output, index) in head.parts.items():
-        a, b = (values[output][(slice(None), *index) if isinstance(index, tuple) else index] for values in (wanted, made))
+        a, b = (
+            values[output][(slice(None), *index) if isinstance(index, tuple) else index] for values in (wanted, made)
+        )
         assert decibels(a, b) >= floor, f"{name}: {decibels(a, b):.1f} dB"
     on_cpu = _runs(qaccel.compile(network, target="llvm").run)
     for output, values in made.items():
@@ -61,7 +63,9 @@ def _reasons(module: qaccel.Module) -> dict[str, str]:
 def _boxes_and_scores(net: Net, gain: float = 250) -> tuple[str, str]:
     """Boxes of 0 to 320 and scores of 0 to 1, 4 and 6 channels of 32x32."""
     body = net("Relu", net("Conv", "x", weights(8, 3, 3, 3), pads=[1] * 4))
-    boxes = net("Clip", net("Mul", net("Conv", body, weights(4, 8, 1, 1)), scalar(gain)), scalar(0), scalar(1.28 * gain))
+    boxes = net(
+        "Clip", net("Mul", net("Conv", body, weights(4, 8, 1, 1)), scalar(gain)), scalar(0), scalar(1.28 * gain)
+    )
     return boxes, net("Sigmoid", net("Conv", body, weights(6, 8, 1, 1, gain=2), np.full(6, -4, "f4")))
 
 
@@ -213,7 +217,11 @@ def test_bits_that_were_asked_for_stay_and_the_plan_cures(pool):
     assert (part["join"], part["part"], part["bits"], part["taken"]) == ("concat6", "sigmoid5", 8, False)
     assert 0 < part["share"] < 1 / 16 and 10 < part["sqnr_db"] < 25
     assert part["plan"] == {last: {"weight_bits": 8, "activation_bits": 16}}
-    for words in ("'sigmoid5' in 'concat6'", f"{part['sqnr_db']:.0f} dB", f'"{last}": {{"weight_bits": 8, "activation_bits": 16}}'):
+    for words in (
+        "'sigmoid5' in 'concat6'",
+        f"{part['sqnr_db']:.0f} dB",
+        f'"{last}": {{"weight_bits": 8, "activation_bits": 16}}',
+    ):
         assert words in note
     cured = qaccel.compile(head.model, calibration_data=CALIBRATION, bits=part["plan"])
     assert cured.report["shared_scales"] == []

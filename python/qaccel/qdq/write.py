@@ -20,7 +20,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..dialect import names, operators
 from ..dialect.operators import (
-    ConvAttrs, EltwiseAttrs, IntegerAttrs, MoveAttrs, Quantization, QuantizeAttrs, RequantizeAttrs,
+    ConvAttrs,
+    EltwiseAttrs,
+    IntegerAttrs,
+    MoveAttrs,
+    Quantization,
+    QuantizeAttrs,
+    RequantizeAttrs,
 )  # fmt: skip
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant

@@ -55,8 +55,8 @@ def with_integer_ends(
 ) -> tuple[tvm.IRModule, IntegerEnds]:  # fmt: skip
     """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean.
 
-    ``apart``: ranges of joined tensors by node. Shapes and order of axes stay the model's. Raises UserError naming an input that is not quantized to 8 bits by
-    what reads it first, or an output that is not an 8-bit integer before it is dequantized.
+    ``apart``: ranges of joined tensors by node. Shapes and order of axes stay the model's. Raises UserError naming an input that
+    is not quantized to 8 bits by what reads it first, or an output that is not an 8-bit integer before it is dequantized.
     """
     function = mod["main"]
     reads = _reads(bindings(function))
@@ -104,7 +104,9 @@ def with_integer_ends(
     result_mod = tvm.IRModule({**others, "main": builder.get()["main"]}, attrs=mod.attrs)
     shift = OFFSET[dtype]
     means = [[replace(q, zero_point=q.zero_point + shift) for q in each] for each in (meanings, out_meanings)]
-    return relax.transform.DeadCodeElimination(["main"])(result_mod), IntegerEnds(dtype, means[0], means[1], tuple(notes))
+    return relax.transform.DeadCodeElimination(["main"])(result_mod), IntegerEnds(
+        dtype, means[0], means[1], tuple(notes)
+    )
 
 
 def _reads(bindings: list[relax.Binding]) -> dict[relax.Var, QuantizeAttrs]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import tvm
 from tvm import relax
 
 from ..dialect import operators
@@ -38,7 +37,9 @@ def quantize_measured(model: Model, calibration: Calibration, bits: Bits | None)
 
     Layers behind joins of unlike parts take 16-bit activations where their width is not asked for. Errors as `quantize`.
     """
-    quantized = quantize(model, calibration.ranges, bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA))
+    quantized = quantize(
+        model, calibration.ranges, bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
+    )
     found = list(_joined(quantized, calibration.ranges.values))
     if not found:
         return quantized
@@ -95,7 +96,9 @@ def _joined(quantized: QuantizedModel, ranges: Mapping[str, tuple[float, float]]
             lo, hi = ranges.get(observed, (0.0, 0.0))
             share = (hi - lo) / (q.scale * (most - least))
             if 0 < share < min(SHARE, FEWEST_STEPS / (most - least)):
-                cure = {name: BitWidths(_weight_bits(name, quantized), WIDE) for name in _ends(var, calls, readers, known)}
+                cure = {
+                    name: BitWidths(_weight_bits(name, quantized), WIDE) for name in _ends(var, calls, readers, known)
+                }
                 yield _Joined(_base(attrs.name, known), part, observed, share, q, cure, moved)
 
 
@@ -182,4 +185,3 @@ def _note(parts: list[UnlikePart]) -> str:
             )
             halves.append(f"{said}{more}; plan.json cures it: {lines}")
     return f"parts of unlike range share a scale: {'; '.join(halves)}"
-

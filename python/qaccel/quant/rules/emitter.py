@@ -272,7 +272,7 @@ class Emitter:
         if var in self.same:
             return self.real(self.same[var])
         node = self._nodes.get(var)
-        if node is not None and var in self.joins.apart and (node.kind is kinds.MOVE or var not in self.held):
+        if node is not None and self._joined_later(var):
             self.in_float.update((each.name, LATER) for each in node.all_nodes)
             self.copy(node)
         elif var in self.held and not self._was_float(var):
@@ -288,7 +288,11 @@ class Emitter:
         """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made, or of a join."""
         while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
             var = self._nodes[var].inputs[0]
-        return var in self.joins.apart or (var in self.floats and var not in self._dequantized)
+        return self._joined_later(var) or (var in self.floats and var not in self._dequantized)
+
+    def _joined_later(self, var: relax.Var) -> bool:
+        """Whether ``var`` in float is to be made of its parts in float; a move may be there as integers too."""
+        return var in self.joins.apart and (self._nodes[var].kind is kinds.MOVE or var not in self.held)
 
     def _dequantize(self, held: Held, var: relax.Var) -> relax.Expr:
         """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""

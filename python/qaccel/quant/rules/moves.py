@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tvm import ir, relax
@@ -13,8 +12,6 @@ from ...dialect import kinds, names, operators
 from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, ConvAttrs, Quantization
 from ...dialect.pieces import interleaved
-from ...evaluate.float_operators import RULES as FLOAT_RULES
-from ...evaluate.steps import holds_tensors
 from .emitter import Emitter, Held
 from .joins import UNLIKE, run
 from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts

@@ -11,6 +11,7 @@ import qaccel
 from cases.heads import HEADS, Head, pictures
 from cases.nets import Net, decibels, ints, scalar, weights
 from qaccel.qdq.write import qdq_model
+from qaccel.report.text import report_html
 
 pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
 
@@ -88,7 +89,12 @@ def test_parts_of_an_output_keep_their_scales(bits):
     assert not module.report["shared_scales"]
 
 
-@pytest.mark.parametrize("name", HEADS)
+JOINED = ("yolov5", "yolov8", "ssd", "centernet", "scrfd")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in JOINED else pytest.param(name, marks=pytest.mark.slow) for name in HEADS]
+)
 def test_heads_of_detectors(name):
     module = _check(HEADS[name](), 8)
     assert set(_reasons(module)) <= {"Concat", "Softmax"}
@@ -223,6 +229,7 @@ def test_bits_that_were_asked_for_stay_and_the_plan_cures(pool):
         f'"{last}": {{"weight_bits": 8, "activation_bits": 16}}',
     ):
         assert words in note
+    assert "<h2>Parts that share a scale</h2>" in report_html(module.report)
     cured = qaccel.compile(head.model, calibration_data=CALIBRATION, bits=part["plan"])
     assert cured.report["shared_scales"] == []
     wanted = _in_onnxruntime(head.model)["y"]

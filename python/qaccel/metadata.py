@@ -17,7 +17,7 @@ from .errors import UserError
 from .machine.isa import isa
 from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
-from .relax_tools import bindings, results
+from .relax_tools import bindings, results, variables
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
@@ -163,6 +163,6 @@ def _made_by(
                 return attrs.source
             return None
         if isinstance(expr, relax.Call) and through_float:
-            arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]
+            arguments = variables(expr)
             expr = arguments[0] if arguments else None
     return None

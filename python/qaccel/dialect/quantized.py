@@ -12,6 +12,24 @@ from ..model import Model
 from ..options import BitWidths
 
 
+@dataclass(frozen=True)
+class UnlikePart:
+    """A tensor that shares the scale of one much wider, inside the network.
+
+    ``join``: the node that brings them together; ``part``: the node or input that gives the tensor; ``share``: its range over the
+    joined one; ``sqnr_db``: of its values on the joined scale of ``bits`` bits, None without the user's samples; ``cure``: the
+    lines of a plan.json that give the join 16 bits; ``taken``: they were taken, because no width was asked for.
+    """
+
+    join: str
+    part: str
+    share: float
+    bits: int
+    sqnr_db: float | None
+    cure: Mapping[str, BitWidths]
+    taken: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
@@ -20,6 +38,8 @@ class QuantizedModel:
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for.
+    `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
+    `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
     beginning with the node. `sample`: one batch of what the ranges come from, by input name.
     """
@@ -32,6 +52,9 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+    apart: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    undone: frozenset[str] = frozenset()
+    unlike: tuple[UnlikePart, ...] = ()
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -25,8 +25,9 @@ from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
+from .rules.joins import Joins, joins_of
 from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
-from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of
+from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, renames
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
@@ -53,10 +54,18 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
-    widths, demands = plan_widths(nodes, bits, variables(source.body.body))
+    results = variables(source.body.body)
+    spans = {node.output: ranges.values[node.range_name] for node in nodes if node.range_name in ranges.values}
+    spans |= {
+        var: ranges.values[spec.name]
+        for var, spec in zip(source.params, model.inputs, strict=True)
+        if spec.name in ranges.values
+    }
+    joins = joins_of(nodes, spans, results)
+    widths, demands = plan_widths(nodes, bits, results, joins)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names)
+    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names, joins)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
@@ -81,26 +90,34 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
+        apart={x.name: spans[x.output] for x in nodes if x.output in joins.apart and x.output in spans},
+        undone=frozenset(x.name for x in nodes if x.output in joins.undone),
     )
 
 
 def plan_widths(
-    nodes: list[Node], bits: Bits, results: list[relax.Var]
+    nodes: list[Node], bits: Bits, results: list[relax.Var], joins: Joins
 ) -> tuple[dict[relax.Var, NodeBits], dict[relax.Var, int]]:
-    """Widths of each node by its output, and the widest that integer operations ask for of each tensor."""
+    """Widths of each node by its output, and the widest that integer operations ask for of each tensor.
+
+    A join that no operation on integers reads, and what is exact behind it, has none: it is made in float.
+    """
     asked: dict[relax.Var, int] = {}
     in_float = set(results)
     widths: dict[relax.Var, NodeBits] = {}
     for node in reversed(nodes):
-        if _renames(node):
+        if renames(node):
             asked[node.inputs[0]] = max(asked.get(node.inputs[0], 0), asked.get(node.output, 0))
             if node.output in in_float:
                 in_float.add(node.inputs[0])
         elif node.kind not in QUANT_RULES:
             in_float.update(node.inputs)
+        elif node.output in joins.apart and not asked.get(node.output):
+            in_float.update(node.inputs if node.output in in_float else ())
         else:
+            in_float.update(node.inputs if node.output in joins.apart & in_float else ())
             widths[node.output] = own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
-            for var in node.inputs:
+            for var in joins.reads(node):
                 asked[var] = max(asked.get(var, 0), own.activation)
     return widths, {var: width for var, width in asked.items() if width}
 
@@ -118,13 +135,6 @@ def _bits_of(node: Node, bits: Bits, asked: int, read_in_float: bool) -> NodeBit
     return NodeBits(given.weight_bits, given.activation_bits, out)
 
 
-def _renames(node: Node) -> bool:
-    """Whether the node's output is the same integers as its input."""
-    if not isinstance(node.bindings[-1].value, relax.Call):
-        return isinstance(node.bindings[-1].value, relax.Var)
-    return node.kind.renames
-
-
 def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
     value = node.bindings[-1].value
     if isinstance(value, relax.Tuple):
@@ -135,7 +145,7 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
             emitter.held[node.output] = emitter.held[value]
     elif node.kind.renames:
         rename(node, emitter)
-    else:
+    elif widths is not None or node.output not in emitter.joins.apart:
         reason = computed_weights(node, emitter) or node.kind.reason
         if widths is not None:
             try:

@@ -23,6 +23,7 @@ METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
 HISTOGRAM_PIECE = 1 << 15  # values binned at once, so that temporaries stay in the cache
 PERCENTILE = 99.99
+HEADROOM = 2.0  # how much wider 16-bit ranges are than what the samples showed: one bit of sixteen, 6 dB
 LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
 
 
@@ -30,13 +31,15 @@ LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
 class Ranges:
     """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
 
-    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs.
+    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs. `headroom`: by how
+    much 16-bit ranges shall be wider than `values`.
     """
 
     values: dict[str, tuple[float, float]]
     method: str
     samples: int
     means: dict[str, np.ndarray] = field(default_factory=dict)
+    headroom: float = HEADROOM
 
     def __repr__(self) -> str:
         return f"<Ranges of {len(self.values)} tensors by {self.method} over {self.samples} samples>"

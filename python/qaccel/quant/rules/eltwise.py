@@ -178,7 +178,8 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     from_zero = Clamp(x.q.zero_point, Clamp.whole(x.q.bits).hi)
     negative = RequantizeAttrs(names.step(node.name, names.NEGATIVE), "Min", wide, to_zero, x.q)
     positive = RequantizeAttrs(names.step(node.name, names.POSITIVE), "Max", x.q, from_zero, x.q)
-    reach = float(np.abs(vector).max()) * x.q.reach * x.q.scale
+    room = emitter.spans.headroom if x.q.bits == 16 else 1.0
+    reach = float(np.abs(vector).max()) * max(-x.span[0] * room, x.span[1] * room, x.q.scale)
     part = activation_quantization(-reach, reach, CONSTANT_BITS)
     name = names.step(node.name, names.PRODUCT)
     product = EltwiseAttrs(name, "Mul", part, Clamp.whole(part.bits), "mul", wide, slope)

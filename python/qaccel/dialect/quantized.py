@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tvm
@@ -41,7 +42,8 @@ class QuantizedModel:
     `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
     `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node. `sample`: one batch of what the ranges come from, by input name.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `calibration`: how
+    the ranges were found, as the report says it.
     """
 
     mod: tvm.IRModule
@@ -56,6 +58,7 @@ class QuantizedModel:
     undone: frozenset[str] = frozenset()
     unlike: tuple[UnlikePart, ...] = ()
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

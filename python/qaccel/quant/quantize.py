@@ -26,11 +26,12 @@ from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
 from .rules.joins import Joins, joins_of
-from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
-from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of, renames
+from .rules.layers import LAYER_RULES, Rule, rename
+from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, nodes_of, renames
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
+from .rules.spans import fit_spans
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
@@ -55,17 +56,15 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
     results = variables(source.body.body)
-    spans = {node.output: ranges.values[node.range_name] for node in nodes if node.range_name in ranges.values}
-    spans |= {
-        var: ranges.values[spec.name]
-        for var, spec in zip(source.params, model.inputs, strict=True)
-        if spec.name in ranges.values
-    }
-    joins = joins_of(nodes, spans, results)
+    inputs = dict(zip(source.params, model.inputs, strict=True))
+    measured = {node.output: ranges.values[node.range_name] for node in nodes if node.range_name in ranges.values}
+    measured |= {var: ranges.values[spec.name] for var, spec in inputs.items() if spec.name in ranges.values}
+    joins = joins_of(nodes, measured, results)
     widths, demands = plan_widths(nodes, bits, results, joins)
+    spans = fit_spans(nodes, inputs, results, widths, ranges)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names, joins)
+    emitter = Emitter(builder, spans, nodes, demands, batch, masks.names, joins)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
@@ -90,7 +89,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
-        apart={x.name: spans[x.output] for x in nodes if x.output in joins.apart and x.output in spans},
+        apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
     )
 

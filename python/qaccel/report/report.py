@@ -39,6 +39,7 @@ def make_report(
     subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
+    calibration: Mapping[str, Any],
     unlike: Sequence[UnlikePart] = (),
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
@@ -75,6 +76,7 @@ def make_report(
             for r in rejections
         ],
         "shared_scales": [_shared_scale(part) for part in unlike],
+        "calibration": dict(calibration),
     }
 
 

@@ -13,9 +13,9 @@ from ...dialect.operators import Clamp, ConvAttrs, EltwiseAttrs, Quantization
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
-from .layers import NodeBits, Output, Rule, expressible, output
+from .layers import Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
-from .match import Node
+from .match import Node, NodeBits
 from .weights import NotQuantizable, activation_quantization, quantize_weights
 
 SLOPE_BITS = 8  # each of a PRelu's slopes has a scale of its own, so that more bits say nothing more

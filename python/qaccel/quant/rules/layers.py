@@ -19,18 +19,9 @@ from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
 from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
-from .match import Node
+from .match import Node, NodeBits
 from .tables import grid_span, make_table
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
-
-
-@dataclass(frozen=True)
-class NodeBits:
-    """How many bits the weights, the inputs and the output of a node have."""
-
-    weight: int
-    activation: int
-    out: int
 
 
 @dataclass(frozen=True)
@@ -48,8 +39,8 @@ Rule = Callable[[Node, NodeBits, Emitter], None]
 
 def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = None) -> Output:
     """The output of a node after the clamps that it took in; ``q`` where it is not free to choose."""
-    span = emitter.span_of(node.range_name)
-    q = q or activation_quantization(*span, bits)
+    span = emitter.spans.of(node.range_name)
+    q = q or activation_quantization(*emitter.spans.room(node.range_name, bits), bits)
     lo, hi = activation_limits(q.bits)
     for clamp in (node, *node.clamps) if node.kind is kinds.CLAMP else node.clamps:
         bounds = clamp_bounds(clamp.call)
@@ -245,7 +236,7 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     out = output(node, bits.out, emitter)
     if source.q.bits == bits.out == 16:
         # The entries on either side of the range are interpolated from, so they should be in the output's range as well.
-        lo, hi = out.span
+        lo, hi = emitter.spans.room(node.range_name, 16)
         low, high = grid_span(node, source.q, source.span)
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)

@@ -14,9 +14,9 @@ from ...dialect.operators import Clamp, ConvAttrs, Quantization
 from ...dialect.pieces import interleaved
 from .emitter import Emitter, Held
 from .joins import UNLIKE, run
-from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
+from .layers import Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
-from .match import Node
+from .match import Node, NodeBits
 from .weights import NotQuantizable, quantize_real
 
 
@@ -72,7 +72,7 @@ def _width_of(node: Node, variables: Sequence[relax.Var], asked: int, emitter: E
     if len(widths) > 1 or max(widths, default=asked) <= asked:
         return asked
     lows, highs = zip(*(emitter.held[var].span for var in variables), strict=True)
-    lo, hi = emitter.span_of(node.range_name)
+    lo, hi = emitter.spans.of(node.range_name)
     return widths.pop() if hi - lo < UNLIKE * (max(highs) - min(lows)) else asked
 
 

@@ -116,8 +116,10 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("quantize"):
         bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
         quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
-    notes = (*model.notes, *calibration.notes, *quantized.notes)
-    return replace(quantized, notes=notes, sample=calibration.one_batch(model))
+    notes = (*calibration.notes, *model.notes, *quantized.notes)
+    return replace(
+        quantized, notes=notes, sample=calibration.one_batch(model), seen=calibration.seen, preprocess=calibration.preprocess
+    )
 
 
 def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: str, stages: Stages) -> Compiled:

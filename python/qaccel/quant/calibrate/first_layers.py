@@ -12,7 +12,7 @@ from ...evaluate.executor import execute
 from ...model import Model
 from ...relax_tools import bindings, node_name, variables
 
-MOST_LAYERS = 14
+MOST_LAYERS = 8
 _CONVOLUTION = "relax.nn.conv2d"
 _MOVES = {"relax.permute_dims", "relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.nn.pad"}
 _SCALINGS = {"relax.add", "relax.subtract", "relax.multiply", "relax.divide"}  # by a constant

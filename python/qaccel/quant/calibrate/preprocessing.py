@@ -25,15 +25,17 @@ from .first_layers import Layer, Moments, first_layers, moments
 from .seen import channel_axis, inputs_seen
 
 SAMPLES = 4  # that the first layers run on, spread over all
+SAMPLES_ALONE = 32  # where it is only the first
 LEAST_CHANNELS = 8  # below them a regression over channels says nothing
-ALIKE = 0.9  # correlation of deviations with those of the batch norm: one scale fits all channels
+EXPLAINED = 0.25  # of that divergence may stay where gain and offset of the input are chosen freely
+OTHER_SCALE = 3.0  # times; below it other pictures may explain it
 MOST_DIVERGENCE = 0.3  # mean Kullback-Leibler divergence of a channel, in nats: half the contrast and a shifted mean have 0.6
 LEAST_BETA, MOST_BETA = 0.05, 20.0  # beta in deviations of its channel: 0.15 to 3 in trained networks
 SURE = 3.0  # standard errors
 FAR = 1.5  # deviations of the input between the means, which other pictures do not explain
 CLEAR = math.log(1.6)  # by how much another scaling must make the means of linear layers smaller
-CANCELS = 0.2  # deviations, below which a linear layer's mean counts as cancelled
-LINEAR_LAYERS = 5
+CANCELS = 0.3  # deviations, below which a linear layer's mean counts as cancelled
+LINEAR_LAYERS = 2
 
 
 class Scaling(NamedTuple):
@@ -65,6 +67,15 @@ class _Run:
 
 
 @dataclass(frozen=True)
+class _Finding:
+    """What the network expects, in words; the usual scaling that would fit; whether it is the scaling at all."""
+
+    words: str
+    scaling: Scaling | None
+    sure: bool = True
+
+
+@dataclass(frozen=True)
 class _Fit:
     """What a folded batch norm tells: mean of the input in training with its standard error; beta in deviations."""
 
@@ -81,21 +92,23 @@ def warnings(model: Model, samples: Mapping[str, np.ndarray], images: bool) -> t
     spec = next(spec for spec in model.inputs if spec.name == name)
     if np.dtype(spec.dtype).kind != "f":
         return ()
-    few = _few(model, samples)
     (seen,) = (each for each in inputs_seen(model.inputs, samples) if each.name == name)
-    runs = _runs(model, layers[:1] if layers[0].name in model.statistics else layers, name, few, seen)
     statistics = model.statistics.get(layers[0].name)
-    found = _by_biases(layers, runs) if statistics is None else _by_statistics(layers[0], statistics, runs)
+    if statistics is None:
+        found = _by_biases(layers, _runs(model, layers, name, _few(model, samples, SAMPLES), seen))
+    else:
+        runs = _runs(model, layers[:1], name, _few(model, samples, SAMPLES_ALONE), seen)
+        found = _by_statistics(layers[0], statistics, runs)
     if found is None:
         return ()
-    words, scaling = found
+    figures = f"they have mean {seen.mean:.3g} and deviation {seen.deviation:.3g} ({seen.lo:.3g} to {seen.hi:.3g}), and {found.words}"
+    if not found.sure:
+        return (f"calibration data of '{name}' are other than the training's: {figures}; no usual scaling fits better",)
     way_out = f"check {'--preprocess' if images else 'how the arrays were made'}"
-    if scaling is not None:
-        way_out = f'try --preprocess "{scaling.flag}"' if images else f"try {scaling.words} ({scaling.flag} of pixels)"
-    return (
-        f"warning: calibration data of '{name}' look scaled otherwise than what the network was trained on: they have mean "
-        f"{seen.mean:.3g} and deviation {seen.deviation:.3g} ({seen.lo:.3g} to {seen.hi:.3g}), and {words}: {way_out}",
-    )
+    if found.scaling is not None:
+        flag = found.scaling.flag
+        way_out = f'try --preprocess "{flag}"' if images else f"try {found.scaling.words} ({flag} of pixels)"
+    return (f"warning: calibration data of '{name}' look scaled otherwise than the training's: {figures}: {way_out}",)
 
 
 def _runs(
@@ -117,14 +130,14 @@ def _runs(
     return runs
 
 
-def _few(model: Model, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """SAMPLES of the samples, or one batch of the model's own, spread evenly over all."""
+def _few(model: Model, samples: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """`most` of the samples, or one batch of the model's own, spread evenly over all."""
     few = {}
     for spec in model.inputs:
         value = samples[spec.name]
         if spec.shape:
             batches = len(value) // spec.shape[0]
-            wanted = min(batches, max(1, SAMPLES // spec.shape[0]))
+            wanted = min(batches, max(1, most // spec.shape[0]))
             first = [k * batches // wanted * spec.shape[0] for k in range(wanted)]
             value = np.concatenate([value[at : at + spec.shape[0]] for at in first])
         few[spec.name] = value
@@ -144,39 +157,47 @@ def _along(each: tuple[float, ...], axis: int) -> np.ndarray:
 
 def _by_statistics(
     layer: Layer, statistics: tuple[np.ndarray, np.ndarray], runs: list[_Run]
-) -> tuple[str, Scaling | None] | None:
+) -> _Finding | None:
     """What the batch norm's own statistics say: mean and deviation that each channel had in training."""
     beta, gamma = statistics
-    given = runs[0].moments[layer.name]
-    live = (gamma > 1e-3 * gamma.max()) & (given.deviation > 0)
+    live = gamma > 1e-3 * gamma.max()
+    for run in runs:
+        live &= run.moments[layer.name].deviation > 0
     if live.sum() < LEAST_CHANNELS or np.ptp(gamma[live]) < 1e-3 * gamma.max():
-        return None  # as initialized: it never saw data
-    logs = np.log(gamma[live]), np.log(given.deviation[live])
-    if np.ptp(logs[1]) == 0 or np.corrcoef(*logs)[0, 1] < ALIKE:
+        return None  # dead, or as initialized: it never saw data
+    apart = [_divergence(*_channels(layer, run, live), beta[live], gamma[live]) for run in runs]
+    if apart[0] < MOST_DIVERGENCE:
         return None
-
-    def divergence(run: _Run) -> float:
-        own = run.moments[layer.name]
-        ratio, shift = own.deviation[live] / gamma[live], (own.mean - beta)[live] / gamma[live]
-        return float(np.mean((ratio**2 + shift**2 - 1) / 2 - np.log(np.maximum(ratio, 1e-12))))
-
-    if divergence(runs[0]) < MOST_DIVERGENCE:
-        return None
-    # gain * (input's effect) + shift * (sums of weights) + bias has the means beta and the deviations gamma.
-    gain = float(np.median(gamma[live] / given.deviation[live]))
-    sums = layer.weight_sums[live] / gamma[live]
-    wanted = (beta - layer.bias - gain * (given.mean - layer.bias))[live] / gamma[live]
-    shift = float(sums @ wanted / max(float(sums @ sums), 1e-12))
-    mean, deviation = _mean_and_deviation(runs[0].moments[layer.source])
-    best = min(runs[1:], key=divergence, default=runs[0])
+    best = int(np.argmin(apart))
+    # Under the scaling that fits best, input * gain + shift gives the batch norm's figures as well as any can.
+    mean, deviation = _channels(layer, runs[best], live)
+    bias, sums = layer.bias[live], layer.weight_sums[live]
+    gain = float(np.exp(np.mean(np.log(gamma[live] / deviation))))
+    moved = bias + gain * (mean - bias)
+    shift = float((sums / gamma[live]) @ ((beta[live] - moved) / gamma[live]) / max(((sums / gamma[live]) ** 2).sum(), 1e-30))
+    if _divergence(moved + shift * sums, gain * deviation, beta[live], gamma[live]) > EXPLAINED * apart[0]:
+        return None  # no scaling does: this batch norm has not seen such inputs
+    own = _mean_and_deviation(runs[best].moments[layer.source])
     words = (
-        f"the batch norm of the first layer '{layer.name}' expects a mean of about {gain * mean + shift:.2g} and a deviation of "
-        f"about {gain * deviation:.2g}"
+        f"the batch norm of the first layer '{layer.name}' expects a mean of about {gain * own[0] + shift:.2g} and a deviation of "
+        f"about {gain * own[1]:.2g}"
     )
-    return words, best.scaling if divergence(best) < MOST_DIVERGENCE else None
+    usual = best > 0 and apart[best] < apart[0] / 2
+    return _Finding(words, runs[best].scaling if usual else None, usual or not 1 / OTHER_SCALE < gain < OTHER_SCALE)
 
 
-def _by_biases(layers: tuple[Layer, ...], runs: list[_Run]) -> tuple[str, Scaling | None] | None:
+def _channels(layer: Layer, run: _Run, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    own = run.moments[layer.name]
+    return own.mean[live], own.deviation[live]
+
+
+def _divergence(mean: np.ndarray, deviation: np.ndarray, beta: np.ndarray, gamma: np.ndarray) -> float:
+    """Kullback-Leibler divergence of normal distributions from the batch norm's, in nats, mean over channels."""
+    ratio, shift = deviation / gamma, (mean - beta) / gamma
+    return float(np.mean((ratio**2 + shift**2 - 1) / 2 - np.log(ratio)))
+
+
+def _by_biases(layers: tuple[Layer, ...], runs: list[_Run]) -> _Finding | None:
     """What the biases say, into which batch norms were folded."""
     if not any(_cancels(layers, run) for run in runs):
         return None
@@ -186,26 +207,22 @@ def _by_biases(layers: tuple[Layer, ...], runs: list[_Run]) -> tuple[str, Scalin
     left = [_left(linear, run) for run in runs]
     least = min(left)
     best = runs[left.index(least)]
-    telling = len(linear) >= 3 and least < math.log(CANCELS)
+    telling = len(linear) == LINEAR_LAYERS and least < math.log(CANCELS)
     if not telling:
         best = min(runs[1:], key=lambda run: _misfit(first, run), default=given)
     if fit is not None:
         mean, deviation = _mean_and_deviation(given.moments[first.source])
         if not LEAST_BETA < fit.beta < MOST_BETA:
             times = f"{1 / fit.beta:.2g} times" if fit.beta < 1 else f"1/{fit.beta:.2g} of"
-            return f"what the first layer '{first.name}' makes of them is {times} what its biases are for", best.scaling
+            words = f"what the first layer '{first.name}' makes of them is {times} what its biases are for"
+            return _Finding(words, best.scaling)
         if abs(mean - fit.mean) > max(SURE * fit.error, FAR * deviation):
-            return (
-                f"the folded batch norm of the first layer '{first.name}' expects a mean of {fit.mean:.2g} ± {fit.error:.1g}",
-                best.scaling,
-            )
+            words = f"the folded batch norm of the first layer '{first.name}' expects a mean of {fit.mean:.2g} ± {fit.error:.1g}"
+            return _Finding(words, best.scaling)
     if telling and left[0] - least > CLEAR:
-        name = linear[0].name
-        return (
-            f"the means that layers such as '{name}' cancel in training are {math.exp(left[0] - least):.2g} times larger than "
-            f"with {best.scaling.words if best.scaling is not None else 'others'}",
-            best.scaling,
-        )
+        other = best.scaling.words if best.scaling is not None else "others"
+        words = f"layers such as '{linear[0].name}' cancel their means {math.exp(left[0] - least):.2g} times worse than with {other}"
+        return _Finding(words, best.scaling)
     return None
 
 
@@ -240,11 +257,12 @@ def _misfit(layer: Layer, run: _Run) -> float:
 
 
 def _left(layers: list[Layer], run: _Run) -> float:
-    """Logarithm of the means that layers leave, in deviations of their channels: typical channels, typical layers."""
+    """Logarithm of the means that layers leave, in deviations of their channels: root mean square."""
     each = []
     for layer in layers:
         own = run.moments[layer.name]
-        each.append(float(np.median(np.abs(own.mean) / np.maximum(own.deviation, 1e-6 * own.deviation.max() + 1e-30))))
+        live = own.deviation > 1e-3 * np.median(own.deviation)
+        each.append(float(np.sqrt(np.mean((own.mean[live] / own.deviation[live]) ** 2))))
     return float(np.mean(np.log(np.maximum(each, 1e-6)))) if each else math.inf
 
 

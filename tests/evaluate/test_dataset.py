@@ -70,9 +70,7 @@ def test_images(tmp_path: Path) -> None:
 
 def test_grey_images(tmp_path: Path) -> None:
     pixels = image(tmp_path / "a.png", 10, 8, "L")
-    np.testing.assert_array_equal(
-        loaded(tmp_path, (TensorSpec("x", (1, 1, 8, 10), "float32"),))["x"][0, 0], pixels
-    )
+    np.testing.assert_array_equal(loaded(tmp_path, (TensorSpec("x", (1, 1, 8, 10), "float32"),))["x"][0, 0], pixels)
     colour = loaded(tmp_path, X)["x"]
     np.testing.assert_array_equal(colour[0, 1], pixels)
 

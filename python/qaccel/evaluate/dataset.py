@@ -26,7 +26,8 @@ def load_calibration_data(
     `path` is an .npz with one array per input, or a folder searched recursively for .jpg and .png (in the order of
     their paths). Raises UserError for data that is missing, damaged, misnamed, misshapen or not finite.
     """
-    path, notes = Path(path), ()
+    path = Path(path)
+    notes: tuple[str, ...] = ()
     if path.is_dir():
         folder = image_folder(path, inputs, parse_preprocess(preprocess or ""), limit)
         arrays, notes = {folder.spec.name: folder[:]}, folder.notes()
@@ -144,4 +145,3 @@ def _checked(array: np.ndarray, spec: TensorSpec, what: str) -> np.ndarray:
     if wanted.kind == "f" and not np.isfinite(converted).all():
         raise UserError(f"{what}: '{name}' holds values beyond the range of {spec.dtype}")
     return converted
-

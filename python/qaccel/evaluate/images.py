@@ -33,7 +33,6 @@ class Preprocess:
     layout: str = "NCHW"
 
 
-
 @dataclass(frozen=True)
 class ImageFolder:
     """The images of a folder in the order of their paths, as an array along axis 0 that is read when it is sliced.
@@ -85,9 +84,13 @@ class ImageFolder:
         if channels == 3 and gray:
             notes.append(f"{gray} of {count} images are gray, and the input has 3 channels: each gets the same values")
         if channels == 1 and gray < count:
-            notes.append(f"{count - gray} of {count} images are in colour, and the input has 1 channel: they become gray")
+            notes.append(
+                f"{count - gray} of {count} images are in colour, and the input has 1 channel: they become gray"
+            )
         if min(self.how.divisor) < 0:
-            notes.append("--preprocess has a negative scale or std: dark becomes bright; drop the sign unless that is meant")
+            notes.append(
+                "--preprocess has a negative scale or std: dark becomes bright; drop the sign unless that is meant"
+            )
         return tuple(f"images in '{self.folder}': {note}" for note in notes)
 
 

@@ -7,7 +7,7 @@ import html
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,18 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report["batch"] > 1:
         rows.insert(4, ("batch", f"{report['batch']} samples, {report['cycles_per_batch']:,} cycles"))
     return rows
+
+
+def calibration_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What calibration saw of each input and channel, one line each."""
+    lines = []
+    for entry in entries:
+        for k, part in enumerate((entry, *entry["channels"])):
+            which = f"calibration of '{entry['name']}', {entry['samples']} samples" if k == 0 else f"   channel {k - 1}"
+            lines.append(
+                f"{which}: {part['lo']:.4g} to {part['hi']:.4g}, mean {part['mean']:.4g}, deviation {part['deviation']:.4g}"
+            )
+    return lines
 
 
 def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:

@@ -12,23 +12,30 @@ import numpy as np
 from ..errors import UserError
 from ..evaluate.dataset import check_inputs, load_npz
 from ..evaluate.executor import execute
+from ..evaluate.images import ImageFolder
 from ..frontend.import_onnx import import_onnx
 from ..model import Model, TensorSpec
 from .execute import Runner
+from .images import as_integers
 
 LABELS = "labels"
+Samples = np.ndarray | ImageFolder  # sliced along axis 0
 BATCH = 32  # samples between two signs of progress
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares of samples, 0 to 1. What needs the float model is None without one; top-5 is None below six classes."""
+    """Shares of samples, 0 to 1. What needs the float model is None without one; top-5 is None below six classes.
+
+    ``notes``: what to know about the data, one line each.
+    """
 
     samples: int
     top1: float
     top5: float | None
     reference_top1: float | None = None
     agreement: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_labelled(
@@ -63,15 +70,20 @@ def load_labelled(
 
 def evaluate(
     module: Runner,
-    data: Mapping[str, np.ndarray],
+    data: Mapping[str, Samples],
     labels: np.ndarray,
     reference: str | Path | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Runs all samples; ``advance`` hears how many were done. Raises UserError if the output has no classes."""
     _check_scores(module.outputs[0])
-    given = {entry["name"]: _as_integers(data[entry["name"]], entry) for entry in module.metadata["inputs"]}
-    scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, given, advance)
+    entries = {entry["name"]: entry for entry in module.metadata["inputs"]}
+
+    def run(part: dict[str, np.ndarray]) -> np.ndarray:
+        given = {name: as_integers(values, entries[name]) for name, values in part.items()}
+        return module.run(given)[module.outputs[0].name]
+
+    scores = _scores(run, module.inputs, data, advance)
     _check_classes(scores, labels)
     predicted = scores.argmax(1)
     top5 = None
@@ -84,15 +96,6 @@ def evaluate(
     model = _reference(reference, module)
     exact = _scores(lambda part: execute(model, part)[model.outputs[0].name], module.inputs, data, None).argmax(1)
     return Evaluation(len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean()))
-
-
-def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """Real samples as the integers that the module's input takes; integers and float inputs stay."""
-    if values.dtype.kind != "f" or np.dtype(entry["dtype"]).kind == "f" or "scale" not in entry:
-        return values
-    limits = np.iinfo(entry["dtype"])
-    steps = np.rint(values.astype(np.float32) / np.float32(entry["scale"])) + entry["zero_point"]
-    return np.clip(steps, limits.min, limits.max).astype(entry["dtype"])
 
 
 def _reference(path: str | Path, module: Runner) -> Model:
@@ -111,7 +114,7 @@ def _shown(specs: tuple[TensorSpec, ...]) -> str:
 def _scores(
     run: Callable[[dict[str, np.ndarray]], np.ndarray],
     inputs: tuple[TensorSpec, ...],
-    data: Mapping[str, np.ndarray],
+    data: Mapping[str, Samples],
     advance: Callable[[int], object] | None,
 ) -> np.ndarray:
     """First output of all samples, [samples, classes]."""

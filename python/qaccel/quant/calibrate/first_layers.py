@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,14 +52,17 @@ def first_layers(model: Model) -> tuple[str, tuple[Layer, ...]]:
     weights: dict[str, tuple[np.ndarray, str]] = {}
     biases: dict[str, np.ndarray] = {}
     first = ""
-    for var, call in values.items():
+    for call in values.values():
         op, name = _op(call), node_name(call) if isinstance(call, relax.Call) else ""
         if op == _CONVOLUTION and isinstance(call.args[1], ir.GenericConst) and len(weights) < MOST_LAYERS:
             first = first or _origin(call.args[0], values, inputs)
             if not first:
                 return "", ()
             weight = call.args[1].value.numpy()
-            weights[name] = weight.reshape(len(weight), -1).sum(1, dtype=np.float64), _source(call.args[0], values, inputs)
+            weights[name] = (
+                weight.reshape(len(weight), -1).sum(1, dtype=np.float64),
+                _source(call.args[0], values, inputs),
+            )
         elif op == "relax.add" and name in weights and isinstance(call.args[1], ir.GenericConst):
             biases[name] = call.args[1].value.numpy().astype(np.float64).ravel()
     linear = _linear(model)
@@ -89,10 +93,8 @@ def moments(model: Model, layers: Sequence[Layer], samples: Mapping[str, np.ndar
         if name == layers[-1].name and sums[name][2] >= total:
             raise Enough
 
-    try:
+    with contextlib.suppress(Enough):
         execute(model, samples, observe)
-    except Enough:
-        pass
     return {
         name: Moments(mean / count, np.sqrt(np.maximum(square / count - (mean / count) ** 2, 0.0)))
         for name, (mean, square, count) in sums.items()
@@ -129,5 +131,6 @@ def _linear(model: Model) -> set[str]:
     return {
         node.name
         for node in model.operators
-        if node.op_type == "Conv" and set().union(*(readers.get(out, {"output"}) for out in node.outputs)) <= {"Conv", "Add"}
+        if node.op_type == "Conv"
+        and set().union(*(readers.get(out, {"output"}) for out in node.outputs)) <= {"Conv", "Add"}
     }

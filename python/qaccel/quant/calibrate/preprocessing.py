@@ -29,7 +29,9 @@ SAMPLES_ALONE = 32  # where it is only the first
 LEAST_CHANNELS = 8  # below them a regression over channels says nothing
 EXPLAINED = 0.25  # of that divergence may stay where gain and offset of the input are chosen freely
 OTHER_SCALE = 3.0  # times; below it other pictures may explain it
-MOST_DIVERGENCE = 0.3  # mean Kullback-Leibler divergence of a channel, in nats: half the contrast and a shifted mean have 0.6
+MOST_DIVERGENCE = (
+    0.3  # mean Kullback-Leibler divergence of a channel, in nats: half the contrast and a shifted mean have 0.6
+)
 LEAST_BETA, MOST_BETA = 0.05, 20.0  # beta in deviations of its channel: 0.15 to 3 in trained networks
 SURE = 3.0  # standard errors
 FAR = 1.5  # deviations of the input between the means, which other pictures do not explain
@@ -94,16 +96,25 @@ def warnings(model: Model, samples: Mapping[str, np.ndarray], images: bool) -> t
         return ()
     (seen,) = (each for each in inputs_seen(model.inputs, samples) if each.name == name)
     statistics = model.statistics.get(layers[0].name)
+    few = _few(model, samples, SAMPLES if statistics is None else SAMPLES_ALONE)
+    runs = _runs(model, layers if statistics is None else layers[:1], name, few, seen)
+    known = set.intersection(*(set(run.moments) for run in runs))
+    if not {layers[0].name, layers[0].source} <= known:
+        return ()
     if statistics is None:
-        found = _by_biases(layers, _runs(model, layers, name, _few(model, samples, SAMPLES), seen))
+        found = _by_biases(tuple(layer for layer in layers if layer.name in known), runs)
     else:
-        runs = _runs(model, layers[:1], name, _few(model, samples, SAMPLES_ALONE), seen)
         found = _by_statistics(layers[0], statistics, runs)
     if found is None:
         return ()
-    figures = f"they have mean {seen.mean:.3g} and deviation {seen.deviation:.3g} ({seen.lo:.3g} to {seen.hi:.3g}), and {found.words}"
+    figures = (
+        f"mean {seen.mean:.3g} and deviation {seen.deviation:.3g} ({seen.lo:.3g} to {seen.hi:.3g}), where {found.words}"
+    )
     if not found.sure:
-        return (f"calibration data of '{name}' are other than the training's: {figures}; no usual scaling fits better",)
+        return (
+            f"calibration data of '{name}' differ from the training's: {figures}; no usual scaling fits better, so it may be "
+            "the pictures",
+        )
     way_out = f"check {'--preprocess' if images else 'how the arrays were made'}"
     if found.scaling is not None:
         flag = found.scaling.flag
@@ -155,9 +166,7 @@ def _along(each: tuple[float, ...], axis: int) -> np.ndarray:
     return np.asarray(each).reshape([-1 if k == axis else 1 for k in range(4)])
 
 
-def _by_statistics(
-    layer: Layer, statistics: tuple[np.ndarray, np.ndarray], runs: list[_Run]
-) -> _Finding | None:
+def _by_statistics(layer: Layer, statistics: tuple[np.ndarray, np.ndarray], runs: list[_Run]) -> _Finding | None:
     """What the batch norm's own statistics say: mean and deviation that each channel had in training."""
     beta, gamma = statistics
     live = gamma > 1e-3 * gamma.max()
@@ -174,7 +183,9 @@ def _by_statistics(
     bias, sums = layer.bias[live], layer.weight_sums[live]
     gain = float(np.exp(np.mean(np.log(gamma[live] / deviation))))
     moved = bias + gain * (mean - bias)
-    shift = float((sums / gamma[live]) @ ((beta[live] - moved) / gamma[live]) / max(((sums / gamma[live]) ** 2).sum(), 1e-30))
+    shift = float(
+        (sums / gamma[live]) @ ((beta[live] - moved) / gamma[live]) / max(((sums / gamma[live]) ** 2).sum(), 1e-30)
+    )
     if _divergence(moved + shift * sums, gain * deviation, beta[live], gamma[live]) > EXPLAINED * apart[0]:
         return None  # no scaling does: this batch norm has not seen such inputs
     own = _mean_and_deviation(runs[best].moments[layer.source])
@@ -213,15 +224,16 @@ def _by_biases(layers: tuple[Layer, ...], runs: list[_Run]) -> _Finding | None:
     if fit is not None:
         mean, deviation = _mean_and_deviation(given.moments[first.source])
         if not LEAST_BETA < fit.beta < MOST_BETA:
-            times = f"{1 / fit.beta:.2g} times" if fit.beta < 1 else f"1/{fit.beta:.2g} of"
-            words = f"what the first layer '{first.name}' makes of them is {times} what its biases are for"
+            size = f"{1 / max(fit.beta, 1e-30):.2g} times" if fit.beta < 1 else f"1/{fit.beta:.2g} of"
+            words = f"what the first layer '{first.name}' makes of them is {size} what its biases are for"
             return _Finding(words, best.scaling)
         if abs(mean - fit.mean) > max(SURE * fit.error, FAR * deviation):
             words = f"the folded batch norm of the first layer '{first.name}' expects a mean of {fit.mean:.2g} ± {fit.error:.1g}"
             return _Finding(words, best.scaling)
     if telling and left[0] - least > CLEAR:
         other = best.scaling.words if best.scaling is not None else "others"
-        words = f"layers such as '{linear[0].name}' cancel their means {math.exp(left[0] - least):.2g} times worse than with {other}"
+        times = math.exp(left[0] - least)
+        words = f"layers such as '{linear[0].name}' cancel their means {times:.2g} times worse than with {other}"
         return _Finding(words, best.scaling)
     return None
 

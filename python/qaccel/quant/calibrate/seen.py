@@ -57,7 +57,8 @@ def seen(name: str, values: np.ndarray, axis: int | None) -> InputSeen:
 def line(entries: Sequence[InputSeen]) -> str:
     """What calibration saw, in one line."""
     shown = "; ".join(
-        f"'{e.name}' {e.lo:.3g} to {e.hi:.3g}, mean {e.mean:.3g}, deviation {e.deviation:.3g}" for e in entries[:MOST_SHOWN]
+        f"'{e.name}' {e.lo:.3g} to {e.hi:.3g}, mean {e.mean:.3g}, deviation {e.deviation:.3g}"
+        for e in entries[:MOST_SHOWN]
     )
     more = f"; and {len(entries) - MOST_SHOWN} more inputs" if len(entries) > MOST_SHOWN else ""
     return f"calibration saw {entries[0].samples} samples: {shown}{more}"

@@ -221,7 +221,7 @@ def test_what_is_odd_about_the_data(tmp_path):
     assert "'x' is uint8 from 0 to 255, and the input is float32" in line
     np.savez(tmp_path / "a.npz", x=pixels)
     assert any("uint8 from 0 to 255" in note for note in qaccel.quantize(model, tmp_path / "a.npz").notes)
-    last = normal(2, 16, 16, 3)
+    last = normal(16, 16, 3, samples=2, seed=8)
     for data, hint in ((last, "(0, 3, 1, 2)"), (last[0], "(2, 0, 1)")):
         with pytest.raises(UserError) as caught:
             qaccel.quantize(model, {"x": data})
@@ -230,7 +230,7 @@ def test_what_is_odd_about_the_data(tmp_path):
 
 @pytest.mark.slow
 def test_resnet8_on_photographs(shared_dir, tmp_path):
-    """Right preprocessing keeps 69% and is not warned of; each wrong one is, with the flag that mends it."""
+    """Right preprocessing keeps about 69% and is not warned of; each wrong one is, with the flag that mends it."""
     model = shared_dir / "models" / "mltk_image_classification.onnx"
     archive = shared_dir / "data" / "cifar10.tar.gz"
     if not archive.is_file():
@@ -241,8 +241,11 @@ def test_resnet8_on_photographs(shared_dir, tmp_path):
         (tmp_path / "cal").mkdir(exist_ok=True)
         file.rename(tmp_path / "cal" / f"{k}.jpg")
     right = "mean=128,scale=128"
+    for k, file in enumerate(sorted((tmp_path / "all" / "test").rglob("*.jpg"))):
+        if k % 10:
+            file.unlink()
     for how, floor, most in (
-        (right, 0.68, 1.0), ("mean=0", 0.0, 0.2), ("scale=128", 0.0, 0.5), ("scale=255", 0.0, 0.5), ("mean=-128,scale=128", 0.0, 0.5),
+        (right, 0.65, 1.0), ("mean=0", 0.0, 0.2), ("scale=128", 0.0, 0.5), ("scale=255", 0.0, 0.5), ("mean=-128,scale=128", 0.0, 0.5),
         ("mean=-16256,scale=0.0078125", 0.0, 0.2),
     ):  # fmt: skip
         module = qaccel.compile(model, calibration_data=tmp_path / "cal", preprocess=how, bits=8)

@@ -24,7 +24,7 @@ from .frontend.import_model import import_for_cpu, import_model
 from .host import host_notes
 from .link import Linked, link, records_of, with_artefacts
 from .machine.hw import HwConfig, load_config
-from .metadata import boundary, make_metadata
+from .metadata import boundary, make_metadata, seen_entries
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
@@ -116,8 +116,14 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("quantize"):
         bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
         quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
-    notes = (*model.notes, *calibration.notes, *quantized.notes)
-    return replace(quantized, notes=notes, sample=calibration.one_batch(model))
+    notes = (*calibration.notes, *model.notes, *quantized.notes)
+    return replace(
+        quantized,
+        notes=notes,
+        sample=calibration.one_batch(model),
+        seen=calibration.seen,
+        preprocess=calibration.preprocess,
+    )
 
 
 def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -142,9 +148,9 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     with stages("profile"):
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
     with stages("link"):
-        report = make_report(
-            name, hw, subgraphs, partitioned.rejections, boundary(quantized.mod, [functions[each] for each in compiled])
-        )
+        ends_in_dram = boundary(quantized.mod, [functions[each] for each in compiled])
+        seen = seen_entries(quantized.seen)
+        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_in_dram, seen)
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)

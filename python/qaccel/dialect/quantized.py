@@ -12,6 +12,25 @@ from ..model import Model
 from ..options import BitWidths
 
 
+@dataclass(frozen=True)
+class InputSeen:
+    """What calibration saw of one input: its range, mean and standard deviation, and those of each channel.
+
+    `channels` has (lo, hi, mean, deviation) of each; it is empty for an input without channels, or with more than 16.
+    """
+
+    name: str
+    samples: int
+    lo: float
+    hi: float
+    mean: float
+    deviation: float
+    channels: tuple[tuple[float, float, float, float], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<InputSeen '{self.name[:60]}': {self.samples} samples, {self.lo:g}..{self.hi:g}, {len(self.channels)} channels>"
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
@@ -21,7 +40,8 @@ class QuantizedModel:
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node. `sample`: one batch of what the ranges come from, by input name.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `seen`: of each real input, where
+    the ranges come from a user's data; `preprocess`: how those became arrays, None where they were arrays.
     """
 
     mod: tvm.IRModule
@@ -33,6 +53,8 @@ class QuantizedModel:
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    seen: tuple[InputSeen, ...] = ()
+    preprocess: str | None = None
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

@@ -38,8 +38,12 @@ def make_report(
     subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
+    calibration: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
-    """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
+    """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles.
+
+    ``calibration``: what the user's samples of each input were, as `metadata.seen_entries`.
+    """
     layers = [entry for each in subgraphs for entry in layer_entries(each)]
     once = [int(each.profile["cycles"]) for each in subgraphs]
     cycles, runs = sum(once), boundary.runs or (boundary.batch,) * len(once)
@@ -48,6 +52,7 @@ def make_report(
     return {
         "model": model,
         "hw": hw.to_dict(),
+        "calibration": list(calibration),
         "subgraphs": len(subgraphs),
         "batch": boundary.batch,
         "cycles": cycles,

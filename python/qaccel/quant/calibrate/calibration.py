@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from ...dialect.quantized import InputSeen
 from ...errors import UserError
-from ...evaluate.dataset import check_inputs, joined_feeds, load_calibration_data
+from ...evaluate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...model import Model
 from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
-from . import cache
+from . import cache, preprocessing
 from .ranges import Ranges, calibrate
+from .seen import inputs_seen, line
 from .synthetic import synthetic_inputs, widened
 
 
@@ -22,13 +25,16 @@ class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
     ``samples``: arrays by input name, samples along axis 0. ``measured``: they are the user's; else they are made up, which does
-    for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
+    for ranges and for nothing finer. ``notes``: what to tell the user, one line each. ``seen``: of the user's samples, by input;
+    ``preprocess``: how they were made from images, None where they were arrays.
     """
 
     ranges: Ranges
     samples: Mapping[str, np.ndarray]
     measured: bool
     notes: tuple[str, ...] = ()
+    seen: tuple[InputSeen, ...] = ()
+    preprocess: str | None = None
 
     def __repr__(self) -> str:
         return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
@@ -47,28 +53,36 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     """
     if options.calibration_data is None:
         return _without_data(model, options)
-    samples = _user_samples(model, options)
+    samples, notes = _user_samples(model, options)
     method = options.calibration or CALIBRATION_METHODS[0]
     key = cache.key_of(model, samples, method)
     ranges = cache.load(key)
-    if ranges is not None:
-        note = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
-        return Calibration(ranges, samples, True, (note,))
-    ranges = calibrate(model, samples, method, progress=show)
-    cache.store(key, ranges)
-    return Calibration(ranges, samples, True)
+    if ranges is None:
+        ranges = calibrate(model, samples, method, progress=show)
+        cache.store(key, ranges)
+    else:
+        known = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
+        notes = (*notes, known)
+    images = _from_images(options)
+    seen = inputs_seen(model.inputs, samples)
+    notes = (*preprocessing.warnings(model, samples, images), *notes, *([line(seen)] if seen else []))
+    return Calibration(ranges, samples, True, notes, seen, (options.preprocess or "") if images else None)
 
 
-def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:
+def _from_images(options: CompileOptions) -> bool:
+    return isinstance(options.calibration_data, str | os.PathLike) and Path(options.calibration_data).is_dir()
+
+
+def _user_samples(model: Model, options: CompileOptions) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     data = options.calibration_data
     assert data is not None
     if isinstance(data, str | os.PathLike):
         return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)
     if options.preprocess is not None:
         raise UserError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
-    return check_inputs(
-        joined_feeds(data, model.inputs, "calibration data"), model.inputs, "calibration data", model.fixed
-    )
+    joined = joined_feeds(data, model.inputs, "calibration data")
+    arrays = check_inputs(joined, model.inputs, "calibration data", model.fixed)
+    return arrays, integer_notes(joined, model.inputs)
 
 
 def _without_data(model: Model, options: CompileOptions) -> Calibration:

@@ -12,7 +12,7 @@ import tvm
 from tvm import relax
 
 from .dialect import operators
-from .dialect.quantized import QuantizedModel
+from .dialect.quantized import InputSeen, QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
 from .model import Model, TensorSpec
@@ -52,9 +52,25 @@ def make_metadata(
         "target": target,
         "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
         "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
+        "preprocess": None if quantized is None else quantized.preprocess,
+        "calibration": [] if quantized is None else seen_entries(quantized.seen),
         "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
         "report": report,
     }
+
+
+def seen_entries(seen: Iterable[InputSeen]) -> list[dict[str, Any]]:
+    """What calibration saw of each input as plain values, as report.json and the metadata have it."""
+    keys = ("lo", "hi", "mean", "deviation")
+    return [
+        {
+            "name": each.name,
+            "samples": each.samples,
+            **{key: getattr(each, key) for key in keys},
+            "channels": [dict(zip(keys, channel, strict=True)) for channel in each.channels],
+        }
+        for each in seen
+    ]
 
 
 def read_metadata(vm: relax.VirtualMachine) -> dict[str, Any] | None:

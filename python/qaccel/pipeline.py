@@ -115,9 +115,14 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         calibration = measure(model, options, stages.show)
     with stages("quantize"):
         quantized = run_passes(quantize_measured(model, calibration, options.bits), calibration, options.passes)
-    notes = (*model.notes, *calibration.notes, *quantized.notes)
+    notes = (*calibration.notes, *model.notes, *quantized.notes)
     return replace(
-        quantized, notes=notes, sample=calibration.one_batch(model), calibration=calibration.ranges.summary()
+        quantized,
+        notes=notes,
+        sample=calibration.one_batch(model),
+        ranges=calibration.ranges.summary(),
+        seen=calibration.seen,
+        preprocess=calibration.preprocess,
     )
 
 
@@ -145,9 +150,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
     with stages("link"):
         ends_in_dram = boundary(quantized.mod, [functions[each] for each in compiled])
-        report = make_report(
-            name, hw, subgraphs, partitioned.rejections, ends_in_dram, quantized.calibration, quantized.unlike
-        )
+        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_in_dram, quantized)
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)

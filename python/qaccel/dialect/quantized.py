@@ -31,6 +31,25 @@ class UnlikePart:
     taken: bool = False
 
 
+@dataclass(frozen=True)
+class InputSeen:
+    """What calibration saw of one input: its range, mean and standard deviation, and those of each channel.
+
+    `channels` has (lo, hi, mean, deviation) of each; it is empty for an input without channels, or with more than 16.
+    """
+
+    name: str
+    samples: int
+    lo: float
+    hi: float
+    mean: float
+    deviation: float
+    channels: tuple[tuple[float, float, float, float], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<InputSeen '{self.name[:60]}': {self.samples} samples, {self.lo:g}..{self.hi:g}, {len(self.channels)} channels>"
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
@@ -42,8 +61,9 @@ class QuantizedModel:
     `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
     `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `calibration`: how
-    the ranges were found, as the report says it.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
+    report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
+    arrays, None where they were arrays.
     """
 
     mod: tvm.IRModule
@@ -58,7 +78,9 @@ class QuantizedModel:
     undone: frozenset[str] = frozenset()
     unlike: tuple[UnlikePart, ...] = ()
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
-    calibration: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Any] = field(default_factory=dict)
+    seen: tuple[InputSeen, ...] = ()
+    preprocess: str | None = None
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

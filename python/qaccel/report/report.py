@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dialect.quantized import UnlikePart
+from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
-from ..metadata import Boundary
+from ..metadata import Boundary, seen_entries
 from ..npu.codegen import CompiledSubgraph
 from ..npu.partition.partition import Rejection
 
@@ -39,8 +39,7 @@ def make_report(
     subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
-    calibration: Mapping[str, Any],
-    unlike: Sequence[UnlikePart] = (),
+    quantized: QuantizedModel,
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
     layers = [entry for each in subgraphs for entry in layer_entries(each)]
@@ -51,6 +50,7 @@ def make_report(
     return {
         "model": model,
         "hw": hw.to_dict(),
+        "calibration": seen_entries(quantized.seen),
         "subgraphs": len(subgraphs),
         "batch": boundary.batch,
         "cycles": cycles,
@@ -75,8 +75,8 @@ def make_report(
             {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
             for r in rejections
         ],
-        "shared_scales": [_shared_scale(part) for part in unlike],
-        "calibration": dict(calibration),
+        "shared_scales": [_shared_scale(part) for part in quantized.unlike],
+        "ranges": dict(quantized.ranges),
     }
 
 

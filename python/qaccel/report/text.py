@@ -88,6 +88,18 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def calibration_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What calibration saw of each input and channel, one line each."""
+    lines = []
+    for entry in entries:
+        for k, part in enumerate((entry, *entry["channels"])):
+            which = f"calibration of '{entry['name']}', {entry['samples']} samples" if k == 0 else f"   channel {k - 1}"
+            lines.append(
+                f"{which}: {part['lo']:.4g} to {part['hi']:.4g}, mean {part['mean']:.4g}, deviation {part['deviation']:.4g}"
+            )
+    return lines
+
+
 def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     """The summary on standard output, with each layer if asked, and what stays on the CPU."""
     from rich.table import Table

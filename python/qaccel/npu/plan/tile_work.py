@@ -121,7 +121,7 @@ def pointwise_tile(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int, pix
     fields = {"h": rows, "w": pixels, "channels": channels, "in_bits": x.bits, "out_bits": y.bits}
     if isinstance(layer, EltwiseLayer):
         return EltwiseWork(**fields, b_bits=maps[layer.inputs[1]].bits, b_scalar=int(layer.b_scalar))
-    return TableWork(**fields) if isinstance(layer, TableLayer) else CopyWork(**fields)
+    return TableWork(**fields, knots=layer.knots) if isinstance(layer, TableLayer) else CopyWork(**fields)
 
 
 def move_tile(part: Piece, x: FeatureMap, y: FeatureMap) -> CopyWork:

@@ -25,11 +25,12 @@ from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
-from .rules.layers import LAYER_RULES, NodeBits, Rule, rename
-from .rules.match import Node, fuse_biases, fuse_clamps, nodes_of
+from .rules.layers import LAYER_RULES, Rule, rename
+from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, nodes_of
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
+from .rules.spans import fit_spans
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
@@ -53,10 +54,12 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
-    widths, demands = plan_widths(nodes, bits, variables(source.body.body))
+    results = variables(source.body.body)
+    widths, demands = plan_widths(nodes, bits, results)
+    spans = fit_spans(nodes, dict(zip(source.params, model.inputs, strict=True)), results, widths, ranges)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, ranges, nodes, demands, batch, masks.names)
+    emitter = Emitter(builder, spans, nodes, demands, batch, masks.names)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,15 +13,19 @@ from ...evaluate.dataset import check_inputs, load_calibration_data
 from ...model import Model
 from ...options import BITS_WITHOUT_DATA, GUESSED_INPUT_RANGE, CompileOptions
 from . import cache
+from .outliers import find_outliers, without
 from .ranges import Ranges, calibrate
 from .synthetic import synthetic_inputs, widened
+
+
+NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
-    ``samples``: arrays by input name, samples along axis 0. ``measured``: they are the user's; else they are made up, which does
+    ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else they are made up, which does
     for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
     """
 
@@ -47,15 +51,41 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     """
     if options.calibration_data is None:
         return _without_data(model, options)
-    samples = _user_samples(model, options)
-    key = cache.key_of(model, samples, options.calibration)
+    given, method = _user_samples(model, options), options.calibration
+    outliers = find_outliers(model.inputs, given)
+    samples, spoilt = without(model.inputs, given, outliers)
+    notes = [each.note(method) for each in outliers]
+    key = cache.key_of(model, given, method)
     ranges = cache.load(key)
     if ranges is not None:
-        note = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
-        return Calibration(ranges, samples, True, (note,))
-    ranges = calibrate(model, samples, options.calibration, progress=show)
-    cache.store(key, ranges)
-    return Calibration(ranges, samples, True)
+        notes.append(f"calibration: ranges of the same model and samples are known from before ({cache.folder()})")
+    else:
+        ranges = calibrate(model, samples, method, progress=show)
+        if outliers and method == "minmax":
+            ranges = _widened(ranges, calibrate(model, spoilt, method, progress=show))
+        cache.store(key, ranges)
+    return Calibration(ranges, samples, True, (*notes, *_notes_on_cuts(ranges)))
+
+
+def _widened(ranges: Ranges, others: Ranges) -> Ranges:
+    """Ranges that hold those of other samples as well; what else is known of the tensors stays."""
+    values = {name: (min(lo, others.values[name][0]), max(hi, others.values[name][1]))
+              for name, (lo, hi) in ranges.values.items()}  # fmt: skip
+    return replace(ranges, values=values)
+
+
+def _notes_on_cuts(ranges: Ranges) -> list[str]:
+    """One line where ranges leave out more than a tail that nobody misses; it names the tensor that loses most."""
+    cut = {name: each for name, each in ranges.cuts.items() if each.share > NOTABLE_SHARE}
+    if not cut:
+        return []
+    name = max(cut, key=lambda each: cut[each].share)
+    (lo, hi), worst = ranges.values[name], cut[name]
+    farthest = worst.least if lo - worst.least > worst.most - hi else worst.most
+    return [
+        f"{name}: --calibration {ranges.method} leaves {100 * worst.share:.2g}% of its values out of its range {lo:.4g}..{hi:.4g}, the "
+        f"farthest of them {farthest:.4g}; tensors that lose more than {100 * NOTABLE_SHARE:g}%: {len(cut)}"
+    ]
 
 
 def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:

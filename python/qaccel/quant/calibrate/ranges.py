@@ -23,20 +23,33 @@ METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
 HISTOGRAM_PIECE = 1 << 15  # values binned at once, so that temporaries stay in the cache
 PERCENTILE = 99.99
+HEADROOM = 2.0  # how much wider 16-bit ranges are than what the samples showed: one bit of sixteen, 6 dB
 LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a range leaves out: the share of the tensor's values, and the least and greatest that the samples gave."""
+
+    share: float
+    least: float
+    most: float
 
 
 @dataclass(frozen=True)
 class Ranges:
     """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
 
-    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs.
+    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs. `headroom`: by how
+    much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within `values`.
     """
 
     values: dict[str, tuple[float, float]]
     method: str
     samples: int
     means: dict[str, np.ndarray] = field(default_factory=dict)
+    headroom: float = HEADROOM
+    cuts: dict[str, Cut] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Ranges of {len(self.values)} tensors by {self.method} over {self.samples} samples>"
@@ -60,6 +73,11 @@ class Histogram:
         """The middles of the bins."""
         edges = self.edges
         return (edges[1:] + edges[:-1]) / 2
+
+    def share_beyond(self, lo: float, hi: float) -> float:
+        """The share of the values that a range leaves out."""
+        outside = (self.centres < lo) | (self.centres > hi)
+        return float(self.counts[outside].sum() / max(self.counts.sum(), 1))
 
 
 def calibrate(
@@ -116,10 +134,15 @@ def calibrate(
     for pieces in _batches(model, data, batch, _Progress(progress, samples * passes, samples)):
         execute(model, pieces, count)
     choose = CHOICES[method]
-    values = {}
+    values, cuts = dict(extremes), {}
     for name, (lo, hi) in extremes.items():
-        values[name] = choose(Histogram(counts[name], lo, hi)) if hi > lo else (lo, hi)
-    return Ranges(values, method, samples, means.values)
+        if hi > lo:
+            histogram = Histogram(counts[name], lo, hi)
+            values[name] = choose(histogram)
+            share = histogram.share_beyond(*values[name])
+            if share:
+                cuts[name] = Cut(share, lo, hi)
+    return Ranges(values, method, samples, means.values, cuts=cuts)
 
 
 def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:

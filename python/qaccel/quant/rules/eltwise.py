@@ -13,9 +13,9 @@ from ...dialect.operators import Clamp, EltwiseAttrs, Quantization, RequantizeAt
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
-from .layers import NodeBits, Output, Rule, expressible, output
+from .layers import Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
-from .match import Node
+from .match import Node, NodeBits
 from .weights import NotQuantizable, activation_quantization
 
 
@@ -178,7 +178,7 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     from_zero = Clamp(x.q.zero_point, Clamp.whole(x.q.bits).hi)
     negative = RequantizeAttrs(names.step(node.name, names.NEGATIVE), "Min", wide, to_zero, x.q)
     positive = RequantizeAttrs(names.step(node.name, names.POSITIVE), "Max", x.q, from_zero, x.q)
-    reach = float(np.abs(vector).max()) * max(-x.span[0], x.span[1], x.q.scale)
+    reach = float(np.abs(vector).max()) * x.q.reach * x.q.scale
     part = activation_quantization(-reach, reach, CONSTANT_BITS)
     name = names.step(node.name, names.PRODUCT)
     product = EltwiseAttrs(name, "Mul", part, Clamp.whole(part.bits), "mul", wide, slope)

@@ -12,9 +12,9 @@ from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization
 from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from ...errors import CompilerFault
-from ..calibrate.ranges import Ranges
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
+from .spans import Spans
 from .weights import NotQuantizable, activation_quantization
 
 
@@ -44,7 +44,7 @@ class Emitter:
     def __init__(
         self,
         builder: relax.BlockBuilder,
-        ranges: Ranges,
+        spans: Spans,
         nodes: Iterable[Node],
         demands: dict[relax.Var, int],
         batch: int,
@@ -53,7 +53,7 @@ class Emitter:
         self.builder = builder
         self.batch = batch  # the network's own
         self.masked = masked  # nodes whose values Softmax alone reads
-        self.ranges = ranges
+        self.spans = spans
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
         self.held: dict[relax.Var, Held] = {}
@@ -83,13 +83,6 @@ class Emitter:
         while node is not None and node.kind.renames:
             node = self._nodes.get(node.inputs[0])
         return node
-
-    def span_of(self, name: str) -> tuple[float, float]:
-        """The calibrated range of an input or node. Raises CompilerFault if there is none."""
-        if name not in self.ranges.values:
-            raise CompilerFault(f"{name}: calibration gave no range for its output")
-        lo, hi = self.ranges.values[name]
-        return float(lo), float(hi)
 
     def hold(
         self, var: relax.Var, call: relax.Call, q: Quantization, layout: Layout, span: tuple[float, float]
@@ -239,8 +232,8 @@ class Emitter:
         plan = wanted or self.layout(var)
         root, at_root = self._root(var, plan)
         name = self._names.get(root, str(root.name))
-        span = self.span_of(name)
-        q = activation_quantization(*span, bits)
+        span = self.spans.of(name)
+        q = activation_quantization(*self.spans.room(name, bits), bits)
         entered = self._entered(
             self.real(root), operators.static_shape(root), name, q, replace(at_root, nhwc=plan.nhwc)
         )

@@ -19,18 +19,9 @@ from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
 from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
-from .match import Node
+from .match import Node, NodeBits
 from .tables import GOOD_STEPS, Table, grid_span, make_table, worst_steps
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
-
-
-@dataclass(frozen=True)
-class NodeBits:
-    """How many bits the weights, the inputs and the output of a node have."""
-
-    weight: int
-    activation: int
-    out: int
 
 
 @dataclass(frozen=True)
@@ -48,8 +39,8 @@ Rule = Callable[[Node, NodeBits, Emitter], None]
 
 def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = None) -> Output:
     """The output of a node after the clamps that it took in; ``q`` where it is not free to choose."""
-    span = emitter.span_of(node.range_name)
-    q = q or activation_quantization(*span, bits)
+    span = emitter.spans.of(node.range_name)
+    q = q or activation_quantization(*emitter.spans.room(node.range_name, bits), bits)
     lo, hi = activation_limits(q.bits)
     for clamp in (node, *node.clamps) if node.kind is kinds.CLAMP else node.clamps:
         bounds = clamp_bounds(clamp.call)
@@ -255,13 +246,16 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
 
     The entries on either side of the range are interpolated from, so they may have to be in the output's range as well.
     """
-    made = make_table(node, source.q, out.q, source.span, out.span)
+    roomy = source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
+    within = source.span[0] * roomy, source.span[1] * roomy
+    lo, hi = out_span = emitter.spans.room(node.range_name, bits.out)
+    made = make_table(node, source.q, out.q, within, out_span)
     if source.q.bits == bits.out == 16 and made.off_by > GOOD_STEPS:
-        (lo, hi), (low, high) = out.span, grid_span(node, source.q, source.span)
+        low, high = grid_span(node, source.q, source.span)
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
         wide = output(node, bits.out, emitter, activation_quantization(*span, 16))
-        wider = make_table(node, source.q, wide.q, source.span, out.span)
+        wider = make_table(node, source.q, wide.q, within, out_span)
         if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
             out, made = wide, wider
     if made.off_by > worst_steps(out.q):

@@ -51,6 +51,15 @@ class Node:
         return self.joined[-1].name if self.joined else self.name
 
 
+@dataclass(frozen=True)
+class NodeBits:
+    """How many bits the weights, the inputs and the output of a node have."""
+
+    weight: int
+    activation: int
+    out: int
+
+
 def nodes_of(function: relax.Function, op_types: Mapping[str, str]) -> list[Node]:
     """The nodes of a function of one dataflow block, in order. ``op_types``: ONNX operator by node name."""
     groups: list[list[relax.VarBinding]] = []

@@ -16,9 +16,9 @@ from ...dialect.pieces import interleaved
 from ...evaluate.float_operators import RULES as FLOAT_RULES
 from ...evaluate.steps import holds_tensors
 from .emitter import Emitter, Held
-from .layers import NodeBits, Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
+from .layers import Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
-from .match import Node
+from .match import Node, NodeBits
 from .weights import NotQuantizable, quantize_real
 
 

@@ -34,7 +34,7 @@ def fuse_tables(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
     maker = {node.output: k for k, node in enumerate(nodes)}
     roots: dict[relax.Var, list[relax.Var]] = {}
     for node in nodes:
-        if _pointwise(node):
+        if pointwise(node):
             roots[node.output] = _common_roots(node, roots)
     gone: set[int] = set()
     tables: dict[int, Node] = {}
@@ -179,7 +179,7 @@ def _is_tensor(expr: relax.Expr) -> bool:
     return isinstance(expr, ir.GenericConst) and hasattr(expr.value, "numpy")
 
 
-def _pointwise(node: Node) -> bool:
+def pointwise(node: Node) -> bool:
     """Whether every binding of the node works element by element on tensors of one shape and single constants."""
     if not node.inputs or node.kind in kinds.KEPT_IN_FLOAT or not isinstance(node.output.ty, relax.TensorType):
         return False

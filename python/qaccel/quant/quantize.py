@@ -6,6 +6,7 @@ is, between a dequantize and a quantize. From here on the bits live in the IR.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import gcd
 from typing import Any
@@ -31,6 +32,8 @@ from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
 from .rules.spans import fit_spans
+from .rules.steep.find import Levels, steep_tables, wide_reads
+from .rules.steep.ladder import emit_levels
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
@@ -55,7 +58,8 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
     results = variables(source.body.body)
-    widths, demands = plan_widths(nodes, bits, results)
+    steep = steep_tables(nodes, ranges.values)
+    widths, demands = plan_widths(nodes, bits, results, wide_reads(steep, bits))
     spans = fit_spans(nodes, dict(zip(source.params, model.inputs, strict=True)), results, widths, ranges)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
@@ -66,7 +70,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     with builder.function("main", params):
         with builder.dataflow():
             for node in nodes:
-                _emit(node, widths.get(node.output), emitter)
+                _emit(node, widths, emitter, steep.get(node.output))
             result = builder.emit_output(emitter.result(source.body.body))
         builder.emit_func_output(result)
     mod = tvm.IRModule(dict(model.mod.functions_items()), attrs=model.mod.attrs)
@@ -88,9 +92,12 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
 
 
 def plan_widths(
-    nodes: list[Node], bits: Bits, results: list[relax.Var]
+    nodes: list[Node], bits: Bits, results: list[relax.Var], wide: Collection[relax.Var] = ()
 ) -> tuple[dict[relax.Var, NodeBits], dict[relax.Var, int]]:
-    """Widths of each node by its output, and the widest that integer operations ask for of each tensor."""
+    """Widths of each node by its output, and the widest that integer operations ask for of each tensor.
+
+    ``wide``: results of what reads its operands at 16 bits in any case.
+    """
     asked: dict[relax.Var, int] = {}
     in_float = set(results)
     widths: dict[relax.Var, NodeBits] = {}
@@ -102,7 +109,8 @@ def plan_widths(
         elif node.kind not in QUANT_RULES:
             in_float.update(node.inputs)
         else:
-            widths[node.output] = own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
+            own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
+            widths[node.output] = own = replace(own, activation=16) if node.output in wide else own
             for var in node.inputs:
                 asked[var] = max(asked.get(var, 0), own.activation)
     return widths, {var: width for var, width in asked.items() if width}
@@ -128,8 +136,8 @@ def _renames(node: Node) -> bool:
     return node.kind.renames
 
 
-def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
-    value = node.bindings[-1].value
+def _emit(node: Node, all_widths: Mapping[relax.Var, NodeBits], emitter: Emitter, levels: Levels | None) -> None:
+    value, widths = node.bindings[-1].value, all_widths.get(node.output)
     if isinstance(value, relax.Tuple):
         emitter.tuples[node.output] = value
     elif isinstance(value, relax.Var):
@@ -142,7 +150,10 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
         reason = computed_weights(node, emitter) or node.kind.reason
         if widths is not None:
             try:
-                QUANT_RULES[node.kind](node, widths, emitter)
+                if levels is not None and widths.out == 16:
+                    emit_levels(node, widths, levels, emitter, QUANT_RULES, all_widths)
+                else:
+                    QUANT_RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
                 reason = computed_weights(node, emitter) or str(error)

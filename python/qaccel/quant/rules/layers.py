@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -20,7 +21,7 @@ from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
 from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
 from .match import Node, NodeBits
-from .tables import GOOD_STEPS, Table, grid_span, make_table, worst_steps
+from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
 
 
@@ -249,13 +250,14 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
     roomy = source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
     within = source.span[0] * roomy, source.span[1] * roomy
     lo, hi = out_span = emitter.spans.room(node.range_name, bits.out)
-    made = make_table(node, source.q, out.q, within, out_span)
+    function = partial(evaluate, node)
+    made = make_table(function, source.q, out.q, within, out_span)
     if source.q.bits == bits.out == 16 and made.off_by > GOOD_STEPS:
         low, high = grid_span(node, source.q, source.span)
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
         wide = output(node, bits.out, emitter, activation_quantization(*span, 16))
-        wider = make_table(node, source.q, wide.q, within, out_span)
+        wider = make_table(function, source.q, wide.q, within, out_span)
         if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
             out, made = wide, wider
     if made.off_by > worst_steps(out.q):

@@ -6,7 +6,7 @@ function of it, so nothing is matched by shape of the expression.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,9 +75,9 @@ def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tu
 
 
 def make_table(
-    node: Node, source: Quantization, out: Quantization, span: tuple[float, float], out_span: tuple[float, float]
+    function: Callable[[np.ndarray], np.ndarray], source: Quantization, out: Quantization, span: tuple[float, float], out_span: tuple[float, float]
 ) -> Table:
-    """The table of a node's function. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
+    """The table of a function of float64 values. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
 
     ``span`` and ``out_span``: ranges in real values within which it counts how far interpolation is off; of even knots and
     of some in octaves, those that are least off. Raises NotQuantizable where the function is nowhere a number.
@@ -85,18 +85,18 @@ def make_table(
     lo, hi = activation_limits(out.bits)
     if source.bits != 16:
         first, last = activation_limits(source.bits)
-        exact = _steps(node, np.arange(first, last + 1), source, out)
+        exact = _steps(function, np.arange(first, last + 1), source, out)
         return Table(np.clip(np.rint(exact), lo, hi).astype(np.int64), 0.5)
     first, last = activation_limits(16)
     inputs = np.arange(first, last + 1)
-    exact = np.clip(_steps(node, inputs, source, out), lo, hi)
+    exact = np.clip(_steps(function, inputs, source, out), lo, hi)
     real = inputs * source.scale
     wanted = [bound / out.scale + out.zero_point for bound in out_span]
     counted = (real >= span[0]) & (real <= span[1]) & (exact >= wanted[0] - 1) & (exact <= wanted[1] + 1)
 
     def table(knots: str, origin: int) -> Table:
         stands = table_knots(knots, origin)
-        entries = np.clip(np.rint(_ended(_steps(node, stands, source, out), stands, exact, counted)), lo, hi)
+        entries = np.clip(np.rint(_ended(_steps(function, stands, source, out), stands, exact, counted)), lo, hi)
         entries = entries.astype(np.int64)
         made = interpolated(inputs, entries, knots, origin)
         return Table(entries, float(np.abs(made - exact)[counted].max(initial=0.0)), knots, origin)
@@ -139,11 +139,13 @@ def _origins(exact: np.ndarray, counted: np.ndarray) -> list[int]:
     return list(dict.fromkeys([0, most, *ends]))
 
 
-def _steps(node: Node, integers: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
+def _steps(
+    function: Callable[[np.ndarray], np.ndarray], integers: np.ndarray, source: Quantization, out: Quantization
+) -> np.ndarray:
     """The function at input integers, float64, in output integers before rounding."""
     real = (integers - source.zero_point) * source.scale
     with np.errstate(all="ignore"):
-        value = evaluate(node, real)
+        value = function(real)
         steps = value / out.scale + out.zero_point
     known = ~np.isnan(steps)
     if not known.any():
@@ -235,10 +237,11 @@ def _region(
 
 
 def _machine_has(members: list[Node]) -> bool:
-    """Whether it is exact at every width without a table: such a kind, or a tensor and a constant, with any clamps behind."""
+    """Whether it is exact at every width without a table: such a kind, a tensor and a constant, a square, with any clamps behind."""
     first, *others = members
     with_constant = first.kind is kinds.ELTWISE and len(first.inputs) == 1
-    return (first.kind.exact or with_constant) and all(node.kind is kinds.CLAMP for node in others)
+    square = first.kind is kinds.ELTWISE and first.call.op.name == "relax.multiply" and len(first.bindings) == 1
+    return (first.kind.exact or with_constant or square) and all(node.kind is kinds.CLAMP for node in others)
 
 
 def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:

@@ -32,7 +32,7 @@ from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
 from .rules.spans import fit_spans
-from .rules.steep.find import Levels, steep_tables, wide_reads
+from .rules.steep.find import Levels, keep_steep, steep_tables, wide_reads
 from .rules.steep.ladder import emit_levels
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
@@ -57,8 +57,21 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
-    results = variables(source.body.body)
     steep = steep_tables(nodes, ranges.values)
+    while True:
+        q, failed = _quantized(model, ranges, bits, nodes, masks, steep)
+        if not failed:
+            return q
+        nodes = keep_steep(nodes, steep, failed, uses)
+        steep = {var: levels for var, levels in steep.items() if var not in failed}
+
+
+def _quantized(
+    model: Model, ranges: Ranges, bits: Bits, nodes: list[Node], masks: Masks, steep: Mapping[relax.Var, Levels]
+) -> tuple[QuantizedModel, set[relax.Var]]:
+    """The quantized model, and the ``steep`` functions whose operand cannot be had at several scales."""
+    source = model.mod["main"]
+    results = variables(source.body.body)
     widths, demands = plan_widths(nodes, bits, results, wide_reads(steep, bits))
     spans = fit_spans(nodes, dict(zip(source.params, model.inputs, strict=True)), results, widths, ranges)
     builder = relax.BlockBuilder()
@@ -69,8 +82,9 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
         emitter.name_input(old, spec.name, new)
     with builder.function("main", params):
         with builder.dataflow():
+            failed: set[relax.Var] = set()
             for node in nodes:
-                _emit(node, widths, emitter, steep.get(node.output))
+                _emit(node, widths, emitter, steep.get(node.output), failed)
             result = builder.emit_output(emitter.result(source.body.body))
         builder.emit_func_output(result)
     mod = tvm.IRModule(dict(model.mod.functions_items()), attrs=model.mod.attrs)
@@ -79,7 +93,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     check_quantized(mod)
     ops = {each.name: each.op for node in nodes for each in node.all_nodes if each.op}
     quantized = {node.name: node for node in nodes if node.output in emitter.held and node.name not in emitter.in_float}
-    return QuantizedModel(
+    made = QuantizedModel(
         mod=mod,
         model=model,
         plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind.weights},
@@ -89,6 +103,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
     )
+    return made, failed
 
 
 def plan_widths(
@@ -136,7 +151,10 @@ def _renames(node: Node) -> bool:
     return node.kind.renames
 
 
-def _emit(node: Node, all_widths: Mapping[relax.Var, NodeBits], emitter: Emitter, levels: Levels | None) -> None:
+def _emit(
+    node: Node, all_widths: Mapping[relax.Var, NodeBits], emitter: Emitter, levels: Levels | None,
+    failed: set[relax.Var],
+) -> None:  # fmt: skip
     value, widths = node.bindings[-1].value, all_widths.get(node.output)
     if isinstance(value, relax.Tuple):
         emitter.tuples[node.output] = value
@@ -157,6 +175,8 @@ def _emit(node: Node, all_widths: Mapping[relax.Var, NodeBits], emitter: Emitter
                 return
             except NotQuantizable as error:
                 reason = computed_weights(node, emitter) or str(error)
+                if levels is not None:
+                    failed.add(node.output)
         if isinstance(value, relax.Call):
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason

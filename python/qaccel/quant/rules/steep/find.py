@@ -7,7 +7,7 @@ several scales, and where it cannot, all of it stays in float, so that the cut l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -161,3 +161,19 @@ def wide_reads(steep: Mapping[relax.Var, Levels], bits: Bits) -> set[relax.Var]:
             if not (node.kind.weights or is_product(node) or named & {each.name for each in node.all_nodes}):
                 wide.add(node.output)
     return wide
+
+
+def keep_steep(
+    nodes: Iterable[Node], steep: Mapping[relax.Var, Levels], failed: Collection[relax.Var], uses: Mapping[relax.Var, int]
+) -> list[Node]:
+    """The nodes, with the functions ``failed`` and what leads to them from products kept in float, where nothing else reads it."""
+    kept = set(failed)
+    nodes = list(nodes)
+    inside = {node.output for var in failed for node in steep[var].chain if not node.kind.weights}
+    for node in reversed(nodes):
+        reads = [each for each in nodes if node.output in each.inputs]
+        renames = node.kind.renames and reads
+        if (node.output in inside or renames) and uses[node.output] == sum(r.inputs.count(node.output) for r in reads):
+            if reads and all(each.output in kept for each in reads):
+                kept.add(node.output)
+    return [replace(each, kind=kinds.STEEP) if each.output in kept and not each.kind.renames else each for each in nodes]

@@ -117,7 +117,9 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
         quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
     notes = (*model.notes, *calibration.notes, *quantized.notes)
-    return replace(quantized, notes=notes, sample=calibration.one_batch(model))
+    return replace(
+        quantized, notes=notes, sample=calibration.one_batch(model), calibration=calibration.ranges.summary()
+    )
 
 
 def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -142,7 +144,8 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     with stages("profile"):
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
     with stages("link"):
-        report = make_report(name, hw, subgraphs, partitioned.rejections, boundary(quantized.mod, functions.values()))
+        ends_of = boundary(quantized.mod, functions.values())
+        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_of, quantized.calibration)
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)

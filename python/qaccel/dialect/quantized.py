@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tvm
@@ -21,7 +22,8 @@ class QuantizedModel:
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node. `sample`: one batch of what the ranges come from, by input name.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `calibration`: how
+    the ranges were found, as the report says it.
     """
 
     mod: tvm.IRModule
@@ -33,6 +35,7 @@ class QuantizedModel:
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

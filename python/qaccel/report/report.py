@@ -38,6 +38,7 @@ def make_report(
     subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
+    calibration: Mapping[str, Any],
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
     layers = [entry for each in subgraphs for entry in layer_entries(each)]
@@ -71,6 +72,7 @@ def make_report(
             {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
             for r in rejections
         ],
+        "calibration": dict(calibration),
     }
 
 

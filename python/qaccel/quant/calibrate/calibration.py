@@ -17,7 +17,6 @@ from .outliers import find_outliers, without
 from .ranges import Ranges, calibrate
 from .synthetic import synthetic_inputs, widened
 
-
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 
 
@@ -25,8 +24,8 @@ NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is wo
 class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
-    ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else they are made up, which does
-    for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
+    ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
+    they are made up, which does for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
     """
 
     ranges: Ranges
@@ -83,8 +82,8 @@ def _notes_on_cuts(ranges: Ranges) -> list[str]:
     (lo, hi), worst = ranges.values[name], cut[name]
     farthest = worst.least if lo - worst.least > worst.most - hi else worst.most
     return [
-        f"{name}: --calibration {ranges.method} leaves {100 * worst.share:.2g}% of its values out of its range {lo:.4g}..{hi:.4g}, the "
-        f"farthest of them {farthest:.4g}; tensors that lose more than {100 * NOTABLE_SHARE:g}%: {len(cut)}"
+        f"{name}: --calibration {ranges.method} leaves {100 * worst.share:.2g}% of its values out of its range {lo:.4g}..{hi:.4g}, "
+        f"the farthest of them {farthest:.4g}; tensors that lose more than {100 * NOTABLE_SHARE:g}%: {len(cut)}"
     ]
 
 

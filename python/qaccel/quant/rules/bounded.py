@@ -7,9 +7,10 @@ nothing behind it can make up for a range that was too narrow, so it takes all t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import product
+from operator import add
 
 import numpy as np
 from tvm import ir, relax
@@ -194,16 +195,12 @@ def _extent(node: Node, operand: Span) -> Span:
 def _combined(name: str, first: Span, second: Span) -> Span:
     """Interval arithmetic for two operands."""
     if name == "relax.subtract":
-        first, second, name = first, (-second[1], -second[0]), "relax.add"
-    ends = {"relax.add": _sum, "relax.multiply": _product, "relax.minimum": min, "relax.maximum": max}[name]
+        return first[0] - second[1], first[1] - second[0]
     if name == "relax.multiply":
-        found = [ends(a, b) for a, b in product(first, second)]
-        return min(found), max(found)
-    return ends(first[0], second[0]), ends(first[1], second[1])
-
-
-def _sum(a: float, b: float) -> float:
-    return a + b
+        ends = [_product(a, b) for a, b in product(first, second)]
+        return min(ends), max(ends)
+    rising: dict[str, Callable[[float, float], float]] = {"relax.add": add, "relax.minimum": min, "relax.maximum": max}
+    return rising[name](first[0], second[0]), rising[name](first[1], second[1])
 
 
 def _product(a: float, b: float) -> float:

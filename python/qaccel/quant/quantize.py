@@ -73,7 +73,7 @@ def _quantized(
     source = model.mod["main"]
     results = variables(source.body.body)
     widths, demands = plan_widths(nodes, bits, results, wide_reads(steep, bits))
-    spans = fit_spans(nodes, dict(zip(source.params, model.inputs, strict=True)), results, widths, ranges)
+    spans = fit_spans(nodes, dict(zip(source.params, model.inputs, strict=True)), results, widths, ranges, steep)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
     emitter = Emitter(builder, spans, nodes, demands, batch, masks.names)

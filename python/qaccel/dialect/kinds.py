@@ -103,7 +103,9 @@ NORMALIZATION = Kind(
 )
 MASK = Kind("mask", None, reason="it makes a mask for a Softmax, which stays in floating point")
 STEEP = Kind(
-    "steep", None, reason="its result is read by a function that is steep near zero, for which 16 bits of it are too few"
+    "steep",
+    None,
+    reason="its result is read by a function that is steep near zero, for which 16 bits of it are too few",
 )
 OTHER = Kind("other", None)
 

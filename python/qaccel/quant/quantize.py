@@ -102,6 +102,11 @@ def _quantized(
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
+        levels={
+            n: tuple(each.name for node in steep[x.output].chain for each in node.all_nodes)
+            for n, x in quantized.items()
+            if x.output in steep and widths[x.output].out == 16
+        },
     )
     return made, failed
 

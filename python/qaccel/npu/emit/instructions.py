@@ -243,7 +243,7 @@ def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | T
                 reads |= {table[1]}
             else:
                 fields |= _numeric_fields(builder, layer)
-                fields |= {"multiplier": layer.multiplier, "shift": layer.shift}
+                fields |= {"multiplier": layer.multiplier, "shift": layer.shift}  # type: ignore[union-attr]
             output = builder.output_view(box)
             op = {EltwiseLayer: "ELTWISE", CopyLayer: "COPY", TableLayer: "TABLE"}[type(layer)]
             index = builder.emit(op, reads, **fields, **output.fields("out"))

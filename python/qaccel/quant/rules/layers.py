@@ -247,7 +247,9 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
 
     The entries on either side of the range are interpolated from, so they may have to be in the output's range as well.
     """
-    roomy = source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
+    roomy = (
+        source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
+    )
     within = source.span[0] * roomy, source.span[1] * roomy
     lo, hi = out_span = emitter.spans.room(node.range_name, bits.out)
     function = partial(evaluate, node)

@@ -75,7 +75,11 @@ def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tu
 
 
 def make_table(
-    function: Callable[[np.ndarray], np.ndarray], source: Quantization, out: Quantization, span: tuple[float, float], out_span: tuple[float, float]
+    function: Callable[[np.ndarray], np.ndarray],
+    source: Quantization,
+    out: Quantization,
+    span: tuple[float, float],
+    out_span: tuple[float, float],
 ) -> Table:
     """The table of a function of float64 values. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
 
@@ -237,7 +241,7 @@ def _region(
 
 
 def _machine_has(members: list[Node]) -> bool:
-    """Whether it is exact at every width without a table: such a kind, a tensor and a constant, a square, with any clamps behind."""
+    """Whether it is exact at every width without a table: such a kind, a tensor and a constant, a square; clamps behind."""
     first, *others = members
     with_constant = first.kind is kinds.ELTWISE and len(first.inputs) == 1
     square = first.kind is kinds.ELTWISE and first.call.op.name == "relax.multiply" and len(first.bindings) == 1

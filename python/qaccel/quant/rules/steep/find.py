@@ -1,4 +1,4 @@
-"""Functions so steep near zero that 16 bits of their operand are too few: the root, logarithm or reciprocal of squares and their sums.
+"""Functions so steep near zero that 16 bits of their operand are too few: a root, logarithm or reciprocal of sums of squares.
 
 A product of two tensors has twice the dynamic range of its operands, and a function such as Sqrt or Log undoes that. Between the
 two, a tensor on one evenly spaced scale has lost the small values. What lies between is found here; `ladder` holds it at
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -28,7 +29,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Levels:
-    """The scales at which the operand of a steep function is held: each reaches 2**-``ratio`` as far as the one before.
+    """The scales at which the operand of a steep function is held: each reaches 2**-``ratio`` times as far as the one before.
 
     ``chain``: the nodes between the products and the function, products among them, in order. ``operands``: whether what the
     products multiply is held at a second scale as well.
@@ -66,11 +67,15 @@ def steep_tables(nodes: Iterable[Node], ranges: Mapping[str, Range]) -> dict[rel
 
         try:
             if _worst(function, [top], step) > STEEP_STEPS:
-                squares = _worst(lambda a, f=function: f(a * a), [top**0.5], step) > STEEP_STEPS
+                squares = _worst(partial(_of_square, function), [top**0.5], step) > STEEP_STEPS
                 found[node.output] = replace(_fewest(function, top, step), chain=chain, operands=squares)
         except NotQuantizable:
             continue
     return found
+
+
+def _of_square(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+    return function(x * x)
 
 
 def within(values: np.ndarray, span: Range) -> np.ndarray:
@@ -137,16 +142,22 @@ def is_product(node: Node) -> bool:
 def passes(node: Node) -> bool:
     """Whether its result has the dynamic range of its operands: sums, means, moves, and products with constants of one sign."""
     if node.kind is kinds.ELTWISE:
-        return node.call.op.name != "relax.multiply" or _least_constant(node) > 0
+        return node.call.op.name != "relax.multiply" or least_constant(node) > 0
     if node.kind in (kinds.GEMM, kinds.CONV):
-        return _least_constant(node) >= 0
+        return least_constant(node) >= 0
     return node.kind in (kinds.CLAMP, kinds.MOVE, kinds.MEAN, kinds.AVG_POOL)
 
 
-def _least_constant(node: Node) -> float:
-    """The least value of the constant operand of a node; minus infinity without one."""
-    constants = [arg for arg in node.call.args if isinstance(arg, ir.GenericConst)]
-    return float(operators.constant(constants[0]).min()) if constants else -np.inf
+def least_constant(node: Node) -> float:
+    """The least value of all constant operands of a node, its bias among them; minus infinity without one."""
+    found = [
+        operators.constant(arg)
+        for binding in node.bindings
+        if isinstance(binding.value, relax.Call)
+        for arg in binding.value.args
+        if isinstance(arg, ir.GenericConst) and hasattr(arg.value, "numpy")
+    ]
+    return min((float(each.min()) for each in found if each.size), default=-np.inf)
 
 
 def wide_reads(steep: Mapping[relax.Var, Levels], bits: Bits) -> set[relax.Var]:
@@ -164,7 +175,10 @@ def wide_reads(steep: Mapping[relax.Var, Levels], bits: Bits) -> set[relax.Var]:
 
 
 def keep_steep(
-    nodes: Iterable[Node], steep: Mapping[relax.Var, Levels], failed: Collection[relax.Var], uses: Mapping[relax.Var, int]
+    nodes: Iterable[Node],
+    steep: Mapping[relax.Var, Levels],
+    failed: Collection[relax.Var],
+    uses: Mapping[relax.Var, int],
 ) -> list[Node]:
     """The nodes, with the functions ``failed`` and what leads to them from products kept in float, where nothing else reads it."""
     kept = set(failed)
@@ -173,7 +187,9 @@ def keep_steep(
     for node in reversed(nodes):
         reads = [each for each in nodes if node.output in each.inputs]
         renames = node.kind.renames and reads
-        if (node.output in inside or renames) and uses[node.output] == sum(r.inputs.count(node.output) for r in reads):
-            if reads and all(each.output in kept for each in reads):
-                kept.add(node.output)
-    return [replace(each, kind=kinds.STEEP) if each.output in kept and not each.kind.renames else each for each in nodes]
+        alone = reads and uses[node.output] == sum(each.inputs.count(node.output) for each in reads)
+        if (node.output in inside or renames) and alone and all(each.output in kept for each in reads):
+            kept.add(node.output)
+    return [
+        replace(each, kind=kinds.STEEP) if each.output in kept and not each.kind.renames else each for each in nodes
+    ]

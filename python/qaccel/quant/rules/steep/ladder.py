@@ -1,7 +1,7 @@
 """Steep functions on a tensor that is held at several scales, each a fraction of the one before, saturating where it ends.
 
-With T[0] > T[1] > ... the ends of the scales, f(x) is the sum of f(min(max(x, T[k+1]), T[k])) - f(T[k+1]), the last one of f(min(x, T[n])):
-each is a table of x as one of the scales holds it, and their sum is exact. A finer scale of x is computed again from what x
+With T[0] > T[1] > ... the ends of the scales, f(x) is the sum of f(min(max(x, T[k+1]), T[k])) - f(T[k+1]), the last one of
+f(min(x, T[n])): each is a table of x as one of the scales holds it, and their sum is exact. A finer scale of x is computed again from what x
 was made from, by the same rules, with a shorter range: sums of what is not negative may saturate on the way.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from tvm import ir, relax
+from tvm import relax
 
 from ....dialect import kinds, names, operators
 from ....dialect.kinds import Kind
@@ -21,11 +21,21 @@ from ..emitter import Emitter, Held
 from ..layers import NodeBits, Output, Rule, expressible, output, rename
 from ..match import Node
 from ..spans import Spans
-from .find import Levels, is_product, within
 from ..tables import evaluate, make_table
 from ..weights import NotQuantizable, activation_quantization
+from .find import Levels, is_product, least_constant, within
 
 _Values = Callable[[np.ndarray], np.ndarray]
+# Their values are values of their operand.
+_PASSING = (kinds.CLAMP, kinds.MOVE, kinds.NEAREST, kinds.MAX_POOL, kinds.MAX)
+
+
+def _monotone(node: Node, constant: float) -> bool:
+    """Whether a sum, maximum or minimum of what is not negative may be made of operands that saturate."""
+    of_two = len(node.inputs) == 2
+    return (node.call.op.name == "relax.add" and (of_two or constant >= 0)) or (
+        node.call.op.name in ("relax.maximum", "relax.minimum")
+    )
 
 
 def emit_levels(
@@ -54,11 +64,13 @@ def emit_levels(
         off_by += made.off_by * q.scale / out.q.scale
         name = names.step(node.name, f"level{k}")
         attrs = operators.TableAttrs(name, node.op, q, held[k].q, made.knots, made.origin)
-        looked_up = replace(held[k], var=emitter.builder.emit(attrs.call(held[k].var, made.values)), q=q, layout=first.layout)
-        total = looked_up if total is None else _added(node, emitter, k, looked_up, total, function(np.array([0.0, tops[k]])), out)
+        looked_up = replace(first, var=emitter.builder.emit(attrs.call(held[k].var, made.values)), q=q)
+        ends = function(np.array([0.0, tops[k]]))
+        total = looked_up if total is None else _added(node, emitter, k, looked_up, total, ends, out)
     assert total is not None
     emitter.notes.append(
-        f"{node.name}: steep near zero, it reads its operand at {len(tops)} scales of 16 bits; its tables are off by at most {off_by:.1f} steps"
+        f"{node.name}: steep near zero, it reads its operand at {len(tops)} scales of 16 bits; its tables are off by at most "
+        f"{off_by:.1f} steps"
     )
     emitter.held[node.output] = replace(total, span=out.span)
 
@@ -113,17 +125,26 @@ class _Finer:
             return self._with({node.inputs[0]: inner}, node, lambda: rename(node, emitter))
         if is_product(node):
             return self._again(node, self._operands(node, top, k), top, k)
+        constant = least_constant(node)
+        if node.kind is kinds.TABLE or (node.kind in (kinds.GEMM, kinds.CONV) and constant < 0):
+            return self._again(node, {}, top, k)
         if emitter.spans.of(node.range_name)[0] < 0 or any(self._least(each) < 0 for each in node.inputs):
             raise NotQuantizable("its operand adds what may be negative")
         if node.kind in (kinds.GEMM, kinds.CONV):
             return self._weighted(node, top, k)
         share = 1.0
-        if node.kind in (kinds.MEAN, kinds.AVG_POOL):
-            sizes = [int(np.prod(operators.static_shape(v))) for v in (node.inputs[0], node.output)]
-            share = sizes[0] / sizes[1] if node.kind is kinds.MEAN else float(np.prod([int(s) for s in node.call.attrs.pool_size]))
-        elif node.kind is kinds.ELTWISE and node.call.op.name == "relax.multiply":
-            constants = [operators.constant(arg) for arg in node.call.args if isinstance(arg, ir.GenericConst)]
-            share = 1.0 / float(constants[0].min())
+        if node.kind is kinds.MEAN:
+            share = float(
+                np.prod(operators.static_shape(node.inputs[0])) / np.prod(operators.static_shape(node.output))
+            )
+        elif node.kind is kinds.AVG_POOL:
+            share = float(np.prod([int(size) for size in node.call.attrs.pool_size]))
+        elif node.kind is kinds.ELTWISE and node.call.op.name == "relax.multiply" and constant > 0:
+            share = 1.0 / constant
+        elif not (node.kind in _PASSING or (node.kind is kinds.ELTWISE and _monotone(node, constant))):
+            raise NotQuantizable(
+                f"its operand comes through {node.op or node.name}, which has no form at another scale"
+            )
         return self._again(node, {each: self.held(each, top * share, k) for each in set(node.inputs)}, top, k)
 
     def _least(self, var: relax.Var) -> float:
@@ -172,7 +193,9 @@ class _Finer:
         for level in range(k):
             coarse = self.emitter.held[source] if level == 0 else self.held(source, steps[level], level)
             above = self._above(node, coarse, steps[level + 1], (k, level))
-            part = self._again(replace(bare, name=names.step(node.name, f"above{level}")), {source: above}, top, k, node)
+            part = self._again(
+                replace(bare, name=names.step(node.name, f"above{level}")), {source: above}, top, k, node
+            )
             name = names.step(node.name, f"sum{k}_{level}")
             attrs = EltwiseAttrs(name, node.op, total.q, Clamp.whole(16), "add", part.q, total.q)
             expressible(attrs.multipliers)
@@ -193,7 +216,9 @@ class _Finer:
         constant = relax.const(np.full((1, 1, 1, 1), -(1 << 14), "int16"))
         return replace(held, var=self.emitter.builder.emit(attrs.call(held.var, constant)))
 
-    def _again(self, node: Node, operands: Mapping[relax.Var, Held], top: float, k: int, of: Node | None = None) -> Held:
+    def _again(
+        self, node: Node, operands: Mapping[relax.Var, Held], top: float, k: int, of: Node | None = None
+    ) -> Held:
         """A node computed once more, from other operands and with a range to ``top``."""
         emitter = self.emitter
         result = (of or node).output
@@ -201,7 +226,9 @@ class _Finer:
         spans, notes = emitter.spans, len(emitter.notes)
         name = clone.range_name
         least = -top if spans.of((of or node).range_name)[0] < 0 else 0.0
-        emitter.spans = Spans({**spans.expected, name: (least, top)}, {**spans.limits, name: (least, top)}, spans.headroom)
+        emitter.spans = Spans(
+            {**spans.expected, name: (least, top)}, {**spans.limits, name: (least, top)}, spans.headroom
+        )
         width = replace(self.widths[result], out=16)
         try:
             return self._with(operands, clone, lambda: self.rules[node.kind](clone, width, emitter))

@@ -45,4 +45,5 @@ def test_a_table_is_off_by_a_few_steps(name):
     table = make_table(function, source, out, (lo, hi), span)
     error = np.abs(interpolated(q, table.values, table.knots, table.origin) - wanted / out.scale)
     assert error.max() <= most
-    assert abs(table.off_by - error.max()) < 1.01  # what it says of itself; at the range's ends one value more may count
+    # What it says of itself; at the range's ends one value more may count.
+    assert abs(table.off_by - error.max()) < 1.01

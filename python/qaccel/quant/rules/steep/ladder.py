@@ -1,8 +1,8 @@
 """Steep functions on a tensor that is held at several scales, each a fraction of the one before, saturating where it ends.
 
 With T[0] > T[1] > ... the ends of the scales, f(x) is the sum of f(min(max(x, T[k+1]), T[k])) - f(T[k+1]), the last one of
-f(min(x, T[n])): each is a table of x as one of the scales holds it, and their sum is exact. A finer scale of x is computed again from what x
-was made from, by the same rules, with a shorter range: sums of what is not negative may saturate on the way.
+f(min(x, T[n])): each is a table of x as one of the scales holds it, and their sum is exact. A finer scale of x is computed
+again from what x was made from, by the same rules, with a shorter range: sums of what is not negative may saturate on the way.
 """
 
 from __future__ import annotations

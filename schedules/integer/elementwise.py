@@ -31,18 +31,22 @@ def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tu
     dtypes = carrier(attrs.a.bits), carrier(attrs.b.bits)
     output = Output.of(attrs)
     # The innermost dimensions along which b is either all there or one value.
-    inner = len(shape)
+    inner = len(shape) - 1 if attrs.lesser else len(shape)
     one = small[-1] == 1 and shape[-1] != 1
-    while inner and (small[inner - 1] == 1 if one else small[inner - 1] == shape[inner - 1]):
+    while inner and not attrs.lesser and (small[inner - 1] == 1 if one else small[inner - 1] == shape[inner - 1]):
         inner -= 1
     run = math.prod(shape[inner:])
+    constants = [_signs(attrs.lesser, shape[-1])] if attrs.lesser else []
 
-    def body(a: Any, b: Any, out: Any) -> None:
+    def body(a: Any, b: Any, *rest: Any) -> None:
+        *signs, out = rest
+
         def vector(begin: Expr, other: Expr, k: Expr, lanes: int) -> None:
             first = load(a, begin + k, lanes).astype(of("int32", lanes))
             second = load(b, other, 1) if one else load(b, other + k, lanes)
             second = tirx.Broadcast(second, lanes) if one and lanes > 1 else second
-            result = finished(isa, [combined(first, second.astype(of("int32", lanes)))], output)
+            signed = [load(each, k, lanes).astype(of("float64", lanes)) for each in signs]
+            result = finished(isa, [combined(first, second.astype(of("int32", lanes)), *signed)], output)
             loops.write(out, begin + k, result, lanes)
 
         if inner == 0:
@@ -64,11 +68,19 @@ def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tu
             begin, other = T.Bind(turn * run), T.Bind(place)
             loops.each(run, isa.lanes, lambda k, lanes: vector(begin, other, k, lanes))
 
-    return loops.function([(shape, dtypes[0]), (small, dtypes[1])], [], (shape, carrier(attrs.result.bits)), body), []
+    made = (shape, carrier(attrs.result.bits))
+    return loops.function([(shape, dtypes[0]), (small, dtypes[1])], constants, made, body), constants
 
 
-def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[[Expr, Expr], Expr]:
-    """int32 lanes of both operands -> rounded int32 lanes."""
+def _signs(lesser: tuple[int, ...], channels: int) -> np.ndarray:
+    """int8 [channels]: -1 where the smaller of two is taken, which is the negative of the greater of their negatives; else 1."""
+    signs = np.ones(channels, np.int8)
+    signs[list(lesser)] = -1
+    return signs
+
+
+def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[..., Expr]:
+    """int32 lanes of both operands, and float64 ones of `_signs` where there are any -> rounded int32 lanes."""
     ma, mb, shift = attrs.multipliers()
     reaches = attrs.a.reach, attrs.b.reach
     if attrs.kind == "mul":
@@ -78,12 +90,15 @@ def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[[Expr, Expr], Expr]
     zeros = [-zero * factor for zero, factor in zip((attrs.a.zero_point, attrs.b.zero_point), factors, strict=True)]
     bound = sum(reach * factor for reach, factor in zip(reaches, factors, strict=True))
 
-    def value(a: Expr, b: Expr) -> Expr:
+    def value(a: Expr, b: Expr, *signs: Expr) -> Expr:
         dtype = of("float64", lanes_of(a))
         first, second = (q.astype(dtype) * const(f, dtype) for q, f in zip((a, b), factors, strict=True))
         if attrs.kind in ("min", "max"):
             chosen = tirx.min if attrs.kind == "min" else tirx.max
-            return nearest(chosen(first + const(zeros[0], dtype), second + const(zeros[1], dtype)), bound)
+            first, second = first + const(zeros[0], dtype), second + const(zeros[1], dtype)
+            if signs:
+                return nearest(chosen(first * signs[0], second * signs[0]) * signs[0], bound)
+            return nearest(chosen(first, second), bound)
         if attrs.kind == "sub":
             return nearest(first - second + const(zeros[0] - zeros[1], dtype), bound)
         return nearest(first + second + const(zeros[0] + zeros[1], dtype), bound)

@@ -112,6 +112,7 @@ def test_check_accepts(mod):
         ("pool", {"kind": "sum"}, "unknown kind of pooling"),
         ("add", {"kind": "pow"}, "unknown kind of element-wise"),
         ("add", {"b": Q(8, 0.5, -5)}, "reads an operand as"),
+        ("add", {"lesser": (1,)}, "the smaller of two in channels"),
         ("copy", {"source": Q(8, 2.0, 1)}, "reads an operand as"),
         ("table", {"source": Q(4, 0.125, 0), "result": LAST}, "reads an operand as"),
         ("move", {"sources": (LAST,)}, "2 operands, attributes of 1"),

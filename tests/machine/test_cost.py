@@ -349,11 +349,14 @@ def test_loadw() -> None:
 
 def test_streams_take_what_was_measured() -> None:
     estimate = cost.StreamEstimate(
-        bytes_per_stream=20.0, bytes_per_weight=0.5, cycles_per_stream=30.0, cycles_per_weight=1 / 16
+        bytes_per_stream=20.0, bytes_per_weight=0.5, cycles_per_stream=30.0, cycles_per_weight=0.5, lanes=16
     )
-    assert (estimate.stream_bytes(1000), estimate.decode_cycles(1600)) == (520, 130)
+    assert estimate.stream_bytes(1000) == 520
+    assert estimate.decode_cycles(rows=100, columns=16) == 80
+    assert estimate.decode_cycles(rows=100, columns=40) == 180, "three columns for the first lanes"
+    assert estimate.decode_cycles(rows=100, columns=6) == 130, "four lanes, the first two take two columns"
     raw = cost.raw_streams(4, HW)
-    assert (raw.stream_bytes(1000), raw.decode_cycles(1600)) == (505, 100)
+    assert (raw.stream_bytes(1000), raw.decode_cycles(100, 16), raw.decode_cycles(400, 4)) == (505, 100, 100)
 
 
 def test_start_up_is_the_engines_own() -> None:

@@ -171,5 +171,8 @@ def _random_eltwise(rng: np.random.Generator, x: FeatureMap, out_bits: int, out_
     multiplier, shift = _scale(rng, (x.bits + b_bits if kind == "mul" else max(x.bits, b_bits)) - out_bits)
     b_multiplier = 0 if kind == "mul" else int(rng.integers(0, 1 << 31))
     scalar = shape[2] == 1 and x.c > 1
-    layer = EltwiseLayer("layer", kind, (0, 2), 1, *common[4:], kind, scalar, multiplier, b_multiplier, shift)
+    lesser: frozenset[int] = frozenset()
+    if kind == "max" and shape == (x.h, x.w, x.c) and 4 not in (x.bits, b_bits, out_bits) and rng.random() < 0.5:
+        lesser = frozenset(np.flatnonzero(rng.random(x.c) < 0.5).tolist())
+    layer = EltwiseLayer("layer", kind, (0, 2), 1, *common[4:], kind, scalar, multiplier, b_multiplier, shift, lesser)
     return LayerGraph("main", (x, y, b), (layer,), (0,) if constant else (0, 2), (1,))

@@ -122,6 +122,8 @@ def run_layer(graph: LayerGraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
             "min": np.minimum,
             "max": np.maximum,
         }[layer.kind](*scaled)
+        lesser = sorted(layer.lesser)
+        total[..., lesser] = np.minimum(*scaled)[..., lesser]
     return np.clip(rounded(total, layer.shift) + y.zero_point, layer.clamp_lo, layer.clamp_hi).astype(np.int64)
 
 

@@ -291,14 +291,24 @@ def eltwise(kind: str, a: Tensor, b: Tensor, out: Q, clamps: Sequence[Clamp] = (
     return finished(combine(first * ma, second * mb), shift, out, clamps, size)
 
 
-def prelu(x: Tensor, slopes: np.ndarray, span: tuple[float, float], out: Q) -> Result:
-    """max(x, 0) + slope * min(x, 0): the product rounded to 16 bits over what it can reach, then the sum."""
-    slope = constant(slopes)
-    wide = Tensor(np.minimum(x.centred, 0), Q(16, x.q.scale, 0))
-    reach = float(np.abs(slopes.astype(np.float64)).max()) * max(-span[0], span[1], x.q.scale)
-    part = eltwise("mul", wide, slope, quantization((-reach, reach), 16))
-    above = Tensor(np.maximum(x.values, x.q.zero), x.q)
-    return eltwise("add", above, part.tensor, out)
+def prelu(x: Tensor, slopes: np.ndarray, out: Q) -> Result:
+    """The slope of each channel times x; of that and x the greater, or the smaller where the slope is above 1. Slopes of maps
+    [N, C, H, W] are 8-bit weights with a scale each, others one constant."""
+    rank, channels = x.values.ndim, x.values.shape[1]
+
+    def products(values: np.ndarray, integers: np.ndarray) -> np.ndarray:
+        return values * integers.reshape([-1 if k == 1 else 1 for k in range(rank)])
+
+    if rank == 4:
+        sloped = weighted(x, slopes.reshape(channels, 1), np.zeros(channels), 8, out, (), products, 1)
+    else:
+        sloped = eltwise("mul", x, constant(slopes), out)
+    greater, lesser = (eltwise(kind, x, sloped.tensor, out) for kind in ("max", "min"))
+    steep = np.broadcast_to(slopes > 1, x.values.shape)
+    return Result(
+        np.where(steep, lesser.values, greater.values), out, np.where(steep, lesser.real, greater.real),
+        np.maximum(lesser.size, np.maximum(greater.size, sloped.size)),
+    )  # fmt: skip
 
 
 def linear_resize(x: Tensor, factors: Sequence[int], half_pixel: bool, out: Q) -> Result:

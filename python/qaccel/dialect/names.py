@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-NEGATIVE = "negative"  # of a difference: minus the second operand; of a PRelu: its half below zero
-POSITIVE = "positive"  # of a PRelu: its half above zero
-PRODUCT = "product"  # of a PRelu: the slope times the half below zero
+NEGATIVE = "negative"  # of a difference: minus the second operand
+PRODUCT = "product"  # of a PRelu: its slopes times its input
+GREATER = "greater"  # of a PRelu: the greater of product and input
+LESSER = "lesser"  # and the smaller
 _PHASE = "phase"
 
 

@@ -288,25 +288,34 @@ def sram_side_cycles(ins: Instruction, hw: HwConfig) -> int:
 
 @dataclass(frozen=True)
 class StreamEstimate:
-    """What weight streams of one layer take, by the number of their weights; ``streams.estimate_streams`` measures it."""
+    """What weight streams of one layer take, by their weights; ``streams.estimate_streams`` measures it.
+
+    ``cycles_per_weight`` are those of one lane; up to ``lanes`` lanes work at once, each on columns of its own.
+    """
 
     bytes_per_stream: float
     bytes_per_weight: float
     cycles_per_stream: float
     cycles_per_weight: float
+    lanes: int
 
     def stream_bytes(self, weights: int) -> int:
         """Header, tables and padding included."""
         return round(self.bytes_per_stream + weights * self.bytes_per_weight)
 
-    def decode_cycles(self, weights: int) -> int:
-        """Cycles that the decoder is busy."""
-        return round(self.cycles_per_stream + weights * self.cycles_per_weight)
+    def decode_cycles(self, rows: int, columns: int) -> int:
+        """Cycles that the decoder is busy with a tile: lanes that find no column idle."""
+        return round(self.cycles_per_stream + self.cycles_per_weight * rows * columns_per_lane(columns, self.lanes))
+
+
+def columns_per_lane(columns: int, lanes: int) -> int:
+    """Columns that the busiest lane of an entropy-coded stream decodes; their number is a power of two (ISA manual)."""
+    return _ceil(columns, min(lanes, 1 << (columns.bit_length() - 1)))
 
 
 def raw_streams(weight_bits: int, hw: HwConfig) -> StreamEstimate:
-    """Streams of codec raw."""
-    return StreamEstimate(isa().stream["header_bytes"], weight_bits / 8, 0, 1 / hw.decoder_lanes)
+    """Streams of codec raw, which all lanes decode whatever the columns are."""
+    return StreamEstimate(isa().stream["header_bytes"], weight_bits / 8, 0, 1 / hw.decoder_lanes, lanes=1)
 
 
 def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:

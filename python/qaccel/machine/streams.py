@@ -10,7 +10,7 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import CompilerFault
-from .cost import StreamEstimate, raw_streams
+from .cost import StreamEstimate, columns_per_lane, raw_streams
 from .hw import HwConfig
 from .isa import isa
 from .native import machine_error, native_function
@@ -102,22 +102,23 @@ def estimate_streams(matrices: Sequence[tuple[np.ndarray, int]], hw: HwConfig) -
     measured = []
     for tile, stream in zip(tiles, encode_streams(tiles, hw), strict=True):
         decoded = decode_stream(stream, tile.weights.size, tile.row_weights, tile.bits, hw)
-        measured.append((tile.weights.size, len(stream), decoded.decode_cycles))
-    return [
-        _line(*pair, bits, hw)
-        for pair, (_, bits) in zip(zip(measured[::2], measured[1::2], strict=True), matrices, strict=True)
-    ]
+        measured.append((tile, len(stream), decoded.decode_cycles))
+    return [_line(*pair, hw) for pair in zip(measured[::2], measured[1::2], strict=True)]
 
 
-def _line(small: tuple[int, int, int], large: tuple[int, int, int], bits: int, hw: HwConfig) -> StreamEstimate:
-    """Through two measured (weights, bytes, cycles)."""
-    more = large[0] - small[0]
+def _line(small: tuple[WeightTile, int, int], large: tuple[WeightTile, int, int], hw: HwConfig) -> StreamEstimate:
+    """Through two measured (tile, bytes, cycles)."""
+    tile = small[0]
+    more = large[0].weights.size - tile.weights.size
     if more == 0:  # a single row
-        return raw_streams(bits, hw)
-    bytes_per_weight, cycles_per_weight = (large[1] - small[1]) / more, (large[2] - small[2]) / more
+        return raw_streams(tile.bits, hw)
+    bytes_per_weight = (large[1] - small[1]) / more
+    cycles_per_row = (large[2] - small[2]) * tile.row_weights / more
+    rows = tile.weights.size // tile.row_weights
     return StreamEstimate(
-        max(small[1] - bytes_per_weight * small[0], isa().stream["header_bytes"]), bytes_per_weight,
-        max(small[2] - cycles_per_weight * small[0], 0), cycles_per_weight,
+        max(small[1] - bytes_per_weight * tile.weights.size, isa().stream["header_bytes"]), bytes_per_weight,
+        max(small[2] - cycles_per_row * rows, 0), cycles_per_row / columns_per_lane(tile.row_weights, hw.decoder_lanes),
+        hw.decoder_lanes,
     )  # fmt: skip
 
 

@@ -147,13 +147,30 @@ class PoolLayer(Layer):
 
 @dataclass(frozen=True)
 class EltwiseLayer(Layer):
-    """The second operand may be one pixel (a vector) or one value (``b_scalar``), repeated over the first."""
+    """The second operand may be one pixel (a vector) or one value (``b_scalar``), repeated over the first.
+
+    ``lesser``: channels of a max that take the min instead; an instruction has channels of one kind.
+    """
 
     kind: str
     b_scalar: bool
     multiplier: int
     b_multiplier: int
     shift: int
+    lesser: frozenset[int] = frozenset()
+
+    def runs(self, begin: int, channels: int) -> list[tuple[int, int, str]]:
+        """``(first, channels, kind)`` of each instruction for a tile's channels."""
+        if not self.lesser:
+            return [(begin, channels, self.kind)]
+        found: list[tuple[int, int, str]] = []
+        for channel in range(begin, begin + channels):
+            kind = "min" if channel in self.lesser else self.kind
+            if found and found[-1][2] == kind:
+                found[-1] = (found[-1][0], found[-1][1] + 1, kind)
+            else:
+                found.append((channel, 1, kind))
+        return found
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ class _Graph:
         self.at_several_scales = {name for chain in q.levels.values() for name in chain}
         self.operations: dict[str, Operation] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
+        self.slopes: dict[str, Operation] = {}  # the product of a PRelu
         self.phases: dict[str, list[Phase]] = {}
         self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
@@ -167,6 +168,8 @@ class _Graph:
         elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
             self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
             self.steps.setdefault(node, {})[part] = attrs
+            if part == names.PRODUCT:
+                self.slopes[node] = attrs, constants
             phase = names.phase_of(part)
             if phase is not None and isinstance(attrs, ConvAttrs):
                 self.phases.setdefault(node, []).append((*phase, attrs, constants[0]))
@@ -213,8 +216,9 @@ class _Graph:
             self._weighted(copy, operation[0], *stored_kernel(node.op_type, weight), bias, scale)
         elif operation and node.op_type == "ConvTranspose":
             self._transposed(node, copy, operation)
-        elif node.op_type == "PRelu" and names.PRODUCT in self.steps.get(name, {}):
-            self._prelu(copy, node.input[1], self.steps[name])
+        elif node.op_type == "PRelu" and name in self.slopes:
+            copy.input[1] = self._slopes(node.input[1], self.slopes[name])
+            self.nodes.append(copy)
         elif node.op_type == "Sub" and names.NEGATIVE in self.steps.get(name, {}):
             self._subtracted(copy, self.steps[name][names.NEGATIVE])
         else:
@@ -303,23 +307,15 @@ class _Graph:
             node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
         self.nodes.append(node)
 
-    def _prelu(self, node: onnx.NodeProto, slope: str, steps: dict[str, IntegerAttrs]) -> None:
-        """max(x, 0) + slope * min(x, 0), each rounded as the machine does."""
-        x = node.input[0]
-        zero = self._initializer(f"{node.name}_zero", np.float32(0))
-
-        def rounded(op: str, operands: list[str], part: str) -> str:
-            made = steps[part].result
-            real = self._fresh(f"{node.name}_{part}")
-            self._node(op, operands, real)
-            return self._dequantized(self._quantized(real, made, real), made)
-
-        product = steps[names.PRODUCT]
-        assert isinstance(product, EltwiseAttrs)
-        below = rounded("Min", [x, zero], names.NEGATIVE)
-        scaled = rounded("Mul", [below, self._rounded(slope, product)], names.PRODUCT)
-        above = rounded("Max", [x, zero], names.POSITIVE)
-        self.nodes.append(helper.make_node("Add", [above, scaled], list(node.output), name=node.name))
+    def _slopes(self, tensor: str, product: Operation) -> str:
+        """The real slopes that the integers of a PRelu's product stand for."""
+        attrs, constants = product
+        if isinstance(attrs, EltwiseAttrs):
+            return self._rounded(tensor, attrs)
+        weight, _, scale = constants
+        shape = numpy_helper.to_array(self.constants[tensor]).shape
+        slopes = weight.reshape(-1).astype(np.float64) * scale
+        return self._initializer(f"{tensor}_rounded", slopes.astype(np.float32).reshape(shape))
 
     def _weighted(
         self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: np.ndarray, axis: int, bias: np.ndarray, scale: np.ndarray

@@ -92,7 +92,10 @@ def test_a_planner_with_an_operand_of_its_own_is_seen(monkeypatch: pytest.Monkey
     layer = EltwiseLayer("add", "Add", (0, 1), 2, -128, 127, "add", True, 1 << 30, 1 << 30, 30)
     graph, hw = LayerGraph("main", maps, (layer,), (0, 1), (2,)), load_config("qaccel-256")
     assert check(graph, hw) == {"ELTWISE": 1}
-    assert cost.work_cycles(pointwise_tile(layer, maps, 8, 8, 64), hw) == 24 + 64 * (64 + 1) // 32
-    monkeypatch.setattr(tile, "pointwise_tile", lambda *args: replace(pointwise_tile(*args), **wrong))
+    (planned_work,) = pointwise_tile(layer, maps, 8, 8, 64)
+    assert cost.work_cycles(planned_work, hw) == 24 + 64 * (64 + 1) // 32
+    monkeypatch.setattr(
+        tile, "pointwise_tile", lambda *args: [replace(each, **wrong) for each in pointwise_tile(*args)]
+    )
     with pytest.raises(AssertionError):
         check(graph, hw)

@@ -10,6 +10,7 @@ from tvm import relax
 
 from ...errors import CompilerFault
 from ...machine.numerics import common_multipliers, multiplier_and_shift, output_scale_ratio
+from ...relax_tools import static_shape
 from ..attributes import ClampedAttrs, Quantization
 from ..rescale import requantize, rounded
 
@@ -20,13 +21,15 @@ _COMBINE = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.min
 class EltwiseAttrs(ClampedAttrs):
     """``qaccel.eltwise(a, b)``: ``kind`` add, sub, mul, min or max.
 
-    The result has the shape of ``a``; ``b`` is repeated along each of its dimensions that is 1.
+    The result has the shape of ``a``; ``b`` is repeated along each of its dimensions that is 1. ``lesser``, of a max of two
+    whole tensors: the channels in which the smaller one is taken.
     """
 
     operator: ClassVar[str] = "qaccel.eltwise"
     kind: str
     a: Quantization
     b: Quantization
+    lesser: tuple[int, ...] = ()
 
     def multipliers(self) -> tuple[int, int, int]:
         """(Ma, Mb, s) as the ISA's ELTWISE takes them; Mb is 0 for mul."""
@@ -46,10 +49,18 @@ class EltwiseAttrs(ClampedAttrs):
         if self.kind == "mul":
             return requantize(first * second, (ma, shift), self.ending)
         zero_point, lo, hi, dtype = self.ending
-        made = rounded(_COMBINE[self.kind](first * ma, second * mb), shift)
+        made = _COMBINE[self.kind](first * ma, second * mb)
+        if self.lesser:
+            made[..., self.lesser] = np.minimum(first * ma, second * mb)[..., self.lesser]
+        made = rounded(made, shift)
         return np.clip(made + zero_point, lo, hi).astype(dtype)
 
     def check(self, call: relax.Call) -> None:
-        """The kind is known."""
+        """The kind is known, and ``lesser`` of channels that there are."""
         if self.kind not in _COMBINE:
             raise CompilerFault(f"{self.name}: unknown kind of element-wise operation {self.kind!r}")
+        shapes = [static_shape(arg) for arg in call.args]
+        if self.lesser and (self.kind != "max" or shapes[0] != shapes[1] or max(self.lesser) >= shapes[0][-1]):
+            raise CompilerFault(
+                f"{self.name}: the smaller of two in channels {self.lesser} of a {self.kind} of {shapes}"
+            )

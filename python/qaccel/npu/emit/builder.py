@@ -237,12 +237,12 @@ class ProgramBuilder:
         else:
             self._outputs.put(part, index)
         if output in self.allocation.dram_addr:
-            self._store(output, part, view, index)
+            self._store(output, part, view, frozenset({index}))
 
-    def _store(self, output: int, part: Strided, view: View, index: int) -> None:
+    def _store(self, output: int, part: Strided, view: View, written_by: frozenset[int]) -> None:
         store = self.emit(
             "STORE",
-            frozenset({index}),
+            written_by,
             dram_addr=self.allocation.dram_addr[output] + part.begin,
             dram_row_stride=part.row_stride,
             dram_pixel_stride=part.pixel_stride,
@@ -273,21 +273,21 @@ class ProgramBuilder:
             row, addr = box.pixels * pixel, self._outputs.next_addr
         return View(addr, row, pixel, box.rows, box.pixels, 0, 0, frozenset())
 
-    def finish_output(self, box: Box, view: View, index: int) -> None:
-        """Note that instruction ``index`` wrote the box, and store it if it is wanted in DRAM."""
+    def finish_output(self, box: Box, view: View, *written_by: int) -> None:
+        """Note which instructions wrote the box, the last one last, and store it if it is wanted in DRAM."""
         output = self.layer.output
         target = self.graph.maps[output]
         if output in self.allocation.sram_addr:
-            self._writers.setdefault(output, set()).add(index)
+            self._writers.setdefault(output, set()).update(written_by)
         else:
-            self._outputs.put(box, index)
+            self._outputs.put(box, written_by[-1])
         if output not in self.allocation.dram_addr:
             return
         row = target.w * target.pixel_bytes
         begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
         run_bytes = channel_bytes(box.channels, target.bits)
         part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
-        self._store(output, part, view, index)
+        self._store(output, part, view, frozenset(written_by))
 
     def params(self, key: object, make: Callable[[], bytes]) -> tuple[int, int]:
         """SRAM address of parameter records, loaded unless a slot holds them, and the loading instruction."""

@@ -234,7 +234,7 @@ def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | T
                 second = _second_operand(builder, layer, box)
                 b = builder.graph.maps[layer.inputs[1]]
                 reads |= second.writers
-                fields |= second.fields("b") | {"b_bits": b.bits, "b_zero_point": b.zero_point, "kind": layer.kind}
+                fields |= second.fields("b") | {"b_bits": b.bits, "b_zero_point": b.zero_point}
                 fields |= {"b_scalar": int(layer.b_scalar), "b_multiplier": layer.b_multiplier}
             if table is not None and isinstance(layer, TableLayer):
                 bits = builder.graph.maps[layer.inputs[0]].bits, y.bits
@@ -245,9 +245,24 @@ def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | T
                 fields |= _numeric_fields(builder, layer)
                 fields |= {"multiplier": layer.multiplier, "shift": layer.shift}  # type: ignore[union-attr]
             output = builder.output_view(box)
+            fields |= output.fields("out")
             op = {EltwiseLayer: "ELTWISE", CopyLayer: "COPY", TableLayer: "TABLE"}[type(layer)]
-            index = builder.emit(op, reads, **fields, **output.fields("out"))
-            builder.finish_output(box, output, index)
+            runs = layer.runs(n, count) if isinstance(layer, EltwiseLayer) else []
+            if len(runs) > 1:
+                parts = [_run(fields, first - n, channels, kind) for first, channels, kind in runs]
+            else:
+                parts = [fields | ({"kind": runs[0][2]} if runs else {})]
+            builder.finish_output(box, output, *(builder.emit(op, reads, **part) for part in parts))
+
+
+def _run(fields: dict[str, int | str], skipped: int, channels: int, kind: str) -> dict[str, int | str]:
+    """An element-wise instruction on some of the channels of a tile, without the first ``skipped`` ones."""
+    moved = {}
+    for operand in ("in", "b", "out"):
+        moved[f"{operand}_addr"] = int(fields[f"{operand}_addr"]) + channel_bytes(
+            skipped, int(fields[f"{operand}_bits"])
+        )
+    return fields | moved | {"channels": channels, "kind": kind}
 
 
 def _second_operand(builder: ProgramBuilder, layer: EltwiseLayer, box: Box) -> View:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, LayerGraph, MoveLayer
+from ...machine.streams import pack_pixels, unpack
+from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, EltwiseLayer, FeatureMap, LayerGraph, MoveLayer
 
 Orders = dict[int, np.ndarray]  # by feature map: where its channels come from
 
@@ -20,11 +21,15 @@ def order_channels(graph: LayerGraph) -> LayerGraph:
     """The same subgraph with the channels of inner maps sorted by the mean size of the weights that make them, largest first:
     the longest streams are then fetched while the layer before still computes.
 
-    Maps that a layer reads and writes channel by channel share an order. Those that the subgraph takes or gives keep theirs, and so
-    do constants and what is moved around; of grouped convolutions only one with a single matrix follows.
+    Maps that a layer reads and writes channel by channel share an order, constants among them; channels that an element-wise layer
+    treats alike come together first, so that it takes few instructions. Maps that the subgraph takes or gives keep their order, and
+    so does what is moved around; of grouped convolutions only one with a single matrix follows.
     """
     orders = _orders(graph)
-    return replace(graph, layers=tuple(_reordered(layer, orders) for layer in graph.layers)) if orders else graph
+    if not orders:
+        return graph
+    maps = tuple(_with_data(each, orders.get(index)) for index, each in enumerate(graph.maps))
+    return replace(graph, maps=maps, layers=tuple(_reordered(layer, orders) for layer in graph.layers))
 
 
 def _orders(graph: LayerGraph) -> Orders:
@@ -35,8 +40,9 @@ def _orders(graph: LayerGraph) -> Orders:
             index = owner[index]
         return index
 
-    fixed = {*graph.inputs, *graph.outputs, *(i for i, each in enumerate(graph.maps) if each.data is not None)}
+    fixed = {*graph.inputs, *graph.outputs}
     makers: dict[int, list[ConvLayer]] = defaultdict(list)
+    unlike: dict[int, list[frozenset[int]]] = defaultdict(list)
     for layer in graph.layers:
         if isinstance(layer, ConvLayer):
             if not _is_one_matrix(layer, graph):
@@ -45,19 +51,31 @@ def _orders(graph: LayerGraph) -> Orders:
             fixed |= {*layer.inputs, layer.output}
         else:
             for source in layer.inputs:
-                owner[find(source)] = find(layer.output)
-                if graph.maps[source].c != graph.maps[layer.output].c:  # one value for all channels
-                    fixed.add(source)
+                if graph.maps[source].c == graph.maps[layer.output].c:  # else one value for all channels
+                    owner[find(source)] = find(layer.output)
     for layer in graph.layers:
         if isinstance(layer, ConvLayer):
             makers[find(layer.output)].append(layer)
+        elif isinstance(layer, EltwiseLayer) and layer.lesser:
+            unlike[find(layer.output)].append(layer.lesser)
     kept = {find(index) for index in fixed}
-    best = {
-        root: np.argsort(-np.abs(np.concatenate([layer.matrix for layer in layers])).mean(axis=0), kind="stable")
-        for root, layers in makers.items()
-        if root not in kept
-    }
+    best = {root: _sorted(layers, unlike[root]) for root, layers in makers.items() if root not in kept}
     return {index: best[find(index)] for index in range(len(graph.maps)) if find(index) in best}
+
+
+def _sorted(makers: list[ConvLayer], unlike: list[frozenset[int]]) -> np.ndarray:
+    size = np.abs(np.concatenate([layer.matrix for layer in makers])).mean(axis=0)
+    groups = [np.isin(np.arange(len(size)), list(channels)) for channels in unlike]
+    return np.lexsort((-size, *groups))
+
+
+def _with_data(each: FeatureMap, order: np.ndarray | None) -> FeatureMap:
+    """A map; a constant one with its channels in that order."""
+    if order is None or each.data is None:
+        return each
+    pixels = np.frombuffer(each.data, np.uint8).reshape(each.h * each.w, -1)
+    values = np.stack([unpack(pixel.tobytes(), each.c, each.bits) for pixel in pixels])
+    return replace(each, data=pack_pixels(values[:, order], each.bits))
 
 
 def _is_one_matrix(layer: ConvLayer, graph: LayerGraph) -> bool:
@@ -78,6 +96,9 @@ def _reordered(layer: AnyLayer, orders: Orders) -> AnyLayer:
     if isinstance(layer, DepthwiseLayer) and layer.output in orders:
         order = orders[layer.output]
         return replace(layer, weights=layer.weights[..., order], params=_params(layer.params, order))
+    if isinstance(layer, EltwiseLayer) and layer.output in orders:
+        order = orders[layer.output]
+        return replace(layer, lesser=frozenset(np.flatnonzero(np.isin(order, list(layer.lesser))).tolist()))
     return layer
 
 

@@ -177,7 +177,8 @@ def _lower_eltwise(
             multiplier, b_multiplier = b_multiplier, multiplier
     second = maps[sources[1]]
     scalar = second.c == 1 and y.c > 1
-    return EltwiseLayer(*_common(attrs, sources, target), attrs.kind, scalar, multiplier, b_multiplier, shift)
+    common, lesser = _common(attrs, sources, target), frozenset(attrs.lesser)
+    return EltwiseLayer(*common, attrs.kind, scalar, multiplier, b_multiplier, shift, lesser)
 
 
 def _lower_copy(

@@ -90,8 +90,11 @@ def _conv_candidates(
                     for tile_oc, weight_tile_bytes in output_tiles:
                         if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
                             continue
-                        for weights_outer in (True, False):
-                            shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer)
+                        # Where one tile takes all pixels, all chunks of the input can stay for the next output channels.
+                        whole = tile_h >= y.h and tile_w >= y.w and tile_oc < part.out_channels
+                        in_slots = (2, chunks) if whole and chunks > 2 else (2,)
+                        for weights_outer, slots in ((True, 2), *((False, slots) for slots in in_slots)):
+                            shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, slots)
                             found.append(
                                 _conv_tiling(layer, x, y, hw, shape, weight_tile_bytes, input_resident, resident)
                             )
@@ -104,12 +107,12 @@ def _conv_tiling(
     x: FeatureMap,
     y: FeatureMap,
     hw: HwConfig,
-    shape: tuple[int, int, int, int, int, bool],
+    shape: tuple[int, int, int, int, int, bool, int],
     weight_tile_bytes: int,
     input_resident: bool,
     resident: frozenset[int],
 ) -> Tiling:
-    tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer = shape
+    tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, in_slots = shape
     window = layer.window
     part = max(layer.parts, key=lambda p: p.weight.size)
     parts = len(layer.parts)
@@ -122,7 +125,7 @@ def _conv_tiling(
         * channel_bytes(tile_ic, x.bits)
     )
     if chunks > 1:
-        in_loads = spaces * oc_tiles * chunks
+        in_loads = chunks if spaces == 1 and in_slots >= chunks else spaces * oc_tiles * chunks
     else:
         in_loads = 1 if spaces == 1 else spaces * (oc_tiles if weights_outer else 1)
     weight_set = oc_tiles * chunks
@@ -143,7 +146,7 @@ def _conv_tiling(
         load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
         weight_loads=parts * weight_set * again,
         weight_bytes=parts * weight_set * again * stream_bytes,
-        decode_cycles=parts * weight_set * again * streams.decode_cycles(depth * tile_oc),
+        decode_cycles=parts * weight_set * again * streams.decode_cycles(depth, tile_oc),
         stores=0 if output_resident else tiles,
         store_bytes=0 if output_resident else y.total_bytes,
         first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes),
@@ -157,7 +160,7 @@ def _conv_tiling(
         tile_kh=tile_kh,
         weights_outer=weights_outer,
         in_slot_bytes=(0 if input_resident else in_tile_bytes,),
-        in_slots=min(2, in_loads * parts),
+        in_slots=min(in_slots, in_loads * parts),
         out_slot_bytes=0 if output_resident else out_tile_bytes,
         out_slots=min(2, tiles),
         param_slot_bytes=param_bytes,
@@ -244,7 +247,8 @@ def _pixelwise_tiling(
     stream_bytes = decode_cycles = 0
     if isinstance(layer, DepthwiseLayer):
         streams, weights = layer.streams or cost.raw_streams(layer.weight_bits, hw), tile_kh * window.kernel_w * tile_oc
-        stream_bytes, decode_cycles = streams.stream_bytes(weights), streams.decode_cycles(weights)
+        stream_bytes = streams.stream_bytes(weights)
+        decode_cycles = streams.decode_cycles(tile_kh * window.kernel_w, tile_oc)
     output_resident = layer.output in resident
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
@@ -252,7 +256,7 @@ def _pixelwise_tiling(
     if isinstance(layer, DepthwiseLayer | PoolLayer):
         tile = window_tile(layer, x, y, rows.typical, pixels.typical, tile_oc, tile_kh)
     else:
-        tile = [pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)]
+        tile = pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)
     work = cost.LayerWork(
         computes=tuple((each, tiles) for each in tile),
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),

@@ -115,13 +115,18 @@ def window_anywhere(
     return _window_work(layer, x, y, (InputSpan(0, x.h, 0), InputSpan(0, x.w, 0)), outputs, tile_kh, True)
 
 
-def pointwise_tile(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int, pixels: int, channels: int) -> CopyWork:
-    """The instruction of a tile of an element-wise layer, a table or a copy."""
+def pointwise_tile(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int, pixels: int, channels: int
+) -> list[CopyWork]:
+    """The instructions of a tile of an element-wise layer, a table or a copy: one, but for a layer of two kinds."""
     x, y = maps[layer.inputs[0]], maps[layer.output]
-    fields = {"h": rows, "w": pixels, "channels": channels, "in_bits": x.bits, "out_bits": y.bits}
+    fields = {"h": rows, "w": pixels, "in_bits": x.bits, "out_bits": y.bits}
     if isinstance(layer, EltwiseLayer):
-        return EltwiseWork(**fields, b_bits=maps[layer.inputs[1]].bits, b_scalar=int(layer.b_scalar))
-    return TableWork(**fields, knots=layer.knots) if isinstance(layer, TableLayer) else CopyWork(**fields)
+        fields |= {"b_bits": maps[layer.inputs[1]].bits, "b_scalar": int(layer.b_scalar)}
+        return [EltwiseWork(channels=count, **fields) for _, count, _ in layer.runs(0, channels)]
+    if isinstance(layer, TableLayer):
+        return [TableWork(channels=channels, **fields, knots=layer.knots)]
+    return [CopyWork(channels=channels, **fields)]
 
 
 def move_tile(part: Piece, x: FeatureMap, y: FeatureMap) -> CopyWork:

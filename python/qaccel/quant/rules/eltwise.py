@@ -9,14 +9,16 @@ from tvm import ir, relax
 
 from ...dialect import kinds, names, operators
 from ...dialect.kinds import ELTWISE_KINDS, Kind
-from ...dialect.operators import Clamp, EltwiseAttrs, Quantization, RequantizeAttrs
+from ...dialect.operators import Clamp, ConvAttrs, EltwiseAttrs, Quantization
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held
 from .layers import Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
 from .match import Node, NodeBits
-from .weights import NotQuantizable, activation_quantization
+from .weights import NotQuantizable, activation_quantization, quantize_weights
+
+SLOPE_BITS = 8  # each of a PRelu's slopes has a scale of its own, so that more bits say nothing more
 
 
 def _eltwise(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -163,7 +165,10 @@ def _negated(node: Node, emitter: Emitter, a: Held) -> Held:
 
 
 def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """max(x, 0) + slope * min(x, 0) with a slope per channel: both halves exact, one rounding each for product and sum."""
+    """x and slope * x: the greater of the two where the slope is at most 1, else the smaller.
+
+    The product has the quantization of the result: each value is rounded once, and where the product saturates so does the result.
+    """
     shape = operators.static_shape(node.output)
     slope_of, axis = node.call.args[1], int(node.call.attrs.axis) % len(shape)
     if not isinstance(slope_of, ir.GenericConst):
@@ -172,24 +177,44 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     x = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
     vector = _reduced(arranged(np.broadcast_to(slopes, shape), x.layout))[:1]
-    slope = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
-    wide = Quantization(CONSTANT_BITS, x.q.scale, 0)
-    to_zero = Clamp(Clamp.whole(wide.bits).lo, 0)
-    from_zero = Clamp(x.q.zero_point, Clamp.whole(x.q.bits).hi)
-    negative = RequantizeAttrs(names.step(node.name, names.NEGATIVE), "Min", wide, to_zero, x.q)
-    positive = RequantizeAttrs(names.step(node.name, names.POSITIVE), "Max", x.q, from_zero, x.q)
-    reach = float(np.abs(vector).max()) * x.q.reach * x.q.scale
-    part = activation_quantization(-reach, reach, CONSTANT_BITS)
+    scaled = _sloped(node, emitter, x, vector, out.q)
+    _, h, w, channels = x.layout.nhwc
+    steep = np.broadcast_to(vector > 1, (1, h, w, channels))
+    by_channel = bool((steep == steep[:, :1, :1]).all())
+
+    def chosen(name: str, kind: str, lesser: tuple[int, ...] = ()) -> relax.Call:
+        attrs = EltwiseAttrs(name, node.op, out.q, out.clamp, kind, x.q, out.q, lesser)
+        expressible(attrs.multipliers)
+        return attrs.call(x.var, scaled)
+
+    if steep.all() or not steep.any():
+        call = chosen(node.name, "min" if steep.all() else "max")
+    elif by_channel and 4 not in (x.q.bits, out.q.bits):  # neighbours of 4 bits share a byte
+        call = chosen(node.name, "max", tuple(np.flatnonzero(steep[0, 0, 0]).tolist()))
+    else:
+        both = [
+            Held(emitter.builder.emit(chosen(names.step(node.name, which), kind)), out.q, x.layout, out.span)
+            for which, kind in ((names.GREATER, "max"), (names.LESSER, "min"))
+        ]
+        place = np.arange(held_size(x)).reshape(x.layout.nhwc)
+        call = emitter.move(node.name, node.op, both, place + steep * place.size, out.q, out.clamp)
+    emitter.hold(node.output, call, out.q, x.layout, out.span)
+
+
+def _sloped(node: Node, emitter: Emitter, x: Held, slopes: np.ndarray, q: Quantization) -> relax.Var:
+    """``slopes`` [1, H, W, C], each dimension maybe 1, times ``x``: by channel on weights with scales of their own."""
     name = names.step(node.name, names.PRODUCT)
-    product = EltwiseAttrs(name, "Mul", part, Clamp.whole(part.bits), "mul", wide, slope)
-    expressible(product.multipliers)
-    integers = quantize_constant(vector, slope.scale)
-    below = emitter.builder.emit(negative.call(x.var))
-    scaled = emitter.builder.emit(product.call(below, relax.const(np.ascontiguousarray(integers))))
-    above = emitter.builder.emit(positive.call(x.var))
-    total = EltwiseAttrs(node.name, node.op, out.q, out.clamp, "add", x.q, part)
-    expressible(total.multipliers)
-    emitter.hold(node.output, total.call(above, scaled), out.q, x.layout, out.span)
+    channels = x.layout.nhwc[3]
+    attrs: ConvAttrs | EltwiseAttrs
+    if slopes.shape[1:3] == (1, 1):
+        weight = np.broadcast_to(slopes.reshape(-1, 1, 1, 1), (channels, 1, 1, 1))
+        made = quantize_weights(weight, np.zeros(channels), SLOPE_BITS, x.q, q.scale)
+        attrs = ConvAttrs(name, "Mul", q, Clamp.whole(q.bits), x.q, (1, 1), (0, 0, 0, 0), (1, 1), channels, SLOPE_BITS)
+        return emitter.builder.emit(attrs.call(x.var, made.weight, made.bias, made.scale))
+    slope = activation_quantization(float(slopes.min()), float(slopes.max()), CONSTANT_BITS)
+    attrs = EltwiseAttrs(name, "Mul", q, Clamp.whole(q.bits), "mul", x.q, slope)
+    expressible(attrs.multipliers)
+    return emitter.builder.emit(attrs.call(x.var, relax.const(quantize_constant(slopes, slope.scale))))
 
 
 ELTWISE_RULES: dict[Kind, Rule] = {kinds.ELTWISE: _eltwise, kinds.PRELU: _prelu}

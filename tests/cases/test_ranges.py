@@ -191,6 +191,23 @@ def test_a_guard_against_overflow_is_no_range(bound):
     assert decibels(floats(model, test), outputs(module, test)) >= 30
 
 
+@pytest.mark.parametrize(("make", "floor"), [("Tanh", 20), ("Reciprocal", 30)])
+def test_a_bounded_output_keeps_its_bits(make, floor):
+    """Small values before a Tanh: its operand gets four times their range, not the 40 times to the Tanh's end.
+
+    And a function that is bounded but falls slowly for ever is not followed to there.
+    """
+    net = Net()
+    before = net("Conv", "x", weights(8, 8, 1, 1, gain=0.02 if make == "Tanh" else 1))
+    if make == "Reciprocal":
+        before = net("Add", net("Abs", before), scalar(0.5))
+    net(make, before, out="y")
+    model = net.model({"x": [1, 8, 8, 8]}, {"y": [1, 8, 8, 8]})
+    data, test = ({"x": normal(8, 8, 8, samples=n, seed=n, gain=g)} for n, g in ((32, 1), (8, 0.8)))
+    module = qaccel.compile(model, calibration_data=data, bits=8)
+    assert decibels(floats(model, test), outputs(module, test)) >= floor
+
+
 def test_an_inner_gate_keeps_the_range_of_its_values():
     """Nothing but a product reads the gate: its values are where calibration saw them, and so are its steps."""
     net = Net()

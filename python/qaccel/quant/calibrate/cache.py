@@ -55,8 +55,10 @@ def load(key: str) -> Ranges | None:
         values = {str(name): (float(lo), float(hi)) for name, (lo, hi) in entry["values"].items()}
         means = {str(name): np.array(each, np.float64) for name, each in entry["means"].items()}
         cuts = {str(name): Cut(*map(float, each)) for name, each in entry["cuts"].items()}
-        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means, cuts=cuts)
+        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means, float(entry["headroom"]), cuts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not ranges.headroom >= 1:
         return None
     if not all(each.ndim == 1 and np.isfinite(each).all() for each in means.values()):
         return None
@@ -74,6 +76,7 @@ def store(key: str, ranges: Ranges) -> None:
         "values": {k: list(v) for k, v in ranges.values.items()},
         "method": ranges.method,
         "samples": ranges.samples,
+        "headroom": ranges.headroom,
         "means": {k: v.tolist() for k, v in ranges.means.items()},
         "cuts": {k: [v.share, v.least, v.most] for k, v in ranges.cuts.items()},
     }

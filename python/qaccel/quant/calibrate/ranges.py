@@ -45,14 +45,16 @@ class Ranges:
 
     `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs. `headroom`: by how
     much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within `values`.
+    `exact`: to be taken as they are, whatever makes or reads a tensor.
     """
 
     values: dict[str, tuple[float, float]]
     method: str
     samples: int
     means: dict[str, np.ndarray] = field(default_factory=dict)
-    headroom: float = HEADROOM
+    headroom: float = 1.0
     cuts: dict[str, Cut] = field(default_factory=dict)
+    exact: bool = False
 
     def summary(self) -> dict[str, Any]:
         """What the report says of them: method, samples, and each tensor whose range leaves out values of the samples."""
@@ -135,7 +137,7 @@ def calibrate(
         execute(model, pieces, widen_and_add if k * batch < passes_of(model) else widen)
     extremes = masks.limited(extremes)
     if method == "minmax":
-        return Ranges(extremes, method, samples, means.values)
+        return Ranges(extremes, method, samples, means.values, HEADROOM)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
 
     def count(name: str, value: np.ndarray) -> None:
@@ -154,7 +156,7 @@ def calibrate(
             share = histogram.share_beyond(*values[name])
             if share:
                 cuts[name] = Cut(share, lo, hi)
-    return Ranges(values, method, samples, means.values, cuts=cuts)
+    return Ranges(values, method, samples, means.values, HEADROOM, cuts)
 
 
 def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:

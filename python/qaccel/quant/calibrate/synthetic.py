@@ -90,7 +90,7 @@ def widened(ranges: Ranges, model: Model, exact: Sequence[str] = ()) -> Ranges:
                 after = max(before[0] * own, least), min(before[1] * own, most)
             values[node.name] = min(float(after[0]), 0.0), max(float(after[1]), 0.0)
         factors.update(dict.fromkeys(node.outputs, factor))
-    return Ranges(values, "synthetic", ranges.samples, headroom=1.0)
+    return Ranges(values, "synthetic", ranges.samples)
 
 
 def _scaled(limits: tuple[float, float], factor: float) -> tuple[float, float]:

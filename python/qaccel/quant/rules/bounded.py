@@ -29,8 +29,9 @@ _OCTAVES, _PER_OCTAVE = (-20, 100), 64
 _SIDE = 2.0 ** np.linspace(*_OCTAVES, (_OCTAVES[1] - _OCTAVES[0]) * _PER_OCTAVE + 1)
 GRID = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])
 FAR = 2.0**50  # what a function does beyond, it does forever
-# A Clip to bounds beyond this times what it reads guards against overflow, and says nothing of what its values are.
-CLIP_REACH = 4.0
+# How much larger than its largest sample the operand of a bounded output may become. Beyond that, what it is computed from would be
+# out of range as well; and a Clip to bounds beyond guards against overflow, and says nothing of what its values are.
+REACH = 4.0
 # Values pass through these; a mean of bounded values is bounded too, but it hardly comes near the bounds.
 PASSING = (kinds.MOVE, kinds.NEAREST, kinds.MAX_POOL, kinds.MAX, kinds.RESHAPE, kinds.TRANSPOSE)
 _HULLS = (*PASSING, kinds.AVG_POOL, kinds.MEAN, kinds.RESIZE)
@@ -75,8 +76,8 @@ def clamp_of(node: Node) -> Node:
 class Bounds:
     """Bounds of every tensor of a network by variable, and its bounded outputs.
 
-    ``of``: what values can be at all, infinite where nothing says. ``outputs``: the tensors that take all of that as their range,
-    because the user reads them, and a function made them that is bounded by its nature.
+    ``of``: what values can be at all, infinite where nothing says. ``outputs``: the ranges of those tensors that take all that
+    their function gives, because the user reads them, and a function made them that is bounded by its nature.
     """
 
     def __init__(
@@ -88,12 +89,15 @@ class Bounds:
         self._names |= {var: node.range_name for var, node in self._nodes.items()}
         self._ranges = ranges
         self.of: dict[relax.Var, Span] = {var: _bounds_of_type(spec.dtype) for var, spec in inputs.items()}
+        self._full = dict(self.of)  # what bounded functions give for what their operands can reach
         self._by_nature: set[relax.Var] = set()
         for node in self._nodes.values():
-            self.of[node.output] = self._bounds(node)
-            if self._bounded_by_nature(node):
+            self.of[node.output] = self._bounds(node, self.of)
+            by_nature = self._bounded_by_nature(node)
+            if by_nature is not None:
                 self._by_nature.add(node.output)
-        self.outputs: set[relax.Var] = set()
+            self._full[node.output] = by_nature or self._bounds(node, self._full)
+        self.outputs: dict[relax.Var, Span] = {}
         for var in results:
             self._mark(var)
         for node in self._nodes.values():
@@ -101,9 +105,9 @@ class Bounds:
                 for var in node.inputs:
                     self._mark(var)
 
-    def _bounds(self, node: Node) -> Span:
-        """What a node's values can be, from what those of its operands can be."""
-        given = [self.of.get(var, EVERYTHING) for var in node.inputs]
+    def _bounds(self, node: Node, known: Mapping[relax.Var, Span]) -> Span:
+        """What a node's values can be, from what is ``known`` of its operands."""
+        given = [known.get(var, EVERYTHING) for var in node.inputs]
         operator = _operator(node)
         if operator == "relax.nn.softmax":
             return 0.0, 1.0
@@ -114,36 +118,39 @@ class Bounds:
         result = EVERYTHING
         if node.kind in _HULLS and given:
             result = 0.0, 0.0
-            for each in (*given, *(_of_constant(c) for c in _constants(node))):
+            for each in (*given, *map(_of_constant, _constants(node))):
                 result = hull(result, each)
         elif node.kind is kinds.ELTWISE:
-            sides = [self._operand(arg) for arg in node.call.args]
+            sides = (known.get(a, EVERYTHING) if isinstance(a, relax.Var) else _of_constant(a) for a in node.call.args)
             result = _combined(node.call.op.name, *sides)
         elif isinstance(node.bindings[-1].value, relax.Var):
             result = given[0]
         return _extent(clamp_of(node), result) if node.clamps else result
 
-    def _operand(self, arg: relax.Expr) -> Span:
-        return self.of.get(arg, EVERYTHING) if isinstance(arg, relax.Var) else _of_constant(arg)
+    def reach(self, node: Node) -> float:
+        """How far from zero the operand of a function node can be, or what it is before its clamps: REACH times what it was."""
+        name = self._names.get(node.inputs[0], "")
+        if not is_function(node):
+            name = node.added[0].name if node.added else node.name
+        lo, hi = self._ranges.get(name, (0.0, 0.0))
+        return REACH * max(-lo, hi)
 
-    def _bounded_by_nature(self, node: Node) -> bool:
-        """Whether a node itself keeps its values within bounds that say what they are: Sigmoid, Tanh, Softmax, Clip to 0..1."""
+    def _bounded_by_nature(self, node: Node) -> Span | None:
+        """Within which bounds a node keeps its values that say what these are: Sigmoid, Tanh, Softmax, Clip to 0..1; else None."""
         if _operator(node) == "relax.nn.softmax":
-            return True
+            return 0.0, 1.0
         function = node if is_function(node) else clamp_of(node) if node.clamps else None
         if function is None:
-            return False
-        bounds = _extent(function, EVERYTHING)
+            return None
+        bounds, reach = _extent(function, EVERYTHING), self.reach(node)
         if not all(map(math.isfinite, bounds)):
-            return False
+            return None
         calls = [binding.value for each in (function, *function.clamps) for binding in each.bindings]
-        if max(map(abs, bounds)) <= 1 or not any(call.op.name in _CLIPS for call in calls):
-            return True
-        read = node.added[0].name if node.added else node.name
-        lo, hi = self._ranges.get(self._names.get(node.inputs[0], "") if function is node else read, (0.0, 0.0))
-        values = curve(function, GRID)
-        reach = np.abs(GRID[np.flatnonzero(np.diff(values))]).max(initial=0.0)
-        return bool(reach <= CLIP_REACH * max(-lo, hi))
+        if max(map(abs, bounds)) > 1 and any(call.op.name in _CLIPS for call in calls):
+            ends = np.abs(GRID[np.flatnonzero(np.diff(curve(function, GRID)))])
+            if ends.max(initial=0.0) > reach:
+                return None
+        return _extent(function, (-reach, reach))
 
     def _can(self, var: relax.Var) -> bool:
         """Whether a tensor is made of nothing but functions that are bounded by nature."""
@@ -165,7 +172,7 @@ class Bounds:
             return
         whole = self._can(var)
         if whole:
-            self.outputs.add(var)
+            self.outputs[var] = within(self._full[var], EVERYTHING)
             if var in self._by_nature:
                 return
         passed = node.kind in (*PASSING, kinds.RESIZE) or isinstance(node.bindings[-1].value, relax.Var | relax.Tuple)

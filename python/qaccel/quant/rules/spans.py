@@ -19,7 +19,7 @@ from ...errors import CompilerFault
 from ...machine.numerics import activation_limits
 from ...model import TensorSpec
 from ..calibrate.ranges import Ranges
-from .bounded import EVERYTHING, FAR, GRID, PASSING, Bounds, Span, clamp_of, curve, hull, is_function, within
+from .bounded import EVERYTHING, GRID, PASSING, Bounds, Span, clamp_of, curve, hull, is_function, within
 from .match import Node, NodeBits
 from .weights import NotQuantizable, activation_quantization
 
@@ -65,6 +65,8 @@ def fit_spans(
 
     ``finely_read``: outputs of functions whose operand is rounded to more than one scale of so many bits.
     """
+    if ranges.exact:
+        return Spans(ranges.values, {}, ranges.headroom)
     return _Fit(nodes, inputs, results, widths, ranges, finely_read).spans()
 
 
@@ -105,14 +107,14 @@ class _Fit:
             return
         needed = self._needed.get(var, EVERYTHING)
         if var in self._bounds.outputs:
-            self._expected[name], self._limits[name] = within(bounds, EVERYTHING), bounds
+            self._expected[name], self._limits[name] = self._bounds.outputs[var], bounds
             return
         span = self._expected[name]
         if var in self._alive:
             span = hull(span, within(self._alive[var], bounds))
         if node is not None and node.kind is kinds.MOVE:  # parts that are bounded outputs, beside others
-            for each in set(node.inputs) & self._bounds.outputs:
-                span = hull(span, self._bounds.of[each])
+            for each in self._bounds.outputs.keys() & set(node.inputs):
+                span = hull(span, self._bounds.outputs[each])
         self._expected[name] = within(span, needed)
         self._limits[name] = max(bounds[0], needed[0]), min(bounds[1], needed[1])
 
@@ -134,31 +136,33 @@ class _Fit:
                 self._alive[var] = hull(self._alive.get(var, alive), alive)
 
     def _seen(self, function: Node, node: Node, widths: NodeBits) -> tuple[Span, Span | None]:
-        """Between which values of its operand a function is not flat, and the same again if its output must have all of its own."""
+        """Between which values of its operand a function is not flat, and which of those it must see to give all of its own."""
         out = self._expected.get(node.range_name)
         before = self._ranges.values.get(self._names.get(node.inputs[0], ""))
         if out is None or before is None:
             return EVERYTHING, None
-        whole = node.output in self._bounds.outputs
+        spans = Spans(self._expected, self._limits, self._ranges.headroom)
         try:
-            q = activation_quantization(*Spans(self._expected, self._limits, self._ranges.headroom).room(
-                node.range_name, widths.out), widths.out)  # fmt: skip
+            q = activation_quantization(*spans.room(node.range_name, widths.out), widths.out)
             values = curve(function, GRID)
         except NotQuantizable:
             return EVERYTHING, None
         lo, hi = ((end - q.zero_point) * q.scale for end in activation_limits(widths.out))
         values = np.clip(values, lo, hi)
-        seen = _not_flat(values, q.scale / 2)
-        limit = q.scale / 2
+        # One that falls and rises gives all of its values near zero, which every range holds.
+        whole = node.output in self._bounds.outputs and (np.diff(values) >= 0).all() | (np.diff(values) <= 0).all()
+        reach = self._bounds.reach(node) if whole else 0.0
+        # Flat is what gives the same integer, or another one by chance.
+        limit, seen = q.scale / 8, _not_flat(values, q.scale / 8, np.rint(values / q.scale))
         if node.output in self._finely_read:  # steep near zero, it creeps on far out: what the samples showed is enough
             return seen, None
         while limit < (hi - lo) / 4:
             limit *= 1.25
-            span = seen if whole and max(map(abs, seen)) < FAR else within(before, seen)
+            span = within(hull(before, within(seen, (-reach, reach))), seen)
             if _rounding(values, span, widths.activation) * CUT_OF_ROUNDING < limit:
                 break
             seen = _not_flat(values, limit)
-        return seen, seen if whole and max(map(abs, seen)) < FAR else None
+        return seen, within(seen, (-reach, reach)) if whole else None
 
 
 def _named(node: Node) -> bool:
@@ -166,10 +170,12 @@ def _named(node: Node) -> bool:
     return isinstance(node.bindings[-1].value, relax.Call)
 
 
-def _not_flat(values: np.ndarray, limit: float) -> Span:
-    """Beyond which points of GRID a function stays within ``limit`` of what it is at the far end."""
-    low = np.flatnonzero(np.abs(values - values[0]) > limit)
-    high = np.flatnonzero(np.abs(values - values[-1]) > limit)
+def _not_flat(values: np.ndarray, limit: float, integers: np.ndarray | None = None) -> Span:
+    """Beyond which points of GRID a function stays within ``limit`` of what it is at the far end, or has the same integers."""
+    low, high = (np.abs(values - values[end]) > limit for end in (0, -1))
+    if integers is not None:
+        low, high = low & (integers != integers[0]), high & (integers != integers[-1])
+    low, high = np.flatnonzero(low), np.flatnonzero(high)
     first = GRID[max(low[0] - 1, 0)] if low.size else GRID[-1]
     last = GRID[min(high[-1] + 1, len(GRID) - 1)] if high.size else GRID[0]
     if first > last:  # flat everywhere

@@ -57,7 +57,8 @@ class QuantizedModel:
     `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
-    `inner`: nodes before it that its table stands for.
+    `inner`: nodes before it that its table stands for. `levels`: the nodes between products and a steep function, the key, that
+    are computed at several scales.
     `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
     `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
@@ -77,6 +78,7 @@ class QuantizedModel:
     apart: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     undone: frozenset[str] = frozenset()
     unlike: tuple[UnlikePart, ...] = ()
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranges: Mapping[str, Any] = field(default_factory=dict)
     seen: tuple[InputSeen, ...] = ()

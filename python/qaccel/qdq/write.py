@@ -3,7 +3,8 @@
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
 Constants of element-wise operators are written as the real numbers that the machine's integers stand for. A PRelu is
-spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate.
+spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate, and a tensor that is held
+at several scales is left in float, which is nearer to it than any one scale.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class _Graph:
         self.undone = q.undone
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.levels = q.levels
+        self.at_several_scales = {name for chain in q.levels.values() for name in chain}
         self.operations: dict[str, Operation] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
         self.slopes: dict[str, Operation] = {}  # the product of a PRelu
@@ -160,7 +163,12 @@ class _Graph:
             return
         made = attrs.result
         node, _, part = attrs.name.rpartition(".")
-        if attrs.name in self.output_of:
+        if {attrs.name, node} & self.at_several_scales or node in self.levels:
+            return
+        if attrs.name in self.levels:
+            self.made[self.output_of[attrs.name]] = made
+            self._means(self.output_of[attrs.name], made)
+        elif attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
             self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
             self.operations.setdefault(attrs.name, (attrs, constants))

@@ -27,9 +27,10 @@ NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is wo
 class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
-    ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else they are made up,
-    which does for ranges and for nothing finer. ``notes``: what to tell the user, one line each. ``seen``: of the user's
-    samples, by input; ``preprocess``: how they were made from images, None where they were arrays.
+    ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
+    they are made up, which does for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
+    ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they
+    were arrays.
     """
 
     ranges: Ranges

@@ -87,6 +87,10 @@ class Emitter:
             node = self._nodes.get(node.inputs[0])
         return node
 
+    def made_by(self, var: relax.Var) -> Node | None:
+        """The node that gives a tensor; None for an input."""
+        return self._nodes.get(var)
+
     def hold(
         self, var: relax.Var, call: relax.Call, q: Quantization, layout: Layout, span: tuple[float, float]
     ) -> None:

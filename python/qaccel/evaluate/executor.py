@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..model import Model
+from .blas import one_thread
 from .side_by_side import Turns, side_by_side
 from .steps import Plan, plan_of
 
@@ -49,7 +50,8 @@ def execute(model: Model, inputs: Mapping[str, np.ndarray], observe: Observer | 
     plan = plan_of(model)
     at_once = 1 if not plan.batchable else plan.comfortable if observe is None or plan.compiled else factor or 1
     if factor is None or factor <= at_once:
-        return _run(plan, model, arrays, observe)
+        with one_thread():
+            return _run(plan, model, arrays, observe)
     samples = [
         {
             s.name: arrays[s.name][k * s.shape[0] : (k + at_once) * s.shape[0]] if s.shape else arrays[s.name]
@@ -57,10 +59,11 @@ def execute(model: Model, inputs: Mapping[str, np.ndarray], observe: Observer | 
         }
         for k in range(0, factor, at_once)
     ]
-    if plan.compiled:
-        pieces = _run_side_by_side(plan, model, samples, observe)
-    else:
-        pieces = [_run(plan, model, sample, observe) for sample in samples]
+    with one_thread():
+        if plan.compiled:
+            pieces = _run_side_by_side(plan, model, samples, observe)
+        else:
+            pieces = [_run(plan, model, sample, observe) for sample in samples]
     return {name: np.concatenate([np.atleast_1d(p[name]) for p in pieces]) for name in pieces[0]}
 
 

@@ -45,6 +45,9 @@ class ImageFolder:
     spec: TensorSpec
     how: Preprocess
 
+    def __repr__(self) -> str:
+        return f"<ImageFolder '{self.folder.name[:60]}': {len(self.files)} images>"
+
     def __len__(self) -> int:
         return len(self.files)
 

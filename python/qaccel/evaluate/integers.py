@@ -16,6 +16,7 @@ from ..dialect import operators
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..relax_tools import bindings, known_shape, node_name, variables
+from .blas import one_thread
 from .compiled import WORTH_MACS
 from .float_operators import RULES
 from .integer_layers import layer_of, layer_with_weights
@@ -74,7 +75,8 @@ def run_quantized(
     side = len(parts) if correct is not None else SIDE_BY_SIDE if large else 1
     groups = [parts[k : k + side] for k in range(0, len(parts), side)]
     run = _Run(mod, large, observe, correct, subgraph)
-    pieces = [piece for group in groups for piece in run(group)]
+    with one_thread():
+        pieces = [piece for group in groups for piece in run(group)]
     return {str(k): np.concatenate([np.atleast_1d(piece[k]) for piece in pieces]) for k in range(len(pieces[0]))}
 
 

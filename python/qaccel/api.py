@@ -27,8 +27,9 @@ from .qdq.write import emit_qdq as write_qdq
 from .quant.io_dtype import with_ends
 from .report.text import write_report
 from .run import execute
-from .run.evaluate import Evaluation, evaluate, load_labelled
+from .run.evaluate import Evaluation, Samples, evaluate, load_labelled
 from .run.files import check_file, check_folder, write_file, write_text
+from .run.images import check_no_preprocess, labelled_images, read_inputs
 from .run.package import write_program
 from .run.remote import load_remote
 from .stages import Stages, progress_bar
@@ -150,17 +151,44 @@ class Module:
         mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
         return mod.script(show_meta=False)
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name, or for the array of the only input; see `execute.Runner.run`."""
+    def run(
+        self, inputs: Mapping[str, np.ndarray] | np.ndarray | str | Path, *, preprocess: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name, or for the array of the only input; see `execute.Runner.run`.
+
+        ``inputs`` may be the path of an .npz or of a folder of images, which are prepared as the calibration images were, or as
+        ``preprocess`` says.
+        """
         with boundary("run"):
+            if isinstance(inputs, str | os.PathLike):
+                inputs = read_inputs(self.runner, inputs, preprocess, "inputs")[0]
+            elif preprocess is not None:
+                raise UserError("preprocess describes a folder of images, and inputs are arrays; drop one of them")
             return self.runner.run(inputs)
 
-    def evaluate(self, data: str | Path, reference: str | Path | None = None, *, progress: bool = False) -> Evaluation:
-        """Accuracy on an .npz of arrays by input name and ``labels``, and agreement with the float model ``reference``."""
+    def evaluate(
+        self,
+        data: str | Path,
+        reference: str | Path | None = None,
+        *,
+        preprocess: str | None = None,
+        progress: bool = False,
+    ) -> Evaluation:
+        """Accuracy on labelled data, and agreement with the float model ``reference``.
+
+        ``data``: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, see
+        `run.images.labelled_images`; ``preprocess``: how images are prepared (default: as the calibration images were).
+        """
         with boundary("evaluate"):
-            arrays, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
+            samples: Mapping[str, Samples]
+            notes: tuple[str, ...] = ()
+            if path_of(data, "the data").is_dir():
+                samples, labels, notes = labelled_images(self.runner, data, preprocess)
+            else:
+                check_no_preprocess(data, preprocess)
+                samples, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
             with progress_bar("evaluating", len(labels), progress) as advance:
-                return evaluate(self.runner, arrays, labels, reference, advance)
+                return replace(evaluate(self.runner, samples, labels, reference, advance), notes=notes)
 
     def export_library(self, path: str | Path) -> Path:
         """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""

@@ -12,12 +12,12 @@ import tvm
 from tvm import relax
 
 from .dialect import operators
-from .dialect.quantized import QuantizedModel
+from .dialect.quantized import InputSeen, QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
 from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
-from .relax_tools import bindings, results
+from .relax_tools import bindings, results, variables
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
@@ -56,9 +56,25 @@ def make_metadata(
         "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
         "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
         "came_quantized": _came_quantized(model),
+        "preprocess": None if quantized is None else quantized.preprocess,
+        "calibration": [] if quantized is None else seen_entries(quantized.seen),
         "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
         "report": report,
     }
+
+
+def seen_entries(seen: Iterable[InputSeen]) -> list[dict[str, Any]]:
+    """What calibration saw of each input as plain values, as report.json and the metadata have it."""
+    keys = ("lo", "hi", "mean", "deviation")
+    return [
+        {
+            "name": each.name,
+            "samples": each.samples,
+            **{key: getattr(each, key) for key in keys},
+            "channels": [dict(zip(keys, channel, strict=True)) for channel in each.channels],
+        }
+        for each in seen
+    ]
 
 
 def _where_known(
@@ -188,6 +204,6 @@ def _made_by(
                 return attrs.source
             return None
         if isinstance(expr, relax.Call) and through_float:
-            arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]
+            arguments = variables(expr)
             expr = arguments[0] if arguments else None
     return None

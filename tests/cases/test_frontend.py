@@ -196,7 +196,8 @@ NO_MOVES = [
 def test_samples_that_a_network_makes(make, mode):
     net = Net()
     shape, result = make(net)
-    data, test = ({"x": normal(*shape, samples=n, seed=s, gain=g)} for n, s, g in ((32, 1, 1.0), (8, 2, 0.7)))
+    gain = {"8": 0.7, "16": 1.0}[mode]  # 16 bits have room for values that the calibration did not show
+    data, test = ({"x": normal(*shape, samples=n, seed=s, gain=g)} for n, s, g in ((32, 1, 1.0), (8, 2, gain)))
     module = assert_close(net.model({"x": [1, *shape]}, {"y": result}), data, test, mode)
     assert macs_on_the_cpu(module) == {}
     # The very samples of the calibration, which run together where they may.

@@ -31,7 +31,7 @@ def quantized_model(model: onnx.ModelProto, spans: Mapping[str, Span], bits: Bit
     values = {spec.name: spans[spec.name] for spec in imported.inputs}
     # Nodes that the import made around one have its range.
     values |= {node.name: spans.get(node.outputs[0], last) for node in imported.operators}
-    q = quantize(imported, Ranges(values, "minmax", 1), bits)
+    q = quantize(imported, Ranges(values, "given", 1, exact=True), bits)
     assert q.unquantized == ()
     return q
 

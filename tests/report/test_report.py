@@ -18,7 +18,7 @@ from qaccel.report.text import codecs_of, layers_csv, report_html, summary_rows,
 
 TOP_LEVEL = {
     "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "latency_ms", "dram_bytes", "memory",
-    "weights", "layers", "fallback",
+    "weights", "layers", "fallback", "calibration", "ranges",
 }  # fmt: skip
 OF_A_LAYER = {
     "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> None:
     """Compile and write, then print the notes, the summary and what was written."""
     from .. import api
-    from ..report.text import print_summary
+    from ..report.text import calibration_lines, print_summary
 
     module = api.compile(
         arguments.model,
@@ -106,6 +106,8 @@ def execute(arguments: argparse.Namespace) -> None:
     assert module.compiled is not None
     _print_notes(module.notes, arguments.verbose)
     if arguments.verbose:
+        for line in calibration_lines(module.metadata["calibration"]):
+            print(line)
         _print_choices(module.compiled.choices)
     if module.compiled.report is not None:
         print_summary(module.report, layers=arguments.verbose)
@@ -115,7 +117,7 @@ def execute(arguments: argparse.Namespace) -> None:
 def _print_notes(notes: tuple[str, ...], verbose: int) -> None:
     shown = notes if verbose else notes[:NOTES_SHOWN]
     for note in shown:
-        print(f"note: {note}")
+        print(note if note.startswith("warning: ") else f"note: {note}")
     if len(notes) > len(shown):
         print(f"note: and {len(notes) - len(shown)} more; -v shows them")
 

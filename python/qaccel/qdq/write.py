@@ -2,7 +2,8 @@
 
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
-Constants of element-wise operators are integers too. What ONNX cannot say: 16-bit tables interpolate; the node's doc string does.
+Constants of element-wise operators are integers too. What ONNX cannot say: 16-bit tables interpolate, which the node's doc string
+says; and a tensor that is held at several scales is left in float, which is nearer to it than any one scale.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..dialect import names, operators
-from ..dialect.operators import ConvAttrs, EltwiseAttrs, IntegerAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from ..dialect.operators import (
+    ConvAttrs,
+    EltwiseAttrs,
+    IntegerAttrs,
+    MoveAttrs,
+    Quantization,
+    QuantizeAttrs,
+    RequantizeAttrs,
+)  # fmt: skip
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
 from ..relax_tools import bindings
 from .interpolated import span_text
-from .kernels import Phase, stored_kernel, transposed_kernel
+from .kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
-NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
-_IR_VERSION_OF_21 = 10
 _RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 # A call's attributes, and the constants of a convolution: weight, bias, weight scale.
 Operation = tuple[operators.Attrs, tuple[np.ndarray, ...]]
@@ -68,7 +75,7 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
         raise UserError(
             "no QDQ model can be written: the model came as Relax, with operators that ONNX does not have; leave --emit-qdq out"
         )
-    source = _at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
+    source = at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
     graph = _Graph(source, q)
     for attrs, constants in calls:
         graph.learn(attrs, constants)
@@ -94,23 +101,6 @@ def _widths(attrs: operators.Attrs) -> list[int]:
     return [*widths, attrs.weight_bits] if isinstance(attrs, ConvAttrs) else widths
 
 
-def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """A copy of the model at opset ``least`` or its own if that is newer."""
-    have = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
-    if have < least:
-        try:
-            result = onnx.version_converter.convert_version(model, least)
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"the model cannot be brought from opset {have} to {least}: {reason}") from None
-    else:
-        result = onnx.ModelProto()
-        result.CopyFrom(model)
-    if least >= NARROW_AND_WIDE_OPSET:
-        result.ir_version = max(result.ir_version, _IR_VERSION_OF_21)
-    return result
-
-
 class _Graph:
     """The new graph as it grows: the source's nodes in order, each between the Q and DQ nodes that it needs."""
 
@@ -119,8 +109,12 @@ class _Graph:
         self.fused = q.fused
         self.added = q.added
         self.spans = q.spans
+        self.apart = q.apart
+        self.undone = q.undone
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.levels = q.levels
+        self.at_several_scales = {name for chain in q.levels.values() for name in chain}
         self.operations: dict[str, Operation] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
         self.slopes: dict[str, Operation] = {}  # the product of a PRelu
@@ -135,6 +129,7 @@ class _Graph:
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
         self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in _RENAMING}
+        self.in_float: set[str] = set()  # joined tensors under whose name lies what their parts are in float
         self.outputs = {value.name for value in source.graph.output}
         self.constants = {value.name: value for value in source.graph.initializer}
         self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
@@ -150,7 +145,12 @@ class _Graph:
             return
         made = attrs.result
         node, _, part = attrs.name.rpartition(".")
-        if attrs.name in self.output_of:
+        if {attrs.name, node} & self.at_several_scales or node in self.levels:
+            return
+        if attrs.name in self.levels:
+            self.made[self.output_of[attrs.name]] = made
+            self._means(self.output_of[attrs.name], made)
+        elif attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
             self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
             self.operations.setdefault(attrs.name, (attrs, constants))
@@ -200,8 +200,11 @@ class _Graph:
             copy.output[0] = self.output_of[self.added[node.name]]
         name = self.part_of.get(node.name, node.name)
         operation = self.operations.get(name)
+        apart = operation is not None and isinstance(operation[0], MoveAttrs) and node.name in self.apart
+        if apart:
+            self._joined_in_float(node)
         for position, tensor in enumerate(node.input):
-            q = self._meaning_of(tensor, self.reads[name]) if operation else None
+            q = self._meaning_of(tensor, self.reads[name]) if operation and name not in self.undone else None
             if q is not None:
                 copy.input[position] = self._dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
@@ -211,7 +214,7 @@ class _Graph:
         if node.name in self.spans:
             copy.doc_string = span_text(self.spans[node.name])
         tensor = copy.output[0]
-        if tensor in self.made and tensor in self.outputs:
+        if tensor in self.made and (tensor in self.outputs or apart):
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
         if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
             weight, bias, scale = operation[1]
@@ -228,7 +231,7 @@ class _Graph:
         if tensor in self.made:
             made = self.made[tensor]
             self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
-            if tensor in self.outputs:
+            if tensor in self.outputs and not apart:
                 self._dequantized(self.integers[tensor, made], made, tensor)
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
@@ -253,13 +256,24 @@ class _Graph:
             first = self.copied.get((self._root(tensor), q))
             if tensor not in self.made and first is not None and first != q:
                 real = self._dequantized(self._as(tensor, first), first)
+            elif tensor in self.made:
+                real = self._dequantized(self.integers[tensor, self.made[tensor]], self.made[tensor])
             else:
                 real = self._real(tensor)
             self.integers[tensor, q] = self._quantized(real, q, tensor)
         return self.integers[tensor, q]
 
+    def _joined_in_float(self, node: onnx.NodeProto) -> None:
+        """A join for its readers in float: of its parts, each on its own scale."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = self._fresh(f"{node.name}_of_parts")
+        copy.input[:] = [self._real(tensor) for tensor in node.input]
+        self.in_float.add(node.output[0])
+        self.nodes.append(copy)
+
     def _real(self, tensor: str) -> str:
-        made = self.made.get(tensor)
+        made = None if tensor in self.in_float else self.made.get(tensor)
         return tensor if made is None else self._dequantized(self.integers[tensor, made], made)
 
     def _quantized(self, real: str, q: Quantization, tensor: str) -> str:
@@ -366,7 +380,7 @@ class _Graph:
         name = self._fresh(name)
         array = np.asarray(values)
         if dtype == TensorProto.INT4:
-            tensor = helper.make_tensor(name, dtype, array.shape, _nibbles(array), raw=True)
+            tensor = helper.make_tensor(name, dtype, array.shape, nibbles(array), raw=True)
         else:
             tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
         self.initializers.append(tensor)
@@ -383,10 +397,3 @@ class _Graph:
             result = f"{name}_{k}"
         self.taken.add(result)
         return result
-
-
-def _nibbles(values: np.ndarray) -> bytes:
-    """4-bit integers packed as ONNX has them: row-major, low nibble first."""
-    flat = values.reshape(-1).astype(np.int64) & 15
-    flat = np.append(flat, 0) if flat.size % 2 else flat
-    return (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes()

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
-from ..metadata import Boundary
+from ..metadata import Boundary, seen_entries
 from ..npu.codegen import CompiledSubgraph
 from ..npu.partition.partition import Rejection
 
@@ -38,6 +39,7 @@ def make_report(
     subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
+    quantized: QuantizedModel,
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
     layers = [entry for each in subgraphs for entry in layer_entries(each)]
@@ -48,6 +50,7 @@ def make_report(
     return {
         "model": model,
         "hw": hw.to_dict(),
+        "calibration": seen_entries(quantized.seen),
         "subgraphs": len(subgraphs),
         "batch": boundary.batch,
         "cycles": cycles,
@@ -72,7 +75,21 @@ def make_report(
             {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
             for r in rejections
         ],
+        "shared_scales": [_shared_scale(part) for part in quantized.unlike],
+        "ranges": dict(quantized.ranges),
     }
+
+
+def _shared_scale(part: UnlikePart) -> dict[str, Any]:
+    """A part that shares the scale of a wider one; ``plan``: the lines of a plan.json that give it 16 bits."""
+    plan = {
+        name: {"weight_bits": each.weight_bits, "activation_bits": each.activation_bits}
+        for name, each in part.cure.items()
+    }
+    return {
+        "join": part.join, "part": part.part, "share": part.share, "bits": part.bits, "sqnr_db": part.sqnr_db,
+        "plan": plan, "taken": part.taken,
+    }  # fmt: skip
 
 
 def layer_entries(subgraph: ProfiledSubgraph) -> list[dict[str, Any]]:

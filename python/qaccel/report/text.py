@@ -88,6 +88,18 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def calibration_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What calibration saw of each input and channel, one line each."""
+    lines = []
+    for entry in entries:
+        for k, part in enumerate((entry, *entry["channels"])):
+            which = f"calibration of '{entry['name']}', {entry['samples']} samples" if k == 0 else f"   channel {k - 1}"
+            lines.append(
+                f"{which}: {part['lo']:.4g} to {part['hi']:.4g}, mean {part['mean']:.4g}, deviation {part['deviation']:.4g}"
+            )
+    return lines
+
+
 def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     """The summary on standard output, with each layer if asked, and what stays on the CPU."""
     from rich.table import Table
@@ -173,6 +185,18 @@ def report_html(report: Mapping[str, Any]) -> str:
         numbers = [f"{layer['macs']:,}", *sizes, f"{layer['entropy_bits'] / 8:,.0f}", f"{layer['cycles']:,}"]
         rows.append(_row(texts, numbers, f'<td><div class="bar">{parts}</div></td>'))
     fallback = [_row([f["name"], f["op"], f["reason"], f["fix"]], [f"{f['macs']:,}"]) for f in report["fallback"]]
+    shared = [
+        _row(
+            [part["part"], part["join"], json.dumps(part["plan"]), "yes" if part["taken"] else "no"],
+            [
+                f"{part['share']:.2g}",
+                "" if part["sqnr_db"] is None else f"{part['sqnr_db']:.0f} at {part['bits']} bits",
+            ],
+        )
+        for part in report["shared_scales"]
+    ]
+    heads_of_shared = ["part", "joined in", "plan.json", "taken"], ["share of the range", "SQNR in dB"]
+    unlike = f"<h2>Parts that share a scale</h2>{_table(*heads_of_shared, shared)}" if shared else ""
     key = "".join(f'<span style="background:{_COLOURS[cause]}"></span>{cause.replace("_", " ")}' for cause in STALLS)
     facts = "".join(_row([name, value], []) for name, value in summary_rows(report))
     title = html.escape(f"{report['model']} on {report['hw']['name']}")
@@ -183,7 +207,7 @@ def report_html(report: Mapping[str, Any]) -> str:
         f"<h1>{title}</h1><table>{facts}</table><h2>Layers</h2>"
         f'<p class="key">Where the cycles of a layer went:{key}</p>'
         f"{_table(['layer', 'operator', 'bits', 'codecs'], heads, rows)}"
-        f"<h2>On the CPU</h2>{cpu}</html>\n"
+        f"{unlike}<h2>On the CPU</h2>{cpu}</html>\n"
     )
 
 

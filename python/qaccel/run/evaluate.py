@@ -12,19 +12,25 @@ import numpy as np
 from ..errors import UserError, path_of
 from ..evaluate.dataset import check_inputs, load_npz
 from ..evaluate.executor import execute
+from ..evaluate.images import ImageFolder
 from ..frontend.canonicalize import load
 from ..frontend.import_onnx import import_onnx
 from ..model import Model, TensorSpec
 from .execute import Runner
+from .images import as_integers
 
 LABELS = "labels"
+Samples = np.ndarray | ImageFolder  # sliced along axis 0
 BATCH = 32  # samples between two signs of progress
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Shares of samples, 0 to 1, by the class scores in ``output``. What needs the float model is None without one; top-5 is
-    None below six classes."""
+    None below six classes.
+
+    ``notes``: what to know about the data, one line each.
+    """
 
     output: str
     samples: int
@@ -32,6 +38,7 @@ class Evaluation:
     top5: float | None
     reference_top1: float | None = None
     agreement: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_labelled(
@@ -68,7 +75,7 @@ def load_labelled(
 
 def evaluate(
     module: Runner,
-    data: Mapping[str, np.ndarray],
+    data: Mapping[str, Samples],
     labels: np.ndarray,
     reference: str | Path | None = None,
     advance: Callable[[int], object] | None = None,
@@ -76,8 +83,13 @@ def evaluate(
     """Runs all samples; ``advance`` hears how many were done. Raises UserError if no output, or more than one, has classes."""
     model = _reference(reference, module) if reference is not None else None
     output = _score_output(module.outputs).name
-    given = {entry["name"]: _as_integers(data[entry["name"]], entry) for entry in module.metadata["inputs"]}
-    scores = _scores(lambda part: module.run(part)[output], module.inputs, given, advance)
+    entries = {entry["name"]: entry for entry in module.metadata["inputs"]}
+
+    def run(part: dict[str, np.ndarray]) -> np.ndarray:
+        given = {name: as_integers(values, entries[name]) for name, values in part.items()}
+        return module.run(given)[output]
+
+    scores = _scores(run, module.inputs, data, advance)
     _check_classes(scores, labels, output)
     predicted = scores.argmax(1)
     top5 = None
@@ -96,15 +108,6 @@ def evaluate(
     return Evaluation(
         output, len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean())
     )
-
-
-def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """Real samples as the integers that the module's input takes; integers and float inputs stay."""
-    if values.dtype.kind != "f" or np.dtype(entry["dtype"]).kind == "f" or "scale" not in entry:
-        return values
-    limits = np.iinfo(entry["dtype"])
-    steps = np.rint(values.astype(np.float32) / np.float32(entry["scale"])) + entry["zero_point"]
-    return np.clip(steps, limits.min, limits.max).astype(entry["dtype"])
 
 
 def _reference(path: str | Path, module: Runner) -> Model:
@@ -128,7 +131,7 @@ def _reference(path: str | Path, module: Runner) -> Model:
 def _scores(
     run: Callable[[dict[str, np.ndarray]], np.ndarray],
     inputs: tuple[TensorSpec, ...],
-    data: Mapping[str, np.ndarray],
+    data: Mapping[str, Samples],
     advance: Callable[[int], object] | None,
 ) -> np.ndarray:
     """First output of all samples, [samples, classes]."""

@@ -55,7 +55,7 @@ class Runner:
     def outputs(self) -> tuple[TensorSpec, ...]:
         return specs(self.metadata["outputs"])
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name.
 
         Axis 0 may be any multiple of the module's batch, which then runs once per batch; outputs are joined along axis 0.

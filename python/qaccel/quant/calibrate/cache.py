@@ -20,10 +20,10 @@ import numpy as np
 import tvm
 
 from ...model import Model
-from .ranges import Ranges
+from .ranges import Cut, Ranges
 
 log = logging.getLogger(__name__)
-FORMAT = 5  # of the entries, and of how ranges are measured: raise it when either changes
+FORMAT = 6  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
 
@@ -54,8 +54,11 @@ def load(key: str) -> Ranges | None:
         entry = json.loads(path.read_text(encoding="utf-8"))
         values = {str(name): (float(lo), float(hi)) for name, (lo, hi) in entry["values"].items()}
         means = {str(name): np.array(each, np.float64) for name, each in entry["means"].items()}
-        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means)
+        cuts = {str(name): Cut(*map(float, each)) for name, each in entry["cuts"].items()}
+        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means, float(entry["headroom"]), cuts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not ranges.headroom >= 1:
         return None
     if not all(each.ndim == 1 and np.isfinite(each).all() for each in means.values()):
         return None
@@ -73,7 +76,9 @@ def store(key: str, ranges: Ranges) -> None:
         "values": {k: list(v) for k, v in ranges.values.items()},
         "method": ranges.method,
         "samples": ranges.samples,
+        "headroom": ranges.headroom,
         "means": {k: v.tolist() for k, v in ranges.means.items()},
+        "cuts": {k: [v.share, v.least, v.most] for k, v in ranges.cuts.items()},
     }
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)

@@ -5,30 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from ...dialect.quantized import InputSeen
 from ...errors import UserError
-from ...evaluate.dataset import check_inputs, joined_feeds, load_calibration_data
+from ...evaluate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...model import Model
 from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
-from . import cache
+from . import cache, preprocessing
+from .outliers import find_outliers, without
 from .ranges import Ranges, calibrate
+from .seen import inputs_seen, line
 from .synthetic import synthetic_inputs, widened
+
+NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
-    ``samples``: arrays by input name, samples along axis 0. ``measured``: they are the user's; else they are made up, which does
-    for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
+    ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
+    they are made up, which does for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
+    ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they
+    were arrays.
     """
 
     ranges: Ranges
     samples: Mapping[str, np.ndarray]
     measured: bool
     notes: tuple[str, ...] = ()
+    seen: tuple[InputSeen, ...] = ()
+    preprocess: str | None = None
 
     def __repr__(self) -> str:
         return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
@@ -47,16 +57,54 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     """
     if options.calibration_data is None:
         return _without_data(model, options)
-    samples = _user_samples(model, options)
+    given, said = _user_samples(model, options)
     method = options.calibration or CALIBRATION_METHODS[0]
-    key = cache.key_of(model, samples, method)
+    outliers = find_outliers(model.inputs, given)
+    samples, spoilt = without(model.inputs, given, outliers)
+    notes = [*(each.note(method) for each in outliers), *said]
+    key = cache.key_of(model, given, method)
     ranges = cache.load(key)
     if ranges is not None:
-        note = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
-        return Calibration(ranges, samples, True, (note,))
-    ranges = calibrate(model, samples, method, progress=show)
-    cache.store(key, ranges)
-    return Calibration(ranges, samples, True)
+        notes.append(f"calibration: ranges of the same model and samples are known from before ({cache.folder()})")
+    else:
+        ranges = calibrate(model, samples, method, progress=show)
+        if outliers and method == "minmax":
+            ranges = _widened(ranges, calibrate(model, spoilt, method, progress=show))
+        cache.store(key, ranges)
+    images = _from_images(options)
+    seen = inputs_seen(model.inputs, given)
+    notes = [
+        *preprocessing.warnings(model, samples, images),
+        *notes,
+        *_notes_on_cuts(ranges),
+        *([line(seen)] if seen else []),
+    ]
+    return Calibration(ranges, samples, True, tuple(notes), seen, (options.preprocess or "") if images else None)
+
+
+def _widened(ranges: Ranges, others: Ranges) -> Ranges:
+    """Ranges that hold those of other samples as well; what else is known of the tensors stays."""
+    values = {name: (min(lo, others.values[name][0]), max(hi, others.values[name][1]))
+              for name, (lo, hi) in ranges.values.items()}  # fmt: skip
+    return replace(ranges, values=values)
+
+
+def _notes_on_cuts(ranges: Ranges) -> list[str]:
+    """One line where ranges leave out more than a tail that nobody misses; it names the tensor that loses most."""
+    cut = {name: each for name, each in ranges.cuts.items() if each.share > NOTABLE_SHARE}
+    if not cut:
+        return []
+    name = max(cut, key=lambda each: cut[each].share)
+    (lo, hi), worst = ranges.values[name], cut[name]
+    farthest = worst.least if lo - worst.least > worst.most - hi else worst.most
+    return [
+        f"{name}: --calibration {ranges.method} leaves {100 * worst.share:.2g}% of its values out of its range {lo:.4g}..{hi:.4g}, "
+        f"the farthest of them {farthest:.4g}; tensors that lose more than {100 * NOTABLE_SHARE:g}%: {len(cut)}"
+    ]
+
+
+def _from_images(options: CompileOptions) -> bool:
+    return isinstance(options.calibration_data, str | os.PathLike) and Path(options.calibration_data).is_dir()
 
 
 def samples_of(model: Model, options: CompileOptions) -> Calibration:
@@ -69,21 +117,22 @@ def samples_of(model: Model, options: CompileOptions) -> Calibration:
     model = replace(model, inputs=tuple(replace(spec, dtype=ends.get(spec.name, spec.dtype)) for spec in model.inputs))
     if options.calibration_data is not None:
         note = "calibration data: the model came quantized, and its scales stay as they are"
-        return Calibration(none, _user_samples(model, options), True, (note,))
+        samples, said = _user_samples(model, options)
+        return Calibration(none, samples, True, (note, *said))
     lo, hi = options.input_range or GUESSED_INPUT_RANGE
     return Calibration(none, synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guessed=True), False)
 
 
-def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:
+def _user_samples(model: Model, options: CompileOptions) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     data = options.calibration_data
     assert data is not None
     if isinstance(data, str | os.PathLike):
         return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)
     if options.preprocess is not None:
         raise UserError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
-    return check_inputs(
-        joined_feeds(data, model.inputs, "calibration data"), model.inputs, "calibration data", model.fixed
-    )
+    joined = joined_feeds(data, model.inputs, "calibration data")
+    arrays = check_inputs(joined, model.inputs, "calibration data", model.fixed)
+    return arrays, integer_notes(joined, model.inputs)
 
 
 def _without_data(model: Model, options: CompileOptions) -> Calibration:

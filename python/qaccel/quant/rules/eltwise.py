@@ -14,9 +14,9 @@ from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
 from .emitter import Emitter
 from .given import given_constant, given_weights
-from .layers import NodeBits, Output, Rule, expressible, output
+from .layers import Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
-from .match import Node
+from .match import Node, NodeBits
 from .moving import Held, move
 from .weights import NotQuantizable, activation_quantization, quantize_weights
 

@@ -12,11 +12,12 @@ from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization, RoundedAttrs
 from ...errors import CompilerFault
 from ...model import Given
-from ..calibrate.ranges import Ranges
 from .given import check_on_machine, reach_of, rounding_of
+from .joins import LATER, Joins
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
 from .moving import Held, copied, move
+from .spans import Spans
 from .weights import NotQuantizable, activation_quantization
 
 
@@ -32,17 +33,19 @@ class Emitter:
     def __init__(
         self,
         builder: relax.BlockBuilder,
-        ranges: Ranges,
+        spans: Spans,
         nodes: Iterable[Node],
         demands: dict[relax.Var, int],
         batch: int,
         masked: Collection[str],
+        joins: Joins,
         given: Given | None = None,
     ) -> None:
         self.builder = builder
         self.batch = batch  # the network's own
         self.masked = masked  # nodes whose values Softmax alone reads
-        self.ranges = ranges
+        self.joins = joins
+        self.spans = spans
         self.given = given if given is not None else Given({}, {}, {}, False)
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
@@ -50,7 +53,7 @@ class Emitter:
         self.tuples: dict[relax.Var, relax.Tuple] = {}
         self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
-        self.spans: dict[str, tuple[float, float, float, float]] = {}  # of tables that interpolate
+        self.table_spans: dict[str, tuple[float, float, float, float]] = {}  # of tables that interpolate
         self.in_float: dict[str, str] = {}
         self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
         self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change
@@ -78,12 +81,9 @@ class Emitter:
             node = self._nodes.get(node.inputs[0])
         return node
 
-    def span_of(self, name: str) -> tuple[float, float]:
-        """The calibrated range of an input or node. Raises CompilerFault if there is none."""
-        if name not in self.ranges.values:
-            raise CompilerFault(f"{name}: calibration gave no range for its output")
-        lo, hi = self.ranges.values[name]
-        return float(lo), float(hi)
+    def made_by(self, var: relax.Var) -> Node | None:
+        """The node that gives a tensor; None for an input."""
+        return self._nodes.get(var)
 
     def hold(
         self, var: relax.Var, call: relax.Call, q: Quantization, layout: Layout, span: tuple[float, float]
@@ -218,9 +218,11 @@ class Emitter:
             raise NotQuantizable(
                 f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it"
             )
-        span = self.span_of(name)
-        # What its other names are read with counts too: it is one tensor.
-        q = activation_quantization(*span, max(bits, self.demands.get(root, bits)))
+        span = self.spans.of(name)
+        bits = max(
+            bits, self.demands.get(root, bits)
+        )  # what its other names are read with counts too: it is one tensor
+        q = activation_quantization(*self.spans.room(name, bits), bits)
         entered = self._entered(self.real(root), operators.static_shape(root), name, q, layout)
         self.held[var] = Held(entered, q, plan, span)
 
@@ -295,6 +297,9 @@ class Emitter:
             self.floats[var] = self._rounded_in_float(var)
         elif var in self.idle and var not in self.held and node is not None:
             return self.real(node.inputs[0])
+        elif node is not None and self._joined_later(var):
+            self.in_float.update((each.name, LATER) for each in node.all_nodes)
+            self.copy(node)
         elif var in self.held and not self._was_float(var):
             self.floats[var] = self._dequantize(self.held[var], var)
             self._dequantized.add(var)
@@ -326,10 +331,14 @@ class Emitter:
         return value if rows == shape else self.builder.emit(relax.op.reshape(value, shape))
 
     def _was_float(self, var: relax.Var) -> bool:
-        """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made."""
+        """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made, or of a join."""
         while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
             var = self._nodes[var].inputs[0]
-        return var in self.floats and var not in self._dequantized
+        return self._joined_later(var) or (var in self.floats and var not in self._dequantized)
+
+    def _joined_later(self, var: relax.Var) -> bool:
+        """Whether ``var`` in float is to be made of its parts in float; a move may be there as integers too."""
+        return var in self.joins.apart and (self._nodes[var].kind is kinds.MOVE or var not in self.held)
 
     def _dequantize(self, held: Held, var: relax.Var, shape: tuple[int, ...] | None = None) -> relax.Expr:
         """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""

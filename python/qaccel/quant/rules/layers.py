@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -20,19 +21,10 @@ from ...machine.numerics import activation_limits
 from .emitter import Emitter
 from .given import check_on_machine, given_output, given_weights, reach_of, rounding_of
 from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, with_channels
-from .match import Node
+from .match import Node, NodeBits
 from .moving import Held
-from .tables import grid_span, make_table
+from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
-
-
-@dataclass(frozen=True)
-class NodeBits:
-    """How many bits the weights, the inputs and the output of a node have."""
-
-    weight: int
-    activation: int
-    out: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,8 @@ def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = Non
         q, whole = given_output(node, q)
         span, lo, hi = reach_of(q), whole.lo, whole.hi
     else:
-        span = emitter.span_of(node.range_name)
-        q = q or activation_quantization(*span, bits)
+        span = emitter.spans.of(node.range_name)
+        q = q or activation_quantization(*emitter.spans.room(node.range_name, bits), bits)
         lo, hi = activation_limits(q.bits)
     for clamp in (node, *node.clamps) if node.kind is kinds.CLAMP else node.clamps:
         bounds = clamp_bounds(clamp.call)
@@ -182,9 +174,8 @@ def integer_weights(
     bias: np.ndarray,
 ) -> QuantizedWeights:  # fmt: skip
     """Weights and bias of a layer as integers, with a note for the user where channels took a larger scale or lost all weights."""
-    given = emitter.given.weights.get(node.name)
-    if given is not None:
-        return given_weights(weight, bias, given, source, out.scale)
+    if node.name in emitter.given.weights:
+        return given_weights(weight, bias, emitter.given.weights[node.name], source, out.scale)
     if emitter.given.activations:
         raise NotQuantizable("its weights are not quantized: no DequantizeLinear stands before them")
     made = quantize_weights(weight, bias, bits.weight, source, out.scale)
@@ -279,21 +270,44 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """Any function of one value."""
     source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    if source.q.bits == bits.out == 16 and not emitter.given.activations:
-        # The entries on either side of the range are interpolated from, so they should be in the output's range as well.
-        lo, hi = out.span
+    out, made = _finest_table(node, bits, emitter, source, out)
+    if source.q.bits == 16:
+        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
+    attrs = operators.TableAttrs(node.name, node.op, out.q, source.q, made.knots, made.origin)
+    call = attrs.call(source.var, np.clip(made.values, out.clamp.lo, out.clamp.hi))
+    emitter.hold(node.output, call, out.q, source.layout, out.span)
+
+
+def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, out: Output) -> tuple[Output, Table]:
+    """The table and its output; of 16 bits, with a wider range for the output where the table is then less far off.
+
+    The entries on either side of the range are interpolated from, so they may have to be in the output's range as well.
+    """
+    roomy = (
+        source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
+    )
+    within, own = (source.span[0] * roomy, source.span[1] * roomy), emitter.given.activations
+    lo, hi = out_span = out.span if own else emitter.spans.room(node.range_name, bits.out)
+    if node.name in emitter.given.spans:
+        within, out_span = emitter.given.spans[node.name][:2], emitter.given.spans[node.name][2:]
+    if source.q.bits == 16:
+        emitter.table_spans[node.name] = (*within, *out_span)
+    function = partial(evaluate, node)
+    made = make_table(function, source.q, out.q, within, out_span)
+    if source.q.bits == bits.out == 16 and not own and made.off_by > GOOD_STEPS:
         low, high = grid_span(node, source.q, source.span)
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
-        out = output(node, bits.out, emitter, activation_quantization(*span, 16))
-    spans = emitter.given.spans.get(node.name, (*source.span, *out.span))
-    made = make_table(node, source.q, out.q, spans[:2], spans[2:])
-    if source.q.bits == 16:
-        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
-        emitter.spans[node.name] = spans
-    attrs = operators.TableAttrs(node.name, node.op, out.q, source.q)
-    values = np.clip(made.values, out.clamp.lo, out.clamp.hi)
-    emitter.hold(node.output, attrs.call(source.var, values), out.q, source.layout, out.span)
+        wide = output(node, bits.out, emitter, activation_quantization(*span, 16))
+        wider = make_table(function, source.q, wide.q, within, out_span)
+        if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
+            out, made = wide, wider
+    if made.off_by > worst_steps(out.q):
+        raise NotQuantizable(
+            f"a table of 16-bit inputs interpolates between {len(made.values)} entries and would be off by "
+            f"{made.off_by:.0f} steps of {out.q.bits} bits; 8-bit activations make its table exact"
+        )
+    return out, made
 
 
 def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:

@@ -53,6 +53,22 @@ class Node:
         return self.joined[-1].name if self.joined else self.name
 
 
+def renames(node: Node) -> bool:
+    """Whether the node's output is the same integers as its input."""
+    if not isinstance(node.bindings[-1].value, relax.Call):
+        return isinstance(node.bindings[-1].value, relax.Var)
+    return node.kind.renames
+
+
+@dataclass(frozen=True)
+class NodeBits:
+    """How many bits the weights, the inputs and the output of a node have."""
+
+    weight: int
+    activation: int
+    out: int
+
+
 def nodes_of(function: relax.Function, op_types: Mapping[str, str]) -> list[Node]:
     """The nodes of a function of one dataflow block, in order. ``op_types``: ONNX operator by node name."""
     groups: list[list[relax.VarBinding]] = []

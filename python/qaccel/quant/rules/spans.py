@@ -1,0 +1,190 @@
+"""The ranges that tensors are quantized with: what calibration saw, fitted to what makes and what reads each tensor.
+
+- A tensor that only saturating functions read reaches no further than where they saturate.
+- A bounded function whose values leave the network has its own range, and what it reads reaches to where it is alive.
+- 16-bit ranges from samples get headroom, up to what the tensor can be at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from ...dialect import kinds
+from ...errors import CompilerFault
+from ...machine.numerics import activation_limits
+from ...model import TensorSpec
+from ..calibrate.ranges import Ranges
+from .bounded import EVERYTHING, GRID, PASSING, Bounds, Span, clamp_of, curve, hull, is_function, within
+from .match import Node, NodeBits
+from .weights import NotQuantizable, activation_quantization
+
+# Of the error that rounding the operand makes in a function's output anyway: how much the cut of the operand's range may add.
+CUT_OF_ROUNDING = 1 / 4
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Ranges in real values by input or node name.
+
+    ``expected``: the values that a tensor is expected to have. ``limits``: beyond which it has none, or nobody can tell.
+    ``headroom``: by how much 16-bit ranges are wider than expected.
+    """
+
+    expected: Mapping[str, Span]
+    limits: Mapping[str, Span]
+    headroom: float
+
+    def of(self, name: str) -> Span:
+        """The expected values of an input or node. Raises CompilerFault if calibration has no range for it."""
+        if name not in self.expected:
+            raise CompilerFault(f"{name}: calibration gave no range for its output")
+        return self.expected[name]
+
+    def room(self, name: str, bits: int) -> Span:
+        """The range to quantize an input or node with at that many bits: with headroom at 16, where nothing else bounds it.
+
+        16-bit integers lie around zero, so the larger end alone decides.
+        """
+        lo, hi = self.of(name)
+        if bits != 16 or self.headroom == 1:
+            return lo, hi
+        least, most = self.limits.get(name, EVERYTHING)
+        return min(lo, max(lo * self.headroom, least)), max(hi, min(hi * self.headroom, most))
+
+
+def fit_spans(
+    nodes: Sequence[Node], inputs: Mapping[relax.Var, TensorSpec], results: Iterable[relax.Var],
+    widths: Mapping[relax.Var, NodeBits], ranges: Ranges, finely_read: Container[relax.Var] = (),
+) -> Spans:  # fmt: skip
+    """Fits the measured ranges to the network of ``nodes``; ``widths`` are those of the nodes that become integers, by output.
+
+    ``finely_read``: outputs of functions whose operand is rounded to more than one scale of so many bits.
+    """
+    if ranges.exact:
+        return Spans(ranges.values, {}, ranges.headroom)
+    return _Fit(nodes, inputs, results, widths, ranges, finely_read).spans()
+
+
+class _Fit:
+    """One pass over the nodes from last to first: what reads a tensor is known when its range is settled.
+
+    ``_needed``: outside of it no reader can tell values apart. ``_alive``: what readers at the network's end must be able to see.
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], inputs: Mapping[relax.Var, TensorSpec], results: Iterable[relax.Var],
+        widths: Mapping[relax.Var, NodeBits], ranges: Ranges, finely_read: Container[relax.Var],
+    ) -> None:  # fmt: skip
+        self._finely_read = finely_read
+        self._nodes, self._inputs, self._widths, self._ranges = nodes, inputs, widths, ranges
+        results = list(results)
+        self._bounds = Bounds(nodes, inputs, results, ranges.values)
+        self._needed: dict[relax.Var, Span] = dict.fromkeys(results, EVERYTHING)
+        self._alive: dict[relax.Var, Span] = {}
+        self._expected: dict[str, Span] = dict(ranges.values)
+        self._limits: dict[str, Span] = {}
+        self._names = {var: spec.name for var, spec in inputs.items()}
+        self._names |= {node.output: node.range_name for node in nodes if _named(node)}
+
+    def spans(self) -> Spans:
+        """The fitted ranges."""
+        for node in reversed(self._nodes):
+            self._settle(node.output, node)
+            self._ask(node)
+        for var in self._inputs:
+            self._settle(var, None)
+        return Spans(self._expected, self._limits, self._ranges.headroom)
+
+    def _settle(self, var: relax.Var, node: Node | None) -> None:
+        """The range of a tensor, after all that read it."""
+        name, bounds = self._names.get(var, ""), self._bounds.of.get(var, EVERYTHING)
+        if name not in self._expected:
+            return
+        needed = self._needed.get(var, EVERYTHING)
+        if var in self._bounds.outputs:
+            self._expected[name], self._limits[name] = self._bounds.outputs[var], bounds
+            return
+        span = self._expected[name]
+        if var in self._alive:
+            span = hull(span, within(self._alive[var], bounds))
+        if node is not None and node.kind is kinds.MOVE:  # parts that are bounded outputs, beside others
+            for each in self._bounds.outputs.keys() & set(node.inputs):
+                span = hull(span, self._bounds.outputs[each])
+        self._expected[name] = within(span, needed)
+        self._limits[name] = max(bounds[0], needed[0]), min(bounds[1], needed[1])
+
+    def _ask(self, node: Node) -> None:
+        """What a node needs of its operands."""
+        needed, widths = EVERYTHING, self._widths.get(node.output)
+        alive = self._alive.get(node.output)
+        if node.kind in PASSING and (widths is not None or node.kind.renames):
+            needed = self._needed.get(node.output, EVERYTHING)
+            if node.clamps and widths is not None:
+                needed, alive = self._seen(clamp_of(node), node, widths)
+        elif widths is not None and is_function(node):
+            needed, alive = self._seen(node, node, widths)
+        elif node.kind is not kinds.RESIZE:
+            alive = None
+        for var in node.inputs:
+            self._needed[var] = hull(self._needed[var], needed) if var in self._needed else needed
+            if alive is not None:
+                self._alive[var] = hull(self._alive.get(var, alive), alive)
+
+    def _seen(self, function: Node, node: Node, widths: NodeBits) -> tuple[Span, Span | None]:
+        """Between which values of its operand a function is not flat, and which of those it must see to give all of its own."""
+        out = self._expected.get(node.range_name)
+        before = self._ranges.values.get(self._names.get(node.inputs[0], ""))
+        if out is None or before is None:
+            return EVERYTHING, None
+        spans = Spans(self._expected, self._limits, self._ranges.headroom)
+        try:
+            q = activation_quantization(*spans.room(node.range_name, widths.out), widths.out)
+            values = curve(function, GRID)
+        except NotQuantizable:
+            return EVERYTHING, None
+        lo, hi = ((end - q.zero_point) * q.scale for end in activation_limits(widths.out))
+        values = np.clip(values, lo, hi)
+        # One that falls and rises gives all of its values near zero, which every range holds.
+        whole = node.output in self._bounds.outputs and (np.diff(values) >= 0).all() | (np.diff(values) <= 0).all()
+        reach = self._bounds.reach(node) if whole else 0.0
+        # Flat is what gives the same integer, or another one by chance.
+        limit, seen = q.scale / 8, _not_flat(values, q.scale / 8, np.rint(values / q.scale))
+        if node.output in self._finely_read:  # steep near zero, it creeps on far out: what the samples showed is enough
+            return seen, None
+        while limit < (hi - lo) / 4:
+            limit *= 1.25
+            span = within(hull(before, within(seen, (-reach, reach))), seen)
+            if _rounding(values, span, widths.activation) * CUT_OF_ROUNDING < limit:
+                break
+            seen = _not_flat(values, limit)
+        return seen, within(seen, (-reach, reach)) if whole else None
+
+
+def _named(node: Node) -> bool:
+    """Whether a node's range is that of its output alone; the outputs of one node share theirs."""
+    return isinstance(node.bindings[-1].value, relax.Call)
+
+
+def _not_flat(values: np.ndarray, limit: float, integers: np.ndarray | None = None) -> Span:
+    """Beyond which points of GRID a function stays within ``limit`` of what it is at the far end, or has the same integers."""
+    low, high = (np.abs(values - values[end]) > limit for end in (0, -1))
+    if integers is not None:
+        low, high = low & (integers != integers[0]), high & (integers != integers[-1])
+    low, high = np.flatnonzero(low), np.flatnonzero(high)
+    first = GRID[max(low[0] - 1, 0)] if low.size else GRID[-1]
+    last = GRID[min(high[-1] + 1, len(GRID) - 1)] if high.size else GRID[0]
+    if first > last:  # flat everywhere
+        return 0.0, 0.0
+    return (-math.inf if first == GRID[0] else float(first)), (math.inf if last == GRID[-1] else float(last))
+
+
+def _rounding(values: np.ndarray, span: Span, bits: int) -> float:
+    """The most that rounding an operand within a range to ``bits`` moves a function, which is given at GRID."""
+    q = activation_quantization(*span, bits)
+    points = (np.arange(*activation_limits(bits)) - q.zero_point) * q.scale
+    return float(np.abs(np.diff(np.interp(points, GRID, values))).max(initial=0.0)) / 2

@@ -333,15 +333,15 @@ class _Graph:
         self.nodes.append(node)
 
     def _slopes(self, tensor: str, product: Operation) -> str:
-        """The slopes of a PRelu as the integers of its product, dequantized."""
+        """The slopes of a PRelu as the integers of its product, dequantized; as they are where those are in another order."""
         attrs, constants = product
         if isinstance(attrs, EltwiseAttrs):
             return self._rounded(tensor, attrs)
-        assert isinstance(attrs, ConvAttrs)
-        weight, _, scale = constants
-        shape = numpy_helper.to_array(self.constants[tensor]).shape
-        axis = next(k for k, size in enumerate(shape) if size == weight.size)
-        return self._parameter(f"{tensor}_rounded", weight.reshape(shape), _TYPES[attrs.weight_bits], scale, axis)
+        (weight, _, scale), shape = constants, tuple(self.constants[tensor].dims)
+        if weight.size not in shape:
+            return tensor
+        integers, axis = weight.reshape(shape), shape.index(weight.size)
+        return self._parameter(f"{tensor}_rounded", integers, _TYPES[8], scale, axis)
 
     def _weighted(
         self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: np.ndarray, axis: int, bias: np.ndarray, scale: np.ndarray

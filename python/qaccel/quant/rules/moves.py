@@ -81,7 +81,7 @@ def _exactly(value: float, q: Quantization) -> bool:
 def _width_of(node: Node, variables: Sequence[relax.Var], asked: int, emitter: Emitter) -> int:
     """At which width a move reads: a piece of less range than its source from the source's own bits, if there are more."""
     widths = {emitter.held[var].q.bits if var in emitter.held else asked for var in variables}
-    if len(widths) > 1 or max(widths, default=asked) <= asked:
+    if emitter.given.activations or len(widths) > 1 or max(widths, default=asked) <= asked:
         return asked
     lows, highs = zip(*(emitter.held[var].span for var in variables), strict=True)
     lo, hi = emitter.spans.of(node.range_name)

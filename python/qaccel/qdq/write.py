@@ -209,7 +209,12 @@ class _Graph:
                 copy.input[position] = self._dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
                 copy.input[position] = self._real(tensor)
-            elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
+            elif (
+                operation
+                and isinstance(operation[0], EltwiseAttrs)
+                and tensor in self.constants
+                and node.op_type != "Pow"
+            ):
                 copy.input[position] = self._rounded(tensor, operation[0])
         if node.name in self.spans:
             copy.doc_string = span_text(self.spans[node.name])

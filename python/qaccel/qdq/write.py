@@ -122,9 +122,7 @@ class _Graph:
         self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
-        self.copied: dict[
-            tuple[str, Quantization], Quantization
-        ] = {}  # what a copy of a tensor in other bits was copied from
+        self.copied: dict[tuple[str, Quantization], Quantization] = {}  # from which bits a copy was made
         self.integers: dict[tuple[str, Quantization], str] = {}
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}

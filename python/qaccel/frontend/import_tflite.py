@@ -76,23 +76,19 @@ def _refuse(path: Path, name: str, custom: str) -> None:
 
 
 def _converter() -> type:
-    """TVM's converter with EXPAND_DIMS, which calls an operator of Relax wrongly, and DENSIFY of any element type."""
-    from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter
+    """The converter with EXPAND_DIMS, which TVM's calls an operator of Relax wrongly for, and DENSIFY of any element type."""
+    from .tflite_integers import RealConverter
 
-    class Converter(OperatorConverter):
+    class Converter(RealConverter):
         def convert_expand_dims(self, op: Any) -> relax.Expr:
             data, axis = self.get_input_tensors(op)
             return relax.op.expand_dims(self.get_tensor_expr(data), int(self.get_tensor_value(axis).reshape(-1)[0]))
 
         def convert_densify(self, op: Any) -> relax.Expr:
             (source,) = self.get_input_tensors(op)
+            if self.has_expr(source.tensor_idx):  # of integers
+                return self.get_expr(source.tensor_idx)
             return relax.const(dense(source.tensor, self.get_tensor_value(source, is_sparse=True)))
-
-        def convert_dequantize(self, op: Any) -> relax.Expr:
-            (source,) = self.get_input_tensors(op)
-            if self.get_tensor_type_as_numpy(source) is np.float16 and self.has_expr(source.tensor_idx):
-                return relax.op.astype(self.get_expr(source.tensor_idx), "float32")
-            return super().convert_dequantize(op)
 
     return Converter
 

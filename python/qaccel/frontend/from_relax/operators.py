@@ -42,6 +42,11 @@ def _gelu(call: relax.Call, to: Translation) -> str:
     )  # fmt: skip
 
 
+def _square(call: relax.Call, to: Translation) -> str:
+    x = to.tensor(call.args[0])
+    return to.node("Mul", [x, x])
+
+
 def _rsqrt(call: relax.Call, to: Translation) -> str:
     return to.node("Reciprocal", [to.node("Sqrt", [to.tensor(call.args[0])])])
 
@@ -230,6 +235,7 @@ OPERATORS: dict[str, Operator] = {
         "std": _std,
         "clip": _clip,
         "rsqrt": _rsqrt,
+        "square": _square,
         "reshape": _reshape,
         "squeeze": _reshape,
         "expand_dims": _reshape,

@@ -1,4 +1,4 @@
-"""Quantized tensors of TFLite files: every operator is converted on real values, its operands dequantized and its results quantized.
+"""Quantized tensors of TFLite files: operators are converted on real values, operands dequantized and results quantized.
 
 Float operators between a quantize and a dequantize for each tensor is how all quantized models are read. TVM's frontend writes them
 for some operators, with weights of 8 bits and zero point 0; here it sees a float model, whatever integers a tensor has.
@@ -12,8 +12,8 @@ import numpy as np
 from tvm import relax
 from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter, TensorWrapper, get_tensor_name
 
-from ..errors import UserError
-from .import_tflite import dense
+from ...errors import UserError
+from .sparse import dense
 
 # TensorType of TFLite's schema; those of more than 16 bits are quantized where they are a layer's bias.
 FLOAT32, INT32, UINT8, INT64, INT16, INT8, UINT16, INT4 = 0, 2, 3, 4, 7, 9, 16, 17
@@ -37,10 +37,10 @@ class RealTensor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tensor, name)
 
-    def Type(self) -> int:  # noqa: N802 - the schema's name
+    def Type(self) -> int:
         return FLOAT32
 
-    def Quantization(self) -> None:  # noqa: N802 - the schema's name
+    def Quantization(self) -> None:
         """No scales."""
         return None
 
@@ -55,19 +55,21 @@ class RealConverter(OperatorConverter):
     def __init__(self, model: Any, subgraph: Any, exp_tab: Any, ctx: Any, conversion_state: Any = None) -> None:
         super().__init__(model, subgraph, exp_tab, ctx, conversion_state)
         self.biases: dict[int, np.ndarray] = {}  # scales of integer biases, by tensor
+        self.integers: dict[int, relax.Expr] = {}  # what quantized results were rounded to
 
     def convert_op_to_relax(self) -> None:
         """All operators; what each gives is rounded where its tensor is quantized."""
         for index in (int(k) for k in self.subgraph.InputsAsNumpy()):
             if self._scales(index) is not None:
                 integers = self.get_expr(index)
-                self._set(index, self._dequantized(index, integers))
+                self.hold(index, self._dequantized(index, integers))
         for name in dict.fromkeys(self.get_op_code_str(op) for op in self._operators()):
             self.convert_map[name] = self._rounded(name, self.convert_map[name])
         super().convert_op_to_relax()
         for index in (int(k) for k in self.subgraph.OutputsAsNumpy()):
             if self._scales(index) is not None:
-                self._set(index, self._quantized(index, self.get_tensor_expr(self.get_tensors([index])[0])))
+                real = self.get_tensor_expr(self.get_tensors([index])[0])
+                self.hold(index, self.integers[index] if index in self.integers else self._quantized(index, real))
 
     def get_tensors(self, tensors_idx_list: Any) -> list[Any]:
         """The tensors at these places, quantized ones as float ones; constants among those have their expression."""
@@ -79,7 +81,7 @@ class RealConverter(OperatorConverter):
             tensor = self.subgraph.Tensors(index)
             buffer, quantized = self.model.Buffers(tensor.Buffer()), self._scales(index) is not None
             if quantized and buffer.DataLength() and not self.has_expr(index):
-                self._set(index, self._constant(index))
+                self.hold(index, self._constant(index))
             wrappers.append(TensorWrapper(index, RealTensor(tensor) if quantized else tensor, buffer))
         return wrappers
 
@@ -110,7 +112,8 @@ class RealConverter(OperatorConverter):
     def _operators(self) -> list[Any]:
         return [self.subgraph.Operators(k) for k in range(self.subgraph.OperatorsLength())]
 
-    def _set(self, index: int, expr: relax.Expr) -> None:
+    def hold(self, index: int, expr: relax.Expr) -> None:
+        """What a tensor is from now on."""
         self.exp_tab.set_expr(self._label(index), self.bb.normalize(expr), force_override=True)
 
     def _label(self, index: int) -> str:
@@ -125,8 +128,8 @@ class RealConverter(OperatorConverter):
                 read = [int(k) for k in op.InputsAsNumpy()]
                 for index in (k for k in (*read, *outputs) if k >= 0 and self._scales(k) is not None):
                     raise UserError(
-                        f"operator {name} computes with the integers of quantized tensor '{self._label(index)}', which is not known "
-                        "here; convert the model without it"
+                        f"operator {name} computes with the integers of quantized tensor '{self._label(index)}', which is not "
+                        "known here; convert the model without it"
                     )
             self._take_bias(op, name)
             made = convert(op=op)
@@ -145,7 +148,8 @@ class RealConverter(OperatorConverter):
         """Real values rounded to a tensor's integers; as they are where it is not quantized."""
         if self._scales(index) is None:
             return real
-        return self.bb.normalize(self._dequantized(index, self.bb.normalize(self._quantized(index, real))))
+        self.integers[index] = self.bb.normalize(self._quantized(index, real))
+        return self.bb.normalize(self._dequantized(index, self.integers[index]))
 
     def _quantized(self, index: int, real: relax.Expr) -> relax.Expr:
         scale, zero_point, axis = self._along(index)
@@ -208,6 +212,9 @@ class RealConverter(OperatorConverter):
             raise UserError(f"tensor '{label}': {scale.size} scales along axis {axis} of {sizes} do not fit")
         if points.size not in (1, scale.size):
             raise UserError(f"tensor '{label}': {scale.size} scales and {points.size} zero points do not fit")
+        bad = scale[~(np.isfinite(scale) & (scale > 0))]
+        if bad.size:
+            raise UserError(f"tensor '{label}': its scale is {bad[0]:g}; scales are positive finite numbers")
         return scale, np.broadcast_to(points, scale.shape).astype(np.int32), axis
 
     def _take_bias(self, op: Any, name: str) -> None:
@@ -220,7 +227,8 @@ class RealConverter(OperatorConverter):
         scales = self._scales(source), self._scales(weight)
         if self.subgraph.Tensors(bias).Type() in BIASES and scales[0] is not None and scales[1] is not None:
             self.biases[bias] = scales[0] * scales[1]
-            self._set(bias, self._constant(bias))
+            self.hold(bias, self._constant(bias))
+
 
 def _operands(scale: np.ndarray, zero_point: np.ndarray) -> tuple[relax.Expr, relax.Expr]:
     if scale.size == 1:

@@ -271,7 +271,12 @@ ALONE = {
     "SOFTMAX": (1.0, None, options("SoftmaxOptions", Beta=1.0)), "L2_NORMALIZATION": (1.0, None, options("L2NormOptions")),
 }  # fmt: skip
 # What TFLite's kernels demand of their outputs: scale and zero point.
-DEMANDED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0), "SOFTMAX": (1 / 256, -128), "L2_NORMALIZATION": (1 / 128, 0)}
+DEMANDED = {
+    "LOGISTIC": (1 / 256, -128),
+    "TANH": (1 / 128, 0),
+    "SOFTMAX": (1 / 256, -128),
+    "L2_NORMALIZATION": (1 / 128, 0),
+}
 
 
 @pytest.mark.skipif(not BESIDE, reason="ai-edge-litert is not installed")

@@ -63,7 +63,7 @@ def _pool(op: str, layout: str) -> Operator:
         if op == "MaxPool":
             y = to.node(op, [x], dilations=ints(a.dilation), **attrs)
         elif any(d != 1 for d in ints(a.dilation)) or np.dtype(str(call.ty.dtype)).kind != "f":
-            raise ValueError("dilated average, or one of integers")
+            raise ValueError("dilated average, or one of integers, which Relax cuts and does not round")
         else:
             y = to.node(op, [x], count_include_pad=int(a.count_include_pad), **attrs)
         return to.transpose(y, _order(layout, a.out_layout or a.layout))

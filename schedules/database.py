@@ -108,6 +108,8 @@ def create_records(folder: Path, target: tvm.target.Target) -> Records:
     files, holds records of another target or of another TVM, or is in use by another process.
     """
     about = folder / ABOUT
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output '{folder}' is a file, and records are a folder; name another place")
     if not about.exists():
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"--output '{folder}' holds other files than records; give an empty or a new folder")
@@ -115,7 +117,7 @@ def create_records(folder: Path, target: tvm.target.Target) -> Records:
             folder.mkdir(parents=True, exist_ok=True)
             about.write_text(json.dumps({"tvm": tvm.__version__, "target": identity(target)}) + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"cannot write records into '{folder}': {error.strerror}") from error
+            raise UserError(f"cannot write records into '{folder}': {error.strerror}; name another folder") from error
     lock = _locked(folder)
     return replace(open_records(folder, target), lock=lock)
 

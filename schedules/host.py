@@ -37,6 +37,11 @@ class Host:
         return min(self.registers - spare, (STACK_BYTES - 1) // (4 * self.lanes))
 
 
+def this_machine() -> tvm.target.Target:
+    """TVM's target for the CPU that this process runs on."""
+    return tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
+
+
 def host_of(target: tvm.target.Target) -> Host:
     """The CPU that a target describes, by its features: AVX-512, AVX or NEON; any other gets 16 registers of 4 lanes.
 

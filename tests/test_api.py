@@ -207,7 +207,7 @@ def broken(*_, **__):
         ("qaccel.api.write_report", "compile", lambda q, chain, path: qaccel.compile(q, report=path / "r")),
         ("qaccel.api.execute.load", "load", lambda q, chain, path: qaccel.load("m.so")),
         ("qaccel.api.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
-        ("qaccel.api.run_model", "run", lambda q, chain, path: q.run({})),
+        ("qaccel.api.run_model", "run", lambda q, chain, path: q.run(np.zeros((1, 3, 16, 16)))),
         ("qaccel.run.execute.check_inputs", "run", lambda q, chain, path: qaccel.compile(q).run({})),
         (
             "qaccel.relax_idioms.import_relax",
@@ -235,8 +235,6 @@ def test_mistakes_of_the_calling_program_stay_type_errors(chain):
     for call in (qaccel.compile, qaccel.quantize):
         with pytest.raises(TypeError, match="colour"):
             call(chain, colour="red")
-        with pytest.raises(TypeError, match="PathLike"):
-            call(5)
 
 
 def test_keyboard_interrupt_passes(chain, monkeypatch):
@@ -287,7 +285,7 @@ def test_the_library_is_silent_until_it_is_listened_to(chain, tmp_path: Path):
     assert run_python(code.format(""), tmp_path) == ""
     listens = "logging.basicConfig(level='DEBUG', stream=sys.stdout, format='%(name)s|%(message)s')"
     lines = run_python(code.format(listens), tmp_path).splitlines()
-    for start in ("qaccel.stages|partition: begins", "qaccel.stages|quantize: 0.", "qaccel.npu.codegen|conv1: Tiling("):
+    for start in ("qaccel.stages|partition: begins", "qaccel.stages|quantize: 0.", "qaccel.npu.codegen|conv1: tile "):
         assert any(line.startswith(start) for line in lines), start
 
 
@@ -354,19 +352,23 @@ def test_symbolic_batch(data: dict[str, np.ndarray]):
     np.testing.assert_array_equal(wide.run(data)["y"], module.run(data)["y"])
 
 
-@pytest.mark.parametrize("inputs", [None, np.zeros((1, 3, 16, 16), np.float32), [1]])
-def test_run_takes_arrays_by_name(quantized, inputs):
-    with pytest.raises(qaccel.UserError, match=r"arrays by input name, not a \w+; expected 'x' \[1, 3, 16, 16\]$"):
-        qaccel.compile(quantized).run(inputs)
+def test_the_only_input_needs_no_name(chain, quantized, data):
+    module = qaccel.compile(quantized)
+    for call in (module.run, quantized.run):
+        by_name = call(data)["y"]
+        np.testing.assert_array_equal(call(data["x"])["y"], by_name)
+        np.testing.assert_array_equal(call(data["x"][2])["y"], by_name[2:3])
 
 
-def test_arguments_of_another_kind_are_the_users_mistake(chain, tmp_path: Path):
-    with pytest.raises(qaccel.UserError, match="arrays by input name, not a list"):
-        qaccel.compile(chain, calibration_data=[1])
-    with pytest.raises(qaccel.UserError, match="no config '64'"):
-        qaccel.compile(chain, hw=64)
-    with pytest.raises(qaccel.UserError, match="is a folder"):
-        qaccel.load(tmp_path)
+@pytest.mark.parametrize("form", ["array", "arrays", "feeds", "generator", "batches"])
+def test_calibration_data_of_any_form_gives_the_same_network(chain, quantized, data, form: str):
+    x = data["x"]
+    given = {
+        "array": x, "arrays": list(x), "feeds": [{"x": each} for each in x], "generator": ({"x": each} for each in x),
+        "batches": [{"x": x[:4]}, {"x": x[4:]}],
+    }[form]  # fmt: skip
+    other = qaccel.quantize(chain, calibration_data=given)
+    tvm.ir.assert_structural_equal(other.quantized.mod, quantized.quantized.mod)
 
 
 def test_bad_run_data(quantized):

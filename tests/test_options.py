@@ -52,6 +52,8 @@ def test_target_with_a_config_by_value_prints_its_name():
         ("qaccel -config=", "-name=value"),
         ("llvm -config=qaccel-64", "llvm has no flag -config"),
         ("llvm -num-cores=many", "whole number"),
+        ("qaccel -config=a -config=b", "-config of qaccel is given twice"),
+        ("llvm -mcpu=a -mcpu=a", "-mcpu of llvm is given twice"),
     ],
 )
 def test_bad_target(text: str, says: str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 
 from .dialect.quantized import QuantizedModel
-from .errors import UserError, boundary
+from .errors import UserError, boundary, path_of, shown
+from .evaluate.dataset import check_inputs
 from .evaluate.integers import run_model
 from .export import check_output_path, export_library
 from .machine.artefact import Artefact
@@ -25,8 +26,9 @@ from .pipeline import Compiled, ModelLike, compile_model, compile_quantized, qua
 from .qdq.write import emit_qdq as write_qdq
 from .report.text import write_report
 from .run import execute
-from .run.evaluate import Evaluation, evaluate, load_labelled
+from .run.evaluate import Evaluation, Samples, evaluate, load_labelled
 from .run.files import check_file, check_folder, write_file, write_text
+from .run.images import check_no_preprocess, labelled_images, read_inputs
 from .run.package import write_program
 from .run.remote import load_remote
 from .stages import Stages, progress_bar
@@ -61,12 +63,14 @@ class QuantizedNetwork:
     def save_onnx(self, path: str | Path) -> None:
         """Write the quantized model as standard ONNX QDQ."""
         with boundary("emit QDQ"):
+            _check_onnx(path, "quantized model")
             write_file(path, lambda temporary: write_qdq(self.quantized, temporary), "quantized model")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name in exact integers, without compiling."""
+        """Outputs by name in exact integers, without compiling. Takes what `Module.run` takes."""
         with boundary("run"):
-            return run_model(self.quantized, inputs)
+            model = self.quantized.model
+            return run_model(self.quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +132,7 @@ class Module:
 
         Raises UserError for another kind, and for "relax" of a module that was loaded from a file, which has none.
         """
-        _check_dumps((kind,))
+        _dumps((kind,))
         if kind == "asm":
             programs = ((each.symbol, disassemble(decode(each.program), each.layers)) for each in self.artefacts)
             return "\n".join(f"# {symbol}\n{text}" for symbol, text in programs)
@@ -141,17 +145,44 @@ class Module:
         mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
         return mod.script(show_meta=False)
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name; see `execute.Runner.run`."""
+    def run(
+        self, inputs: Mapping[str, np.ndarray] | np.ndarray | str | Path, *, preprocess: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name for inputs by name, or for the array of the only input; see `execute.Runner.run`.
+
+        ``inputs`` may be the path of an .npz or of a folder of images, which are prepared as the calibration images were, or as
+        ``preprocess`` says.
+        """
         with boundary("run"):
+            if isinstance(inputs, str | os.PathLike):
+                inputs = read_inputs(self.runner, inputs, preprocess, "inputs")[0]
+            elif preprocess is not None:
+                raise UserError("preprocess describes a folder of images, and inputs are arrays; drop one of them")
             return self.runner.run(inputs)
 
-    def evaluate(self, data: str | Path, reference: str | Path | None = None, *, progress: bool = False) -> Evaluation:
-        """Accuracy on an .npz of arrays by input name and ``labels``, and agreement with the float model ``reference``."""
+    def evaluate(
+        self,
+        data: str | Path,
+        reference: str | Path | None = None,
+        *,
+        preprocess: str | None = None,
+        progress: bool = False,
+    ) -> Evaluation:
+        """Accuracy on labelled data, and agreement with the float model ``reference``.
+
+        ``data``: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, see
+        `run.images.labelled_images`; ``preprocess``: how images are prepared (default: as the calibration images were).
+        """
         with boundary("evaluate"):
-            arrays, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
+            samples: Mapping[str, Samples]
+            notes: tuple[str, ...] = ()
+            if path_of(data, "the data").is_dir():
+                samples, labels, notes = labelled_images(self.runner, data, preprocess)
+            else:
+                check_no_preprocess(data, preprocess)
+                samples, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
             with progress_bar("evaluating", len(labels), progress) as advance:
-                return evaluate(self.runner, arrays, labels, reference, advance)
+                return replace(evaluate(self.runner, samples, labels, reference, advance), notes=notes)
 
     def export_library(self, path: str | Path) -> Path:
         """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""
@@ -173,13 +204,16 @@ class _Places:
 
     def check(self, options: CompileOptions, quantized: bool) -> None:
         """Raises UserError for a place that cannot be written, and for files that this target has not."""
-        _check_dumps(self.dump_code)
         if self.output is not None:
             check_output_path(self.output, options.target.mtriple)
         elif self.dump_code:
             raise UserError("--dump-code is written beside the module; give its output, or take Module.code")
+        if "asm" in self.dump_code and options.target.config is None:
+            raise UserError(
+                f"--dump-code asm is the accelerator's, and --target '{options.target}' has none; add qaccel"
+            )
         if self.emit_qdq is not None:
-            check_file(self.emit_qdq, "--emit-qdq")
+            _check_onnx(self.emit_qdq, "--emit-qdq")
             if not quantized:
                 raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
         for flag, folder in (("--emit-program", self.emit_program), ("--report", self.report)):
@@ -214,7 +248,7 @@ def quantize(
     *,
     bits: Any = None,
     hw: str | HwConfig = DEFAULT_CONFIG,
-    calibration: str = "minmax",
+    calibration: str | None = None,
     input_range: str | tuple[float, float] | None = None,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     input_values: str | Mapping[str, Any] | None = None,
@@ -225,7 +259,8 @@ def quantize(
 ) -> QuantizedNetwork:
     """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
 
-    ``calibration_data``: an .npz, a folder of images, or arrays by input name with samples along axis 0; without it
+    ``calibration_data``: an .npz, a folder of images, arrays by input name with samples along axis 0, the array of the only
+    input, or an iterable of such samples; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
     ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
@@ -251,7 +286,7 @@ def compile(
     *,
     calibration_data: Data | None = None,
     bits: Any = None,
-    calibration: str = "minmax",
+    calibration: str | None = None,
     input_range: str | tuple[float, float] | None = None,
     input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
     input_values: str | Mapping[str, Any] | None = None,
@@ -264,7 +299,7 @@ def compile(
     report: str | Path | None = None,
     emit_qdq: str | Path | None = None,
     emit_program: str | Path | None = None,
-    dump_code: tuple[str, ...] = (),
+    dump_code: str | Sequence[str] = (),
     progress: bool = False,
 ) -> Module:
     """Compile a model, or what `quantize` gave; all that ``tvmc compile`` can do, by keywords of the same names.
@@ -282,6 +317,13 @@ def compile(
     given = model if isinstance(model, QuantizedNetwork) else None
     name = model_name(model) if not isinstance(model, QuantizedNetwork) else model.name
     with boundary("compile"):
+        if given is not None:
+            before = (
+                calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
+                passes,
+            )  # fmt: skip
+            if any(each is not None for each in before):
+                raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
         parsed = parse_target(target, hw, DEFAULT_CONFIG if given is None else given.hw)
         if parsed.config is not None:
             parsed = TargetOptions(load_config(parsed.config), parsed.host)
@@ -290,15 +332,10 @@ def compile(
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
             model_format=model_format, tuning_records=tuning_records, passes=passes,
         )  # fmt: skip
-        places = _Places(output, tuple(dump_code), emit_qdq, emit_program, report)
+        places = _Places(output, _dumps(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):
-            before = (
-                calibration_data, bits, input_range, input_shapes, input_values, preprocess, model_format, passes,
-            )  # fmt: skip
-            if any(each is not None for each in before):
-                raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
             stages.seconds.update(model.seconds)
             compiled = compile_quantized(model.quantized, options, name, stages)
         else:
@@ -321,13 +358,24 @@ def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | Non
 
 
 def model_name(model: ModelLike) -> str:
-    """What the report calls a model: its file's name without suffix, or its graph's name. Raises TypeError if it is neither."""
+    """What the report calls a model: its file's name without suffix, or its graph's name. Raises UserError if it is neither."""
     if isinstance(model, onnx.ModelProto):
         return model.graph.name or "model"
-    return Path(os.fspath(model)).stem
+    if not isinstance(model, str | os.PathLike):
+        raise UserError(f"the model must be the path of a file, or an onnx.ModelProto; it is {shown(model)}")
+    return path_of(model, "the model").stem
 
 
-def _check_dumps(kinds: tuple[str, ...]) -> None:
-    for kind in kinds:
-        if kind not in DUMPS:
-            raise UserError(f"--dump-code {kind!r} is unknown; it knows {', '.join(DUMPS)}")
+def _dumps(kinds: str | Sequence[str]) -> tuple[str, ...]:
+    """Kinds of code, "relax,asm" or a list. Raises UserError for one that there is not."""
+    given = [kind.strip() for kind in kinds.split(",")] if isinstance(kinds, str) else kinds
+    for kind in given if isinstance(given, list | tuple) else (given,):
+        if not isinstance(kind, str) or kind not in DUMPS:
+            raise UserError(f"--dump-code {shown(kind)} is unknown; it knows {', '.join(DUMPS)}")
+    return tuple(given)
+
+
+def _check_onnx(path: str | Path, what: str) -> None:
+    """Raises UserError for a place that cannot be written, or whose name does not say what lies there."""
+    if check_file(path, what).suffix != ".onnx":
+        raise UserError(f"{what} '{path}' must end in .onnx")

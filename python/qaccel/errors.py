@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LONGEST_VALUE = 60  # characters of a value in a message
 
 
 class QaccelError(Exception):
     """Whatever qaccel raises: one line. Either a `UserError` or a `CompilerFault`."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(" ".join(line.strip() for line in what.splitlines()))
 
 
 class UserError(QaccelError):
@@ -60,3 +69,38 @@ def one_line(error: BaseException) -> str:
     """The sentence that matters of an error that may be a page long: TVM's end with a trace, or begin with one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("File ")]
     return lines[-1][:300] if lines else type(error).__name__
+
+
+def shown(value: Any) -> str:
+    """A value of any kind as a message may print it: short, in one line; of an array its type and shape."""
+    if _is_array(value):
+        return f"a {value.dtype} array {list(value.shape)}"
+    if isinstance(value, list | tuple | dict):
+        parts = list(value.values() if isinstance(value, dict) else value)
+        if len(parts) > LONGEST_VALUE or any(map(_is_array, parts)):
+            return f"a {type(value).__name__} of {len(parts)}"  # its whole text would take its time
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, type)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'a' or 'b'?`` for the names that look most like ``name``, or nothing where none does."""
+    near = difflib.get_close_matches(name, list(known), 3, 0.7)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def path_of(value: Any, what: str) -> Path:
+    """A path that the user gave. Raises UserError naming ``what`` it is where no file can have that name."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise UserError(f"{what} must be a path, a string or a pathlib.Path; it is {shown(value)}")
+    try:
+        os.path.lexists(value)
+        Path(value).exists()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{what} {shown(str(value))} cannot be used: {reason}; choose another") from None
+    return Path(value)

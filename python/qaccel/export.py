@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from tvm import relax
 from tvm.support import cc
 
-from .errors import UserError, one_line
+from .errors import UserError, one_line, path_of
 from .run.files import check_file, write_file
 
 SUFFIXES = (".so", ".tar")
@@ -23,7 +24,7 @@ def check_output_path(path: str | Path, mtriple: str | None = None) -> Path:
 
     Raises UserError for another suffix, a folder that is missing, and a .so that no installed compiler links.
     """
-    path = Path(path)
+    path = path_of(path, "output")
     if path.suffix not in SUFFIXES:
         raise UserError(f"output '{path}' must end in {' or '.join(SUFFIXES)}")
     if path.suffix == ".so":
@@ -44,13 +45,18 @@ def export_library(executable: relax.VMExecutable, path: str | Path, mtriple: st
     elif mtriple is not None:
         arguments["fcompile"] = cc.cross_compiler(_linker(mtriple))
 
-    def write(temporary: Path) -> None:
-        try:
-            executable.export_library(str(temporary), **arguments)
-        except RuntimeError as error:
-            raise UserError(f"output '{path}': the C++ compiler cannot link it: {one_line(error)}") from error
-
-    return write_file(path, write, "output")
+    # Where LLVM cannot write its files it ends the process: nothing of ours may lie beside the output then.
+    try:
+        with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
+            linked = Path(folder) / path.name
+            executable.export_library(str(linked), **arguments)
+            return write_file(path, lambda temporary: shutil.copy(linked, temporary), "output")
+    except RuntimeError as error:
+        raise UserError(f"output '{path}': the C++ compiler cannot link it: {one_line(error)}") from error
+    except OSError as error:
+        raise UserError(
+            f"output '{path}': {error.strerror or error} in the folder for temporary files; make room"
+        ) from error
 
 
 def _tar(output: str, files: Sequence[str], **_options: Any) -> None:

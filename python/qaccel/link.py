@@ -13,13 +13,12 @@ from tvm import relax
 
 from .cpu.compile import compile_cpu
 from .dialect.operators import works_on_integers
-from .errors import UserError, one_line
 from .host import host_target
 from .machine.artefact import Artefact
 from .metadata import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
-from .relax_tools import functions
+from .relax_tools import functions, held_back
 from .schedules.database import Records, records_for
 from .schedules.floating.choose import Choice
 
@@ -41,16 +40,8 @@ class Linked:
 
 
 def link(mod: tvm.IRModule, options: CompileOptions, metadata: Mapping[str, Any]) -> Linked:
-    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`.
-
-    What TVM cannot compile for the CPU is the user's to know in one line, not a bug here: it raises UserError.
-    """
-    try:
-        return build(mod, host_target(options.target), metadata, records_of(options))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"TVM cannot compile the part that runs on the CPU for --target '{options.target}': {one_line(error)}"
-        ) from error
+    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`."""
+    return build(mod, host_target(options.target), metadata, records_of(options))
 
 
 def records_of(options: CompileOptions) -> list[Records]:
@@ -117,7 +108,8 @@ def build(
     mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     text = tvm.ir.StringImm(json.dumps(metadata))
     function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
-    mod, choices = lowered(mod, target, records)
+    with held_back():
+        mod, choices = lowered(mod, target, records)
     mod[METADATA_FUNCTION] = function
     finish = tvm.transform.Sequential([relax.transform.ToNonDataflow(), relax.transform.VMShapeLower()])
     return Linked(relax.build(mod, target, relax_pipeline=finish), choices)

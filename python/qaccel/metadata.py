@@ -12,12 +12,12 @@ import tvm
 from tvm import relax
 
 from .dialect import operators
-from .dialect.quantized import QuantizedModel
+from .dialect.quantized import InputSeen, QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
 from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
-from .relax_tools import bindings, results
+from .relax_tools import bindings, results, variables
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
@@ -52,9 +52,25 @@ def make_metadata(
         "target": target,
         "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
         "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
+        "preprocess": None if quantized is None else quantized.preprocess,
+        "calibration": [] if quantized is None else seen_entries(quantized.seen),
         "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
         "report": report,
     }
+
+
+def seen_entries(seen: Iterable[InputSeen]) -> list[dict[str, Any]]:
+    """What calibration saw of each input as plain values, as report.json and the metadata have it."""
+    keys = ("lo", "hi", "mean", "deviation")
+    return [
+        {
+            "name": each.name,
+            "samples": each.samples,
+            **{key: getattr(each, key) for key in keys},
+            "channels": [dict(zip(keys, channel, strict=True)) for channel in each.channels],
+        }
+        for each in seen
+    ]
 
 
 def read_metadata(vm: relax.VirtualMachine) -> dict[str, Any] | None:
@@ -88,27 +104,34 @@ def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
 
 @dataclass(frozen=True)
 class Boundary:
-    """The network's own input and output: bytes of one batch at the width in which the accelerator sees them."""
+    """The network's own input and output: bytes of one batch at the width in which the accelerator sees them.
+
+    ``batch``: samples; ``runs``: how often each subgraph's program runs for them, in the order of the subgraphs.
+    """
 
     batch: int
     input_bytes: int
     output_bytes: int
+    runs: tuple[int, ...] = ()
 
 
 def boundary(mod: tvm.IRModule, subgraphs: Iterable[relax.Function]) -> Boundary:
     """Bytes of the network's inputs and outputs at the accelerator's width; tensors that it never sees count as float.
 
-    The batch is what the runtime loops over, axis 0 of the subgraphs: a recurrent network's steps are none of it.
+    What the runtime loops over is axis 0 of each subgraph. The batch is the longest of those loops: a recurrent network's steps
+    are none of it.
     """
     function = mod["main"]
     inputs, outputs = _ends(mod, True)
     returned = results(function)
-    shapes = [operators.static_shape(param) for each in subgraphs for param in each.params]
+    shapes = [[operators.static_shape(param) for param in each.params] for each in subgraphs]
+    runs = tuple(max((shape[0] for shape in each if shape), default=1) for each in shapes)
     first = operators.static_shape(function.params[0]) if function.params else ()
     return Boundary(
-        batch=max((shape[0] for shape in shapes if shape), default=first[0] if first else 1),
+        batch=max(runs, default=first[0] if first else 1),
         input_bytes=sum(_bytes(param, q) for param, q in zip(function.params, inputs, strict=True)),
         output_bytes=sum(_bytes(result, q) for result, q in zip(returned, outputs, strict=True)),
+        runs=runs,
     )
 
 
@@ -156,6 +179,6 @@ def _made_by(
                 return attrs.source
             return None
         if isinstance(expr, relax.Call) and through_float:
-            arguments = [argument for argument in expr.args if isinstance(argument, relax.Var)]
+            arguments = variables(expr)
             expr = arguments[0] if arguments else None
     return None

@@ -6,21 +6,21 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, did_you_mean, path_of, shown
 from .machine.hw import DEFAULT_CONFIG, HwConfig
 from .machine.isa import isa
 
 WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
-CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")
+CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
 # Without data, weights need none and 16-bit activations forgive loose ranges.
 GUESSED_INPUT_RANGE = (-1.0, 1.0)
 
@@ -48,7 +48,8 @@ class BitWidths:
 
 
 Bits = BitWidths | Mapping[str, BitWidths]
-Data = str | Path | Mapping[str, np.ndarray]
+# An .npz, a folder of images, arrays by input name, the array of the only input, or an iterable of such samples.
+Data = str | Path | Mapping[str, np.ndarray] | np.ndarray | Iterable[Any]
 DEFAULT_BITS = BitWidths(8, 8)
 BITS_WITHOUT_DATA = BitWidths(8, 16)
 
@@ -76,12 +77,13 @@ class CompileOptions:
     """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
-    takes synthetic inputs within ``input_range``. ``bits`` None: 8 with calibration data, W8A16 without. ``io_dtype``: of the
-    module's inputs and outputs. ``model_format`` None: by the file's suffix.
-    ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may run;
-    None for all.
+    takes synthetic inputs within ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with
+    calibration data, W8A16 without. ``io_dtype``: of the module's inputs and outputs. ``model_format`` None: by the file's
+    suffix. ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may
+    run; None for all.
 
-    Raises UserError for a method, type or format that is unknown, and for an input range that is none.
+    Raises UserError for a method, type or format that is unknown, for an input range that is none, and for what does nothing
+    beside the rest: a method without data, an input range with data.
     """
 
     target: TargetOptions = TargetOptions()
@@ -89,7 +91,7 @@ class CompileOptions:
     input_values: Mapping[str, Any] | None = None  # what inputs are fixed to: numbers, or arrays of them
     calibration_data: Data | None = None
     preprocess: str | None = None
-    calibration: str = "minmax"
+    calibration: str | None = None
     input_range: tuple[float, float] | None = None
     bits: Bits | None = None
     io_dtype: str = "float32"
@@ -99,7 +101,12 @@ class CompileOptions:
     synthetic_samples: int = field(default=16, repr=False)
 
     def __post_init__(self) -> None:
-        _check_choice("--calibration", self.calibration, CALIBRATION_METHODS)
+        if self.calibration is not None:
+            _check_choice("--calibration", self.calibration, CALIBRATION_METHODS)
+            if self.calibration_data is None:
+                raise UserError(
+                    f"--calibration {self.calibration} measures samples; add --calibration-data, or drop it"
+                )
         _check_choice("--io-dtype", self.io_dtype, IO_DTYPES)
         if self.model_format is not None:
             _check_choice("--model-format", self.model_format, MODEL_FORMATS)
@@ -107,6 +114,8 @@ class CompileOptions:
             lo, hi = self.input_range
             if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
                 raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
+            if self.calibration_data is not None:
+                raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
 
     @property
     def quantizes(self) -> bool:
@@ -114,7 +123,7 @@ class CompileOptions:
         return self.target.config is not None or self.bits is not None or self.calibration_data is not None
 
     def __repr__(self) -> str:
-        given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) != each.default]
+        given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) is not each.default]
         return f"<CompileOptions {self.target}; {', '.join(given) or 'nothing'} given>"
 
 
@@ -125,7 +134,7 @@ def options_of(
     input_values: str | Mapping[str, Any] | None = None,
     calibration_data: Data | None = None,
     preprocess: str | None = None,
-    calibration: str = "minmax",
+    calibration: str | None = None,
     input_range: str | tuple[float, float] | None = None,
     bits: Any = None,
     io_dtype: str = "float32",
@@ -139,12 +148,12 @@ def options_of(
     ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
     ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
     """
-    if isinstance(input_shapes, str):
-        input_shapes = parse_input_shapes(input_shapes)
+    if preprocess is not None and not isinstance(preprocess, str):
+        raise UserError(f'--preprocess must be a text such as "mean=127,scale=128"; it is {shown(preprocess)}')
     return CompileOptions(
         target=target,
-        input_shapes=dict(input_shapes) if input_shapes is not None else None,
-        input_values=parse_input_values(input_values) if isinstance(input_values, str) else input_values,
+        input_shapes=_input_shapes(input_shapes) if input_shapes is not None else None,
+        input_values=parse_input_values(input_values) if input_values is not None else None,
         calibration_data=calibration_data,
         preprocess=preprocess,
         calibration=calibration,
@@ -152,8 +161,8 @@ def options_of(
         bits=bits_of(bits) if bits is not None else None,
         io_dtype=io_dtype,
         model_format=model_format,
-        tuning_records=Path(tuning_records) if tuning_records is not None else None,
-        passes=parse_passes(passes) if isinstance(passes, str) else tuple(passes) if passes is not None else None,
+        tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,
+        passes=parse_passes(passes) if passes is not None else None,
     )
 
 
@@ -166,6 +175,8 @@ def parse_target(
     kind, a flag that the kind does not have, a value of the wrong type, and for ``hw`` beside a text that gives a config
     itself or names no accelerator.
     """
+    if not isinstance(text, str):
+        raise UserError(f'--target must be a text such as "qaccel, llvm -mcpu=native"; it is {shown(text)}')
     config: str | HwConfig | None = None
     host: dict[str, Any] = {}
     kinds: list[str] = []
@@ -174,18 +185,25 @@ def parse_target(
         words = half.split()
         kind = words[0] if words else ""
         if kind not in ("qaccel", "llvm"):
-            raise UserError(f"--target {text!r}: unknown kind {kind!r}; use qaccel, llvm, or both with a comma between")
+            raise UserError(
+                f"--target {text!r}: unknown kind {kind!r}; use qaccel, llvm, or both with a comma between"
+                f"{did_you_mean(kind, ('qaccel', 'llvm'))}"
+            )
         if kind in kinds:
             raise UserError(f"--target {text!r}: {kind} occurs twice")
         kinds.append(kind)
-        flags = dict(_flag(word, kind, text) for word in words[1:])
+        flags: dict[str, str] = {}
+        for name, value in (_flag(word, kind, text) for word in words[1:]):
+            if name in flags:
+                raise UserError(f"--target {text!r}: -{name} of {kind} is given twice; drop one")
+            flags[name] = value
         if kind == "qaccel":
             for name in flags:
                 if name != "config":
                     raise UserError(f"--target {text!r}: qaccel has no flag -{name}; it has -config")
             if "config" in flags and hw is not None:
                 raise UserError(f"the accelerator is given twice: hw={_name(hw)!r} and target={text!r}; drop one")
-            config = flags.get("config") or hw or default
+            config = flags.get("config", default if hw is None else hw)
         else:
             host = {name: _host_value(name, value, text) for name, value in flags.items()}
     if hw is not None and "qaccel" not in kinds:
@@ -196,12 +214,13 @@ def parse_target(
 
 
 def _name(config: str | HwConfig) -> str:
-    return config.name if isinstance(config, HwConfig) else str(config)
+    return config.name if isinstance(config, HwConfig) else config if isinstance(config, str) else shown(config)
 
 
-def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{flag} {value} is unknown; choose one of {', '.join(choices)}")
+def _check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        given = value if isinstance(value, str) else shown(value)
+        raise UserError(f"{flag} {given} is unknown; choose one of {', '.join(choices)}")
 
 
 def _flag(word: str, kind: str, text: str) -> tuple[str, str]:
@@ -213,7 +232,8 @@ def _flag(word: str, kind: str, text: str) -> tuple[str, str]:
 
 def _host_value(name: str, value: str, text: str) -> Any:
     if name not in _HOST_FLAGS:
-        raise UserError(f"--target {text!r}: llvm has no flag -{name}; it has -{', -'.join(_HOST_FLAGS)}")
+        known = f"it has -{', -'.join(_HOST_FLAGS)}"
+        raise UserError(f"--target {text!r}: llvm has no flag -{name}{did_you_mean(name, _HOST_FLAGS) or f'; {known}'}")
     if _HOST_FLAGS[name] is list:
         return tuple(value.split(","))
     if _HOST_FLAGS[name] is int:
@@ -221,6 +241,28 @@ def _host_value(name: str, value: str, text: str) -> Any:
             raise UserError(f"--target {text!r}: -{name} is {value!r}, must be a whole number")
         return int(value)
     return value
+
+
+def _input_shapes(given: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name, or the text that `parse_input_shapes` takes. Raises UserError for anything else."""
+    if isinstance(given, str):
+        return parse_input_shapes(given)
+    if not isinstance(given, Mapping):
+        raise UserError(f'--input-shapes must be shapes by input name, {{"x": (1, 3, 224, 224)}}; it is {shown(given)}')
+    shapes = {}
+    for name, shape in given.items():
+        sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+        if not isinstance(shape, list | tuple) or not all(_is_whole(size) and size > 0 for size in sizes):
+            raise UserError(
+                f"--input-shapes: {name!r} must be a tuple of positive whole numbers such as (1, 3, 224, 224); "
+                f"it is {shown(shape)}"
+            )
+        shapes[name] = tuple(int(size) for size in sizes)
+    return shapes
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -248,8 +290,12 @@ def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def parse_input_values(text: str) -> dict[str, Any]:
-    """``"sr:16000 flags:[1,0]"``, separated by spaces or commas. Raises UserError if it is not of that form."""
+def parse_input_values(text: Any) -> dict[str, Any]:
+    """``"sr:16000 flags:[1,0]"``, separated by spaces or commas; or values by input name. Raises UserError for anything else."""
+    if isinstance(text, Mapping):
+        return dict(text)
+    if not isinstance(text, str):
+        raise UserError(f'--input-values must be values by input name, {{"sr": 16000}}; it is {shown(text)}')
     values: dict[str, Any] = {}
     pattern = re.compile(r"[\s,;]*([^\s,;\[\]]+?)\s*:\s*(\[[^\[\]]*\]|[^\s,;\[\]:]+)(?=$|[\s,;])")
     position = 0
@@ -275,7 +321,7 @@ def _input_range(given: str | tuple[float, float]) -> tuple[float, float]:
     try:
         lo, hi = (float(part) for part in (given.split(",") if isinstance(given, str) else given))
     except (ValueError, TypeError):
-        raise UserError(f"--input-range {given!r} must be two numbers LO,HI") from None
+        raise UserError(f"--input-range {shown(given)} must be two numbers LO,HI, such as -1,1") from None
     return lo, hi
 
 
@@ -290,12 +336,18 @@ def bits_of(given: Any) -> Bits:
         return checked_plan(given, "bits")
     if isinstance(given, tuple) and len(given) == 2:
         return parse_bits(f"W{given[0]}A{given[1]}")
-    return parse_bits(os.fspath(given) if isinstance(given, os.PathLike) else str(given))
+    if isinstance(given, os.PathLike):
+        return read_plan(path_of(given, "--bits"))
+    return parse_bits(given if isinstance(given, str) else str(given) if _is_whole(given) else shown(given))
 
 
-def parse_passes(text: str) -> tuple[str, ...]:
-    """``"NAME,NAME"`` as names; an empty text is none."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def parse_passes(given: Any) -> tuple[str, ...]:
+    """``"NAME,NAME"``, or names in a list, as names; an empty text is none. Raises UserError for anything else."""
+    if isinstance(given, str):
+        return tuple(name.strip() for name in given.split(",") if name.strip())
+    if not isinstance(given, list | tuple):
+        raise UserError(f'--passes must be names, "NAME,NAME" or a list of them; it is {shown(given)}')
+    return tuple(given)
 
 
 def parse_bits(text: str) -> Bits:
@@ -317,7 +369,7 @@ def read_plan(path: str | Path) -> dict[str, BitWidths]:
     try:
         plan = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}") from None
+        raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}; give another plan.json") from None
     except ValueError as error:
         raise UserError(f"the plan {str(path)!r} is not valid JSON: {error}") from None
     return checked_plan(plan, str(path))
@@ -335,7 +387,7 @@ def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
             continue
         if not isinstance(entry, Mapping) or set(entry) != keys:
             raise UserError(
-                f'{origin}: {name!r} must be {{"weight_bits": ..., "activation_bits": ...}}, it is {entry!r}'
+                f'{origin}: {name!r} must be {{"weight_bits": 8, "activation_bits": 8}}; it is {shown(entry)}'
             )
         checked[name] = _widths(entry["weight_bits"], entry["activation_bits"], f"{origin}: {name!r}")
     return checked
@@ -343,6 +395,6 @@ def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
 
 def _widths(weight: Any, activation: Any, origin: str) -> BitWidths:
     for what, value in (("weights", weight), ("activations", activation)):
-        if isinstance(value, bool) or value not in WIDTHS:
-            raise UserError(f"{origin}: {value!r} bits for {what}; the accelerator has 4, 8 and 16")
+        if not _is_whole(value) or value not in WIDTHS:
+            raise UserError(f"{origin}: {shown(value)} bits for {what}; the accelerator has 4, 8 and 16")
     return BitWidths(int(weight), int(activation))

@@ -28,11 +28,11 @@ from .metadata import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import BITS_WITHOUT_DATA, DEFAULT_BITS, CompileOptions
+from .options import CompileOptions
 from .quant.calibrate.calibration import measure
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
-from .quant.quantize import quantize
+from .quant.unlike import quantize_measured
 from .report.report import ProfiledSubgraph, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
@@ -114,11 +114,15 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
     with stages("quantize"):
-        bits = options.bits or (DEFAULT_BITS if calibration.measured else BITS_WITHOUT_DATA)
-        quantized = run_passes(quantize(model, calibration.ranges, bits), calibration, options.passes)
-    notes = (*model.notes, *calibration.notes, *quantized.notes)
+        quantized = run_passes(quantize_measured(model, calibration, options.bits), calibration, options.passes)
+    notes = (*calibration.notes, *model.notes, *quantized.notes)
     return replace(
-        quantized, notes=notes, sample=calibration.one_batch(model), calibration=calibration.ranges.summary()
+        quantized,
+        notes=notes,
+        sample=calibration.one_batch(model),
+        ranges=calibration.ranges.summary(),
+        seen=calibration.seen,
+        preprocess=calibration.preprocess,
     )
 
 
@@ -126,11 +130,12 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     """The stages partition, codegen, profile and link; for the CPU alone, which runs the same integers, only link."""
     source, ends = with_ends(quantized, options.io_dtype)
     model = quantized.model
+    notes = (*quantized.notes, *(ends.notes if ends is not None else ()))
     if options.target.config is None:
         with stages("link"):
             metadata = make_metadata(name, str(options.target), model, quantized, None, ends)
             linked = link(source, options, metadata)
-        notes = (*quantized.notes, *host_notes(options.target))
+        notes = (*notes, *host_notes(options.target))
         return Compiled(
             model, options, None, quantized, None, (), linked, metadata, None, notes, dict(stages.seconds)
         )  # fmt: skip
@@ -144,14 +149,13 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
     with stages("profile"):
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
     with stages("link"):
-        ends_of = boundary(quantized.mod, functions.values())
-        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_of, quantized.calibration)
+        ends_in_dram = boundary(quantized.mod, [functions[each] for each in compiled])
+        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_in_dram, quantized)
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)
         mod = with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
         linked = link(mod, options, metadata)
-    notes = quantized.notes
     if not subgraphs:
         notes = (*notes, "no operator runs on the accelerator; the whole network is on the CPU")
     return Compiled(

@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 
 from .dialect.operators import works_on_integers
-from .errors import boundary
+from .errors import UserError, boundary, shown
 from .frontend.import_relax import import_relax
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .npu.partition.partition import float_macs, partition
@@ -35,6 +35,10 @@ def partition_for_qaccel(
     Raises UserError for a module without ``main``, and where shapes are symbolic.
     """
     with boundary("partition_for_qaccel"):
+        if not isinstance(mod, tvm.IRModule):
+            raise UserError(
+                f"partition_for_qaccel takes a tvm.IRModule, not {shown(mod)}; qaccel.compile takes ONNX models"
+            )
         config = load_config(hw)
         if "main" not in {var.name_hint for var in mod.get_global_vars()} or any(
             map(works_on_integers, functions(mod))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import tvm
 from tvm import relax
@@ -90,3 +94,30 @@ def static_shape(expr: relax.Expr) -> tuple[int, ...]:
     if shape is None:
         raise UserError(f"a tensor has the symbolic shape {expr.ty.shape}; fix it with --input-shapes")
     return shape
+
+
+@contextmanager
+def held_back(show: bool = True) -> Iterator[None]:
+    """What C++ writes to standard error within the block appears after it, where the block succeeds: an exception says enough.
+
+    ``show`` False: it never appears. No LLVM code may be generated in the block: where that fails, LLVM says why and ends the
+    process.
+    """
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        noise = tempfile.TemporaryFile()  # noqa: SIM115 - its opening alone may fail here
+    except OSError:  # no room for it: then it is seen
+        yield
+        return
+    with noise:
+        before = os.dup(2)
+        try:
+            os.dup2(noise.fileno(), 2)
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+        if show:
+            noise.seek(0)
+            os.write(2, noise.read())

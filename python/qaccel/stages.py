@@ -22,7 +22,7 @@ class Stages:
 
     def __init__(self, show: bool = False) -> None:
         self.seconds: dict[str, float] = {}
-        self.show = show and sys.stderr.isatty()
+        self.show = show and _is_terminal()
 
     @contextmanager
     def __call__(self, name: str, own_progress: bool = False) -> Iterator[None]:
@@ -45,10 +45,14 @@ class Stages:
         return Console(stderr=True).status(f"{name} ...")
 
 
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def progress_bar(what: str, total: int, show: bool) -> Iterator[Callable[[int], object]]:
     """A bar on standard error, if wanted and if that is a terminal; the block calls what it gets with how many are done."""
-    if not (show and sys.stderr.isatty()):
+    if not (show and _is_terminal()):
         yield lambda _: None
         return
     from rich.console import Console

@@ -58,7 +58,7 @@ def schedule_loops(schedule: s_tir.Schedule, host: Host) -> None:
         return
     for block in blocks:
         loops = schedule.get_loops(block)
-        outer, inner = _outer(schedule, block, loops)
+        outer, inner = _outer(schedule, block, loops, host)
         first = _inner(schedule, block, inner, len(loops) - _spatial(schedule, block), host)
         if outer:
             fused = _fused(schedule, outer)
@@ -161,7 +161,7 @@ def _split_reduction(schedule: s_tir.Schedule, block: SBlockRV, host: Host) -> N
     """Turns a reduction along contiguous values into ``lanes`` reductions side by side, whose results are combined at the end."""
     spatial = _spatial(schedule, block)
     loops = schedule.get_loops(block)
-    if len(schedule.get(block).writes) != 1 or len(loops) == spatial or _along_output(schedule, block):
+    if not spatial or len(schedule.get(block).writes) != 1 or len(loops) == spatial or _along_output(schedule, block):
         return
     size, lanes = extent(schedule, loops[-1]), host.lanes
     while size % lanes:
@@ -192,16 +192,20 @@ def _along_output(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
 
 
 def _outer(
-    schedule: s_tir.Schedule, block: SBlockRV, loops: Sequence[LoopRV]
+    schedule: s_tir.Schedule, block: SBlockRV, loops: Sequence[LoopRV], host: Host
 ) -> tuple[Sequence[LoopRV], Sequence[LoopRV]]:
     """Divides the loops of a block into those to share among the cores and those that one core runs."""
     spatial = _spatial(schedule, block)
     if spatial == len(loops) and _is_elementwise(schedule, block):
-        fused = _fused(schedule, loops)
-        size = extent(schedule, fused)
-        inner = max(divisors(size, _CHUNK), default=1)
-        outer, rest = schedule.split(fused, [None, inner])
-        return [outer], [rest]
+        sizes = extents(schedule, loops)
+        inner = max(divisors(math.prod(sizes), _CHUNK), default=1)
+        if sizes[-1] % host.lanes == 0 and (inner % sizes[-1] == 0 or sizes[-1] % inner == 0) or sizes[-1] == 0:
+            outer, rest = schedule.split(_fused(schedule, loops), [None, inner])
+            return [outer], [rest]
+        # A piece that is no whole number of rows has quotients in its indices. Whole axes have none: LLVM makes the vectors.
+        whole = [k for k in range(len(sizes)) if math.prod(sizes[:k]) >= host.cores and math.prod(sizes[k:]) >= _CHUNK]
+        first = min([*whole, len(sizes) - 1])
+        return list(loops[:first]), [_fused(schedule, loops[first:])]
     return list(loops[: max(spatial - 1, 0)]), list(loops[max(spatial - 1, 0) :])
 
 

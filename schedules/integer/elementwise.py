@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import EltwiseAttrs, Quantization, RequantizeAttrs, TableAttrs, carrier
-from ...machine.isa import isa as machine
+from ...machine.numerics import FRACTION_BITS, INTERPOLATION_BITS, OCTAVE_BITS, table_knots
 from . import loops
 from .requantize import Output, Rescale, finished, nearest, rounded
 from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_of, load, of
@@ -212,10 +212,10 @@ def _looked_up(isa: Vectors, parts: list[Expr], values: Any, source: Any, out: A
 
 def _between(isa: Vectors, values: Any, source: Any, k: Expr, lanes: int, attrs: TableAttrs) -> Expr:
     """Interpolated between neighbouring entries, one rounding."""
-    dtype, unit = of("int32", lanes), 1 << machine().interpolation_bits
-    bits = const(machine().interpolation_bits, dtype)
-    index = T.Bind(load(source, k, lanes).astype(dtype) + const(1 << 15, dtype))
-    low, part = tirx.shift_right(index, bits), T.Bind(index & const(unit - 1, dtype))
+    dtype = of("int32", lanes)
+    q = load(source, k, lanes).astype(dtype)
+    low, part, fraction_bits = _in_octaves(q, lanes, attrs.origin) if attrs.knots == "octaves" else _evenly(q, lanes)
+    bits, unit = const(fraction_bits, dtype), 1 << fraction_bits
     both, half = T.Bind(gathered(isa, values, T.Bind(low))), const(16, dtype)
     first, second = tirx.shift_right(both << half, half), tirx.shift_right(both, half)
     exact = T.Bind(first * (const(unit, dtype) - part) + second * part)
@@ -223,3 +223,28 @@ def _between(isa: Vectors, values: Any, source: Any, k: Expr, lanes: int, attrs:
     # Halves to even: one less than half a unit more, or half a unit where the floor is odd.
     up = exact + const(unit // 2 - 1, dtype) + (floor & const(1, dtype))
     return tirx.shift_right(up, bits).astype(of(carrier(attrs.result.bits), lanes))
+
+
+def _evenly(q: Expr, lanes: int) -> tuple[Expr, Expr, int]:
+    """The entry below each input, how far beyond it the input lies, and the bits that say so."""
+    bits, dtype = INTERPOLATION_BITS, of("int32", lanes)
+    index = T.Bind(q + const(1 << 15, dtype))
+    return tirx.shift_right(index, const(bits, dtype)), T.Bind(index & const((1 << bits) - 1, dtype)), bits
+
+
+def _in_octaves(q: Expr, lanes: int, origin: int) -> tuple[Expr, Expr, int]:
+    """The same for knots in octaves, from the float32 of the distance: its exponent and first bits are the entry's number."""
+    bits, mantissa, one = FRACTION_BITS, 23, 127  # float32 has 23 bits of mantissa, and 127 is the exponent of 1.0
+    dtype = of("int32", lanes)
+    distance = T.Bind(q - const(origin, dtype))
+    below = T.Bind(tirx.shift_right(distance, const(31, dtype)))  # 0 or -1
+    m = T.Bind(distance ^ below)
+    real = T.Bind(tirx.reinterpret(dtype, m.astype(of("float32", lanes))))
+    number = tirx.shift_right(real, const(mantissa - OCTAVE_BITS, dtype)) - const(
+        (one + OCTAVE_BITS - 1) << OCTAVE_BITS, dtype
+    )
+    near = m < const(1 << OCTAVE_BITS, dtype)  # not bound: TVM 0.27 binds no vector of booleans
+    side = below & const(len(table_knots("octaves", 0)) // 2, dtype)
+    low = tirx.Select(near, m, number) + side
+    part = tirx.shift_right(real, const(mantissa - OCTAVE_BITS - bits, dtype)) & const((1 << bits) - 1, dtype)
+    return low, T.Bind(tirx.Select(near, const(0, dtype), part)), bits

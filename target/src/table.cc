@@ -1,4 +1,4 @@
-// TABLE: look-up of every element; 16-bit inputs interpolate.
+// TABLE: look-up of every element; 16-bit inputs interpolate between even knots, or between knots dense around an origin.
 #include <algorithm>
 
 #include "elements.h"
@@ -9,15 +9,20 @@ namespace qaccel {
 
 namespace {
 
-int64_t TableBytes(int64_t in_bits, int64_t out_bits) {
-  if (in_bits == 16) return 2 * ((int64_t{1} << (16 - isa::kTableInterpolationBits)) + 1);
-  return (int64_t{1} << in_bits) * (out_bits == 16 ? 2 : 1);
+constexpr int64_t kOctave = int64_t{1} << isa::kTableOctaveBits;      // entries of one
+constexpr int64_t kFractionBits = 15 - isa::kTableOctaveBits;         // of the farthest octave
+constexpr int64_t kSide = (16 - isa::kTableOctaveBits) * kOctave + kOctave + 1;  // entries on one side of the origin
+
+int64_t TableBytes(const isa::Table& ins) {
+  if (ins.in_bits < 16) return (int64_t{1} << ins.in_bits) * (ins.out_bits == 16 ? 2 : 1);
+  if (ins.knots == isa::TableKnots::Octaves) return 2 * 2 * kSide;
+  return 2 * ((int64_t{1} << (16 - isa::kTableInterpolationBits)) + 1);
 }
 
 // The table's entries as integers. Throws Fault if one does not fit the output.
 std::vector<int16_t> ReadTable(const Machine& machine, const isa::Table& ins) {
   const int64_t entry_bits = ins.in_bits == 16 || ins.out_bits == 16 ? 16 : 8;
-  std::vector<int16_t> table(static_cast<size_t>(TableBytes(ins.in_bits, ins.out_bits) * 8 / entry_bits));
+  std::vector<int16_t> table(static_cast<size_t>(TableBytes(ins) * 8 / entry_bits));
   Unpack(machine.sram.data() + ins.table_addr, static_cast<int64_t>(table.size()), entry_bits, 0, table.data());
   for (size_t i = 0; i < table.size(); ++i) {
     if (table[i] < LowestOf(ins.out_bits) || table[i] > HighestOf(ins.out_bits)) {
@@ -27,28 +32,52 @@ std::vector<int16_t> ReadTable(const Machine& machine, const isa::Table& ins) {
   return table;
 }
 
-void LookUp(const std::vector<int16_t>& table, int64_t in_bits, int64_t count, int16_t* values) {
-  const int64_t half = -LowestOf(in_bits);
-  if (in_bits < 16) {
+// Between an entry and the next, `rest` of 2^kBits parts of the way: rhe(sum * 2^-kBits).
+template <int64_t kBits>
+int16_t Between(const int16_t* entry, int64_t rest) {
+  constexpr int64_t kOne = int64_t{1} << kBits;
+  const int64_t sum = entry[0] * (kOne - rest) + entry[1] * rest;
+  return static_cast<int16_t>((sum + kOne / 2 - 1 + (sum >> kBits & 1)) >> kBits);
+}
+
+int16_t InOctaves(const int16_t* table, int64_t distance) {
+  const uint32_t m = static_cast<uint32_t>(distance < 0 ? ~distance : distance);
+  const int16_t* side = distance < 0 ? table + kSide : table;
+  if (m < kOctave) return side[m];
+  const int64_t over = 31 - __builtin_clz(m) - isa::kTableOctaveBits;  // bits of m that interpolate
+  const int64_t fraction = m << (kFractionBits - over) & ((1 << kFractionBits) - 1);
+  return Between<kFractionBits>(side + kOctave * over + (m >> over), fraction);
+}
+
+void LookUp(const std::vector<int16_t>& table, const isa::Table& ins, int64_t count, int16_t* values) {
+  const int64_t half = -LowestOf(ins.in_bits);
+  if (ins.in_bits < 16) {
     for (int64_t i = 0; i < count; ++i) values[i] = table[static_cast<size_t>(values[i] + half)];
-    return;
+  } else if (ins.knots == isa::TableKnots::Octaves) {
+    for (int64_t i = 0; i < count; ++i) values[i] = InOctaves(table.data(), values[i] - ins.origin);
+  } else {
+    constexpr int64_t kBits = isa::kTableInterpolationBits;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t index = values[i] + half;
+      values[i] = Between<kBits>(table.data() + (index >> kBits), index & ((1 << kBits) - 1));
+    }
   }
-  constexpr int64_t kBits = isa::kTableInterpolationBits, kOne = int64_t{1} << kBits;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t index = values[i] + half, rest = index & (kOne - 1);
-    const size_t entry = static_cast<size_t>(index >> kBits);
-    const int64_t sum = table[entry] * (kOne - rest) + table[entry + 1] * rest;
-    // rhe(sum * 2^-kBits)
-    values[i] = static_cast<int16_t>((sum + kOne / 2 - 1 + (sum >> kBits & 1)) >> kBits);
+}
+
+void CheckKnots(const isa::Table& ins) {
+  if (ins.in_bits < 16 && ins.knots != isa::TableKnots::Even) {
+    Fail("knots is ", isa::name(ins.knots), ", must be even for inputs of ", ins.in_bits, " bits");
   }
+  if (ins.knots == isa::TableKnots::Even && ins.origin != 0) Fail("origin is ", ins.origin, ", must be 0 for even knots");
 }
 
 }  // namespace
 
 void Execute(Machine& machine, const isa::Table& ins) {
   CheckTile(ins);
+  CheckKnots(ins);
   const View input = InputTile(ins), output = OutputTile(ins);
-  machine.sram.Read(Flat(ins.table_addr, TableBytes(ins.in_bits, ins.out_bits)), machine.actor);
+  machine.sram.Read(Flat(ins.table_addr, TableBytes(ins)), machine.actor);
   const std::vector<int16_t> table = ReadTable(machine, ins);
   machine.sram.Read(input, machine.actor);
   ClaimOutput(machine, output);
@@ -62,7 +91,7 @@ void Execute(Machine& machine, const isa::Table& ins) {
       for (int64_t begin = 0; begin < values; begin += kPartValues) {
         const int64_t count = std::min(kPartValues, values - begin);
         Unpack(sram + input.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, 0, part);
-        LookUp(table, ins.in_bits, count, part);
+        LookUp(table, ins, count, part);
         Pack(part, count, ins.out_bits, sram + output.Pixel(row, pixel) + begin * ins.out_bits / 8);
       }
     }
@@ -72,8 +101,7 @@ void Execute(Machine& machine, const isa::Table& ins) {
 Duration DurationOf(const Machine& machine, const isa::Table& ins) {
   const Config& hw = machine.hw;
   const int64_t pixels = ins.h * ins.w;
-  const Wide read_bytes =
-      Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits) + TableBytes(ins.in_bits, ins.out_bits);
+  const Wide read_bytes = Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits) + TableBytes(ins);
   return Computing(hw, std::max({CeilDivWide(Wide{pixels} * ins.channels, hw.table_lookups_per_cycle),
                                  SramRead(hw, read_bytes), SramWrite(hw, pixels, ins.channels, ins.out_bits)}));
 }

@@ -237,6 +237,34 @@ TEST(table_interpolates_16_bits) {
   CHECK_FAULT(bench.Run(TableOf(in, out)), "table entry 3 is 128, outside the output's 8 bits");
 }
 
+TEST(table_interpolates_in_octaves) {
+  Bench bench;
+  Values entries(770);  // the distance itself or its half, then 385 for what lies below the origin
+  for (int64_t j = 0; j < 385; ++j) {
+    const int64_t distance = j < 32 ? j : (32 + j % 32) << (j / 32 - 1);
+    entries[static_cast<size_t>(j)] = distance / 4;
+    entries[static_cast<size_t>(385 + j)] = -distance / 2;
+  }
+  bench.Put(bench.machine.sram, kTable, Packed(entries, 16));
+  Map in(1, 1, 10, 16, kIn), out(1, 1, 10, 16, kOut);
+  in.values = {100, 131, 164, 166, 32767, 99, 98, 35, 34, -32768};
+  in.Put(bench);
+  isa::Table ins = TableOf(in, out);
+  ins.knots = isa::TableKnots::Octaves;
+  ins.origin = 100;
+  bench.Run(ins);
+  // Distances 0, 31, 64, 66 and 32667; below: 0, 1, 64, 65 and 32867. 66 has an entry of its own.
+  // 32667 lies 411 of 512 beyond 32256: 8064 + 411 / 4 = 8166.75. 65 is half way from 64 (-32) to 66 (-33): a tie, -32.
+  // 32867 lies 99 of 1024 beyond 32768: -16384 - 49.5, a tie: -16434.
+  out.values = {0, 7, 16, 16, 8167, 0, 0, -32, -32, -16434};
+  CHECK_EQ(out.Found(bench), out.Expected());
+  ins.in_bits = 8;
+  CHECK_FAULT(bench.Run(ins), "knots is octaves, must be even for inputs of 8 bits");
+  ins.in_bits = 16;
+  ins.knots = isa::TableKnots::Even;
+  CHECK_FAULT(bench.Run(ins), "origin is 100, must be 0 for even knots");
+}
+
 }  // namespace
 
 }  // namespace qaccel

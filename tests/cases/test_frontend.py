@@ -339,6 +339,17 @@ def test_the_reason_of_weights_that_come_quantized(op):
     assert reasons[f"{op.lower()}1"] == wanted
 
 
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_the_reason_of_a_bias_that_comes_quantized(op):
+    net = Net(13)
+    bias = net("DequantizeLinear", np.arange(4, dtype="i1"), scalar(0.01), np.array(0, "i1"))
+    net(op, "x", weights(4, 4, 3, 3), bias, out="y")
+    result = [1, 4, 6, 6] if op == "Conv" else [1, 4, 10, 10]
+    reasons = _reasons(net, {"x": [1, 4, 8, 8]}, result, {"x": normal(4, 8, 8, samples=8, seed=1)})
+    wanted = "its bias is quantized already and made real by node 'dequantizelinear0'; such layers run on the CPU"
+    assert reasons[f"{op.lower()}1"] == wanted
+
+
 @pytest.mark.parametrize("computed", [True, False])
 def test_the_reason_of_weights_that_are_computed(computed):
     net = Net(13)

@@ -58,7 +58,7 @@ def test_the_report_says_what_a_range_leaves_out(method):
     x = np.random.default_rng(1).standard_t(2, (64, 3, 16, 16)).astype("f4")
     model = _deep()
     module = qaccel.compile(model, calibration_data={"x": x}, bits=8, calibration=method)
-    said = module.report["calibration"]
+    said = module.report["ranges"]
     assert (said["method"], said["samples"]) == (method, 64)
     of_input = next(each for each in said["cut"] if each["name"] == "x")
     outside = 100 * ((x < of_input["lo"]) | (x > of_input["hi"])).mean()

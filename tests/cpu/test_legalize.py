@@ -151,6 +151,15 @@ def test_tables(in_bits, out_bits):
     agree(mod, integers(rng, shape, in_bits))
 
 
+@pytest.mark.parametrize(("origin", "out_bits"), [(0, 16), (-77, 8), (32767, 16), (-32768, 4)])
+def test_tables_of_octaves(origin, out_bits):
+    """Every 16-bit integer."""
+    entries = integers(np.random.default_rng(out_bits), (770,), out_bits)
+    attrs = o.TableAttrs("t", "Sqrt", Q(out_bits, 0.1, 0), Q(16, 0.1, 0), "octaves", origin)
+    mod = module([((1, 64, 64, 16), "int16")], lambda q: attrs.call(q, entries))
+    agree(mod, np.arange(-(1 << 15), 1 << 15, dtype=np.int16).reshape(1, 64, 64, 16))
+
+
 @pytest.mark.parametrize("bits", wide_after(1, [8, 4, 16]))
 def test_quantize_and_dequantize(bits):
     """Ties, saturation, infinities, NaN, negative zero and denormals; planes, rows and reshapes."""

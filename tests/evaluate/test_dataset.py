@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from qaccel.errors import QaccelError
-from qaccel.evaluate.dataset import check_inputs, load_calibration_data, load_npz, parse_preprocess
+from qaccel.evaluate.dataset import check_inputs, load_calibration_data, load_npz
+from qaccel.evaluate.images import parse_preprocess
 from qaccel.model import TensorSpec
 
 X = (TensorSpec("x", (1, 3, 8, 10), "float32"),)
@@ -21,6 +22,11 @@ def refusal(call: Callable[[], object]) -> str:
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def loaded(*given, **named) -> dict[str, np.ndarray]:
+    """The samples alone."""
+    return load_calibration_data(*given, **named)[0]
 
 
 def saved(tmp_path: Path, **arrays: np.ndarray) -> Path:
@@ -39,35 +45,33 @@ def image(path: Path, width: int, height: int, mode: str = "RGB", seed: int = 0)
 
 def test_npz(tmp_path: Path) -> None:
     data = np.random.default_rng(1).integers(0, 256, (5, 3, 8, 10), np.uint8)
-    loaded = load_calibration_data(saved(tmp_path, x=data, labels=np.arange(5)), X, limit=3)
-    assert loaded["x"].dtype == np.float32
-    np.testing.assert_array_equal(loaded["x"], data[:3])
-    single = load_calibration_data(saved(tmp_path, x=data[0]), X)
+    first = loaded(saved(tmp_path, x=data, labels=np.arange(5)), X, limit=3)
+    assert first["x"].dtype == np.float32
+    np.testing.assert_array_equal(first["x"], data[:3])
+    single = loaded(saved(tmp_path, x=data[0]), X)
     np.testing.assert_array_equal(single["x"], data[:1])
 
 
 def test_images(tmp_path: Path) -> None:
     pictures = [image(tmp_path / name, 10, 8, seed=k) for k, name in enumerate(["a/1.png", "a/2.PNG", "b.png"])]
     (tmp_path / "notes.txt").write_text("not an image")
-    data = load_calibration_data(tmp_path, X, "mean=127,scale=128,layout=NCHW")["x"]
+    data = loaded(tmp_path, X, "mean=127,scale=128,layout=NCHW")["x"]
     expected = (np.stack(pictures).astype(np.float64) - 127) / 128
     np.testing.assert_allclose(data, expected.transpose(0, 3, 1, 2), atol=1e-6)
-    assert len(load_calibration_data(tmp_path, X, limit=2)["x"]) == 2
+    assert len(loaded(tmp_path, X, limit=2)["x"]) == 2
     channels_last = (TensorSpec("x", (1, 8, 10, 3), "float32"),)
     text = "mean=0.485:0.456:0.406, std=0.229:0.224:0.225, layout=NHWC"
-    data = load_calibration_data(tmp_path, channels_last, text)["x"]
+    data = loaded(tmp_path, channels_last, text)["x"]
     expected = (np.stack(pictures) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(data, expected, atol=1e-5)
-    raw = load_calibration_data(tmp_path, (TensorSpec("x", (1, 3, 8, 10), "uint8"),))["x"]
+    raw = loaded(tmp_path, (TensorSpec("x", (1, 3, 8, 10), "uint8"),))["x"]
     np.testing.assert_array_equal(raw, np.stack(pictures).transpose(0, 3, 1, 2))
 
 
 def test_grey_images(tmp_path: Path) -> None:
     pixels = image(tmp_path / "a.png", 10, 8, "L")
-    np.testing.assert_array_equal(
-        load_calibration_data(tmp_path, (TensorSpec("x", (1, 1, 8, 10), "float32"),))["x"][0, 0], pixels
-    )
-    colour = load_calibration_data(tmp_path, X)["x"]
+    np.testing.assert_array_equal(loaded(tmp_path, (TensorSpec("x", (1, 1, 8, 10), "float32"),))["x"][0, 0], pixels)
+    colour = loaded(tmp_path, X)["x"]
     np.testing.assert_array_equal(colour[0, 1], pixels)
 
 
@@ -77,37 +81,37 @@ def test_resize_and_crop(tmp_path: Path) -> None:
         small = np.asarray(opened.resize((18, 12), Image.Resampling.BILINEAR), np.float32)
         fitted = np.asarray(opened.resize((12, 8), Image.Resampling.BILINEAR), np.float32)
     # 20 rows at resize=12: factor 0.6; then the middle 8 x 10 of 12 x 18
-    data = load_calibration_data(tmp_path, X, "resize=12")["x"][0]
+    data = loaded(tmp_path, X, "resize=12")["x"][0]
     np.testing.assert_array_equal(data, small[2:10, 4:14].transpose(2, 0, 1))
     # by default as large as just fits: 20 x 30 at 0.4
-    data = load_calibration_data(tmp_path, X)["x"][0]
+    data = loaded(tmp_path, X)["x"][0]
     np.testing.assert_array_equal(data, fitted[:, 1:11].transpose(2, 0, 1))
     square = (TensorSpec("x", (1, 3, 16, 16), "float32"),)
-    data = load_calibration_data(tmp_path, square, "crop=16")["x"][0]
+    data = loaded(tmp_path, square, "crop=16")["x"][0]
     np.testing.assert_array_equal(data, pixels[2:18, 7:23].transpose(2, 0, 1))
 
 
 def test_file_errors(tmp_path: Path) -> None:
-    assert "does not exist" in refusal(lambda: load_calibration_data(tmp_path / "no.npz", X))
+    assert "does not exist" in refusal(lambda: loaded(tmp_path / "no.npz", X))
     (tmp_path / "t.npz").write_bytes(b"hello")
-    assert "not an .npz" in refusal(lambda: load_calibration_data(tmp_path / "t.npz", X))
+    assert "not an .npz" in refusal(lambda: loaded(tmp_path / "t.npz", X))
     np.save(tmp_path / "one.npy", np.zeros(3))
     assert "single array" in refusal(lambda: load_npz(tmp_path / "one.npy"))
     np.savez(tmp_path / "o.npz", x=np.array([{}], object))
-    assert "numeric" in refusal(lambda: load_calibration_data(tmp_path / "o.npz", X))
+    assert "numeric" in refusal(lambda: loaded(tmp_path / "o.npz", X))
     good = saved(tmp_path, x=np.zeros((2, 3, 8, 10), np.float32)).read_bytes()
     for length in range(0, len(good), 97):
         (tmp_path / "cut.npz").write_bytes(good[:length])
-        refusal(lambda: load_calibration_data(tmp_path / "cut.npz", X))
+        refusal(lambda: loaded(tmp_path / "cut.npz", X))
     damaged = bytearray(good)
     damaged[len(good) // 2] ^= 0xFF
     (tmp_path / "bad.npz").write_bytes(damaged)
-    refusal(lambda: load_calibration_data(tmp_path / "bad.npz", X))
+    refusal(lambda: loaded(tmp_path / "bad.npz", X))
 
 
 def test_array_errors(tmp_path: Path) -> None:
     def load(**arrays: np.ndarray) -> str:
-        return refusal(lambda: load_calibration_data(saved(tmp_path, **arrays), X))
+        return refusal(lambda: loaded(saved(tmp_path, **arrays), X))
 
     fine = np.zeros((2, 3, 8, 10), np.float32)
     message = load(image=fine)
@@ -163,10 +167,10 @@ def test_bad_preprocess(text: str) -> None:
 
 
 def test_folder_errors(tmp_path: Path) -> None:
-    assert "no .jpg or .png" in refusal(lambda: load_calibration_data(tmp_path, X))
+    assert "no .jpg or .png" in refusal(lambda: loaded(tmp_path, X))
     (tmp_path / "a.jpg").write_bytes(b"not a picture")
-    assert "a.jpg" in refusal(lambda: load_calibration_data(tmp_path, X))
-    assert "5 channels" in refusal(lambda: load_calibration_data(tmp_path, (TensorSpec("x", (1, 5, 4, 4), "float32"),)))
-    assert "one input" in refusal(lambda: load_calibration_data(tmp_path, (TensorSpec("x", (1, 5), "float32"),)))
-    assert "per channel" in refusal(lambda: load_calibration_data(tmp_path, X, "mean=1:2"))
-    assert "--preprocess" in refusal(lambda: load_calibration_data(saved(tmp_path, x=np.zeros(1)), X, "mean=1"))
+    assert "a.jpg" in refusal(lambda: loaded(tmp_path, X))
+    assert "5 channels" in refusal(lambda: loaded(tmp_path, (TensorSpec("x", (1, 5, 4, 4), "float32"),)))
+    assert "one input" in refusal(lambda: loaded(tmp_path, (TensorSpec("x", (1, 5), "float32"),)))
+    assert "per channel" in refusal(lambda: loaded(tmp_path, X, "mean=1:2"))
+    assert "--preprocess" in refusal(lambda: loaded(saved(tmp_path, x=np.zeros(1)), X, "mean=1"))

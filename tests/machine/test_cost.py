@@ -236,7 +236,7 @@ def test_copy() -> None:
 )
 def test_table(in_bits: int, out_bits: int, table_bytes: int) -> None:
     table = tile("TABLE", in_bits=in_bits, out_bits=out_bits)
-    assert cost.table_bytes(in_bits, out_bits) == table_bytes
+    assert cost.table_bytes(in_bits, out_bits, "even") == table_bytes
     assert units(table, HW) == {
         "lookup": -(-30 * 21 // 16),
         "sram_read": -(-(30 * -(-21 * in_bits // 8) + table_bytes) // 32),
@@ -244,8 +244,11 @@ def test_table(in_bits: int, out_bits: int, table_bytes: int) -> None:
     }
 
 
-def test_interpolated_tables_have_513_entries_whatever_comes_out() -> None:
-    assert [cost.table_bytes(16, out_bits) for out_bits in (4, 8, 16)] == [1026] * 3
+def test_interpolated_tables_have_513_or_770_entries_whatever_comes_out() -> None:
+    for knots, size_bytes in (("even", 1026), ("octaves", 1540)):
+        assert [cost.table_bytes(16, out_bits, knots) for out_bits in (4, 8, 16)] == [size_bytes] * 3
+        table = tile("TABLE", in_bits=16, out_bits=8, knots=knots)
+        assert units(table, HW)["sram_read"] == -(-(30 * 42 + size_bytes) // 32)
 
 
 # DRAM

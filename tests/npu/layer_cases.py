@@ -150,10 +150,13 @@ def random_layer(
         layer = CopyLayer(*common, *_scale(rng, activation_bits - out_bits))
     else:
         y = FeatureMap("y", h, w, c, out_bits, 0)
-        entries = values(rng, (513 if activation_bits == 16 else 1 << activation_bits,), out_bits)
+        octaves = activation_bits == 16 and rng.random() < 0.5
+        wide = 770 if octaves else 513
+        entries = values(rng, (wide if activation_bits == 16 else 1 << activation_bits,), out_bits)
+        knots = ("octaves", int(rng.integers(-(1 << 15), 1 << 15))) if octaves else ("even", 0)
         width = 2 if 16 in (activation_bits, out_bits) else 1
         common = (*common[:4], *activation_limits(out_bits))
-        layer = TableLayer(*common, entries.astype(f"<i{width}").tobytes())
+        layer = TableLayer(*common, entries.astype(f"<i{width}").tobytes(), *knots)
     return LayerGraph("main", (x, y), (layer,), (0,), (1,))
 
 

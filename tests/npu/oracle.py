@@ -16,6 +16,7 @@ from qaccel.npu.layers import (
     TableLayer,
     Window,
 )
+from reference.semantics import in_octaves
 
 
 def rounded(products: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
@@ -102,6 +103,8 @@ def run_layer(graph: LayerGraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
         table = np.frombuffer(layer.table, f"<i{width}").astype(np.int64)
         if x.bits < 16:
             return table[inputs[0] + (1 << (x.bits - 1))]
+        if layer.knots == "octaves":
+            return np.vectorize(lambda q: in_octaves(table, int(q) - layer.origin), otypes=[np.int64])(inputs[0])
         position = inputs[0].astype(np.int64) + (1 << 15)
         high, low = position >> 7, position & 127
         return rounded(table[high] * (128 - low) + table[high + 1] * low, 7)

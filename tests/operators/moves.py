@@ -34,17 +34,28 @@ def _planes(case: Case, most: int = 8) -> list[int]:
     return [1, *case.ints(1, most, 3)]
 
 
+def _like_spans(case: Case, count: int) -> list[tuple[float, float]]:
+    """Ranges none of which is under a quarter of all of them together."""
+    reach = float(np.exp(case.rng.uniform(-3, 3)))
+    while True:
+        spans = [case.span(reach) for _ in range(count)]
+        lows, highs = zip(*spans, strict=True)
+        if min(hi - lo for lo, hi in spans) >= (max(highs) - min(lows)) / 4:
+            return spans
+
+
 def concat(case: Case) -> Case:
-    """Two or three tensors of one scale or of several, along any axis."""
+    """Two or three tensors of one scale or of several like ones, along any axis; unlike ones are joined on the CPU."""
     rank = case.choice([4, 4, 3, 2])
     case.narrow &= rank == 4
     shape = [1, *case.ints(1, 7, rank - 1)]
     axis = case.ints(1, rank, 1)[0]
     same = case.chance(0.3)
     tensors, names = [], ["x", "y", "z"][: case.ints(2, 4, 1)[0]]
-    for name in names:
+    spans = _like_spans(case, 1 if same else len(names)) * (len(names) if same else 1)
+    for name, span in zip(names, spans, strict=True):
         size = [int(case.rng.integers(1, 6)) if k == axis else s for k, s in enumerate(shape)]
-        tensors.append(case.input(size, case.spans["x"] if same and name != "x" else None, name=name))
+        tensors.append(case.input(size, span, name=name))
     tensor = case.add("Concat", names, axis=axis)
     span = case.span(max(abs(v) for n in names for v in case.spans[n]) * float(case.rng.uniform(0.5, 1.2)))
     equal = all(t.q == tensors[0].q for t in tensors)

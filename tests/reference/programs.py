@@ -332,14 +332,19 @@ class Grower:
         t = self.crop(self.pick(self.tensors))
         out = self.new_tensor(t.h, t.w, t.c, self.pick(WIDTHS), self.tensors)
         lo, hi = activation_limits(out.bits)
-        count, wide = (513, True) if t.bits == 16 else (1 << t.bits, out.bits == 16)
+        octaves = t.bits == 16 and self.chance(0.5)
+        count, wide = (770 if octaves else 513, True) if t.bits == 16 else (1 << t.bits, out.bits == 16)
         entries = self.rng.integers(lo, hi + 1, count)
         if self.chance(0.2):
             entries = self.rng.choice([lo, hi], count)
         where = self.load_constant(entries.astype("<i2" if wide else "<i1").tobytes(), [*self.tensors, out])
         fields = {**t.view("in"), **out.view("out"), "h": t.h, "w": t.w, "channels": t.c}
-        self.emit("TABLE", **fields, table_addr=where.addr, in_bits=t.bits, out_bits=out.bits)
+        self.emit("TABLE", **fields, table_addr=where.addr, in_bits=t.bits, out_bits=out.bits, **self.knots(octaves))
         self.tensors.append(out)
+
+    def knots(self, octaves: bool) -> dict[str, str | int]:
+        near = int(self.rng.integers(-40, 41)) if self.chance(0.5) else int(self.rng.integers(-(1 << 15), 1 << 15))
+        return {"knots": "octaves", "origin": near} if octaves else {"knots": "even", "origin": 0}
 
     def grow(self, steps: int) -> None:
         self.load()

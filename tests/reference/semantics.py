@@ -340,7 +340,10 @@ def table(machine, ins: Instruction) -> None:
     bits = ins["in_bits"]
     q = read_view(machine, ins, "in", h, w, channels)
     wide = 16 in (bits, ins["out_bits"])
-    entries = 513 if bits == 16 else 1 << bits
+    octaves = ins["knots"] == "octaves"
+    if octaves and bits < 16 or ins["origin"] and not octaves:
+        raise Fault("knots or origin that this input cannot have")
+    entries = (770 if octaves else 513) if bits == 16 else 1 << bits
     raw = machine.sram.read(run_of(ins["table_addr"], entries * (2 if wide else 1)))
     values = from_bytes(raw, 16 if wide else 8, entries)
     lo, hi = limits(ins["out_bits"])
@@ -348,11 +351,22 @@ def table(machine, ins: Instruction) -> None:
         raise Fault(f"table entries outside {ins['out_bits']} bits")
     if bits < 16:
         result = values[q + (1 << (bits - 1))]
+    elif octaves:
+        result = np.vectorize(lambda each: in_octaves(values, int(each) - ins["origin"]), otypes=[np.int64])(q)
     else:
         i = q + 32768
         j, f = i >> 7, i & 127
         result = rhe(values[j] * (128 - f) + values[j + 1] * f, 7)
     write_output(machine, ins, result)
+
+
+def in_octaves(table: np.ndarray, d: int) -> int:
+    m, side = (d, 0) if d >= 0 else (-1 - d, 385)
+    if m < 32:
+        return int(table[side + m])
+    e = m.bit_length() - 1
+    j, f = 32 * (e - 5) + (m >> (e - 5)), (m << (15 - e)) & 1023
+    return int(rhe(np.int64(int(table[side + j]) * (1024 - f) + int(table[side + j + 1]) * f), 10))
 
 
 def check_tile(ins: Instruction) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import pytest
 
 import qaccel
 import small_models
+from frontend.onnx_models import model, node
 from qaccel.machine.hw import load_config
 from qaccel.machine.isa import isa
 from qaccel.npu.partition.partition import Rejection
@@ -17,7 +18,7 @@ from qaccel.report.text import codecs_of, layers_csv, report_html, summary_rows,
 
 TOP_LEVEL = {
     "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "latency_ms", "dram_bytes", "memory",
-    "weights", "layers", "fallback", "calibration",
+    "weights", "layers", "fallback", "calibration", "ranges",
 }  # fmt: skip
 OF_A_LAYER = {
     "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",
@@ -187,3 +188,19 @@ def test_codecs_are_in_every_form_of_the_report(module: qaccel.Module):
     report["layers"][0]["codecs"] = {"raw": 1, "entropy": 2}
     assert codecs_of(report["layers"][0]) == "entropy 2, raw 1"
     assert "entropy 2, raw 1" in report_html(report) and "entropy 2, raw 1" in layers_csv(report)
+
+
+def test_a_batch_takes_the_runs_of_each_program():
+    """Two samples before a Softmax on the CPU, their values as one row behind it: the programs run twice and once."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((4, 3, 1, 1)), "v": rng.standard_normal((128, 8)), "s": np.array([1, 128])}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], name="before"), node("Softmax", ["c"], ["p"], name="softmax", axis=1),
+        node("Reshape", ["p", "s"], ["r"], name="row"), node("MatMul", ["r", "v"], ["y"], name="behind"),
+    ]  # fmt: skip
+    weights = {name: value.astype(np.int64 if name == "s" else np.float32) for name, value in weights.items()}
+    module = qaccel.compile(model(nodes, weights, (2, 3, 4, 4)), bits=8)
+    first, second = (each.profile["cycles"] for each in module.compiled.subgraphs)
+    report = module.report
+    assert (report["batch"], report["cycles"]) == (2, first + second)
+    assert report["cycles_per_batch"] == 2 * first + second

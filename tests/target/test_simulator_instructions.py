@@ -1,5 +1,8 @@
 """Every instruction against plain NumPy, in both modes."""
 
+import bisect
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -209,6 +212,30 @@ def test_eltwise_overwrites_either_operand() -> None:
         )  # fmt: skip
         data = execute([ins], {0: pack(a, 8), 0x2000: pack(b, 8)}, (place, 16))
         np.testing.assert_array_equal(unpack(data, (1, 2, 8), 8), a - 2 * b)
+
+
+@pytest.mark.parametrize("out_bits", [4, 8, 16])
+@pytest.mark.parametrize("origin", [0, -300, 32767, -32768])
+def test_table_of_octaves(origin: int, out_bits: int) -> None:
+    """Every 16-bit input, against plain Python integers: the knots are found by search, not by their formula."""
+    rng = np.random.default_rng([7, origin + 32768, out_bits])
+    distances = [*range(32), *((32 + k) << over for over in range(11) for k in range(32)), 1 << 16]
+    assert len(distances) == 385
+    table = random_values(rng, (770,), out_bits)
+    x = np.arange(-(1 << 15), 1 << 15).reshape(16, 64, 64)
+    expected = []
+    for q in x.reshape(-1).tolist():
+        m, side = (q - origin, 0) if q >= origin else (origin - 1 - q, 385)
+        j = bisect.bisect_right(distances, m) - 1
+        below, above = int(table[side + j]), int(table[side + j + 1])
+        expected.append(round(below + Fraction((above - below) * (m - distances[j]), distances[j + 1] - distances[j])))
+    ins = instruction(
+        "TABLE", **dense("in", 0, 64, 64, 16), **dense("out", 0x20000, 64, 64, out_bits), h=16, w=64, channels=64,
+        table_addr=0x50000, in_bits=16, out_bits=out_bits, knots="octaves", origin=origin,
+    )  # fmt: skip
+    sram = {0: pack(x, 16), 0x50000: pack(table, 16)}
+    data = execute([ins], sram, (0x20000, 1024 * pixel_bytes(64, out_bits)))
+    np.testing.assert_array_equal(unpack(data, x.shape, out_bits).reshape(-1), expected)
 
 
 @pytest.mark.parametrize(("in_bits", "out_bits"), PAIRS)

@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
     )
     data.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
-    data.add_argument(
-        "--calibration", metavar="METHOD", default="minmax", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)"
-    )
+    data.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
     data.add_argument(
         "--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data"
     )
@@ -76,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> None:
     """Compile and write, then print the notes, the summary and what was written."""
     from .. import api
-    from ..report.text import print_summary
+    from ..report.text import calibration_lines, print_summary
 
     module = api.compile(
         arguments.model,
@@ -96,12 +94,14 @@ def execute(arguments: argparse.Namespace) -> None:
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,
         emit_program=arguments.emit_program,
-        dump_code=tuple(kind.strip() for kind in arguments.dump_code.split(",")) if arguments.dump_code else (),
+        dump_code=arguments.dump_code or (),
         progress=not arguments.verbose,
     )
     assert module.compiled is not None
     _print_notes(module.notes, arguments.verbose)
     if arguments.verbose:
+        for line in calibration_lines(module.metadata["calibration"]):
+            print(line)
         _print_choices(module.compiled.choices)
     if module.compiled.report is not None:
         print_summary(module.report, layers=arguments.verbose)
@@ -111,7 +111,7 @@ def execute(arguments: argparse.Namespace) -> None:
 def _print_notes(notes: tuple[str, ...], verbose: int) -> None:
     shown = notes if verbose else notes[:NOTES_SHOWN]
     for note in shown:
-        print(f"note: {note}")
+        print(note if note.startswith("warning: ") else f"note: {note}")
     if len(notes) > len(shown):
         print(f"note: and {len(notes) - len(shown)} more; -v shows them")
 

@@ -10,7 +10,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("module", metavar="MODULE", type=Path, help=".so or .tar that tvmc compile wrote")
     parser.add_argument(
-        "--data", metavar="LABELLED.npz", type=Path, required=True, help="arrays by input name, and labels"
+        "--data",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help=".npz of arrays by input name and labels, or a folder with a folder of images for each class",
+    )
+    parser.add_argument(
+        "--preprocess", metavar="SPEC", help="of an image folder (default: that of the calibration images)"
     )
     parser.add_argument("--reference", metavar="MODEL.onnx", type=Path, help="the float model, to compare with")
 
@@ -19,8 +26,12 @@ def execute(arguments: argparse.Namespace) -> None:
     """Run all samples and print the shares in percent."""
     from .. import api
 
-    result = api.load(arguments.module).evaluate(arguments.data, arguments.reference, progress=not arguments.verbose)
-    print(f"samples    {result.samples}")
+    result = api.load(arguments.module).evaluate(
+        arguments.data, arguments.reference, preprocess=arguments.preprocess, progress=not arguments.verbose
+    )
+    for note in result.notes:
+        print(f"note: {note}")
+    print(f"samples    {result.samples}, judged by output '{result.output}'")
     top5 = f", top-5 {100 * result.top5:.2f}%" if result.top5 is not None else ""
     print(f"top-1      {100 * result.top1:.2f}%{top5}")
     if result.reference_top1 is not None and result.agreement is not None:

@@ -19,7 +19,7 @@ def execute(arguments: argparse.Namespace) -> None:
     """Print everything that the file says of itself."""
     from .. import api
     from ..machine.isa import decode, disassemble
-    from ..report.text import bits_of, print_summary
+    from ..report.text import bits_of, calibration_lines, print_summary
 
     module = api.load(arguments.module)
     metadata = module.metadata
@@ -31,6 +31,10 @@ def execute(arguments: argparse.Namespace) -> None:
     for kind in ("inputs", "outputs"):
         for entry in metadata[kind]:
             print(f"{kind[:-1]:<10} {_tensor(entry)}")
+    if metadata.get("preprocess") is not None:
+        print(f'preprocess "{metadata["preprocess"]}"')
+    for line in calibration_lines(metadata.get("calibration", [])):
+        print(line)
     if metadata["report"] is None:
         return
     print_summary(metadata["report"])

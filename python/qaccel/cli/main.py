@@ -12,20 +12,24 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO, Any
 
 from ..errors import CompilerFault, UserError, fault_of
 from ..version import __version__
+from .parser import Parser
 
 VERBS = ("compile", "run", "tune", "evaluate", "inspect")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. Each verb's module adds its own flags and is what runs it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tvmc", description="Compile neural networks for the qaccel accelerator or a CPU, run and inspect them."
     )
+    parser.verbs = VERBS
     parser.add_argument("--version", action="version", version=f"tvmc of qaccel {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
@@ -42,25 +46,67 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``tvmc``. Gives the exit code; a reader that has seen enough (``| head``) is no error."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None:  # closed by whoever started us
+        return _main(words)
+    stream = sys.stdout
+    sys.stdout = output = _Output(stream)
     try:
         try:
-            return _main(arguments)
+            return _main(words)
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keep Python from complaining at exit
-        return 0
+            output.flush()
+    except _OutputFailed as failure:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # keep Python from complaining at exit
+        if isinstance(failure.reason, BrokenPipeError):
+            return 0
+        print(f"error: standard output: {failure.reason.strerror}; send it elsewhere", file=sys.stderr)
+        return 1
+    finally:
+        sys.stdout = stream
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+class _OutputFailed(Exception):
+    """Standard output takes nothing more; ``reason`` is what it said."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class _Output:
+    """Standard output whose errors are known from those of files: they raise _OutputFailed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise _OutputFailed(error) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _OutputFailed(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _main(arguments: Sequence[str]) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
-        with _logging(parsed.verbose):
+        with _logging(parsed.verbose), warnings.catch_warnings():
+            if not parsed.verbose:
+                warnings.simplefilter("ignore")  # of libraries, beside our own lines
             parsed.execute(parsed)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except _OutputFailed:
         raise
     except UserError as error:
         return _failed(error, parsed.verbose, 1)

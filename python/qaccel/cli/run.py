@@ -1,4 +1,4 @@
-"""tvmc run: run a compiled module on the inputs in an .npz."""
+"""tvmc run: run a compiled module on the inputs in an .npz, on a folder of images, or on random inputs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from ..run.files import check_file, write_file
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("module", metavar="MODULE", type=Path, help=".so or .tar that tvmc compile wrote")
-    parser.add_argument("--inputs", metavar="IN.npz", type=Path, required=True, help="one array per input name")
-    parser.add_argument("--outputs", metavar="OUT.npz", type=Path, help="where the outputs go, one array per name")
+    parser.add_argument(
+        "-i",
+        "--inputs",
+        metavar="PATH",
+        type=Path,
+        help=".npz with one array per input, or an image folder (default: random values, always the same)",
+    )
+    parser.add_argument(
+        "--preprocess", metavar="SPEC", help="of an image folder (default: that of the calibration images)"
+    )
+    parser.add_argument(
+        "-o", "--outputs", metavar="OUT.npz", type=Path, help="where the outputs go, one array per name"
+    )
     parser.add_argument("--print-time", action="store_true", help="time on this machine, simulator included")
     parser.add_argument("--profile", action="store_true", help="where cycles (on the CPU alone: time) go, by layer")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run so many times (default: %(default)s)")
@@ -36,13 +47,21 @@ def execute(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from .. import api
-    from ..evaluate.dataset import check_inputs, load_npz
     from ..report.text import print_summary
+    from ..run.images import read_inputs
     from ..run.profile_cpu import profile_cpu, profile_text
+    from ..run.random_inputs import SEED, random_inputs
 
     module = api.load(arguments.module, rpc_tracker=arguments.rpc_tracker, rpc_key=arguments.rpc_key)
-    fixed = module.metadata.get("fixed_inputs")
-    data = check_inputs(load_npz(arguments.inputs), module.runner.inputs, f"--inputs '{arguments.inputs}'", fixed)
+    if arguments.inputs is None:
+        if arguments.preprocess is not None:
+            raise UserError("--preprocess describes images, and there are none; add --inputs FOLDER")
+        data = random_inputs(module.metadata["inputs"])
+        print(f"note: no --inputs: {', '.join(data)} filled at random (seed {SEED}); the outputs mean nothing")
+    else:
+        data, notes = read_inputs(module.runner, arguments.inputs, arguments.preprocess, "--inputs")
+        for note in notes:
+            print(f"note: {note}")
     milliseconds = []
     for _ in range(arguments.repeat):
         start = time.perf_counter()

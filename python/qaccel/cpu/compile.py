@@ -15,7 +15,9 @@ from ..schedules.fused import Fused
 from ..schedules.host import host_of
 from .functions import legalizations
 from .nhwc import ToNHWC, offloaded
+from .norms import ExpandVariance, JoinNorms
 from .pack_weights import PackWeights
+from .rows import RowFunctions
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
@@ -23,8 +25,15 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
     nodes = {binding.var.name: node for binding in _bindings(mod) if (node := _node(binding.value))}
     pack_weights = PackWeights(target)
     passes = [
-        ToNHWC(),
+        ExpandVariance(),
+        JoinNorms(
+            target
+        ),  # of planes, whose channels lie apart; what runs over channels has them side by side after ToNHWC
         relax.transform.DeadCodeElimination(),
+        ToNHWC(),
+        JoinNorms(target),
+        relax.transform.DeadCodeElimination(),
+        RowFunctions(target),
         pack_weights,
         *cpu_generic.library_dispatch_passes(target),
         relax.transform.LegalizeOps(legalizations()),

@@ -16,7 +16,7 @@ _Function = Callable[[te.Tensor], te.Tensor]
 
 def legalizations() -> dict[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]]:
     """What ``LegalizeOps`` is to use for these operators, by their names. Calls of other types than float32 stay TVM's."""
-    return {f"relax.{name}": _legalization(function) for name, function in _FUNCTIONS.items()} | {
+    return {f"relax.{name}": _legalization(function) for name, function in FUNCTIONS.items()} | {
         f"relax.nn.{name}": _along_axis(function) for name, function in _ALONG_AXIS.items()
     }
 
@@ -65,7 +65,8 @@ def _computed(x: te.Tensor, function: Callable[[Any], Any], name: str) -> te.Ten
     return te.compute(x.shape, lambda *index: function(x(*index)), name)
 
 
-_FUNCTIONS: dict[str, _Function] = {
+# By the operator's name without "relax.".
+FUNCTIONS: dict[str, _Function] = {
     "exp": topi.fast_exp, "tanh": topi.fast_tanh, "erf": topi.fast_erf, "sigmoid": _sigmoid,
     "nn.silu": _silu, "nn.gelu": _gelu, "nn.gelu_tanh": _gelu_tanh,
 }  # fmt: skip

@@ -20,7 +20,9 @@ _UNARY = {
     *("sin", "sqrt", "square", "tanh", "astype"),
     *("nn.relu", "nn.relu6", "nn.leakyrelu", "nn.gelu", "nn.gelu_tanh", "nn.selu", "nn.silu", "nn.softplus"),
 }
-_BINARY = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "less", "greater", "equal"}
+_BROADCAST = {
+    *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "less", "greater", "equal", "where"),
+}
 _REDUCED = {"mean", "sum", "max", "min"}
 _POOLS = {"nn.max_pool2d", "nn.avg_pool2d"}
 
@@ -180,7 +182,7 @@ def _unary(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     return None if data is None else self.back(relax.Call(call.op, [data, *call.args[1:]], call.attrs))
 
 
-def _binary(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+def _broadcast(self: _Mutator, call: relax.Call) -> relax.Expr | None:
     if all(self.nhwc(arg) is None for arg in call.args) or len(call.ty.shape) != 4:
         return None
     operands = []
@@ -221,6 +223,15 @@ def _resize(self: _Mutator, call: relax.Call) -> relax.Expr | None:
             int(attrs.cubic_exclude), float(attrs.extrapolation_value),
         )
     )  # fmt: skip
+
+
+def _take(self: _Mutator, call: relax.Call) -> relax.Expr | None:
+    """Indices along one axis, as a nearest-neighbour resize is spelled."""
+    data, index = self.nhwc(call.args[0]), static_shape(call.args[1])
+    if data is None or index is None or len(index) != 1 or call.attrs.axis is None:
+        return None
+    axis = TO_NHWC.index(int(call.attrs.axis) % 4)
+    return self.back(relax.op.take(data, call.args[1], axis, str(call.attrs.mode)))
 
 
 def _reduced(self: _Mutator, call: relax.Call) -> relax.Expr | None:
@@ -274,8 +285,8 @@ def _each(names: Sequence[str] | set[str], rewrite: _Rewrite) -> dict[str, _Rewr
 
 
 _REWRITES: dict[str, _Rewrite] = {
-    **_each(_UNARY, _unary), **_each(_BINARY, _binary), **_each(_POOLS, _pool), **_each(_REDUCED, _reduced),
+    **_each(_UNARY, _unary), **_each(_BROADCAST, _broadcast), **_each(_POOLS, _pool), **_each(_REDUCED, _reduced),
     "nn.conv2d": _conv2d, "nn.conv2d_transpose": _conv2d_transpose, "nn.adaptive_avg_pool2d": _adaptive,
     "concat": _concat, "image.resize2d": _resize, "nn.softmax": _softmax, "nn.log_softmax": _softmax,
-    "nn.pad": _pad, "reshape": _reshape, "permute_dims": _permute,
+    "nn.pad": _pad, "take": _take, "reshape": _reshape, "permute_dims": _permute,
 }  # fmt: skip

@@ -95,17 +95,23 @@ MOVE = Kind(
 )  # fmt: skip
 RESIZE = Kind("resize", operators.ConvAttrs, ("relax.image.resize2d",), "Resize", when=_is_linear)
 NEAREST = Kind("nearest", operators.MoveAttrs, RESIZE.relax, "Resize", keeps=True)
-# Passes over the nodes find these: any function of one value, what is part of a normalization, and what makes a mask.
+# Passes over the nodes find these: any function of one value, what is part of a normalization, what makes a mask, and what
+# stays in float because a steep function reads it.
 TABLE = Kind("table", operators.TableAttrs, by_element=True)
 NORMALIZATION = Kind(
     "normalization", None, reason="it is part of a normalization over features, which stays in floating point"
 )
 MASK = Kind("mask", None, reason="it makes a mask for a Softmax, which stays in floating point")
+STEEP = Kind(
+    "steep",
+    None,
+    reason="its result is read by a function that is steep near zero, for which 16 bits of it are too few",
+)
 OTHER = Kind("other", None)
 
 KINDS = (
     CONV, CONV_TRANSPOSE, GEMM, ELTWISE, PRELU, CLAMP, MAX_POOL, AVG_POOL, MEAN, MAX, RESHAPE, TRANSPOSE, MOVE, RESIZE,
-    NEAREST, TABLE, NORMALIZATION, MASK, OTHER,
+    NEAREST, TABLE, NORMALIZATION, MASK, STEEP, OTHER,
 )  # fmt: skip
 # What passes over the nodes keep in float as a whole, so that no table takes a part of it.
 KEPT_IN_FLOAT = (NORMALIZATION, MASK)

@@ -13,6 +13,43 @@ from ..model import Model
 from ..options import BitWidths
 
 
+@dataclass(frozen=True)
+class UnlikePart:
+    """A tensor that shares the scale of one much wider, inside the network.
+
+    ``join``: the node that brings them together; ``part``: the node or input that gives the tensor; ``share``: its range over the
+    joined one; ``sqnr_db``: of its values on the joined scale of ``bits`` bits, None without the user's samples; ``cure``: the
+    lines of a plan.json that give the join 16 bits; ``taken``: they were taken, because no width was asked for.
+    """
+
+    join: str
+    part: str
+    share: float
+    bits: int
+    sqnr_db: float | None
+    cure: Mapping[str, BitWidths]
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class InputSeen:
+    """What calibration saw of one input: its range, mean and standard deviation, and those of each channel.
+
+    `channels` has (lo, hi, mean, deviation) of each; it is empty for an input without channels, or with more than 16.
+    """
+
+    name: str
+    samples: int
+    lo: float
+    hi: float
+    mean: float
+    deviation: float
+    channels: tuple[tuple[float, float, float, float], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<InputSeen '{self.name[:60]}': {self.samples} samples, {self.lo:g}..{self.hi:g}, {len(self.channels)} channels>"
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
@@ -20,10 +57,14 @@ class QuantizedModel:
     `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
-    `inner`: nodes before it that its table stands for.
+    `inner`: nodes before it that its table stands for. `levels`: the nodes between products and a steep function, the key, that
+    are computed at several scales.
+    `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
+    `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
-    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `calibration`: how
-    the ranges were found, as the report says it.
+    beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
+    report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
+    arrays, None where they were arrays.
     """
 
     mod: tvm.IRModule
@@ -34,8 +75,14 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+    apart: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    undone: frozenset[str] = frozenset()
+    unlike: tuple[UnlikePart, ...] = ()
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
-    calibration: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Any] = field(default_factory=dict)
+    seen: tuple[InputSeen, ...] = ()
+    preprocess: str | None = None
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"

@@ -28,14 +28,19 @@ def ints(values: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
-def _conv2d(call: relax.Call) -> Kernel | None:
+def convolution_of(call: relax.Call) -> tuple[kernels.SlidingWindow, int] | None:
+    """The window and the groups of a convolution in NCHW; None for one in another layout."""
     attrs = call.attrs
     if str(attrs.data_layout) != "NCHW" or str(attrs.kernel_layout) != "OIHW":
         return None
     kernel = static_shape(call.args[1])[2:]
     window = kernels.SlidingWindow(_pair(kernel), _pair(attrs.strides), _pair(attrs.dilation), _pads(attrs.padding))
-    groups = int(attrs.groups)
-    return lambda x, w: kernels.conv2d(x, w, window, groups)
+    return window, int(attrs.groups)
+
+
+def _conv2d(call: relax.Call) -> Kernel | None:
+    found = convolution_of(call)
+    return None if found is None else lambda x, w: kernels.conv2d(x, w, *found)
 
 
 def _pair(values: Any) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +15,20 @@ from tvm import ir, relax
 from ..dialect import operators
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
-from ..relax_tools import bindings, node_name
+from ..relax_tools import bindings, known_shape, node_name, variables
+from .blas import one_thread
+from .compiled import WORTH_MACS
 from .float_operators import RULES
-from .steps import TvmNode, holds_tensors
+from .integer_layers import layer_of, layer_with_weights
+from .side_by_side import side_by_side
+from .steps import COMFORTABLE_ELEMENTS, TvmNode, holds_tensors
 
 Observer = Callable[[str, np.ndarray], None]
 Correct = Callable[[operators.ConvAttrs, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 CallSubgraph = Callable[[str, list[np.ndarray]], Sequence[np.ndarray]]
-BATCH = 64  # samples in one pass
+BATCH = 64  # samples in one pass of a small network
+SIDE_BY_SIDE = 16  # passes of a large one that go from layer to layer together
+HELD_BYTES = 512 << 20  # of a layer's sums; more are computed again rather than kept
 
 
 def run_quantized(
@@ -34,9 +42,9 @@ def run_quantized(
 
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
-    ``correct(attributes, sums, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``sums`` are
-    its products summed over all samples, NHWC, without the bias. ``subgraph(symbol, operands)`` runs an accelerator subgraph of
-    a partitioned module and gives its results.
+    ``correct(attributes, means, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``means``
+    [channels] are those of its products' sums over all samples, without the bias, in float64.
+    ``subgraph(symbol, operands)`` runs an accelerator subgraph of a partitioned module and gives its results.
     Raises UserError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
     function = mod["main"]
@@ -54,7 +62,8 @@ def run_quantized(
     if not good or len(factors) != 1 or not min(factors).is_integer() or min(factors) < 1:
         raise UserError(f"inputs of shapes {[v.shape for v in arrays.values()]} do not fit {list(shapes.values())}")
     together = _all_batched(function) and len(own) == 1
-    step = BATCH if together else 1
+    large = _macs(function) >= WORTH_MACS * max((shape[0] for shape in shapes.values() if shape), default=1)
+    step = (_comfortable(function) if large else BATCH) if together else 1
     parts = [
         {
             name: v[first * shapes[name][0] : (first + step) * shapes[name][0]] if v.shape else v
@@ -63,8 +72,11 @@ def run_quantized(
         for first in range(0, int(min(factors)), step)
     ]
     # A bias is corrected by all samples at once, so the passes then go from layer to layer side by side.
-    groups = [parts] if correct is not None else [[part] for part in parts]
-    pieces = [piece for group in groups for piece in _run(mod, group, observe, correct, subgraph)]
+    side = len(parts) if correct is not None else SIDE_BY_SIDE if large else 1
+    groups = [parts[k : k + side] for k in range(0, len(parts), side)]
+    run = _Run(mod, large, observe, correct, subgraph)
+    with one_thread():
+        pieces = [piece for group in groups for piece in run(group)]
     return {str(k): np.concatenate([np.atleast_1d(piece[k]) for piece in pieces]) for k in range(len(pieces[0]))}
 
 
@@ -104,35 +116,97 @@ def _all_batched(function: relax.Function) -> bool:
     return True
 
 
+def _macs(function: relax.Function) -> int:
+    """Multiply-adds of the convolutions, in all samples of the function's own batch."""
+    calls = [b.value for b in bindings(function) if operators.is_quantized(b.value)]
+    shapes = [
+        (operators.static_shape(call), operators.static_shape(call.args[1]))
+        for call in calls
+        if call.op.name == operators.ConvAttrs.operator
+    ]
+    return sum(math.prod(out) * math.prod(weight[1:]) for out, weight in shapes)
+
+
+def _comfortable(function: relax.Function) -> int:
+    """Multiple of the function's own batch at which its largest tensor stays in the cache."""
+    largest = max((math.prod(known_shape(b.var) or ()) for b in bindings(function)), default=1)
+    return max(1, COMFORTABLE_ELEMENTS // max(1, largest))
+
+
 Values = dict[relax.Var, Any]
 
 
-def _run(
-    mod: tvm.IRModule,
-    parts: Sequence[Mapping[str, np.ndarray]],
-    observe: Observer | None,
-    correct: Correct | None,
-    subgraph: CallSubgraph | None,
-) -> list[list[np.ndarray]]:
-    """The results of each part, all of them taken from binding to binding together."""
-    function = mod["main"]
-    passes: list[Values] = [{param: arrays[param.name] for param in function.params} for arrays in parts]
-    steps = bindings(function)
-    last = _last_reads(steps)
-    for k, binding in enumerate(steps):
-        attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
-        if correct is not None and isinstance(attrs, operators.ConvAttrs):
-            _corrected(attrs, binding, passes, correct)
-        else:
-            for values in passes:
-                values[binding.var] = _value(binding, attrs, mod, values, subgraph)
-        for values in passes:
-            if observe is not None and attrs is not None and not isinstance(attrs, operators.DequantizeAttrs):
-                observe(attrs.name, values[binding.var])
-            for var in last.get(k, ()):
-                values.pop(var)
-    results = [_value_of(function.body.body, values) for values in passes]
-    return [list(result) if isinstance(result, tuple) else [result] for result in results]
+@dataclass(frozen=True)
+class _Run:
+    """Runs passes; ``large``: in compiled functions, side by side."""
+
+    mod: tvm.IRModule
+    large: bool
+    observe: Observer | None
+    correct: Correct | None
+    subgraph: CallSubgraph | None
+
+    def __call__(self, parts: Sequence[Mapping[str, np.ndarray]]) -> list[list[np.ndarray]]:
+        """The results of each part, all of them taken from binding to binding together."""
+        function = self.mod["main"]
+        passes: list[Values] = [{param: arrays[param.name] for param in function.params} for arrays in parts]
+        steps = bindings(function)
+        last = _last_reads(steps, function.body.body)
+        for k, binding in enumerate(steps):
+            attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
+            if self.correct is not None and isinstance(attrs, operators.ConvAttrs):
+                made = self.corrected(attrs, binding, passes, self.correct)
+            else:
+                made = self.each(self.computation(binding, attrs), passes)
+            for values, value in zip(passes, made, strict=True):
+                values[binding.var] = value
+                if self.observe is not None and attrs is not None and not isinstance(attrs, operators.DequantizeAttrs):
+                    self.observe(attrs.name, value)
+                for var in last.get(k, ()):
+                    values.pop(var, None)
+        results = [_value_of(function.body.body, values) for values in passes]
+        return [list(result) if isinstance(result, tuple) else [result] for result in results]
+
+    def each(self, compute: Callable[[Any], Any], given: Sequence[Any]) -> list[Any]:
+        """``compute`` of each of the passes' values."""
+        return side_by_side(compute, given) if self.large else [compute(one) for one in given]
+
+    def computation(self, binding: relax.Binding, attrs: operators.Attrs | None) -> Callable[[Values], Any]:
+        """The value of a binding from the values before it."""
+        if attrs is None or not self.large:
+            return lambda values: _value(binding, attrs, self.mod, values, self.subgraph)
+        args = binding.value.args
+        count = len(operators.inputs_of(attrs)) or 1  # quantize reads one float
+        constants = [operators.constant(arg) for arg in args[count:]]
+        compute = layer_of(attrs, constants, [str(arg.ty.dtype) for arg in args[:count]])
+        if compute is None:
+            return lambda values: _value(binding, attrs, self.mod, values, self.subgraph)
+        return lambda values: compute(*(_value_of(arg, values) for arg in args[:count]))
+
+    def corrected(
+        self, attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[Values], correct: Correct
+    ) -> list[np.ndarray]:
+        """A convolution's result in each pass, with the bias that ``correct`` gives for the means of all passes."""
+        q, *constants = binding.value.args
+        weight, bias, weight_scale = (operators.constant(arg) for arg in constants)
+        layer = layer_with_weights(attrs, weight, weight_scale, self.large)
+        given = [_value_of(q, values) for values in passes]
+        bytes_of_all = 8 * math.prod(attrs.output_shape(given[0].shape, weight.shape)) * len(given)
+        keep = bytes_of_all <= HELD_BYTES
+
+        def added(one: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, int]:
+            sums = layer.sums(one)
+            total = layer.channel_sums(sums)
+            return (sums if keep else None), total, sums.size // len(total)
+
+        held, totals, counts = zip(*self.each(added, given), strict=True)
+        bias = correct(attrs, np.sum(totals, axis=0) / sum(counts), weight, bias, weight_scale)
+
+        def finished(one: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
+            operand, sums = one
+            return layer.finish(layer.sums(operand) if sums is None else sums, bias)
+
+        return self.each(finished, list(zip(given, held, strict=True)))
 
 
 def _value_of(expr: relax.Expr, values: Values) -> Any:
@@ -159,30 +233,14 @@ def _value(
     return _value_of(call, values)
 
 
-def _corrected(attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[Values], correct: Correct) -> None:
-    """A convolution with the bias that ``correct`` gives for the sums of all passes."""
-    q, *constants = binding.value.args
-    weight, bias, weight_scale = (operators.constant(arg) for arg in constants)
-    sums = [attrs.sums(_value_of(q, values), weight) for values in passes]
-    bias = correct(attrs, sums[0] if len(sums) == 1 else np.concatenate(sums), weight, bias, weight_scale)
-    for values, each in zip(passes, sums, strict=True):
-        values[binding.var] = attrs.finish(each, bias, weight_scale)
-
-
-def _last_reads(bindings: list[relax.Binding]) -> dict[int, list[relax.Var]]:
-    """Which arrays no later call reads, by position; only of calls that are followed by none of another form."""
+def _last_reads(steps: Sequence[relax.Binding], result: relax.Expr) -> dict[int, list[relax.Var]]:
+    """By position, the variables that no later binding reads, and that are not among the results."""
     at: dict[relax.Var, int] = {}
-    for k, binding in enumerate(bindings):
-        value = binding.value
-        operands = value.args if isinstance(value, relax.Call) else []
-        keep = not isinstance(value, relax.Call) or any(isinstance(a, relax.Tuple) for a in operands)
-        if keep:
-            return {}
-        at.update({arg: k for arg in operands if isinstance(arg, relax.Var)})
-        at.setdefault(binding.var, len(bindings))
+    for k, binding in enumerate(steps):
+        at.update(dict.fromkeys([binding.var, *variables(binding.value)], k))
     dead: dict[int, list[relax.Var]] = {}
-    for var, k in at.items():
-        dead.setdefault(k, []).append(var)
+    for var in at.keys() - set(variables(result)):
+        dead.setdefault(at[var], []).append(var)
     return dead
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from tvm import relax
 from ..dialect import kinds
 from ..errors import UserError
 from ..model import Model
-from ..relax_tools import bindings, known_shape, node_name, renewed, results
+from ..relax_tools import bindings, known_shape, node_name, renewed, results, static_shape
+from .compiled import WORTH_MACS
+from .compiled_operators import rule_of
 from .float_operators import RULES, keeps_samples_apart
 
 Load = Callable[[dict[int, Any]], Any]
@@ -48,13 +51,15 @@ class Plan:
     """A module ready to run.
 
     `batchable`: axis 0 may have another size than at import. `comfortable`: the multiple of the model's batch at which
-    the largest activation still fits in the cache; beyond it every value costs page faults.
+    the largest activation still fits in the cache; beyond it every value costs page faults. `compiled`: the network is so
+    large that its heavy steps are compiled.
     """
 
     steps: tuple[Step, ...]
     results: tuple[Load, ...]
     batchable: bool
     comfortable: int
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,19 @@ def plan_of(model: Model) -> Plan:
     batched: dict[relax.Var, bool] = dict.fromkeys(function.params, True)
     specs = model.inputs + model.outputs
     batchable = all(spec.shape and spec.shape[0] == specs[0].shape[0] for spec in specs)
+    compiled = sum(_macs(binding.value) for binding in computed) >= WORTH_MACS * max(1, (specs[0].shape or (1,))[0])
     pieces: list[_Piece] = []
     for number, (name, group) in enumerate(groups):
         outside = tuple(b.var for b in group if readers.get(b.var, set()) - {number}) or (group[-1].var,)
-        kernels = [_kernel(binding) for binding in group]
+        kernels = [
+            (rule_of(b.value) if compiled and isinstance(b.value, relax.Call) else None) or _kernel(b) for b in group
+        ]
         for binding in group:
             batchable = batchable and _holds_for_batches(binding.value, batched)
             batched[binding.var] = any(_is_batched(v, batched) for v in _operands(binding.value))
         if None in kernels:
-            compiled = TvmNode(name, group, outside, model.mod)
-            pieces.append(_Piece(compiled, compiled.operands, outside, name, False))
+            node = TvmNode(name, group, outside, model.mod)
+            pieces.append(_Piece(node, node.operands, outside, name, False))
             batchable = batchable and not any(batched[v] for v in outside)
             continue
         for k, (binding, kernel) in enumerate(zip(group, kernels, strict=True)):
@@ -98,12 +106,22 @@ def plan_of(model: Model) -> Plan:
             pieces.append(_Piece(kernel, _arguments(binding.value), (binding.var,), seen, in_place))
     largest = max([math.prod(known_shape(b.var) or ()) for b in computed], default=1)
     comfortable = max(1, COMFORTABLE_ELEMENTS // max(1, largest))
-    return _assigned(pieces, list(function.params), outputs, batchable, comfortable)
+    steps, loads = _assigned(pieces, list(function.params), outputs)
+    return Plan(steps, loads, batchable, comfortable, compiled)
+
+
+def _macs(value: relax.Expr) -> int:
+    """Multiply-adds of a convolution or a product with constant weights, in all samples of the model's batch."""
+    name = getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
+    if name not in kinds.WEIGHTED or not isinstance(value.args[1], tvm.ir.GenericConst):
+        return 0
+    weight = static_shape(value.args[1])
+    return math.prod(known_shape(value) or ()) * math.prod(weight[:-1] if name == "relax.matmul" else weight[1:])
 
 
 def _assigned(
-    pieces: list[_Piece], params: list[relax.Var], outputs: list[relax.Expr], batchable: bool, comfortable: int
-) -> Plan:
+    pieces: list[_Piece], params: list[relax.Var], outputs: list[relax.Expr]
+) -> tuple[tuple[Step, ...], tuple[Load, ...]]:
     """Slots and lifetimes for the pieces; parameters take the first slots and live to the end, as do outputs."""
     slot_of = {var: k for k, var in enumerate([*params, *(r for piece in pieces for r in piece.results)])}
     results, kept = _loads(outputs, slot_of)
@@ -115,7 +133,7 @@ def _assigned(
         outs = tuple(slot_of[r] for r in piece.results)
         dead = {s for s in read if last_use[s] == k} | {s for s in outs if s not in last_use}
         steps.append(Step(piece.run, load, outs, tuple(sorted(dead - forever)), piece.node, piece.in_place))
-    return Plan(tuple(steps), results, batchable, comfortable)
+    return tuple(steps), results
 
 
 def _gathers_outputs(binding: relax.Binding, function: relax.Function) -> bool:
@@ -252,8 +270,13 @@ class TvmNode:
         self.operands = tuple(dict.fromkeys(var for var in read if var not in own))
         self.name, self.group, self.results, self.mod = name, group, results, mod
         self.machine: relax.VirtualMachine | None = None
+        self.busy = Lock()  # TVM's virtual machine runs one call at a time
 
     def __call__(self, *arrays: np.ndarray) -> Any:
+        with self.busy:
+            return self._result(arrays)
+
+    def _result(self, arrays: Sequence[np.ndarray]) -> Any:
         try:
             if self.machine is None:
                 executable = tvm.compile(self._module(), target=tvm.target.Target("llvm"))

@@ -58,7 +58,9 @@ def canonical_graph(
 
 def blamed_on_shapes(error: UserError, changed: str) -> UserError:
     """The error, with the sizes of inputs that were ``changed`` against the model's own in front."""
-    return type(error)(f"--input-shapes changes {changed}, and the model does not allow it: {error}")
+    return type(error)(
+        f"--input-shapes changes {changed}, and the model does not allow it: {error}; give another shape"
+    )
 
 
 def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -78,12 +80,12 @@ def load(model: str | Path | onnx.ModelProto) -> onnx.ModelProto:
             raise UserError(_too_large(path, size_bytes))
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as err:
-        raise UserError(f"cannot read the model '{path}': {err.strerror or err}") from err
+        raise UserError(f"cannot read the model '{path}': {err.strerror or err}; give another file") from err
     except DecodeError as err:
-        raise UserError(f"'{path}' is not an ONNX model, or is truncated or damaged") from err
+        raise UserError(f"'{path}' is not an ONNX model, or is truncated or damaged; copy or export it again") from err
     _load_external_data(proto, path)
     if not proto.HasField("graph") or not proto.ir_version:
-        raise UserError(f"'{path}' is not an ONNX model: it holds no graph")
+        raise UserError(f"'{path}' is not an ONNX model: it holds no graph; export it again")
     return proto
 
 
@@ -139,6 +141,10 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
             raise UserError(f"the model's local functions cannot be inlined: {_one_line(err)}") from err
     if not proto.graph.name:
         proto.graph.name = "model"
+    outputs = [info.name for info in proto.graph.output]
+    twice = next((name for name in outputs if outputs.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"the model names its output '{twice}' twice; export it with a name for each")
     if not proto.graph.node or not proto.graph.output:
         raise UserError("the model is empty: its graph has no nodes or no outputs")
     opset, newest = _opset(proto), onnx.defs.onnx_opset_version()

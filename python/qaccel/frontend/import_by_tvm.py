@@ -15,6 +15,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
 from ..model import Model, TensorSpec
+from ..relax_tools import held_back
 from .canonicalize import checked, load
 from .graph import NotStatic
 from .to_relax.nodes import FIRST_OUTPUT_ONLY
@@ -33,7 +34,8 @@ def import_by_tvm(
         raise refusal
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot convert
+        # It prints what it cannot convert, and leaves builders behind that warn when they go.
+        with held_back(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = from_onnx(proto, shape_dict=dict(input_shapes or {}) or None, keep_params_in_input=False)
     except Exception as error:  # TVM's converters raise whatever they meet

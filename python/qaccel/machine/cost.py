@@ -7,10 +7,12 @@ instruction. The planner describes the work of a tile before there is an instruc
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 
 from ..errors import CompilerFault
 from .hw import HwConfig
 from .isa import Instruction, isa
+from .numerics import table_knots
 
 
 def _ceil(value: int, divisor: int) -> int:
@@ -87,6 +89,8 @@ class CopyWork:
 @dataclass(frozen=True, kw_only=True)
 class TableWork(CopyWork):
     """A TABLE: the same through a table."""
+
+    knots: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +193,7 @@ def _pointwise_units(work: CopyWork, hw: HwConfig) -> dict[str, int]:
     if isinstance(work, EltwiseWork):
         read_bytes += pixels * _channel_bytes(1 if work.b_scalar else channels, work.b_bits)
     if isinstance(work, TableWork):
-        read_bytes += table_bytes(work.in_bits, work.out_bits)
+        read_bytes += table_bytes(work.in_bits, work.out_bits, work.knots)
         del units["requantize"]
         units["lookup"] = _ceil(pixels * channels, hw.table_lookups_per_cycle)
     return units | {"sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle)}
@@ -211,10 +215,11 @@ def line_buffer_bytes(work: PoolWork, hw: HwConfig) -> int:
     return lines * pixels * _channel_bytes(min(work.channels, _window_columns(work, hw)), work.in_bits)
 
 
-def table_bytes(in_bits: int, out_bits: int) -> int:
+@cache
+def table_bytes(in_bits: int, out_bits: int, knots: str) -> int:
     """Bytes of a TABLE instruction's table."""
     if in_bits == 16:
-        return 2 * ((1 << (in_bits - isa().interpolation_bits)) + 1)
+        return 2 * len(table_knots(knots, 0))
     return (1 << in_bits) * (2 if out_bits == 16 else 1)
 
 

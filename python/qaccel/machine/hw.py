@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import CompilerFault, UserError
+from ..errors import CompilerFault, UserError, did_you_mean, shown
 from .hw_spec import Parameter, parameters, target_dir, tomllib
 
 DEFAULT_CONFIG = "qaccel-256"
@@ -131,11 +132,13 @@ def load_config(name_or_path: str | Path | HwConfig = DEFAULT_CONFIG) -> HwConfi
     """
     if isinstance(name_or_path, HwConfig):
         return name_or_path
-    path = target_dir() / "configs" / f"{name_or_path}.toml"
+    given = str(name_or_path) if isinstance(name_or_path, str | os.PathLike) else shown(name_or_path)
+    path = target_dir() / "configs" / f"{given}.toml"
     if not path.is_file():
-        path = Path(str(name_or_path))
+        path = Path(given)
         if path.suffix != ".toml" or not path.is_file():
             raise UserError(
-                f"no config {str(name_or_path)!r}: use one of {', '.join(config_names())} or the path of a .toml file"
+                f"no config {given!r}: use one of {', '.join(config_names())} or the path of a .toml file"
+                f"{did_you_mean(given, config_names())}"
             )
     return _load_file(path, path.stat().st_mtime_ns)

@@ -56,6 +56,7 @@ class Isa:
     params_layout: tuple[str, ...]
     multiplier_bits: int
     interpolation_bits: int
+    octave_bits: int
     common: tuple[Field, ...]
     formats: Mapping[str, Format]
     by_opcode: Mapping[int, Format]
@@ -110,6 +111,7 @@ def _parse_isa(spec: Mapping[str, Any]) -> Isa:
         params_layout=tuple(spec["params"]["layout"]),
         multiplier_bits=spec["params"]["multiplier_bits"],
         interpolation_bits=spec["table"]["interpolation_bits"],
+        octave_bits=spec["table"]["octave_bits"],
         common=_fields_of(spec, "common", common_rows),
         formats=formats,
         by_opcode=by_opcode,

@@ -10,6 +10,8 @@ from .isa import field_maximum, isa
 
 MULTIPLIER_BITS = isa().multiplier_bits
 SHIFT_MAX = field_maximum("COPY", "shift")
+INTERPOLATION_BITS, OCTAVE_BITS = isa().interpolation_bits, isa().octave_bits
+FRACTION_BITS = 15 - OCTAVE_BITS  # that interpolate in the farthest octave
 
 
 def activation_limits(bits: int) -> tuple[int, int]:
@@ -69,3 +71,16 @@ def common_multipliers(ratios: tuple[float, float]) -> tuple[int, int, int]:
     _, shift = multiplier_and_shift(max(ratios))
     first, second = (min(round(math.ldexp(ratio, shift)), (1 << MULTIPLIER_BITS) - 1) for ratio in ratios)
     return first, second, shift
+
+
+def table_knots(knots: str, origin: int) -> np.ndarray:
+    """The 16-bit inputs at which the entries of a TABLE stand, int64, in the order of the entries.
+
+    ``knots`` "even" or "octaves", as in the instruction. Some lie beyond the inputs that there are.
+    """
+    if knots == "even":
+        return -(1 << 15) + (np.arange((1 << (16 - INTERPOLATION_BITS)) + 1) << INTERPOLATION_BITS)
+    octave = 1 << OCTAVE_BITS
+    index = np.arange((17 - OCTAVE_BITS) * octave + 1)
+    distance = np.where(index < octave, index, (octave + index % octave) << np.maximum(index // octave - 1, 0))
+    return np.concatenate([origin + distance, origin - 1 - distance])

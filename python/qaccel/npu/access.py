@@ -125,7 +125,8 @@ def _tile(ins: Instruction) -> Iterator[Access]:
     if ins.op == "ELTWISE":
         yield _view(ins, "b", False, h, w, channel_bytes(1 if ins["b_scalar"] else channels, ins["b_bits"]))
     if ins.op == "TABLE":
-        yield run("sram", False, ins["table_addr"], cost.table_bytes(ins["in_bits"], ins["out_bits"]), "table")
+        size_bytes = cost.table_bytes(ins["in_bits"], ins["out_bits"], str(ins["knots"]))
+        yield run("sram", False, ins["table_addr"], size_bytes, "table")
     yield _view(ins, "out", True, h, w, channel_bytes(channels, ins["out_bits"]))
 
 

@@ -183,9 +183,11 @@ class CopyLayer(Layer):
 
 @dataclass(frozen=True)
 class TableLayer(Layer):
-    """Look-up; ``table`` as the ISA's TABLE reads it."""
+    """Look-up; ``table``, ``knots`` and ``origin`` as the ISA's TABLE reads them."""
 
     table: bytes
+    knots: str
+    origin: int
 
 
 @dataclass(frozen=True)

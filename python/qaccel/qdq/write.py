@@ -3,7 +3,8 @@
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
 Constants of element-wise operators are written as the real numbers that the machine's integers stand for. A PRelu is
-spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate.
+spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate, and a tensor that is held
+at several scales is left in float, which is nearer to it than any one scale.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..dialect import names, operators
-from ..dialect.operators import ConvAttrs, EltwiseAttrs, IntegerAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from ..dialect.operators import (
+    ConvAttrs,
+    EltwiseAttrs,
+    IntegerAttrs,
+    MoveAttrs,
+    Quantization,
+    QuantizeAttrs,
+    RequantizeAttrs,
+)  # fmt: skip
 from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
@@ -118,8 +127,12 @@ class _Graph:
         self.source = source
         self.fused = q.fused
         self.added = q.added
+        self.apart = q.apart
+        self.undone = q.undone
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.levels = q.levels
+        self.at_several_scales = {name for chain in q.levels.values() for name in chain}
         self.operations: dict[str, Operation] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
         self.slopes: dict[str, Operation] = {}  # the product of a PRelu
@@ -132,6 +145,7 @@ class _Graph:
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
         self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in _RENAMING}
+        self.in_float: set[str] = set()  # joined tensors under whose name lies what their parts are in float
         self.outputs = {value.name for value in source.graph.output}
         self.constants = {value.name: value for value in source.graph.initializer}
         self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
@@ -149,7 +163,12 @@ class _Graph:
             return
         made = attrs.result
         node, _, part = attrs.name.rpartition(".")
-        if attrs.name in self.output_of:
+        if {attrs.name, node} & self.at_several_scales or node in self.levels:
+            return
+        if attrs.name in self.levels:
+            self.made[self.output_of[attrs.name]] = made
+            self._means(self.output_of[attrs.name], made)
+        elif attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
             self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
             self.operations.setdefault(attrs.name, (attrs, constants))
@@ -192,8 +211,11 @@ class _Graph:
             copy.output[0] = self.output_of[self.added[node.name]]
         name = self.part_of.get(node.name, node.name)
         operation = self.operations.get(name)
+        apart = operation is not None and isinstance(operation[0], MoveAttrs) and node.name in self.apart
+        if apart:
+            self._joined_in_float(node)
         for position, tensor in enumerate(node.input):
-            q = self._meaning_of(tensor, self.reads[name]) if operation else None
+            q = self._meaning_of(tensor, self.reads[name]) if operation and name not in self.undone else None
             if q is not None:
                 copy.input[position] = self._dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
@@ -201,7 +223,7 @@ class _Graph:
             elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
                 copy.input[position] = self._rounded(tensor, operation[0])
         tensor = copy.output[0]
-        if tensor in self.made and tensor in self.outputs:
+        if tensor in self.made and (tensor in self.outputs or apart):
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
         if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
             weight, bias, scale = operation[1]
@@ -218,7 +240,7 @@ class _Graph:
         if tensor in self.made:
             made = self.made[tensor]
             self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
-            if tensor in self.outputs:
+            if tensor in self.outputs and not apart:
                 self._dequantized(self.integers[tensor, made], made, tensor)
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
@@ -239,13 +261,24 @@ class _Graph:
             first = self.entering.get(tensor)
             if tensor not in self.made and first is not None and first != q:
                 real = self._dequantized(self._as(tensor, first), first)
+            elif tensor in self.made:
+                real = self._dequantized(self.integers[tensor, self.made[tensor]], self.made[tensor])
             else:
                 real = self._real(tensor)
             self.integers[tensor, q] = self._quantized(real, q, tensor)
         return self.integers[tensor, q]
 
+    def _joined_in_float(self, node: onnx.NodeProto) -> None:
+        """A join for its readers in float: of its parts, each on its own scale."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = self._fresh(f"{node.name}_of_parts")
+        copy.input[:] = [self._real(tensor) for tensor in node.input]
+        self.in_float.add(node.output[0])
+        self.nodes.append(copy)
+
     def _real(self, tensor: str) -> str:
-        made = self.made.get(tensor)
+        made = None if tensor in self.in_float else self.made.get(tensor)
         return tensor if made is None else self._dequantized(self.integers[tensor, made], made)
 
     def _quantized(self, real: str, q: Quantization, tensor: str) -> str:

@@ -5,30 +5,38 @@ What quantize and dequantize said of a tensor is then the caller's: ``tvmc inspe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import ir, relax
 
 from ..dialect import operators
-from ..dialect.operators import DequantizeAttrs, Quantization, QuantizeAttrs
+from ..dialect.operators import Clamp, DequantizeAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
+from ..machine.numerics import activation_limits
 from ..model import TensorSpec
-from ..relax_tools import bindings, renewed, results
+from ..relax_tools import bindings, node_name, renewed, results, variables
+from .rules.weights import activation_quantization
 
 OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
 _BITS = 8
+_MOVES = {
+    "relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze", "relax.flatten", "relax.concat",
+    "relax.strided_slice", "relax.take", "relax.tile", "relax.repeat", "relax.flip", "relax.broadcast_to",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class IntegerEnds:
-    """Inputs and outputs of a module that are integers: their type, and what they mean, in order."""
+    """Inputs and outputs of a module that are integers: their type, and what they mean, in order; ``notes`` for the user."""
 
     dtype: str
     inputs: list[Quantization]
     outputs: list[Quantization]
+    notes: tuple[str, ...]
 
 
 def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
@@ -38,17 +46,17 @@ def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, Integ
     """
     if io_dtype == "float32":
         return model.mod, None
-    mod, inputs, outputs = with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs)
-    return mod, IntegerEnds(io_dtype, inputs, outputs)
+    return with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs, model.apart)
 
 
 def with_integer_ends(
-    mod: tvm.IRModule, dtype: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> tuple[tvm.IRModule, list[Quantization], list[Quantization]]:
-    """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean, in order.
+    mod: tvm.IRModule, dtype: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
+    apart: Mapping[str, tuple[float, float]],
+) -> tuple[tvm.IRModule, IntegerEnds]:  # fmt: skip
+    """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean.
 
-    Shapes and order of axes stay the model's. Raises UserError naming an input that is not quantized to 8 bits by
-    what reads it first, or an output that is not an 8-bit integer before it is dequantized.
+    ``apart``: ranges of joined tensors by node. Shapes and order of axes stay the model's. Raises UserError naming an input that
+    is not quantized to 8 bits by what reads it first, or an output that is not an 8-bit integer before it is dequantized.
     """
     function = mod["main"]
     reads = _reads(bindings(function))
@@ -85,19 +93,19 @@ def with_integer_ends(
                         values[binding.var] = _laid_out(builder, integers[source], entry)
                         continue
                 values[binding.var] = builder.emit(renewed(call, values))
-            ends, out_meanings = [], []
+            ends, out_meanings, notes = [], [], list[str]()
             for result, spec in zip(results(function), outputs, strict=True):
-                expr, q = _integers_of(builder, result, made, values, spec, dtype)
+                expr, q, parts = _integers_of(builder, result, made, values, spec, dtype, apart)
+                notes += [note] if (note := _cost(spec, dtype, q, parts)) else []
                 ends.append(_shifted(builder, expr, OFFSET[dtype], dtype))
                 out_meanings.append(q)
             out = builder.emit_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
         builder.emit_func_output(out)
     result_mod = tvm.IRModule({**others, "main": builder.get()["main"]}, attrs=mod.attrs)
     shift = OFFSET[dtype]
-    return (
-        relax.transform.DeadCodeElimination(["main"])(result_mod),
-        [replace(q, zero_point=q.zero_point + shift) for q in meanings],
-        [replace(q, zero_point=q.zero_point + shift) for q in out_meanings],
+    means = [[replace(q, zero_point=q.zero_point + shift) for q in each] for each in (meanings, out_meanings)]
+    return relax.transform.DeadCodeElimination(["main"])(result_mod), IntegerEnds(
+        dtype, means[0], means[1], tuple(notes)
     )
 
 
@@ -149,23 +157,80 @@ def _laid_out(builder: relax.BlockBuilder, expr: relax.Expr, attrs: QuantizeAttr
 
 def _integers_of(
     builder: relax.BlockBuilder, result: relax.Expr, made: dict[relax.Var, relax.Expr],
-    values: dict[relax.Var, relax.Expr], spec: TensorSpec, dtype: str,
-) -> tuple[relax.Expr, Quantization]:  # fmt: skip
-    """The integers that an output is dequantized from, in the output's shape."""
-    expr = result
-    while isinstance(expr, relax.Var) and expr in made:
+    values: dict[relax.Var, relax.Expr], spec: TensorSpec, dtype: str, apart: Mapping[str, tuple[float, float]],
+) -> tuple[relax.Expr, Quantization, dict[str, Quantization | None]]:  # fmt: skip
+    """The integers that an output is dequantized from, in the output's shape, what they mean, and its parts by name.
+
+    An output that is joined from parts with scales of their own is joined from their integers on one scale instead.
+    """
+    parts, floats, spans = dict[str, Quantization | None](), set[relax.Expr](), list[tuple[float, float]]()
+
+    def look(expr: relax.Expr) -> None:
+        call = made.get(expr) if isinstance(expr, relax.Var) else None
+        attrs = operators.read(call) if operators.is_quantized(call) else None
+        if isinstance(call, relax.Call) and node_name(call) in apart:
+            spans.append(apart[node_name(call)])
+        if isinstance(attrs, DequantizeAttrs):
+            parts[attrs.name] = attrs.source
+        elif isinstance(call, relax.Var):
+            look(call)
+        elif isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in _MOVES:
+            for var in variables(call):
+                look(var)
+        else:
+            floats.add(expr)
+            parts[node_name(call) if isinstance(call, relax.Call) else spec.name] = None
+
+    look(result)
+    meanings = set(parts.values())
+    only = next(iter(meanings)) if len(meanings) == 1 else None
+    if not spans and (only is None or only.bits != _BITS):
+        raise UserError(
+            f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as "
+            "Softmax makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or "
+            "--io-dtype float32"
+        )
+    q = only if only is not None and not spans else activation_quantization(*spans[0], _BITS)
+
+    def integers(expr: relax.Expr) -> relax.Expr:
+        if expr in floats:
+            return _rounded(builder, renewed(expr, values), q)
         call = made[expr]
         attrs = operators.read(call) if operators.is_quantized(call) else None
         if isinstance(attrs, DequantizeAttrs):
-            if attrs.source.bits != _BITS:
-                break
-            shaped = builder.emit(relax.op.reshape(renewed(call.args[0], values), attrs.shape))
-            turned = builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
-            return builder.emit(relax.op.reshape(turned, spec.shape)), attrs.source
-        if not (isinstance(call, relax.Var) or isinstance(call, relax.Call) and call.op.name == "relax.reshape"):
-            break
-        expr = call if isinstance(call, relax.Var) else call.args[0]
-    raise UserError(
-        f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as Softmax "
-        "makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or --io-dtype float32"
+            held = renewed(call.args[0], values)
+            if attrs.source != q:
+                one = RequantizeAttrs(f"{attrs.name}.joined", "Requantize", q, Clamp.whole(_BITS), attrs.source)
+                held = builder.emit(one.call(held))
+            shaped = builder.emit(relax.op.reshape(held, attrs.shape))
+            return builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
+        if isinstance(call, relax.Var):
+            return integers(call)
+        moved = {var: integers(var) for var in dict.fromkeys(variables(call))}
+        arguments = [renewed(argument, moved) for argument in call.args]
+        return builder.emit(relax.Call(call.op, arguments, call.attrs, call.ty_args, call.span))
+
+    return builder.emit(relax.op.reshape(integers(result), spec.shape)), q, parts
+
+
+def _rounded(builder: relax.BlockBuilder, expr: relax.Expr, q: Quantization) -> relax.Expr:
+    """A float tensor as int8."""
+    steps = builder.emit(relax.op.divide(expr, relax.const(np.float32(q.scale))))
+    placed = builder.emit(relax.op.add(relax.op.round(steps), relax.const(np.float32(q.zero_point))))
+    return builder.emit(relax.op.astype(relax.op.clip(placed, *activation_limits(q.bits)), "int8"))
+
+
+def _cost(spec: TensorSpec, dtype: str, q: Quantization, parts: Mapping[str, Quantization | None]) -> str:
+    """What it costs that an output has one scale, as a note; empty where nothing. ``parts`` in float are None."""
+    costs = []
+    for name, part in parts.items():
+        if part is None:
+            costs.append(f"'{name}' is rounded to them")
+        elif part.scale * (1 << part.bits) < q.scale * (1 << _BITS) / 2:
+            costs.append(f"'{name}' spans {part.scale * (1 << part.bits) / q.scale:.2g} of them")
+    if not costs:
+        return ""
+    return (
+        f"output '{spec.name}' has one scale with --io-dtype {dtype}, {1 << _BITS} steps of {q.scale:.3g}: {', '.join(costs)}; "
+        "--io-dtype float32 keeps a scale for each part"
     )

@@ -6,6 +6,7 @@ is, between a dequantize and a quantize. From here on the bits live in the IR.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import gcd
 from typing import Any
@@ -17,7 +18,7 @@ from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
 from ..dialect.kinds import Kind
 from ..dialect.quantized import QuantizedModel
-from ..errors import UserError
+from ..errors import UserError, did_you_mean, shown
 from ..model import Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, use_counts, variables
@@ -25,12 +26,15 @@ from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
+from .rules.joins import Joins, joins_of
 from .rules.layers import LAYER_RULES, Rule, rename
-from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, nodes_of
+from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, nodes_of, renames
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.reasons import computed_weights
 from .rules.spans import fit_spans
+from .rules.steep.find import Levels, keep_steep, steep_tables, wide_reads
+from .rules.steep.ladder import emit_levels
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
 
@@ -54,19 +58,38 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     nodes = fuse_tables(nodes, uses)
     nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
     _check_names(bits, nodes)
+    steep = steep_tables(nodes, ranges.values)
+    while True:
+        q, failed = _quantized(model, ranges, bits, nodes, masks, steep)
+        if not failed:
+            return q
+        nodes = keep_steep(nodes, steep, failed, uses)
+        steep = {var: levels for var, levels in steep.items() if var not in failed}
+
+
+def _quantized(
+    model: Model, ranges: Ranges, bits: Bits, nodes: list[Node], masks: Masks, steep: Mapping[relax.Var, Levels]
+) -> tuple[QuantizedModel, set[relax.Var]]:
+    """The quantized model, and the ``steep`` functions whose operand cannot be had at several scales."""
+    source = model.mod["main"]
     results = variables(source.body.body)
-    widths, demands = plan_widths(nodes, bits, results)
-    spans = fit_spans(nodes, dict(zip(source.params, model.inputs, strict=True)), results, widths, ranges)
+    inputs = dict(zip(source.params, model.inputs, strict=True))
+    measured = {node.output: ranges.values[node.range_name] for node in nodes if node.range_name in ranges.values}
+    measured |= {var: ranges.values[spec.name] for var, spec in inputs.items() if spec.name in ranges.values}
+    joins = joins_of(nodes, measured, results)
+    widths, demands = plan_widths(nodes, bits, results, joins, wide_reads(steep, bits))
+    spans = fit_spans(nodes, inputs, results, widths, ranges, steep)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, spans, nodes, demands, batch, masks.names)
+    emitter = Emitter(builder, spans, nodes, demands, batch, masks.names, joins)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
     with builder.function("main", params):
         with builder.dataflow():
+            failed: set[relax.Var] = set()
             for node in nodes:
-                _emit(node, widths.get(node.output), emitter)
+                _emit(node, widths, emitter, steep.get(node.output), failed)
             result = builder.emit_output(emitter.result(source.body.body))
         builder.emit_func_output(result)
     mod = tvm.IRModule(dict(model.mod.functions_items()), attrs=model.mod.attrs)
@@ -75,7 +98,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     check_quantized(mod)
     ops = {each.name: each.op for node in nodes for each in node.all_nodes if each.op}
     quantized = {node.name: node for node in nodes if node.output in emitter.held and node.name not in emitter.in_float}
-    return QuantizedModel(
+    made = QuantizedModel(
         mod=mod,
         model=model,
         plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind.weights},
@@ -84,26 +107,42 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
+        apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
+        undone=frozenset(x.name for x in nodes if x.output in joins.undone),
+        levels={
+            n: tuple(each.name for node in steep[x.output].chain for each in node.all_nodes)
+            for n, x in quantized.items()
+            if x.output in steep and widths[x.output].out == 16
+        },
     )
+    return made, failed
 
 
 def plan_widths(
-    nodes: list[Node], bits: Bits, results: list[relax.Var]
+    nodes: list[Node], bits: Bits, results: list[relax.Var], joins: Joins, wide: Collection[relax.Var] = ()
 ) -> tuple[dict[relax.Var, NodeBits], dict[relax.Var, int]]:
-    """Widths of each node by its output, and the widest that integer operations ask for of each tensor."""
+    """Widths of each node by its output, and the widest that integer operations ask for of each tensor.
+
+    A join that no operation on integers reads, and what is exact behind it, has none: it is made in float. ``wide``: results of
+    what reads its operands at 16 bits in any case.
+    """
     asked: dict[relax.Var, int] = {}
     in_float = set(results)
     widths: dict[relax.Var, NodeBits] = {}
     for node in reversed(nodes):
-        if _renames(node):
+        if renames(node):
             asked[node.inputs[0]] = max(asked.get(node.inputs[0], 0), asked.get(node.output, 0))
             if node.output in in_float:
                 in_float.add(node.inputs[0])
         elif node.kind not in QUANT_RULES:
             in_float.update(node.inputs)
+        elif node.output in joins.apart and not asked.get(node.output):
+            in_float.update(node.inputs if node.output in in_float else ())
         else:
-            widths[node.output] = own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
-            for var in node.inputs:
+            in_float.update(node.inputs if node.output in joins.apart & in_float else ())
+            own = _bits_of(node, bits, asked.get(node.output, 0), node.output in in_float)
+            widths[node.output] = own = replace(own, activation=16) if node.output in wide else own
+            for var in joins.reads(node):
                 asked[var] = max(asked.get(var, 0), own.activation)
     return widths, {var: width for var, width in asked.items() if width}
 
@@ -121,15 +160,11 @@ def _bits_of(node: Node, bits: Bits, asked: int, read_in_float: bool) -> NodeBit
     return NodeBits(given.weight_bits, given.activation_bits, out)
 
 
-def _renames(node: Node) -> bool:
-    """Whether the node's output is the same integers as its input."""
-    if not isinstance(node.bindings[-1].value, relax.Call):
-        return isinstance(node.bindings[-1].value, relax.Var)
-    return node.kind.renames
-
-
-def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
-    value = node.bindings[-1].value
+def _emit(
+    node: Node, all_widths: Mapping[relax.Var, NodeBits], emitter: Emitter, levels: Levels | None,
+    failed: set[relax.Var],
+) -> None:  # fmt: skip
+    value, widths = node.bindings[-1].value, all_widths.get(node.output)
     if isinstance(value, relax.Tuple):
         emitter.tuples[node.output] = value
     elif isinstance(value, relax.Var):
@@ -138,14 +173,19 @@ def _emit(node: Node, widths: NodeBits | None, emitter: Emitter) -> None:
             emitter.held[node.output] = emitter.held[value]
     elif node.kind.renames:
         rename(node, emitter)
-    else:
+    elif widths is not None or node.output not in emitter.joins.apart:
         reason = computed_weights(node, emitter) or node.kind.reason
         if widths is not None:
             try:
-                QUANT_RULES[node.kind](node, widths, emitter)
+                if levels is not None and widths.out == 16:
+                    emit_levels(node, widths, levels, emitter, QUANT_RULES, all_widths)
+                else:
+                    QUANT_RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
                 reason = computed_weights(node, emitter) or str(error)
+                if levels is not None:
+                    failed.add(node.output)
         if isinstance(value, relax.Call):
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
@@ -163,7 +203,8 @@ def _check_names(bits: Bits, nodes: list[Node]) -> None:
     known = {each.name for node in nodes for each in node.all_nodes}
     for name in bits:
         if name not in known:
-            raise UserError(f"bits are given for '{name}', but the model has no such node")
+            near = did_you_mean(str(name), known) or "; module.report names the layers"
+            raise UserError(f"bits are given for {shown(name)}, but the model has no such node{near}")
 
 
 def _pair(widths: NodeBits) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The report: what the accelerator did with its time, memory and weights, as plain values.
 
-All counts are of one sample; `cycles_per_batch` is of the whole batch, which is a loop over samples.
+All counts are of one run of each program; `cycles_per_batch` is of the whole batch, over whose samples the runtime loops.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
-from ..metadata import Boundary
+from ..metadata import Boundary, seen_entries
 from ..npu.codegen import CompiledSubgraph
 from ..npu.partition.partition import Rejection
 
@@ -38,20 +39,22 @@ def make_report(
     subgraphs: Sequence[ProfiledSubgraph],
     rejections: Sequence[Rejection],
     boundary: Boundary,
-    calibration: Mapping[str, Any],
+    quantized: QuantizedModel,
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
     layers = [entry for each in subgraphs for entry in layer_entries(each)]
-    cycles = sum(int(each.profile["cycles"]) for each in subgraphs)
+    once = [int(each.profile["cycles"]) for each in subgraphs]
+    cycles, runs = sum(once), boundary.runs or (boundary.batch,) * len(once)
     ideal = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
     dram_keys = ("weights", "activations_read", "activations_written", "program")
     return {
         "model": model,
         "hw": hw.to_dict(),
+        "calibration": seen_entries(quantized.seen),
         "subgraphs": len(subgraphs),
         "batch": boundary.batch,
         "cycles": cycles,
-        "cycles_per_batch": cycles * boundary.batch,
+        "cycles_per_batch": sum(each * times for each, times in zip(once, runs, strict=True)),
         "macs": sum(layer["macs"] for layer in layers),
         "utilization": ideal / cycles if cycles else 0.0,
         "bound_cycles": bound_cycles(hw, layers, rejections, boundary),
@@ -72,8 +75,21 @@ def make_report(
             {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
             for r in rejections
         ],
-        "calibration": dict(calibration),
+        "shared_scales": [_shared_scale(part) for part in quantized.unlike],
+        "ranges": dict(quantized.ranges),
     }
+
+
+def _shared_scale(part: UnlikePart) -> dict[str, Any]:
+    """A part that shares the scale of a wider one; ``plan``: the lines of a plan.json that give it 16 bits."""
+    plan = {
+        name: {"weight_bits": each.weight_bits, "activation_bits": each.activation_bits}
+        for name, each in part.cure.items()
+    }
+    return {
+        "join": part.join, "part": part.part, "share": part.share, "bits": part.bits, "sqnr_db": part.sqnr_db,
+        "plan": plan, "taken": part.taken,
+    }  # fmt: skip
 
 
 def layer_entries(subgraph: ProfiledSubgraph) -> list[dict[str, Any]]:

@@ -6,15 +6,14 @@ import csv
 import html
 import io
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..run.files import write_folder
 from .report import STALLS
+from .tables import Column, make_console, print_table
 
-WIDTH_OF_A_FILE = 180  # columns, where the summary goes to no terminal
 _COLOURS = {
     "compute": "#3b7dd8", "activation_load": "#e0a030", "weight_load": "#c0504d",
     "decode": "#8e5ea2", "store": "#5aa469", "wait": "#b0b0b0",
@@ -89,40 +88,70 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def calibration_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What calibration saw of each input and channel, one line each."""
+    lines = []
+    for entry in entries:
+        for k, part in enumerate((entry, *entry["channels"])):
+            which = f"calibration of '{entry['name']}', {entry['samples']} samples" if k == 0 else f"   channel {k - 1}"
+            lines.append(
+                f"{which}: {part['lo']:.4g} to {part['hi']:.4g}, mean {part['mean']:.4g}, deviation {part['deviation']:.4g}"
+            )
+    return lines
+
+
 def print_summary(report: Mapping[str, Any], layers: bool = False) -> None:
     """The summary on standard output, with each layer if asked, and what stays on the CPU."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    class Quiet(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # as `print` does; rich would end the process
-
-    console = Quiet(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    console = make_console()
     facts = Table(show_header=False, box=None, pad_edge=False)
     for name, value in summary_rows(report):
         facts.add_row(name, value)
     console.print(facts)
     if layers:
-        table = Table(title="layers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        texts = ("layer", "op", "bits", "codecs")
-        for column in (*texts, "MACs", "stream B", "cycles", *(cause.replace("_", " ") for cause in STALLS)):
-            table.add_column(column, justify="left" if column in texts else "right")
-        for layer in report["layers"]:
-            counts = [f"{layer[key]:,}" for key in ("macs", "stream_bytes", "cycles")]
-            stalls = [f"{layer['stalls'][cause]:,}" for cause in STALLS]
-            table.add_row(layer["name"], layer["op"], bits_of(layer), codecs_of(layer), *counts, *stalls)
-        console.print(table)
+        print_table("layers", layer_columns(report["layers"]))
     if not report["fallback"]:
         console.print("every operator of the network runs on the accelerator")
         return
-    table = Table(title="on the CPU", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("node", "op", "MACs", "reason", "way out"):
-        table.add_column(column, justify="right" if column == "MACs" else "left", overflow="fold")
-    for entry in report["fallback"]:
-        table.add_row(entry["name"], entry["op"], f"{entry['macs']:,}", entry["reason"], entry["fix"])
-    console.print(table)
+    entries = report["fallback"]
+    print_table(
+        "on the CPU",
+        [
+            Column("node", tuple(entry["name"] for entry in entries), text=True),
+            Column("op", tuple(entry["op"] for entry in entries), text=True),
+            Column("MACs", tuple(f"{entry['macs']:,}" for entry in entries)),
+            Column("reason", tuple(entry["reason"] for entry in entries), text=True),
+            Column("way out", tuple(entry["fix"] for entry in entries), text=True),
+        ],
+    )
+
+
+def layer_columns(layers: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """What the table of layers shows; where there is no room for all, name, bits, cycles and the largest stalls stay longest."""
+
+    def column(name: str, cell: Callable[[Mapping[str, Any]], str], dropped: int = 0, text: bool = False) -> Column:
+        return Column(name, tuple(map(cell, layers)), dropped, text)
+
+    totals = {cause: sum(layer["stalls"][cause] for layer in layers) for cause in STALLS}
+    least_first = sorted(STALLS, key=lambda cause: totals[cause])
+    return [
+        column("layer", lambda layer: layer["name"], text=True),
+        column("op", lambda layer: layer["op"], 11, text=True),
+        column("bits", bits_of, text=True),
+        column("codecs", codecs_of, 1, text=True),
+        column("MACs", lambda layer: f"{layer['macs']:,}", 10),
+        column("stream B", lambda layer: f"{layer['stream_bytes']:,}", 2),
+        column("cycles", lambda layer: f"{layer['cycles']:,}"),
+        *(
+            Column(
+                cause.replace("_", " "),
+                tuple(f"{layer['stalls'][cause]:,}" for layer in layers),
+                3 + least_first.index(cause),
+            )
+            for cause in STALLS
+        ),
+    ]
 
 
 def _bound_by(layer: Mapping[str, Any]) -> str:
@@ -156,6 +185,18 @@ def report_html(report: Mapping[str, Any]) -> str:
         numbers = [f"{layer['macs']:,}", *sizes, f"{layer['entropy_bits'] / 8:,.0f}", f"{layer['cycles']:,}"]
         rows.append(_row(texts, numbers, f'<td><div class="bar">{parts}</div></td>'))
     fallback = [_row([f["name"], f["op"], f["reason"], f["fix"]], [f"{f['macs']:,}"]) for f in report["fallback"]]
+    shared = [
+        _row(
+            [part["part"], part["join"], json.dumps(part["plan"]), "yes" if part["taken"] else "no"],
+            [
+                f"{part['share']:.2g}",
+                "" if part["sqnr_db"] is None else f"{part['sqnr_db']:.0f} at {part['bits']} bits",
+            ],
+        )
+        for part in report["shared_scales"]
+    ]
+    heads_of_shared = ["part", "joined in", "plan.json", "taken"], ["share of the range", "SQNR in dB"]
+    unlike = f"<h2>Parts that share a scale</h2>{_table(*heads_of_shared, shared)}" if shared else ""
     key = "".join(f'<span style="background:{_COLOURS[cause]}"></span>{cause.replace("_", " ")}' for cause in STALLS)
     facts = "".join(_row([name, value], []) for name, value in summary_rows(report))
     title = html.escape(f"{report['model']} on {report['hw']['name']}")
@@ -166,7 +207,7 @@ def report_html(report: Mapping[str, Any]) -> str:
         f"<h1>{title}</h1><table>{facts}</table><h2>Layers</h2>"
         f'<p class="key">Where the cycles of a layer went:{key}</p>'
         f"{_table(['layer', 'operator', 'bits', 'codecs'], heads, rows)}"
-        f"<h2>On the CPU</h2>{cpu}</html>\n"
+        f"{unlike}<h2>On the CPU</h2>{cpu}</html>\n"
     )
 
 

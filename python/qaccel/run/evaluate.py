@@ -9,26 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, path_of
 from ..evaluate.dataset import check_inputs, load_npz
 from ..evaluate.executor import execute
+from ..evaluate.images import ImageFolder
+from ..frontend.canonicalize import load
 from ..frontend.import_onnx import import_onnx
 from ..model import Model, TensorSpec
 from .execute import Runner
+from .images import as_integers
 
 LABELS = "labels"
+Samples = np.ndarray | ImageFolder  # sliced along axis 0
 BATCH = 32  # samples between two signs of progress
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares of samples, 0 to 1. What needs the float model is None without one; top-5 is None below six classes."""
+    """Shares of samples, 0 to 1, by the class scores in ``output``. What needs the float model is None without one; top-5 is
+    None below six classes.
 
+    ``notes``: what to know about the data, one line each.
+    """
+
+    output: str
     samples: int
     top1: float
     top5: float | None
     reference_top1: float | None = None
     agreement: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_labelled(
@@ -41,7 +51,9 @@ def load_labelled(
     """
     arrays = load_npz(path)
     if LABELS not in arrays:
-        raise UserError(f"'{path}' holds no array '{LABELS}'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        raise UserError(
+            f"'{path}' holds {', '.join(sorted(arrays)) or 'nothing'} and no array '{LABELS}'; add one integer per sample"
+        )
     labels = arrays.pop(LABELS)
     if len(arrays) == len(inputs) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
@@ -57,61 +69,69 @@ def load_labelled(
         raise UserError(f"'{path}': {LABELS} is {labels.dtype} {list(labels.shape)}; needed is one integer per sample")
     samples = len(data[inputs[0].name])
     if len(labels) != samples:
-        raise UserError(f"'{path}': {len(labels)} labels for {samples} samples")
+        raise UserError(f"'{path}': {len(labels)} labels for {samples} samples; give one each")
     return data, labels.astype(np.int64)
 
 
 def evaluate(
     module: Runner,
-    data: Mapping[str, np.ndarray],
+    data: Mapping[str, Samples],
     labels: np.ndarray,
     reference: str | Path | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
-    """Runs all samples; ``advance`` hears how many were done. Raises UserError if the output has no classes."""
-    _check_scores(module.outputs[0])
-    given = {entry["name"]: _as_integers(data[entry["name"]], entry) for entry in module.metadata["inputs"]}
-    scores = _scores(lambda part: module.run(part)[module.outputs[0].name], module.inputs, given, advance)
-    _check_classes(scores, labels)
+    """Runs all samples; ``advance`` hears how many were done. Raises UserError if no output, or more than one, has classes."""
+    model = _reference(reference, module) if reference is not None else None
+    output = _score_output(module.outputs).name
+    entries = {entry["name"]: entry for entry in module.metadata["inputs"]}
+
+    def run(part: dict[str, np.ndarray]) -> np.ndarray:
+        given = {name: as_integers(values, entries[name]) for name, values in part.items()}
+        return module.run(given)[output]
+
+    scores = _scores(run, module.inputs, data, advance)
+    _check_classes(scores, labels, output)
     predicted = scores.argmax(1)
     top5 = None
     if scores.shape[1] > 5:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
         top5 = float((best == labels[:, None]).any(1).mean())
     top1 = float((predicted == labels).mean())
-    if reference is None:
-        return Evaluation(len(labels), top1, top5)
-    model = _reference(reference, module)
-    exact = _scores(lambda part: execute(model, part)[model.outputs[0].name], module.inputs, data, None).argmax(1)
-    return Evaluation(len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean()))
-
-
-def _as_integers(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """Real samples as the integers that the module's input takes; integers and float inputs stay."""
-    if values.dtype.kind != "f" or np.dtype(entry["dtype"]).kind == "f" or "scale" not in entry:
-        return values
-    limits = np.iinfo(entry["dtype"])
-    steps = np.rint(values.astype(np.float32) / np.float32(entry["scale"])) + entry["zero_point"]
-    return np.clip(steps, limits.min, limits.max).astype(entry["dtype"])
+    if model is None:
+        return Evaluation(output, len(labels), top1, top5)
+    float_model, names = model, [spec.name for spec in model.outputs]
+    if output not in names:
+        raise UserError(
+            f"--reference '{reference}' has no output '{output}', which the module is judged by; it has {names}"
+        )
+    exact = _scores(lambda part: execute(float_model, part)[output], module.inputs, data, None).argmax(1)
+    return Evaluation(
+        output, len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean())
+    )
 
 
 def _reference(path: str | Path, module: Runner) -> Model:
-    model = import_onnx(path, {spec.name: spec.shape for spec in module.inputs}, module.metadata.get("fixed_inputs"))
-    if [(s.name, s.shape) for s in model.inputs] != [(s.name, s.shape) for s in module.inputs]:
+    """The float model. Raises UserError where it has other inputs than the module."""
+    proto = load(path_of(path, "--reference"))
+    fixed = module.metadata.get("fixed_inputs") or {}
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    names = [info.name for info in proto.graph.input if info.name not in weights | set(fixed)]
+    ours = [spec.name for spec in module.inputs]
+    if set(names) != set(ours):
         raise UserError(
-            f"--reference '{path}' has the inputs {_shown(model.inputs)}, the module {_shown(module.inputs)}"
+            f"--reference '{path}' is another model: its inputs are {', '.join(names)}, the module's {', '.join(ours)}; "
+            "give the file that the module was compiled from"
         )
-    return model
-
-
-def _shown(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"'{spec.name}' {list(spec.shape)} {spec.dtype}" for spec in specs)
+    try:
+        return import_onnx(proto, {spec.name: spec.shape for spec in module.inputs}, fixed)
+    except UserError as error:
+        raise UserError(f"--reference '{path}' does not fit the module: {error}") from error
 
 
 def _scores(
     run: Callable[[dict[str, np.ndarray]], np.ndarray],
     inputs: tuple[TensorSpec, ...],
-    data: Mapping[str, np.ndarray],
+    data: Mapping[str, Samples],
     advance: Callable[[int], object] | None,
 ) -> np.ndarray:
     """First output of all samples, [samples, classes]."""
@@ -128,25 +148,30 @@ def _scores(
     return scores.reshape(len(scores), -1)
 
 
-def _check_scores(output: TensorSpec) -> None:
-    """Raises UserError unless the output is one number a class for each sample."""
-    if sum(size > 1 for size in output.shape[1:]) > 1:
+def _score_output(outputs: tuple[TensorSpec, ...]) -> TensorSpec:
+    """The one output that is a number a class for each sample. Raises UserError if there is none, or more than one."""
+    scores = [spec for spec in outputs if sum(size > 1 for size in spec.shape[1:]) == 1]
+    if len(scores) == 1:
+        return scores[0]
+    listed = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in scores or outputs)
+    if scores:
         raise UserError(
-            f"output '{output.name}' has the shape {list(output.shape)}, and evaluate compares class scores [N, classes]; "
-            "run the module and judge such outputs by your own measure"
+            f"evaluate judges one output of class scores, and the module has {len(scores)}, {listed}: "
+            "compile the model with one of them"
         )
+    raise UserError(
+        f"evaluate compares class scores [N, classes], and the module gives {listed}; run it and judge such outputs by your own "
+        "measure"
+    )
 
 
-def _check_classes(scores: np.ndarray, labels: np.ndarray) -> None:
+def _check_classes(scores: np.ndarray, labels: np.ndarray, output: str) -> None:
     if len(scores) != len(labels):
         raise UserError(
-            f"the module's first output has {len(scores)} rows for {len(labels)} samples; evaluate needs scores by class"
-        )
-    if scores.shape[1] < 2:
-        raise UserError(
-            "the module's first output has one value per sample; evaluate needs scores of two classes or more"
+            f"output '{output}' has {len(scores)} rows for {len(labels)} samples; evaluate needs scores by class for each"
         )
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
         raise UserError(
-            f"labels go from {labels.min()} to {labels.max()}, the module has classes 0 to {scores.shape[1] - 1}"
+            f"labels go from {labels.min()} to {labels.max()}, output '{output}' has classes 0 to {scores.shape[1] - 1}; "
+            "give data of the model's own classes"
         )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
+import sys
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,9 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.support import cc
 
-from ..errors import CompilerFault, UserError, one_line
+from ..errors import CompilerFault, UserError, one_line, path_of
 from ..evaluate.dataset import check_inputs
 from ..machine.artefact import Artefact
 from ..machine.isa import isa
@@ -49,7 +55,7 @@ class Runner:
     def outputs(self) -> tuple[TensorSpec, ...]:
         return specs(self.metadata["outputs"])
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name.
 
         Axis 0 may be any multiple of the module's batch, which then runs once per batch; outputs are joined along axis 0.
@@ -111,55 +117,110 @@ def figures(report: Mapping[str, Any]) -> str:
 
 def check_path(path: str | Path) -> Path:
     """The path of an exported module. Raises UserError if there is no such file, or it has another suffix."""
-    path = Path(path)
+    path = path_of(path, "module")
     if path.is_dir():
         raise UserError(f"module '{path}' is a folder; give the .so or .tar that tvmc compile wrote")
     if not path.is_file():
         raise UserError(f"module '{path}' does not exist; compile one with tvmc compile -o {path}")
     if path.suffix not in (".so", ".tar"):
-        raise UserError(f"module '{path}' is neither a .so nor a .tar")
+        raise UserError(f"module '{path}' is neither a .so nor a .tar; give what tvmc compile wrote")
     return path
 
 
 def load(path: str | Path) -> Runner:
     """An exported module. Raises UserError if it is missing, damaged, of another version or not ours."""
     path = check_path(path)
-    if path.suffix == ".so":
-        _check_whole(path)
+    check = _check_library if path.suffix == ".so" else _check_archive
+    check(path)
     load_library()
     use_all_cores()
     try:
-        runtime = _load_runtime(path.resolve())
+        runtime = _load_runtime(path)
         vm = relax.VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
-        raise UserError(f"module '{path}' cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
     return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm)
 
 
-# The 64-bit ELF header: magic, class 2, little-endian; then e_shoff at 40, e_shentsize and e_shnum at 58.
+_COPY_AGAIN = "copy it again, or compile it again"
+# The 64-bit ELF header: magic, class 2, little-endian; e_machine at 18, e_shoff at 40, e_shentsize and e_shnum at 58.
 _ELF64 = b"\x7fELF\x02\x01"
-_ELF64_HEADER_BYTES, _SECTIONS_AT, _SECTION_SIZES_AT = 64, 40, 58
+_ELF64_HEADER_BYTES, _MACHINE_AT, _SECTIONS_AT, _SECTION_SIZES_AT = 64, 18, 40, 58
 
 
-def _check_whole(path: Path) -> None:
-    """The system's loader dies of a bus error on a library that is cut off; its section table is the file's end."""
+def _check_library(path: Path) -> None:
+    """Raises UserError for what is no library of this machine, and for one that is cut off, of which the system's loader dies.
+
+    Its section table is the file's end.
+    """
     with path.open("rb") as file:
         header = file.read(_ELF64_HEADER_BYTES)
+    if not header:
+        raise UserError(f"module '{path}' is empty; {_COPY_AGAIN}")
+    if sys.platform != "linux":
+        return  # libraries of other systems: their loaders say so
     if not header.startswith(_ELF64):
-        return  # of another system, or no library: the loader says so
+        raise UserError(f"module '{path}' is no shared library; give the .so or .tar that tvmc compile wrote")
     if len(header) == _ELF64_HEADER_BYTES:
         (sections,) = struct.unpack_from("<Q", header, _SECTIONS_AT)
         entry_bytes, entries = struct.unpack_from("<HH", header, _SECTION_SIZES_AT)
         if path.stat().st_size >= sections + entry_bytes * entries:
-            return
-    raise UserError(f"module '{path}' is cut off at {path.stat().st_size} bytes; copy it again, or compile it again")
+            return _check_machine(path, header)
+    raise UserError(f"module '{path}' is cut off at {path.stat().st_size} bytes; {_COPY_AGAIN}")
+
+
+def _check_machine(path: Path, header: bytes) -> None:
+    """Raises UserError for a library of another kind of machine than this Python's."""
+    with open(sys.executable, "rb") as file:
+        ours = file.read(_ELF64_HEADER_BYTES)
+    kind = slice(_MACHINE_AT, _MACHINE_AT + 2)
+    if ours.startswith(_ELF64) and header[kind] != ours[kind]:
+        raise UserError(
+            f"module '{path}' was compiled for another kind of machine; run it there, or compile it without -mtriple"
+        )
+
+
+def _check_archive(path: Path) -> None:
+    """Raises UserError for what is no tarball of object files, or is damaged."""
+    try:
+        with tarfile.open(path) as archive:
+            objects = [member for member in archive if member.isfile() and member.name.endswith(".o")]
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"module '{path}' is no tar archive, or is damaged; {_COPY_AGAIN}") from error
+    if not cc.get_cc():
+        raise UserError(
+            f"module '{path}' is linked when it is loaded, and there is no g++ or clang++; compile it to a .so"
+        )
+    if not objects:
+        raise UserError(f"module '{path}' holds no object files; give the .tar that tvmc compile wrote")
+
+
+def _reason(error: BaseException) -> str:
+    """What our own loader said, or the system's; of the C++ compiler and of TVM's own checks only what it means."""
+    ours = re.search(r"accelerator subgraph\b.*", str(error))
+    if ours is not None:
+        return ours[0]
+    loader = re.search(r"Failed to load dynamic shared library \S+ (.*)", str(error))
+    if loader is not None:
+        return f"{loader[1].split(': ', 1)[-1].strip()}; {_COPY_AGAIN}"
+    linked = re.search(r"\berror: |cannot find|file format", str(error))
+    what = "its object files cannot be linked on this machine" if linked else "its contents are damaged"
+    return f"{what}; {_COPY_AGAIN}"
 
 
 def _load_runtime(path: Path) -> Any:
     """TVM's module of a file, from a copy of its own that is gone afterwards.
 
     The system's loader knows a library by its path: one that was written again would stay the old one in this process. From a
-    .tar TVM links a .so beside it, which is no place for that.
+    .tar TVM links a .so beside it, which is no place for that. Raises UserError where there is no room for it.
     """
-    with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
-        return tvm.runtime.load_module(str(shutil.copy(path, folder)))
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qaccel-"))
+            copy = shutil.copy(path, folder)
+        except OSError as error:
+            raise UserError(
+                f"module '{path}' needs a copy in the folder for temporary files: {error.strerror}; make room there, or name "
+                "another in TMPDIR"
+            ) from error
+        return tvm.runtime.load_module(str(copy))

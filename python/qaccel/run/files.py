@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, path_of
 
 
 def check_folder(path: str | Path, what: str) -> Path:
     """``path``, if files can be written there or the folder can be made. Raises UserError naming ``what`` it is for."""
-    path = Path(path)
+    path = path_of(path, what)
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -26,7 +26,7 @@ def check_folder(path: str | Path, what: str) -> Path:
 
 def check_file(path: str | Path, what: str) -> Path:
     """``path``, if a file can be written there. Raises UserError naming ``what`` it is for."""
-    path = Path(path)
+    path = path_of(path, what)
     if path.is_dir():
         raise UserError(f"{what} '{path}' is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -47,7 +47,9 @@ def write_file(path: str | Path, write: Callable[[Path], object], what: str) -> 
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{what} '{path}' cannot be written: {error.strerror or error}") from error
+        raise UserError(
+            f"{what} '{path}' cannot be written: {error.strerror or error}; choose another place"
+        ) from error
     return path
 
 
@@ -78,5 +80,7 @@ def write_folder(path: str | Path, files: Mapping[str, bytes], what: str) -> Pat
     except OSError as error:
         if made and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-        raise UserError(f"{what} folder '{path}' cannot be written: {error.strerror or error}") from error
+        raise UserError(
+            f"{what} folder '{path}' cannot be written: {error.strerror or error}; choose another place"
+        ) from error
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm import relax, rpc
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, shown
 from ..metadata import check_metadata, read_metadata
 from .execute import Runner, check_path
 
@@ -68,7 +68,9 @@ def _reason(error: BaseException) -> str:
     return f"what answers there is no tracker that has a free server ({one_line(error)})"
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: Any) -> tuple[str, int]:
+    if not isinstance(text, str):
+        raise UserError(f"--rpc-tracker must be a text, HOST:PORT; it is {shown(text)}")
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UserError(f"--rpc-tracker '{text}' is not HOST:PORT, such as 127.0.0.1:9190")

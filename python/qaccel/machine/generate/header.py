@@ -26,7 +26,8 @@ def _constants(spec: Isa) -> list[str]:
         values[f"kParams{camel_case(field.name)}Offset"] = (f"bytes into the record: {field.type}", field.offset // 8)
         values[f"kParams{camel_case(field.name)}Bytes"] = ("its size", field.bits // 8)
     values["kMultiplierBits"] = ("of a multiplier, in a parameter record or a field", spec.multiplier_bits)
-    values["kTableInterpolationBits"] = ("low bits of a 16-bit table input", spec.interpolation_bits)
+    values["kTableInterpolationBits"] = ("low bits of a 16-bit table input, knots even", spec.interpolation_bits)
+    values["kTableOctaveBits"] = ("of an octave's entries, knots octaves", spec.octave_bits)
     lines = [f"constexpr int64_t {name} = {value};  // {text}" for name, (text, value) in values.items()]
     widths = ", ".join(map(str, spec.widths))
     return [*lines, f"constexpr int32_t kWidths[] = {{{widths}}};  // by width code"]

@@ -90,7 +90,7 @@ class Constants:
 
     def check_table(self, ins: Instruction) -> None:
         """Raises CompilerFault if an entry of a TABLE's table lies outside the output's width."""
-        begin, size = ins["table_addr"], cost.table_bytes(ins["in_bits"], ins["out_bits"])
+        begin, size = ins["table_addr"], cost.table_bytes(ins["in_bits"], ins["out_bits"], str(ins["knots"]))
         data = self._bytes("sram", begin, begin + size, "a table")
         entries = np.frombuffer(data, "<i2" if 16 in (ins["in_bits"], ins["out_bits"]) else "<i1")
         lo, hi = activation_limits(ins["out_bits"])

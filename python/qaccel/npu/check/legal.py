@@ -68,6 +68,11 @@ def _value_fault(ins: Instruction) -> str | None:
             return f"pixel_bytes is {ins['pixel_bytes']}, must be even for padding of 16 bits"
     if ins.op == "ELTWISE" and ins["kind"] == "mul" and ins["b_multiplier"]:
         return f"b_multiplier is {ins['b_multiplier']}, must be 0 for mul"
+    if ins.op == "TABLE":
+        if ins["in_bits"] < 16 and ins["knots"] != "even":
+            return f"knots is {ins['knots']}, must be even for inputs of {ins['in_bits']} bits"
+        if ins["knots"] == "even" and ins["origin"]:
+            return f"origin is {ins['origin']}, must be 0 for even knots"
     return None
 
 

@@ -236,12 +236,10 @@ def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | T
                 reads |= second.writers
                 fields |= second.fields("b") | {"b_bits": b.bits, "b_zero_point": b.zero_point}
                 fields |= {"b_scalar": int(layer.b_scalar), "b_multiplier": layer.b_multiplier}
-            if table is not None:
-                fields |= {
-                    "table_addr": table[0],
-                    "in_bits": builder.graph.maps[layer.inputs[0]].bits,
-                    "out_bits": y.bits,
-                }
+            if table is not None and isinstance(layer, TableLayer):
+                bits = builder.graph.maps[layer.inputs[0]].bits, y.bits
+                fields |= {"table_addr": table[0], "in_bits": bits[0], "out_bits": bits[1]}
+                fields |= {"knots": layer.knots, "origin": layer.origin}
                 reads |= {table[1]}
             else:
                 fields |= _numeric_fields(builder, layer)

@@ -205,7 +205,7 @@ def _lower_table(
     entries = operators.constant(call.args[1]).astype(np.int32)
     table = pack(entries, 16 if attrs.source.bits == 16 or attrs.result.bits == 16 else 8)
     limits = numerics.activation_limits(attrs.result.bits)
-    return TableLayer(attrs.name, attrs.op, sources[:1], target, *limits, table)
+    return TableLayer(attrs.name, attrs.op, sources[:1], target, *limits, table, attrs.knots, attrs.origin)
 
 
 def _lower_move(

@@ -124,7 +124,9 @@ def pointwise_tile(
     if isinstance(layer, EltwiseLayer):
         fields |= {"b_bits": maps[layer.inputs[1]].bits, "b_scalar": int(layer.b_scalar)}
         return [EltwiseWork(channels=count, **fields) for _, count, _ in layer.runs(0, channels)]
-    return [(TableWork if isinstance(layer, TableLayer) else CopyWork)(channels=channels, **fields)]
+    if isinstance(layer, TableLayer):
+        return [TableWork(channels=channels, **fields, knots=layer.knots)]
+    return [CopyWork(channels=channels, **fields)]
 
 
 def move_tile(part: Piece, x: FeatureMap, y: FeatureMap) -> CopyWork:

@@ -34,6 +34,14 @@ class Tiling:
     work: LayerWork
     tile_values: int = 0
 
+    def __str__(self) -> str:
+        """What a person wants to know of it, in one line."""
+        order = "weights outside" if self.weights_outer else "space outside"
+        return (
+            f"tile {self.tile_h} x {self.tile_w} x {self.tile_oc} (rows, columns, channels), reduction {self.tile_kh} kernel "
+            f"rows x {self.tile_ic} channels, {order}, {self.working_bytes:,} B of SRAM beside the maps"
+        )
+
     @property
     def working_bytes(self) -> int:
         return (

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from ...dialect.quantized import InputSeen
 from ...errors import UserError
-from ...evaluate.dataset import check_inputs, load_calibration_data
+from ...evaluate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...model import Model
-from ...options import BITS_WITHOUT_DATA, GUESSED_INPUT_RANGE, CompileOptions
-from . import cache
+from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
+from . import cache, preprocessing
 from .outliers import find_outliers, without
 from .ranges import Ranges, calibrate
+from .seen import inputs_seen, line
 from .synthetic import synthetic_inputs, widened
 
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
@@ -26,12 +29,16 @@ class Calibration:
 
     ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
     they are made up, which does for ranges and for nothing finer. ``notes``: what to tell the user, one line each.
+    ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they
+    were arrays.
     """
 
     ranges: Ranges
     samples: Mapping[str, np.ndarray]
     measured: bool
     notes: tuple[str, ...] = ()
+    seen: tuple[InputSeen, ...] = ()
+    preprocess: str | None = None
 
     def __repr__(self) -> str:
         return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
@@ -50,10 +57,11 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     """
     if options.calibration_data is None:
         return _without_data(model, options)
-    given, method = _user_samples(model, options), options.calibration
+    given, said = _user_samples(model, options)
+    method = options.calibration or CALIBRATION_METHODS[0]
     outliers = find_outliers(model.inputs, given)
     samples, spoilt = without(model.inputs, given, outliers)
-    notes = [each.note(method) for each in outliers]
+    notes = [*(each.note(method) for each in outliers), *said]
     key = cache.key_of(model, given, method)
     ranges = cache.load(key)
     if ranges is not None:
@@ -63,7 +71,15 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
         if outliers and method == "minmax":
             ranges = _widened(ranges, calibrate(model, spoilt, method, progress=show))
         cache.store(key, ranges)
-    return Calibration(ranges, samples, True, (*notes, *_notes_on_cuts(ranges)))
+    images = _from_images(options)
+    seen = inputs_seen(model.inputs, given)
+    notes = [
+        *preprocessing.warnings(model, samples, images),
+        *notes,
+        *_notes_on_cuts(ranges),
+        *([line(seen)] if seen else []),
+    ]
+    return Calibration(ranges, samples, True, tuple(notes), seen, (options.preprocess or "") if images else None)
 
 
 def _widened(ranges: Ranges, others: Ranges) -> Ranges:
@@ -87,14 +103,20 @@ def _notes_on_cuts(ranges: Ranges) -> list[str]:
     ]
 
 
-def _user_samples(model: Model, options: CompileOptions) -> dict[str, np.ndarray]:
+def _from_images(options: CompileOptions) -> bool:
+    return isinstance(options.calibration_data, str | os.PathLike) and Path(options.calibration_data).is_dir()
+
+
+def _user_samples(model: Model, options: CompileOptions) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     data = options.calibration_data
     assert data is not None
     if isinstance(data, str | os.PathLike):
         return load_calibration_data(data, model.inputs, options.preprocess, fixed=model.fixed)
     if options.preprocess is not None:
         raise UserError("preprocess describes a folder of images, and calibration_data are arrays; drop one of them")
-    return check_inputs(data, model.inputs, "calibration data", model.fixed)
+    joined = joined_feeds(data, model.inputs, "calibration data")
+    arrays = check_inputs(joined, model.inputs, "calibration data", model.fixed)
+    return arrays, integer_notes(joined, model.inputs)
 
 
 def _without_data(model: Model, options: CompileOptions) -> Calibration:

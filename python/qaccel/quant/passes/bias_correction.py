@@ -40,13 +40,17 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
     corrected: dict[str, np.ndarray] = {}
 
     def correct(
-        attrs: operators.ConvAttrs, sums: np.ndarray, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
+        attrs: operators.ConvAttrs,
+        delivered: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        weight_scale: np.ndarray,
     ) -> np.ndarray:
         node = q.added.get(attrs.name, attrs.name)
         if node not in means or attrs.name not in q.plan:
             return bias
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
-        got = (sums.mean(axis=(0, 1, 2), dtype=np.float64) + bias) * step
+        got = (delivered + bias) * step
         wanted = bias + np.rint((means[node] - got) / step)
         flat = np.abs(weight.reshape(len(weight), -1).astype(np.int64))
         width = accumulator_width(attrs.weight_bits, attrs.source.bits, WIDE_ACCUMULATOR_BITS)

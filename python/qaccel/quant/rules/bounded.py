@@ -96,7 +96,10 @@ class Bounds:
             by_nature = self._bounded_by_nature(node)
             if by_nature is not None:
                 self._by_nature.add(node.output)
-            self._full[node.output] = by_nature or self._bounds(node, self._full)
+            # Cut to what it can be at all: a reciprocal of what is positive has no pole.
+            self._full[node.output] = (
+                within(by_nature, self.of[node.output]) if by_nature else self._bounds(node, self._full)
+            )
         self.outputs: dict[relax.Var, Span] = {}
         for var in results:
             self._mark(var)

@@ -12,6 +12,7 @@ from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization
 from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
 from ...errors import CompilerFault
+from .joins import LATER, Joins
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
 from .spans import Spans
@@ -49,10 +50,12 @@ class Emitter:
         demands: dict[relax.Var, int],
         batch: int,
         masked: Collection[str],
+        joins: Joins,
     ) -> None:
         self.builder = builder
         self.batch = batch  # the network's own
         self.masked = masked  # nodes whose values Softmax alone reads
+        self.joins = joins
         self.spans = spans
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
@@ -83,6 +86,10 @@ class Emitter:
         while node is not None and node.kind.renames:
             node = self._nodes.get(node.inputs[0])
         return node
+
+    def made_by(self, var: relax.Var) -> Node | None:
+        """The node that gives a tensor; None for an input."""
+        return self._nodes.get(var)
 
     def hold(
         self, var: relax.Var, call: relax.Call, q: Quantization, layout: Layout, span: tuple[float, float]
@@ -262,7 +269,10 @@ class Emitter:
         if var in self.same:
             return self.real(self.same[var])
         node = self._nodes.get(var)
-        if var in self.held and not self._was_float(var):
+        if node is not None and self._joined_later(var):
+            self.in_float.update((each.name, LATER) for each in node.all_nodes)
+            self.copy(node)
+        elif var in self.held and not self._was_float(var):
             self.floats[var] = self._dequantize(self.held[var], var)
             self._dequantized.add(var)
         elif node is not None and node.kind.renames:
@@ -272,10 +282,14 @@ class Emitter:
         return self.floats[var]
 
     def _was_float(self, var: relax.Var) -> bool:
-        """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made."""
+        """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made, or of a join."""
         while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
             var = self._nodes[var].inputs[0]
-        return var in self.floats and var not in self._dequantized
+        return self._joined_later(var) or (var in self.floats and var not in self._dequantized)
+
+    def _joined_later(self, var: relax.Var) -> bool:
+        """Whether ``var`` in float is to be made of its parts in float; a move may be there as integers too."""
+        return var in self.joins.apart and (self._nodes[var].kind is kinds.MOVE or var not in self.held)
 
     def _dequantize(self, held: Held, var: relax.Var) -> relax.Expr:
         """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""

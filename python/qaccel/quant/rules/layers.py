@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -20,7 +21,7 @@ from ...machine.numerics import activation_limits
 from .emitter import Emitter, Held, permutation
 from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
 from .match import Node, NodeBits
-from .tables import grid_span, make_table
+from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
 
 
@@ -234,18 +235,39 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """Any function of one value."""
     source = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
-    if source.q.bits == bits.out == 16:
-        # The entries on either side of the range are interpolated from, so they should be in the output's range as well.
-        lo, hi = emitter.spans.room(node.range_name, 16)
+    out, made = _finest_table(node, bits, emitter, source, out)
+    if source.q.bits == 16:
+        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
+    attrs = operators.TableAttrs(node.name, node.op, out.q, source.q, made.knots, made.origin)
+    emitter.hold(node.output, attrs.call(source.var, made.values), out.q, source.layout, out.span)
+
+
+def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, out: Output) -> tuple[Output, Table]:
+    """The table and its output; of 16 bits, with a wider range for the output where the table is then less far off.
+
+    The entries on either side of the range are interpolated from, so they may have to be in the output's range as well.
+    """
+    roomy = (
+        source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
+    )
+    within = source.span[0] * roomy, source.span[1] * roomy
+    lo, hi = out_span = emitter.spans.room(node.range_name, bits.out)
+    function = partial(evaluate, node)
+    made = make_table(function, source.q, out.q, within, out_span)
+    if source.q.bits == bits.out == 16 and made.off_by > GOOD_STEPS:
         low, high = grid_span(node, source.q, source.span)
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
-        out = output(node, bits.out, emitter, activation_quantization(*span, 16))
-    made = make_table(node, source.q, out.q, source.span, out.span)
-    if source.q.bits == 16:
-        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
-    attrs = operators.TableAttrs(node.name, node.op, out.q, source.q)
-    emitter.hold(node.output, attrs.call(source.var, made.values), out.q, source.layout, out.span)
+        wide = output(node, bits.out, emitter, activation_quantization(*span, 16))
+        wider = make_table(function, source.q, wide.q, within, out_span)
+        if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
+            out, made = wide, wider
+    if made.off_by > worst_steps(out.q):
+        raise NotQuantizable(
+            f"a table of 16-bit inputs interpolates between {len(made.values)} entries and would be off by "
+            f"{made.off_by:.0f} steps of {out.q.bits} bits; 8-bit activations make its table exact"
+        )
+    return out, made
 
 
 def _reduction(node: Node, bits: NodeBits, emitter: Emitter, kind: str) -> None:

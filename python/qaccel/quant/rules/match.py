@@ -51,6 +51,13 @@ class Node:
         return self.joined[-1].name if self.joined else self.name
 
 
+def renames(node: Node) -> bool:
+    """Whether the node's output is the same integers as its input."""
+    if not isinstance(node.bindings[-1].value, relax.Call):
+        return isinstance(node.bindings[-1].value, relax.Var)
+    return node.kind.renames
+
+
 @dataclass(frozen=True)
 class NodeBits:
     """How many bits the weights, the inputs and the output of a node have."""

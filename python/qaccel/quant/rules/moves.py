@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tvm import ir, relax
@@ -13,9 +12,8 @@ from ...dialect import kinds, names, operators
 from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, ConvAttrs, Quantization
 from ...dialect.pieces import interleaved
-from ...evaluate.float_operators import RULES as FLOAT_RULES
-from ...evaluate.steps import holds_tensors
 from .emitter import Emitter, Held
+from .joins import UNLIKE, run
 from .layers import Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node, NodeBits
@@ -23,9 +21,14 @@ from .weights import NotQuantizable, quantize_real
 
 
 def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
-    """Whatever only moves values: what goes where is found by moving the values' numbers."""
-    variables = list(dict.fromkeys(node.inputs))
-    sources = [emitter.integers(var, bits.activation) for var in variables]
+    """Whatever only moves values: what goes where is found by moving the values' numbers.
+
+    What takes a join to pieces moves the values of its parts.
+    """
+    chain = emitter.joins.undone.get(node.output, (node,))
+    variables = list(dict.fromkeys(emitter.joins.reads(node)))
+    width = _width_of(node, variables, bits.activation, emitter)
+    sources = [emitter.integers(var, width) for var in variables]
     if not sources:
         raise NotQuantizable("all of its operands are constant")
     result = operators.static_shape(node.output)
@@ -36,17 +39,19 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         # Windows, time steps or states that were samples of their own become rows of the network's samples again.
         target = emitter.canonical(result) or target
         wanted = [emitter.canonical(operators.static_shape(var)) for var in variables]
-        sources = [emitter.integers(var, bits.activation, each) for var, each in zip(variables, wanted, strict=True)]
+        sources = [emitter.integers(var, width, each) for var, each in zip(variables, wanted, strict=True)]
     values: dict[relax.Var, np.ndarray] = {}
     total = 0
     for var, held in zip(variables, sources, strict=True):
         values[var] = (offsets(held.layout, operators.static_shape(var)) + total).astype(np.float64)
         total += values[var].size
+    unread = {var for each in chain for var in each.inputs} - {each.output for each in chain} - set(variables)
+    others = {var: np.zeros(operators.static_shape(var)) for var in unread}
     # What stays when all numbers are raised is no value of an operand but a constant that fills.
-    numbers, raised = (_run(node, {var: v + step for var, v in values.items()}) for step in (0, total))
+    numbers, raised = (run(chain, others | {var: v + step for var, v in values.items()}) for step in (0, total))
     filled = numbers == raised
     constants = np.unique(numbers[filled])
-    same = all(held.q == sources[0].q for held in sources)
+    same = width == bits.activation and all(held.q == sources[0].q for held in sources)
     lo, hi = sources[0].span
     if same and not any(not lo <= value <= hi for value in constants):
         q, span = sources[0].q, (min(held.span[0] for held in sources), max(held.span[1] for held in sources))
@@ -61,26 +66,14 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     emitter.hold(node.output, call, q, target, span)
 
 
-def _run(node: Node, values: Mapping[relax.Var, np.ndarray]) -> np.ndarray:
-    """The node's float bindings on other values, by the same rules as calibration."""
-    known = dict(values)
-
-    def value_of(expr: relax.Expr) -> Any:
-        if isinstance(expr, relax.Var):
-            return known[expr]
-        if isinstance(expr, relax.Tuple):
-            return tuple(value_of(field) for field in expr.fields)
-        return operators.constant(expr)
-
-    for binding in node.bindings:
-        call = binding.value
-        rule = FLOAT_RULES.get(call.op.name)
-        kernel = rule(call) if rule is not None else None
-        if kernel is None:
-            raise NotQuantizable(f"{call.op.name} of this form has no rule that says where values go")
-        operands = [value_of(arg) for arg in call.args if holds_tensors(arg)]
-        known[binding.var] = np.asarray(kernel(*operands))
-    return known[node.bindings[-1].var]
+def _width_of(node: Node, variables: Sequence[relax.Var], asked: int, emitter: Emitter) -> int:
+    """At which width a move reads: a piece of less range than its source from the source's own bits, if there are more."""
+    widths = {emitter.held[var].q.bits if var in emitter.held else asked for var in variables}
+    if len(widths) > 1 or max(widths, default=asked) <= asked:
+        return asked
+    lows, highs = zip(*(emitter.held[var].span for var in variables), strict=True)
+    lo, hi = emitter.spans.of(node.range_name)
+    return widths.pop() if hi - lo < UNLIKE * (max(highs) - min(lows)) else asked
 
 
 def _like(held: Layout, shape: tuple[int, ...], result: tuple[int, ...]) -> Layout | None:

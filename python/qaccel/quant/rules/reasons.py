@@ -18,7 +18,12 @@ def computed_weights(node: Node, emitter: Emitter) -> str:
             continue
         weight = call.args[1]
         what, are = ("bias", "is") if name == "relax.add" else ("weights", "are")
-        if not isinstance(weight, relax.Var) or weight in {each.var for each in node.bindings}:
+        if not isinstance(weight, relax.Var):
+            continue
+        within = {each.var: each.value for each in node.bindings}
+        while isinstance(within.get(weight), relax.Call):  # a bias that its own node brings into shape
+            weight = within[weight].args[0]
+        if not isinstance(weight, relax.Var):
             continue
         maker = emitter.maker(weight)
         if maker is None:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +60,15 @@ class Spans:
 
 def fit_spans(
     nodes: Sequence[Node], inputs: Mapping[relax.Var, TensorSpec], results: Iterable[relax.Var],
-    widths: Mapping[relax.Var, NodeBits], ranges: Ranges,
+    widths: Mapping[relax.Var, NodeBits], ranges: Ranges, finely_read: Container[relax.Var] = (),
 ) -> Spans:  # fmt: skip
-    """Fits the measured ranges to the network of ``nodes``; ``widths`` are those of the nodes that become integers, by output."""
+    """Fits the measured ranges to the network of ``nodes``; ``widths`` are those of the nodes that become integers, by output.
+
+    ``finely_read``: outputs of functions whose operand is rounded to more than one scale of so many bits.
+    """
     if ranges.exact:
         return Spans(ranges.values, {}, ranges.headroom)
-    return _Fit(nodes, inputs, results, widths, ranges).spans()
+    return _Fit(nodes, inputs, results, widths, ranges, finely_read).spans()
 
 
 class _Fit:
@@ -76,8 +79,9 @@ class _Fit:
 
     def __init__(
         self, nodes: Sequence[Node], inputs: Mapping[relax.Var, TensorSpec], results: Iterable[relax.Var],
-        widths: Mapping[relax.Var, NodeBits], ranges: Ranges,
+        widths: Mapping[relax.Var, NodeBits], ranges: Ranges, finely_read: Container[relax.Var],
     ) -> None:  # fmt: skip
+        self._finely_read = finely_read
         self._nodes, self._inputs, self._widths, self._ranges = nodes, inputs, widths, ranges
         results = list(results)
         self._bounds = Bounds(nodes, inputs, results, ranges.values)
@@ -156,6 +160,8 @@ class _Fit:
         reach = self._bounds.reach(node) if whole else 0.0
         # Flat is what gives the same integer, or another one by chance.
         limit, seen = q.scale / 8, _not_flat(values, q.scale / 8, np.rint(values / q.scale))
+        if node.output in self._finely_read:  # steep near zero, it creeps on far out: what the samples showed is enough
+            return seen, None
         span = within(before, seen)
         while limit < (hi - lo) / 4:
             limit *= 1.25

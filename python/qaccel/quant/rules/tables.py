@@ -6,7 +6,7 @@ function of it, so nothing is matched by shape of the expression.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,13 +14,14 @@ from tvm import ir, relax
 
 from ...dialect import kinds, operators
 from ...dialect.operators import Quantization
+from ...dialect.ops.table import interpolated
 from ...evaluate.float_operators import BINARY, RULES, UNARY
-from ...machine.isa import isa
-from ...machine.numerics import activation_limits
+from ...machine.numerics import INTERPOLATION_BITS, activation_limits, table_knots
 from .match import Node
 from .weights import NotQuantizable
 
-WORST_STEP = 2.0**-6  # of the output's range: how far an interpolated table may be off at a bend
+WORST_STEP = 2.0**-10  # of the output's range: how far an interpolated table may be off at a bend, 64 steps of 16 bits
+GOOD_STEPS = 1.5  # an even table that is no farther off, 1 of which is rounding, is taken as it is: it is shorter
 _FARTHEST = 64  # how many tensors back a function may begin
 
 
@@ -50,68 +51,113 @@ def fuse_tables(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
 
 @dataclass(frozen=True)
 class Table:
-    """``values`` as the ISA's TABLE reads them; ``off_by``: the largest distance from the function, in output steps."""
+    """``values``, ``knots`` and ``origin`` as the ISA's TABLE reads them.
+
+    ``off_by``: the largest distance from the function, in output steps.
+    """
 
     values: np.ndarray
     off_by: float
+    knots: str = "even"
+    origin: int = 0
 
 
 def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tuple[float, float]:
-    """Least and greatest of those entries of a 16-bit table between which inputs within ``span`` are interpolated, real values."""
-    unit = 1 << isa().interpolation_bits
+    """Least and greatest of those entries of an even table between which inputs within ``span`` are interpolated, real values."""
+    unit = 1 << INTERPOLATION_BITS
     first, last = (
         int(edge(bound / source.scale / unit)) for edge, bound in zip((np.floor, np.ceil), span, strict=True)
     )
     with np.errstate(all="ignore"):
         values = evaluate(node, np.arange(first, last + 1) * unit * source.scale)
-    if not np.isfinite(values).all():
-        raise NotQuantizable("its function is not finite within its input's range")
-    return float(values.min()), float(values.max())
+    values = values[~np.isnan(values)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def make_table(
-    node: Node, source: Quantization, out: Quantization, span: tuple[float, float], out_span: tuple[float, float]
+    function: Callable[[np.ndarray], np.ndarray],
+    source: Quantization,
+    out: Quantization,
+    span: tuple[float, float],
+    out_span: tuple[float, float],
 ) -> Table:
-    """The table of a node's function. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
+    """The table of a function of float64 values. 4 and 8-bit inputs: correctly rounded at every value; 16-bit ones interpolate.
 
-    ``span`` and ``out_span``: ranges in real values within which it counts how far interpolation is off. Raises
-    NotQuantizable where the function is not finite, or where interpolation strays by more than WORST_STEP.
+    ``span`` and ``out_span``: ranges in real values within which it counts how far interpolation is off; of even knots and
+    of some in octaves, those that are least off. Raises NotQuantizable where the function is nowhere a number.
     """
     lo, hi = activation_limits(out.bits)
     if source.bits != 16:
         first, last = activation_limits(source.bits)
-        exact = _steps(node, np.arange(first, last + 1), source, out)
+        exact = _steps(function, np.arange(first, last + 1), source, out)
         return Table(np.clip(np.rint(exact), lo, hi).astype(np.int64), 0.5)
-    unit, bits = 1 << isa().interpolation_bits, isa().interpolation_bits
-    inputs = np.arange(-(1 << 15), (1 << 15) + 1)
-    exact = np.clip(_steps(node, inputs, source, out), lo, hi)
-    entries = np.clip(np.rint(exact[::unit]), lo, hi).astype(np.int64)
-    low, part = (inputs[:-1] + (1 << 15)) >> bits, (inputs[:-1] + (1 << 15)) & (unit - 1)
-    made = np.rint((entries[low] * (unit - part) + entries[low + 1] * part) / unit)
-    real = inputs[:-1] * source.scale
+    first, last = activation_limits(16)
+    inputs = np.arange(first, last + 1)
+    exact = np.clip(_steps(function, inputs, source, out), lo, hi)
+    real = inputs * source.scale
     wanted = [bound / out.scale + out.zero_point for bound in out_span]
-    counted = (real >= span[0]) & (real <= span[1]) & (exact[:-1] >= wanted[0] - 1) & (exact[:-1] <= wanted[1] + 1)
-    off_by = float(np.abs(made - exact[:-1])[counted].max(initial=0.0))
-    if off_by > max(WORST_STEP * (hi - lo), 1.0):
-        raise NotQuantizable(
-            f"a table of 16-bit inputs interpolates between {len(entries)} entries and would be off by {off_by:.0f} of "
-            f"{hi - lo} steps; 8-bit activations make its table exact"
-        )
-    return Table(entries, off_by)
+    counted = (real >= span[0]) & (real <= span[1]) & (exact >= wanted[0] - 1) & (exact <= wanted[1] + 1)
+
+    def table(knots: str, origin: int) -> Table:
+        stands = table_knots(knots, origin)
+        entries = np.clip(np.rint(_ended(_steps(function, stands, source, out), stands, exact, counted)), lo, hi)
+        entries = entries.astype(np.int64)
+        made = interpolated(inputs, entries, knots, origin)
+        return Table(entries, float(np.abs(made - exact)[counted].max(initial=0.0)), knots, origin)
+
+    best = table("even", 0)
+    if best.off_by > GOOD_STEPS:
+        tried = [best, *(table("octaves", origin) for origin in _origins(exact, counted))]
+        best = min(tried, key=lambda each: each.off_by)
+    return best
 
 
-def _steps(node: Node, integers: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
+def worst_steps(out: Quantization) -> float:
+    """How many steps of its output a table may be off."""
+    lo, hi = activation_limits(out.bits)
+    return max(WORST_STEP * (hi - lo), 1.0)
+
+
+def _ended(entries: np.ndarray, stands: np.ndarray, exact: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """The entries, with those just beyond the inputs that count such that the outermost of these is met.
+
+    What the function has there may be infinite, or far outside of the output's range.
+    """
+    entries, inside = entries.copy(), np.flatnonzero(counted) - (1 << 15)
+    for edge, outwards in ((inside[0], -1), (inside[-1], 1)) if inside.size else ():
+        beyond = (stands - edge) * outwards
+        out, back = (np.flatnonzero(beyond > 0), np.flatnonzero(beyond <= 0))
+        if out.size and back.size:
+            k, near = out[np.argmin(beyond[out])], back[np.argmax(beyond[back])]
+            if near != k and beyond[near] < 0 and abs(int(k) - int(near)) == 1:
+                reached = exact[edge + (1 << 15)] - entries[near]
+                entries[k] = entries[near] + reached * (stands[k] - stands[near]) / (edge - stands[near])
+    return entries
+
+
+def _origins(exact: np.ndarray, counted: np.ndarray) -> list[int]:
+    """Inputs around which a table's knots may well be dense: zero, and where the function bends most; int16."""
+    bend = np.abs(np.diff(exact, 2)) * (counted[:-2] & counted[2:])
+    most = int(np.argmax(bend)) + 1 - (1 << 15)
+    ends = [int(k) - (1 << 15) for k in np.flatnonzero(counted)[[0, -1]]] if counted.any() else []
+    return list(dict.fromkeys([0, most, *ends]))
+
+
+def _steps(
+    function: Callable[[np.ndarray], np.ndarray], integers: np.ndarray, source: Quantization, out: Quantization
+) -> np.ndarray:
     """The function at input integers, float64, in output integers before rounding."""
     real = (integers - source.zero_point) * source.scale
     with np.errstate(all="ignore"):
-        value = evaluate(node, real)
+        value = function(real)
         steps = value / out.scale + out.zero_point
     known = ~np.isnan(steps)
     if not known.any():
         raise NotQuantizable("its function is not a number anywhere in its input's range")
     # Where it is none (a root below zero), the nearest number stands for it: rounding alone takes an input there.
-    steps = np.interp(real, real[known], np.nan_to_num(steps[known], posinf=2.0**40, neginf=-(2.0**40)))
-    return np.nan_to_num(steps, posinf=2.0**40, neginf=-(2.0**40))
+    order = np.argsort(real[known], kind="stable")
+    steps = np.nan_to_num(steps[known], posinf=2.0**40, neginf=-(2.0**40))
+    return np.interp(real, real[known][order], steps[order])
 
 
 def evaluate(node: Node, real: np.ndarray) -> np.ndarray:
@@ -195,10 +241,11 @@ def _region(
 
 
 def _machine_has(members: list[Node]) -> bool:
-    """Whether it is exact at every width without a table: such a kind, or a tensor and a constant, with any clamps behind."""
+    """Whether it is exact at every width without a table: such a kind, a tensor and a constant, a square; clamps behind."""
     first, *others = members
     with_constant = first.kind is kinds.ELTWISE and len(first.inputs) == 1
-    return (first.kind.exact or with_constant) and all(node.kind is kinds.CLAMP for node in others)
+    square = first.kind is kinds.ELTWISE and first.call.op.name == "relax.multiply" and len(first.bindings) == 1
+    return (first.kind.exact or with_constant or square) and all(node.kind is kinds.CLAMP for node in others)
 
 
 def _between(last: int, root: relax.Var, nodes: list[Node], maker: Mapping[relax.Var, int]) -> list[int]:

@@ -1,0 +1,34 @@
+"""Inputs for a module where the user has none: made up, and the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SEED = 0
+
+
+def random_inputs(entries: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """One batch by input name, for inputs as a module's metadata has them.
+
+    Evenly spread over what the quantized input can hold; where that is not known, standard normal. Integers that stand for no
+    real values are 0 or 1, which any index or length may be.
+    """
+    rng = np.random.default_rng(SEED)
+    return {entry["name"]: _values(rng, entry) for entry in entries}
+
+
+def _values(rng: np.random.Generator, entry: Mapping[str, Any]) -> np.ndarray:
+    dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.5
+    if dtype.kind in "iu":
+        least, most = (np.iinfo(dtype).min, np.iinfo(dtype).max) if "scale" in entry else (0, 1)
+        return rng.integers(least, most, shape, dtype, endpoint=True)
+    if "scale" not in entry:
+        return rng.standard_normal(shape).astype(dtype)
+    half = 1 << (entry["bits"] - 1)
+    lo, hi = (entry["scale"] * (end - entry["zero_point"]) for end in (-half, half - 1))
+    return rng.uniform(lo, hi, shape).astype(dtype)

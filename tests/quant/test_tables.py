@@ -1,0 +1,49 @@
+"""How far 16-bit tables are off: a few steps, whatever the function and wherever it bends."""
+
+import numpy as np
+import pytest
+from scipy.special import erf, expit
+
+from qaccel.dialect.operators import Quantization
+from qaccel.dialect.ops.table import interpolated
+from qaccel.quant.rules.tables import make_table
+
+# The function, the range of its input, and by how many steps of 16 bits it may be off; one of them is rounding, twice.
+FUNCTIONS = {
+    "sqrt": (np.sqrt, (0, 1), 2),
+    "cbrt": (np.cbrt, (0, 5), 2),
+    "log": (lambda x: np.log(x + 1e-6), (0, 1), 2),
+    "log10": (lambda x: 10 * np.log10(np.maximum(x, 1e-10)), (0, 300), 2),
+    "log1p": (np.log1p, (0, 1e4), 2),
+    "exp": (np.exp, (-8, 8), 4),
+    "exp(-x)": (np.exp, (-30, 0), 4),
+    "reciprocal": (lambda x: 1 / (x + 0.01), (0, 10), 2),
+    "reciprocal from afar": (lambda x: 1 / x, (0.05, 9), 2),
+    "rsqrt": (lambda x: 1 / np.sqrt(x + 1e-3), (0, 10), 2),
+    "cube": (lambda x: x**3, (-4, 4), 4),
+    "root with a sign": (lambda x: np.sign(x) * np.sqrt(abs(x)), (-3, 3), 2),
+    "sigmoid": (expit, (-60, 60), 2),
+    "tanh": (np.tanh, (-60, 60), 4),
+    "silu": (lambda x: x * expit(x), (-60, 60), 2),
+    "gelu": (lambda x: 0.5 * x * (1 + erf(x / 2**0.5)), (-60, 60), 2),
+    "softplus": (lambda x: np.logaddexp(0, x), (-60, 60), 2),
+    "hard swish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), (-8, 8), 2),
+    "sin": (np.sin, (-6, 6), 4),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_table_is_off_by_a_few_steps(name):
+    function, (lo, hi), most = FUNCTIONS[name]
+    source = Quantization(16, float(np.float32(max(-lo, hi) / 32767)), 0)
+    q = np.arange(-(1 << 15), 1 << 15)
+    q = q[(q * source.scale >= lo) & (q * source.scale <= hi)]
+    with np.errstate(all="ignore"):
+        wanted = function(q * source.scale)
+    span = min(0.0, float(wanted.min())), max(0.0, float(wanted.max()))
+    out = Quantization(16, float(np.float32(max(-span[0], span[1]) / 32767)), 0)
+    table = make_table(function, source, out, (lo, hi), span)
+    error = np.abs(interpolated(q, table.values, table.knots, table.origin) - wanted / out.scale)
+    assert error.max() <= most
+    # What it says of itself; at the range's ends one value more may count.
+    assert abs(table.off_by - error.max()) < 1.01

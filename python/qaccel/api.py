@@ -24,6 +24,7 @@ from .machine.native import load_library
 from .options import CompileOptions, Data, TargetOptions, options_of, parse_target
 from .pipeline import Compiled, ModelLike, compile_model, compile_quantized, quantize_model
 from .qdq.write import emit_qdq as write_qdq
+from .quant.io_dtype import with_ends
 from .report.text import write_report
 from .run import execute
 from .run.evaluate import Evaluation, Samples, evaluate, load_labelled
@@ -69,8 +70,13 @@ class QuantizedNetwork:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling. Takes what `Module.run` takes."""
         with boundary("run"):
-            model = self.quantized.model
-            return run_model(self.quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
+            quantized, model = self.quantized, self.quantized.model
+            mod, ends = with_ends(quantized, "float32")
+            if ends is not None:  # those of the model are integers
+                types = zip(model.inputs, ends.input_types, strict=True)
+                model = replace(model, inputs=tuple(replace(spec, dtype=dtype) for spec, dtype in types))
+                quantized = replace(quantized, mod=mod, model=model)
+            return run_model(quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +261,7 @@ def quantize(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    requantize: bool = False,
     progress: bool = False,
 ) -> QuantizedNetwork:
     """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
@@ -264,7 +271,8 @@ def quantize(
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
     ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
-    ``passes``: names of the quantizer's passes that may run (default: all). ``hw`` is what `compile` defaults to.
+    ``passes``: names of the quantizer's passes that may run (default: all). A model that came quantized keeps its integers;
+    ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
     name = model_name(model)
@@ -273,7 +281,7 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
-            model_format=model_format, passes=passes,
+            model_format=model_format, passes=passes, requantize=requantize,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -293,6 +301,7 @@ def compile(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    requantize: bool = False,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
     output: str | Path | None = None,
@@ -320,7 +329,7 @@ def compile(
         if given is not None:
             before = (
                 calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
-                passes,
+                passes, requantize or None,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
@@ -331,6 +340,7 @@ def compile(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
             model_format=model_format, tuning_records=tuning_records, passes=passes,
+            requantize=requantize,
         )  # fmt: skip
         places = _Places(output, _dumps(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)

@@ -41,8 +41,11 @@ def make_metadata(
     )
     inputs, outputs = model.inputs, model.outputs
     if integers is not None:
-        ends = (list(integers.inputs), list(integers.outputs))
-        inputs, outputs = (tuple(replace(s, dtype=integers.dtype) for s in specs) for specs in (inputs, outputs))
+        ends = _where_known(integers.inputs, ends[0]), _where_known(integers.outputs, ends[1])
+        inputs, outputs = (
+            tuple(replace(spec, dtype=dtype) for spec, dtype in zip(specs, types, strict=True))
+            for specs, types in ((inputs, integers.input_types), (outputs, integers.output_types))
+        )
     return {
         "format": FORMAT,
         "qaccel": __version__,
@@ -52,6 +55,7 @@ def make_metadata(
         "target": target,
         "inputs": [_tensor(spec, q) for spec, q in zip(inputs, ends[0], strict=True)],
         "outputs": [_tensor(spec, q) for spec, q in zip(outputs, ends[1], strict=True)],
+        "came_quantized": _came_quantized(model),
         "preprocess": None if quantized is None else quantized.preprocess,
         "calibration": [] if quantized is None else seen_entries(quantized.seen),
         "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
@@ -71,6 +75,27 @@ def seen_entries(seen: Iterable[InputSeen]) -> list[dict[str, Any]]:
         }
         for each in seen
     ]
+
+
+def _where_known(
+    own: list[operators.Quantization | None], otherwise: list[operators.Quantization | None]
+) -> list[operators.Quantization | None]:
+    return [mine if mine is not None else theirs for mine, theirs in zip(own, otherwise, strict=True)]
+
+
+def _came_quantized(model: Model) -> list[dict[str, Any]]:
+    """Scale, zero point and integers of each tensor, and the scales of weights, as the file of a quantized model has them."""
+    if model.given is None:
+        return []
+    calls = [binding.value for binding in bindings(model.mod["main"]) if operators.is_quantized(binding.value)]
+    tensors: list[dict[str, Any]] = []
+    for attrs in (operators.read(call) for call in calls):
+        assert isinstance(attrs, operators.RoundedAttrs)
+        limits = [attrs.lo + attrs.shift, attrs.hi + attrs.shift]
+        zero_point = attrs.zero_point + attrs.shift
+        tensors.append({"name": attrs.name, "scale": attrs.scale, "zero_point": zero_point, "integers": limits})
+    weights = model.given.weights.items()
+    return tensors + [{"name": name, "weight_bits": w.bits, "weight_scales": w.scale.tolist()} for name, w in weights]
 
 
 def read_metadata(vm: relax.VirtualMachine) -> dict[str, Any] | None:

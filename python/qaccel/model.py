@@ -40,6 +40,38 @@ class SourceOperator:
 
 
 @dataclass(frozen=True, eq=False)
+class GivenWeights:
+    """The scales that integer weights came with, and their bits.
+
+    ``scale`` float32, one for each output channel of the layer, or one for all of them. ``refused``: why the machine cannot take
+    the weights as they came (scales of blocks, say); empty where it can.
+    """
+
+    scale: np.ndarray
+    bits: int
+    refused: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a model that came quantized says beside its real numbers; all by the name of the node that reads it.
+
+    Its weights and biases are real constants of the model as any others are; divided by these scales they are integers.
+    ``biases``: real values of integer biases in float64, which float32 would round. ``constants``: the scale of a constant operand
+    of an element-wise node. ``activations``: its tensors came with scales too, and what has none stays in float; else they are
+    calibrated. ``ends``: inputs and outputs of the model that are integers themselves, with their NumPy type.
+    ``spans``: the least and greatest input and output that a 16-bit table was made for, where our own file says so.
+    """
+
+    weights: Mapping[str, GivenWeights]
+    biases: Mapping[str, np.ndarray]
+    constants: Mapping[str, float]
+    activations: bool
+    ends: Mapping[str, str] = field(default_factory=dict)
+    spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """A float model in canonical form, compared and hashed by identity.
 
@@ -61,6 +93,8 @@ class Model:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What to tell the user about the import, one line each.
     notes: tuple[str, ...] = ()
+    # What came quantized; None for a float model.
+    given: Given | None = None
 
     def __repr__(self) -> str:
         ends = (

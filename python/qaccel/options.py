@@ -76,14 +76,11 @@ class TargetOptions:
 class CompileOptions:
     """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
 
-    ``calibration_data``: path of an .npz or an image folder, or arrays by input name with samples along axis 0; None
-    takes synthetic inputs within ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with
-    calibration data, W8A16 without. ``io_dtype``: of the module's inputs and outputs. ``model_format`` None: by the file's
-    suffix. ``tuning_records``: a folder of tvmc tune, for the CPU's part. ``passes``: names of the quantizer's passes that may
-    run; None for all.
+    ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
+    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
+    ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
 
-    Raises UserError for a method, type or format that is unknown, for an input range that is none, and for what does nothing
-    beside the rest: a method without data, an input range with data.
+    Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
     """
 
     target: TargetOptions = TargetOptions()
@@ -98,6 +95,7 @@ class CompileOptions:
     model_format: str | None = None
     tuning_records: Path | None = None
     passes: tuple[str, ...] | None = None
+    requantize: bool = False
     synthetic_samples: int = field(default=16, repr=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +139,7 @@ def options_of(
     model_format: str | None = None,
     tuning_records: str | Path | None = None,
     passes: str | Sequence[str] | None = None,
+    requantize: bool = False,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
@@ -163,6 +162,7 @@ def options_of(
         model_format=model_format,
         tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,
         passes=parse_passes(passes) if passes is not None else None,
+        requantize=requantize,
     )
 
 

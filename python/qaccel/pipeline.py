@@ -28,10 +28,12 @@ from .metadata import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import CompileOptions
-from .quant.calibrate.calibration import measure
+from .options import BitWidths, CompileOptions
+from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
+from .quant.calibrate.calibration import Calibration, measure, samples_of
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
+from .quant.quantize import quantize
 from .quant.unlike import quantize_measured
 from .report.report import ProfiledSubgraph, make_report, timeline
 from .run.golden import golden_inputs
@@ -103,18 +105,41 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     """The stages import, calibrate and quantize."""
     chosen_passes(options.passes)  # a mistake in them shows before the long work
     with stages("import"):
-        imported = import_model(model, options.input_shapes, options.model_format, options.input_values)
+        forms = REQUANTIZED if options.requantize else QUANTIZED
+        imported = import_model(model, options.input_shapes, options.model_format, options.input_values, forms)
         if not imported.inputs:
             raise UserError("the model has no inputs: its outputs are constants, and there is nothing to compile")
     return quantize_imported(imported, options, stages)
 
 
 def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> QuantizedModel:
-    """The stages calibrate and quantize: all ways into the compiler go through here."""
+    """The stages calibrate and quantize: all ways into the compiler go through here.
+
+    A model that came quantized keeps its integers: there is nothing to calibrate.
+    """
+    _check_bits(model, options)
+    if model.given is not None and model.given.activations:
+        with stages("calibrate", own_progress=True):
+            calibration = samples_of(model, options)
+        with stages("quantize"):
+            quantized = quantize(model, calibration.ranges)
+        return _with_notes(quantized, calibration)
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
     with stages("quantize"):
         quantized = run_passes(quantize_measured(model, calibration, options.bits), calibration, options.passes)
+    if model.given is not None:
+        origin = "calibration data" if calibration.measured else "made-up inputs"
+        count = len(model.given.weights)
+        note = (
+            f"the weights of {count} nodes keep the integers that they came with; activations' scales are from {origin}"
+        )
+        quantized = replace(quantized, notes=(note, *quantized.notes))
+    return _with_notes(quantized, calibration)
+
+
+def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> QuantizedModel:
+    model = quantized.model
     notes = (*calibration.notes, *model.notes, *quantized.notes)
     return replace(
         quantized,
@@ -124,6 +149,20 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         seen=calibration.seen,
         preprocess=calibration.preprocess,
     )
+
+
+def _check_bits(model: Model, options: CompileOptions) -> None:
+    """Raises UserError where bits are asked for that a model which came quantized does not have."""
+    given, bits = model.given, options.bits
+    if given is None or bits is None:
+        return
+    way_out = "leave --bits out, or add --requantize, which takes it as a float model"
+    if given.activations:
+        raise UserError(f"--bits: the model came quantized and keeps its own bits, scales and zero points; {way_out}")
+    for node, weights in given.weights.items():
+        wanted = bits if isinstance(bits, BitWidths) else bits.get(node)
+        if wanted is not None and wanted.weight_bits != weights.bits:
+            raise UserError(f"--bits {wanted}: the weights of node '{node}' came in {weights.bits} bits; {way_out}")
 
 
 def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: str, stages: Stages) -> Compiled:
@@ -175,7 +214,10 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 "--calibration-data, which run it in integers"
             )
     with stages("import"):
-        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values)
+        forms = REQUANTIZED if options.requantize else EVERY_RUN
+        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
+    if imported.given is not None and imported.given.activations:
+        return compile_quantized(quantize_imported(imported, options, stages), options, name, stages)
     with stages("link"):
         metadata = make_metadata(name, str(options.target), imported, None, None)
         linked = link(imported.mod, options, metadata)

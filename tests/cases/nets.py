@@ -44,7 +44,9 @@ class Net:
         if consts_as_inputs:
             ins += [helper.make_tensor_value_info(c.name, c.data_type, list(c.dims)) for c in self.consts]
         graph = helper.make_graph(self.nodes, "case", ins, outs, self.consts)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=self.ir)
+        domains = sorted({node.domain for node in self.nodes} - {""})
+        opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=self.ir)
         onnx.checker.check_model(made)
         return made
 

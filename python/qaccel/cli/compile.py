@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
     data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: all)")
+    data.add_argument(
+        "--requantize",
+        action="store_true",
+        help="take a model that came quantized as a float one (default: keep its integers)",
+    )
     parser.add_argument(
         "--tuning-records",
         metavar="PATH",
@@ -90,6 +95,7 @@ def execute(arguments: argparse.Namespace) -> None:
         io_dtype=arguments.io_dtype,
         tuning_records=arguments.tuning_records,
         passes=arguments.passes,
+        requantize=arguments.requantize,
         output=arguments.output,
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,

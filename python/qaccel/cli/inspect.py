@@ -35,6 +35,8 @@ def execute(arguments: argparse.Namespace) -> None:
         print(f'preprocess "{metadata["preprocess"]}"')
     for line in calibration_lines(metadata.get("calibration", [])):
         print(line)
+    for entry in metadata.get("came_quantized", []):
+        print(f"as it came {_given(entry)}")
     if metadata["report"] is None:
         return
     print_summary(metadata["report"])
@@ -63,3 +65,17 @@ def _tensor(entry: dict[str, Any]) -> str:
     if "scale" in entry:
         text += f", {entry['bits']} bits, scale {entry['scale']:.9g}, zero point {entry['zero_point']}"
     return text
+
+
+def _given(entry: dict[str, Any]) -> str:
+    """A tensor or a layer's weights of a model that came quantized."""
+    if "weight_scales" in entry:
+        scales = entry["weight_scales"]
+        text = (
+            f"{scales[0]:.9g}"
+            if len(scales) == 1
+            else f"{min(scales):.9g} to {max(scales):.9g} in {len(scales)} channels"
+        )
+        return f"{entry['name']}: weights of {entry['weight_bits']} bits, scale {text}"
+    lo, hi = entry["integers"]
+    return f"{entry['name']}: {lo}..{hi}, scale {entry['scale']:.9g}, zero point {entry['zero_point']}"

@@ -101,6 +101,8 @@ TABLE = Kind("table", operators.TableAttrs, by_element=True)
 NORMALIZATION = Kind(
     "normalization", None, reason="it is part of a normalization over features, which stays in floating point"
 )
+# A tensor of a model that came quantized, rounded as it says: the end of the node that made it, where that alone is read.
+ROUNDED = Kind("rounded", operators.RequantizeAttrs, (operators.RoundedAttrs.operator,), "QuantizeLinear", exact=True)
 MASK = Kind("mask", None, reason="it makes a mask for a Softmax, which stays in floating point")
 STEEP = Kind(
     "steep",
@@ -111,7 +113,7 @@ OTHER = Kind("other", None)
 
 KINDS = (
     CONV, CONV_TRANSPOSE, GEMM, ELTWISE, PRELU, CLAMP, MAX_POOL, AVG_POOL, MEAN, MAX, RESHAPE, TRANSPOSE, MOVE, RESIZE,
-    NEAREST, TABLE, NORMALIZATION, MASK, STEEP, OTHER,
+    NEAREST, ROUNDED, TABLE, NORMALIZATION, MASK, STEEP, OTHER,
 )  # fmt: skip
 # What passes over the nodes keep in float as a whole, so that no table takes a part of it.
 KEPT_IN_FLOAT = (NORMALIZATION, MASK)

@@ -32,10 +32,12 @@ from .ops.eltwise import EltwiseAttrs as EltwiseAttrs
 from .ops.move import MoveAttrs as MoveAttrs
 from .ops.pool2d import PoolAttrs as PoolAttrs
 from .ops.requantize import RequantizeAttrs as RequantizeAttrs
+from .ops.rounded import RoundedAttrs as RoundedAttrs
 from .ops.table import TableAttrs as TableAttrs
 
 OPERATORS: tuple[type[Attrs], ...] = (
     QuantizeAttrs, DequantizeAttrs, ConvAttrs, PoolAttrs, EltwiseAttrs, RequantizeAttrs, TableAttrs, MoveAttrs,
+    RoundedAttrs,
 )  # fmt: skip
 _BY_NAME = {cls.operator: cls for cls in OPERATORS}
 

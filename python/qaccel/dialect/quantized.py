@@ -64,7 +64,8 @@ class QuantizedModel:
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
     beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
     report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
-    arrays, None where they were arrays.
+    arrays, None where they were arrays. `spans`: least and greatest input and output, real values, that a table of 16 bits is
+    made for, by node.
     """
 
     mod: tvm.IRModule
@@ -80,6 +81,7 @@ class QuantizedModel:
     unlike: tuple[UnlikePart, ...] = ()
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
     ranges: Mapping[str, Any] = field(default_factory=dict)
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None

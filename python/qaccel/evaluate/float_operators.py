@@ -15,6 +15,7 @@ from scipy.special import erf
 from tvm import relax
 
 from ..dialect import kernels
+from ..dialect.operators import RoundedAttrs, read
 from ..relax_tools import known_shape, static_shape
 from .float_moves import RULES as MOVES
 from .float_moves import moves_apart
@@ -265,6 +266,7 @@ RULES: dict[str, Callable[[relax.Call], Kernel | None]] = {
     "relax.nn.layer_norm": _layer_norm,
     "relax.astype": _astype,
     "relax.logical_not": _plain(np.logical_not),
+    RoundedAttrs.operator: lambda call: read(call).meaning,
 }
 
 

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
 
 from ..errors import UserError
+from .forms import AS_FLOAT, Forms
 from .graph import Graph, NotStatic, TensorType, fresh_name
 from .inputs import as_float32, with_values
 from .passes import contrib
@@ -31,6 +32,7 @@ def canonical_graph(
     model: str | Path | onnx.ModelProto,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     input_values: Mapping[str, Any] | None = None,
+    forms: Forms = AS_FLOAT,
 ) -> Graph:
     """Loads, checks and canonicalises a model.
 
@@ -38,7 +40,7 @@ def canonical_graph(
     (axis 0) becomes 1 by itself. `input_values` makes constants of inputs. Tensors of float16 become float32.
     Raises UserError for everything that is wrong with the file or that cannot be compiled.
     """
-    proto = checked(load(model))
+    proto = checked(forms.spelled(load(model)))
     fixed = with_values(proto, input_values or {})
     notes = as_float32(proto)
     changed = _overridden(proto, input_shapes or {})
@@ -46,7 +48,7 @@ def canonical_graph(
         with np.errstate(all="ignore"):  # a model's own constants may overflow; that is no message for its user
             graph = graph_of(proto, dict(input_shapes or {}))
             graph = replace(graph, fixed=fixed, notes=notes, overridden=changed)
-            return simplify(with_statistics(fold(graph)))
+            return forms.settled(simplify(with_statistics(forms.read(fold(graph)))))
     except UserError as err:
         if not changed:
             raise
@@ -154,7 +156,7 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto = _converted(proto, opset)
         opset = OLDEST_OPSET
     for node in proto.graph.node:
-        if node.domain not in DOMAINS and not contrib.is_known(node):
+        if node.domain not in DOMAINS and not (contrib.is_known(node) or contrib.is_border(node)):
             name = node.name or next(iter(node.output), "")
             raise UserError(
                 f"node '{name}': operator {node.op_type} of domain '{node.domain}' is not supported; "

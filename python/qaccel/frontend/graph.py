@@ -16,7 +16,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import UserError
+from ..model import Given
 
+ROUNDED = "Rounded"  # of the domain below: a float tensor rounded to given integers, see `dialect.ops.rounded`
+DOMAIN = "qaccel"
 TensorType = tuple[tuple[int, ...], int]  # static shape, onnx.TensorProto data type
 
 
@@ -32,6 +35,7 @@ class Graph:
     `declared` are the static types that the file itself states for tensors whose types do not follow from its inputs'.
     `fixed` are inputs that became constants, `notes` what to tell the user of the import,
     `overridden` the inputs, in words, whose sizes are not those that the file fixes.
+    `given`: what came quantized; its activations are nodes `ROUNDED`.
     `statistics`: mean and standard deviation of every channel, as training left them, of what a BatchNormalization gave.
     """
 
@@ -48,6 +52,7 @@ class Graph:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     overridden: str = ""
+    given: Given | None = None
 
     @property
     def opset(self) -> int:
@@ -172,7 +177,7 @@ def pruned(graph: Graph) -> Graph:
 
 
 def to_model(graph: Graph) -> onnx.ModelProto:
-    """The graph as a valid ONNX model with shape information for every tensor."""
+    """The graph as a valid float ONNX model with shape information for every tensor; what is `ROUNDED` is an Identity."""
 
     def info(name: str) -> onnx.ValueInfoProto:
         shape, dtype = graph.types[name]
@@ -181,7 +186,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     ends = set(graph.inputs) | set(graph.outputs)
     written = [o for n in graph.nodes for o in n.output if o and o not in ends and o in graph.types]
     proto = helper.make_graph(
-        list(graph.nodes),
+        [_unrounded(node) for node in graph.nodes],
         graph.name,
         [info(i) for i in graph.inputs],
         [info(o) for o in graph.outputs],
@@ -190,3 +195,7 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets]
     return helper.make_model(proto, opset_imports=opsets, ir_version=graph.ir_version, producer_name="qaccel")
+
+
+def _unrounded(node: onnx.NodeProto) -> onnx.NodeProto:
+    return helper.make_node("Identity", node.input, node.output, name=node.name) if node.domain == DOMAIN else node

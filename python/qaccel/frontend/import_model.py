@@ -11,6 +11,7 @@ import tvm
 
 from ..errors import UserError
 from ..model import Model
+from .forms import AS_FLOAT, Forms
 from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
 from .import_onnx import import_onnx
@@ -25,17 +26,20 @@ def import_model(
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     model_format: str | None,
     input_values: Mapping[str, Any] | None = None,
+    forms: Forms = AS_FLOAT,
 ) -> Model:
-    """The model in canonical Relax. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
+    """The model in canonical Relax; ``forms`` reads what came quantized.
+
+    ``model_format`` None: by the file's suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """
     if isinstance(model, onnx.ModelProto):
-        return import_onnx(model, input_shapes, input_values)
+        return import_onnx(model, input_shapes, input_values, forms)
     path = Path(model)
     chosen = model_format or FORMATS.get(path.suffix.lower(), "onnx")
     if chosen == "onnx":
-        return import_onnx(path, input_shapes, input_values)
+        return import_onnx(path, input_shapes, input_values, forms)
     if input_values:
         raise UserError(f"--input-values is for ONNX models; export the {chosen} model with the value in it")
     if input_shapes:
@@ -44,7 +48,7 @@ def import_model(
         )
     if not path.is_file():
         raise UserError(f"cannot read '{path}': there is no such file")
-    return _from_torch(path) if chosen == "torch" else import_frontend_module(from_tflite_file(path))
+    return _from_torch(path, forms) if chosen == "torch" else import_frontend_module(from_tflite_file(path), forms)
 
 
 def import_for_cpu(
@@ -52,11 +56,12 @@ def import_for_cpu(
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     model_format: str | None,
     input_values: Mapping[str, Any] | None = None,
+    forms: Forms = AS_FLOAT,
 ) -> tuple[Model, tuple[str, ...]]:
     """The model as `import_model` gives it, or as TVM's own ONNX importer does where the model is no static graph; and
     what to tell the user about that. Raises UserError as `import_model` does."""
     try:
-        return import_model(model, input_shapes, model_format, input_values), ()
+        return import_model(model, input_shapes, model_format, input_values, forms), ()
     except NotStatic as refusal:
         if input_values:
             raise
@@ -65,7 +70,7 @@ def import_for_cpu(
         return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
 
 
-def _from_torch(path: Path) -> Model:
+def _from_torch(path: Path, forms: Forms) -> Model:
     """A file that ``torch.export.save`` wrote."""
     try:
         import torch
@@ -78,21 +83,21 @@ def _from_torch(path: Path) -> Model:
         program = torch.export.load(str(path))
     except Exception as error:  # torch raises whatever its unpicklers meet
         raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
-    return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True))
+    return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True), forms)
 
 
-def _imported(path: Path, make: Callable[[], tvm.IRModule]) -> Model:
+def _imported(path: Path, make: Callable[[], tvm.IRModule], forms: Forms) -> Model:
     try:
         mod = make()
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
         raise UserError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
-    return import_frontend_module(mod)
+    return import_frontend_module(mod, forms)
 
 
-def import_frontend_module(mod: tvm.IRModule) -> Model:
+def import_frontend_module(mod: tvm.IRModule, forms: Forms = AS_FLOAT) -> Model:
     """What a frontend of TVM gave: through ONNX, whose import makes it canonical, or as it is where that has no word for it."""
     try:
-        return import_onnx(relax_to_onnx(prepare(mod)))
+        return import_onnx(relax_to_onnx(prepare(mod)), forms=forms)
     except NotTranslated:
         return import_relax(mod)
 

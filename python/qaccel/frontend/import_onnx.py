@@ -17,7 +17,8 @@ from onnx import helper
 from ..errors import UserError
 from ..model import Model, SourceOperator, TensorSpec
 from .canonicalize import blamed_on_shapes, canonical_graph
-from .graph import Graph, attrs_of, to_model
+from .forms import AS_FLOAT, Forms
+from .graph import ROUNDED, Graph, attrs_of, to_model
 from .to_relax.nodes import to_relax
 
 
@@ -25,13 +26,15 @@ def import_onnx(
     model: str | Path | onnx.ModelProto,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     input_values: Mapping[str, Any] | None = None,
+    forms: Forms = AS_FLOAT,
 ) -> Model:
-    """Imports an ONNX model; `input_shapes` fixes dimensions and `input_values` values by input name.
+    """Imports an ONNX model; `input_shapes` fixes dimensions and `input_values` values by input name; `forms` reads what came
+    quantized.
 
     Raises UserError with one line for a file that is damaged, a shape that stays symbolic, or an operator that
     neither qaccel nor TVM can import.
     """
-    graph = canonical_graph(model, input_shapes, input_values)
+    graph = canonical_graph(model, input_shapes, input_values, forms)
     try:
         mod = to_relax(graph)
     except UserError as err:
@@ -47,6 +50,7 @@ def import_onnx(
         notes=graph.notes,
         statistics={n.name: graph.statistics[n.output[0]] for n in graph.nodes if n.output[0] in graph.statistics},
         onnx_model=to_model(graph),
+        given=graph.given,
     )
 
 
@@ -54,7 +58,8 @@ def _operator(node: onnx.NodeProto, graph: Graph) -> SourceOperator:
     inputs = tuple(name for name in node.input if name and name not in graph.consts)
     outputs = tuple(name for name in node.output if name)
     if node.op_type != "Clip":
-        return SourceOperator(node.name, node.op_type, inputs, outputs)
+        op = "QuantizeLinear" if node.op_type == ROUNDED else node.op_type
+        return SourceOperator(node.name, op, inputs, outputs)
     return SourceOperator(node.name, node.op_type, inputs, outputs, _limits(node, graph))
 
 

@@ -1,4 +1,4 @@
-"""Integer kernels of the dialect's convolutions as ONNX stores them."""
+"""What ONNX stores otherwise than the dialect has it: integer kernels, integers of 4 bits, and its own version."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 
 from ..dialect.operators import ConvAttrs
+from ..errors import UserError
 
+_IR_VERSION_OF_21 = 10
+NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
 Phase = tuple[int, int, ConvAttrs, np.ndarray]  # of rows, of pixels, its convolution, its kernel OHWI
 
 
@@ -41,3 +45,27 @@ def transposed_kernel(phases: Sequence[Phase], size: tuple[int, int], attributes
             for j, x in taps[1]:
                 kernel[:, :, y, x] = weight[:, i, j]
     return kernel
+
+
+def at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """A copy of the model at opset ``least`` or its own if that is newer."""
+    have = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    if have < least:
+        try:
+            result = onnx.version_converter.convert_version(model, least)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the model cannot be brought from opset {have} to {least}: {reason}") from None
+    else:
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+    if least >= NARROW_AND_WIDE_OPSET:
+        result.ir_version = max(result.ir_version, _IR_VERSION_OF_21)
+    return result
+
+
+def nibbles(values: np.ndarray) -> bytes:
+    """4-bit integers packed as ONNX has them: row-major, low nibble first."""
+    flat = values.reshape(-1).astype(np.int64) & 15
+    flat = np.append(flat, 0) if flat.size % 2 else flat
+    return (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes()

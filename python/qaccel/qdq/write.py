@@ -2,9 +2,8 @@
 
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
-Constants of element-wise operators are written as the real numbers that the machine's integers stand for. A PRelu is
-spelled out, because the machine rounds in between. What ONNX cannot say: 16-bit tables interpolate, and a tensor that is held
-at several scales is left in float, which is nearer to it than any one scale.
+Constants of element-wise operators are integers too. What ONNX cannot say: 16-bit tables interpolate, which the node's doc string
+says; and a tensor that is held at several scales is left in float, which is nearer to it than any one scale.
 """
 
 from __future__ import annotations
@@ -33,11 +32,10 @@ from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
 from ..relax_tools import bindings
-from .kernels import Phase, stored_kernel, transposed_kernel
+from .interpolated import span_text
+from .kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
-NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
-_IR_VERSION_OF_21 = 10
 _RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 # A call's attributes, and the constants of a convolution: weight, bias, weight scale.
 Operation = tuple[operators.Attrs, tuple[np.ndarray, ...]]
@@ -77,7 +75,7 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
         raise UserError(
             "no QDQ model can be written: the model came as Relax, with operators that ONNX does not have; leave --emit-qdq out"
         )
-    source = _at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
+    source = at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
     graph = _Graph(source, q)
     for attrs, constants in calls:
         graph.learn(attrs, constants)
@@ -103,23 +101,6 @@ def _widths(attrs: operators.Attrs) -> list[int]:
     return [*widths, attrs.weight_bits] if isinstance(attrs, ConvAttrs) else widths
 
 
-def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """A copy of the model at opset ``least`` or its own if that is newer."""
-    have = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
-    if have < least:
-        try:
-            result = onnx.version_converter.convert_version(model, least)
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"the model cannot be brought from opset {have} to {least}: {reason}") from None
-    else:
-        result = onnx.ModelProto()
-        result.CopyFrom(model)
-    if least >= NARROW_AND_WIDE_OPSET:
-        result.ir_version = max(result.ir_version, _IR_VERSION_OF_21)
-    return result
-
-
 class _Graph:
     """The new graph as it grows: the source's nodes in order, each between the Q and DQ nodes that it needs."""
 
@@ -127,6 +108,7 @@ class _Graph:
         self.source = source
         self.fused = q.fused
         self.added = q.added
+        self.spans = q.spans
         self.apart = q.apart
         self.undone = q.undone
         self.nodes: list[onnx.NodeProto] = []
@@ -140,7 +122,9 @@ class _Graph:
         self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
-        self.entering: dict[str, Quantization] = {}  # float tensors that are quantized, by tensor
+        self.copied: dict[
+            tuple[str, Quantization], Quantization
+        ] = {}  # what a copy of a tensor in other bits was copied from
         self.integers: dict[tuple[str, Quantization], str] = {}
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
@@ -155,9 +139,7 @@ class _Graph:
     def learn(self, attrs: operators.Attrs, constants: tuple[np.ndarray, ...]) -> None:
         """Takes in one call of the quantized module."""
         if isinstance(attrs, QuantizeAttrs):
-            tensor = self.output_of.get(attrs.name, attrs.name)
-            self.entering.setdefault(tensor, attrs.result)
-            self._means(tensor, attrs.result)
+            self._means(self.output_of.get(attrs.name, attrs.name), attrs.result)
             return
         if not isinstance(attrs, IntegerAttrs):
             return
@@ -176,6 +158,7 @@ class _Graph:
             self._means(self.output_of[last], made)
         elif attrs.name == names.copy_of_width(node, made.bits) and isinstance(attrs, RequantizeAttrs):
             self._means(self.output_of.get(node, node), made)
+            self.copied.setdefault((self._root(self.output_of.get(node, node)), made), attrs.source)
         elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
             self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
             self.steps.setdefault(node, {})[part] = attrs
@@ -187,7 +170,13 @@ class _Graph:
                 self.first_phases.setdefault(node, (attrs, constants))
 
     def _means(self, tensor: str, q: Quantization) -> None:
-        self.meaning.setdefault((tensor, q.bits), q)
+        self.meaning.setdefault((self._root(tensor), q.bits), q)
+
+    def _root(self, tensor: str) -> str:
+        """The tensor that ``tensor`` is only a Reshape or Transpose of."""
+        while tensor in self.renamed:
+            tensor = self.renamed[tensor]
+        return tensor
 
     def build(self) -> onnx.ModelProto:
         """The finished model; initializers that nothing reads any more are left out."""
@@ -222,6 +211,8 @@ class _Graph:
                 copy.input[position] = self._real(tensor)
             elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
                 copy.input[position] = self._rounded(tensor, operation[0])
+        if node.name in self.spans:
+            copy.doc_string = span_text(self.spans[node.name])
         tensor = copy.output[0]
         if tensor in self.made and (tensor in self.outputs or apart):
             copy.output[0] = self._fresh(f"{tensor}_unrounded")
@@ -244,21 +235,25 @@ class _Graph:
                 self._dequantized(self.integers[tensor, made], made, tensor)
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
-        """The real values of the integers that stand for a constant beside the tensor that ``attrs`` reads."""
+        """The integers that stand for a constant beside the tensor that ``attrs`` reads, dequantized.
+
+        They have 16 bits on the machine, which DequantizeLinear takes before opset 21 in int32 alone.
+        """
         scale = np.float32(attrs.b.scale)
         integers = quantize_constant(numpy_helper.to_array(self.constants[tensor]), float(scale))
-        return self._initializer(f"{tensor}_rounded", integers.astype(np.float32) * scale)
+        held = self._initializer(f"{tensor}_integers", integers, TensorProto.INT32)
+        real = self._fresh(f"{tensor}_rounded")
+        self._node("DequantizeLinear", [held, self._initializer(f"{tensor}_scale", scale)], real)
+        return real
 
     def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
         """What a tensor's integers of that many bits mean; a reshaped or transposed one has those of its source."""
-        while (tensor, bits) not in self.meaning and tensor in self.renamed:
-            tensor = self.renamed[tensor]
-        return self.meaning.get((tensor, bits))
+        return self.meaning.get((self._root(tensor), bits))
 
     def _as(self, tensor: str, q: Quantization) -> str:
         """The integers of a tensor under one quantization: as they were made, or quantized from what they stand for."""
         if (tensor, q) not in self.integers:
-            first = self.entering.get(tensor)
+            first = self.copied.get((self._root(tensor), q))
             if tensor not in self.made and first is not None and first != q:
                 real = self._dequantized(self._as(tensor, first), first)
             elif tensor in self.made:
@@ -323,24 +318,30 @@ class _Graph:
         self._finished(node, attrs, real, bias, scale)
 
     def _subtracted(self, node: onnx.NodeProto, attrs: IntegerAttrs) -> None:
-        """constant - x as constant + (-x): in 16 bits the negative of the least integer saturates."""
+        """constant - x as constant + (-1 * x): in 16 bits the negative of the least integer saturates."""
         negative = attrs.result
         if operators.inputs_of(attrs)[0].bits == negative.bits:
             real = self._fresh(f"{node.name}_negative")
-            self._node("Neg", [node.input[1]], real)
+            minus_one = self._fresh(f"{node.name}_minus_one")
+            integers = self._initializer(f"{minus_one}_integer", np.array(-1), TensorProto.INT32)
+            self._node(
+                "DequantizeLinear", [integers, self._initializer(f"{minus_one}_scale", np.float32(1))], minus_one
+            )
+            self._node("Mul", [node.input[1], minus_one], real)
             node.op_type = "Add"
             node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
         self.nodes.append(node)
 
     def _slopes(self, tensor: str, product: Operation) -> str:
-        """The real slopes that the integers of a PRelu's product stand for."""
+        """The slopes of a PRelu as the integers of its product, dequantized; as they are where those are in another order."""
         attrs, constants = product
         if isinstance(attrs, EltwiseAttrs):
             return self._rounded(tensor, attrs)
-        weight, _, scale = constants
-        shape = numpy_helper.to_array(self.constants[tensor]).shape
-        slopes = weight.reshape(-1).astype(np.float64) * scale
-        return self._initializer(f"{tensor}_rounded", slopes.astype(np.float32).reshape(shape))
+        (weight, _, scale), shape = constants, tuple(self.constants[tensor].dims)
+        if weight.size not in shape:
+            return tensor
+        integers, axis = weight.reshape(shape), shape.index(weight.size)
+        return self._parameter(f"{tensor}_rounded", integers, _TYPES[8], scale, axis)
 
     def _weighted(
         self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: np.ndarray, axis: int, bias: np.ndarray, scale: np.ndarray
@@ -379,7 +380,7 @@ class _Graph:
         name = self._fresh(name)
         array = np.asarray(values)
         if dtype == TensorProto.INT4:
-            tensor = helper.make_tensor(name, dtype, array.shape, _nibbles(array), raw=True)
+            tensor = helper.make_tensor(name, dtype, array.shape, nibbles(array), raw=True)
         else:
             tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
         self.initializers.append(tensor)
@@ -396,10 +397,3 @@ class _Graph:
             result = f"{name}_{k}"
         self.taken.add(result)
         return result
-
-
-def _nibbles(values: np.ndarray) -> bytes:
-    """4-bit integers packed as ONNX has them: row-major, low nibble first."""
-    flat = values.reshape(-1).astype(np.int64) & 15
-    flat = np.append(flat, 0) if flat.size % 2 else flat
-    return (flat[::2] | flat[1::2] << 4).astype(np.uint8).tobytes()

@@ -1,4 +1,5 @@
-"""Inputs and outputs of a quantized module as the integers that the accelerator has, instead of float32.
+"""Inputs and outputs of a quantized module as integers, instead of float32: all of them as the user asks for, or those that were
+integers in a model that came quantized.
 
 What quantize and dequantize said of a tensor is then the caller's: ``tvmc inspect`` shows scale and zero point.
 """
@@ -21,8 +22,10 @@ from ..model import TensorSpec
 from ..relax_tools import bindings, node_name, renewed, results, variables
 from .rules.weights import activation_quantization
 
-OFFSET = {"int8": 0, "uint8": 128}  # of the caller's integers over those of the machine
-_BITS = 8
+# Of the caller's integers over those of the machine.
+OFFSET = {"int8": 0, "uint8": 128, "int16": 0, "uint16": 1 << 15}
+_FLOAT = "float32"
+Meaning = Quantization | None
 _MOVES = {
     "relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze", "relax.flatten", "relax.concat",
     "relax.strided_slice", "relax.take", "relax.tile", "relax.repeat", "relax.flip", "relax.broadcast_to",
@@ -31,41 +34,54 @@ _MOVES = {
 
 @dataclass(frozen=True)
 class IntegerEnds:
-    """Inputs and outputs of a module that are integers: their type, and what they mean, in order; ``notes`` for the user."""
+    """Types of a module's inputs and outputs, and what those that are integers mean, in order; None for float ones.
 
-    dtype: str
-    inputs: list[Quantization]
-    outputs: list[Quantization]
+    ``notes``: for the user.
+    """
+
+    input_types: list[str]
+    output_types: list[str]
+    inputs: list[Meaning]
+    outputs: list[Meaning]
     notes: tuple[str, ...]
 
 
 def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
     """The quantized module with inputs and outputs of ``io_dtype``, and what they mean if they are integers.
 
-    "float32" is the module as it is; errors as `with_integer_ends`.
+    "float32" leaves those as they are that were no integers in the model; errors as `with_integer_ends`.
     """
-    if io_dtype == "float32":
+    given = model.model.given.ends if model.model.given is not None else {}
+    types = [
+        [given.get(spec.name, io_dtype) for spec in specs] for specs in (model.model.inputs, model.model.outputs)
+    ]  # fmt: skip
+    if set(types[0] + types[1]) <= {_FLOAT}:
         return model.mod, None
-    return with_integer_ends(model.mod, io_dtype, model.model.inputs, model.model.outputs, model.apart)
+    return with_integer_ends(model.mod, types[0], types[1], model.model.inputs, model.model.outputs, model.apart)
 
 
 def with_integer_ends(
-    mod: tvm.IRModule, dtype: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
-    apart: Mapping[str, tuple[float, float]],
+    mod: tvm.IRModule, input_types: list[str], output_types: list[str], inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...], apart: Mapping[str, tuple[float, float]],
 ) -> tuple[tvm.IRModule, IntegerEnds]:  # fmt: skip
-    """``main`` with every input and output in ``dtype`` (int8 or uint8), and what their integers mean.
+    """``main`` with inputs and outputs in these types (those of OFFSET, or float32), and what their integers mean, in order.
 
     ``apart``: ranges of joined tensors by node. Shapes and order of axes stay the model's. Raises UserError naming an input that
-    is not quantized to 8 bits by what reads it first, or an output that is not an 8-bit integer before it is dequantized.
+    is not quantized to as many bits by what reads it first, or an output that is not such an integer before it is dequantized.
     """
     function = mod["main"]
     reads = _reads(bindings(function))
     builder = relax.BlockBuilder()
     values: dict[relax.Var, relax.Expr] = {}
-    params, meanings = [], []
-    for param, spec in zip(function.params, inputs, strict=True):
+    params: list[relax.Var] = []
+    meanings: list[Meaning] = []
+    for param, spec, dtype in zip(function.params, inputs, input_types, strict=True):
         attrs = reads.get(param)
-        if attrs is None or attrs.result.bits != _BITS:
+        if dtype == _FLOAT:
+            params.append(param)
+            meanings.append(None)
+            continue
+        if attrs is None or attrs.result.bits != np.dtype(dtype).itemsize * 8:
             width = f"has {attrs.result.bits} bits" if attrs is not None else "is read in floating point"
             raise UserError(
                 f"--io-dtype {dtype}: input '{spec.name}' {width} in this module; choose 8-bit activations for what "
@@ -77,11 +93,13 @@ def with_integer_ends(
     with builder.function("main", params):
         with builder.dataflow():
             integers = {
-                param: _shifted(builder, new, -OFFSET[dtype], "int8")
-                for param, new in zip(function.params, params, strict=True)
+                param: _shifted(builder, new, -OFFSET[dtype], operators.carrier(q.bits))
+                for param, new, dtype, q in zip(function.params, params, input_types, meanings, strict=True)
+                if q is not None
             }
-            for param, q in zip(function.params, meanings, strict=True):
-                if _read_otherwise(param, q, bindings(function)):
+            means = dict(zip(function.params, meanings, strict=True))
+            for param, q in means.items():
+                if q is not None and _read_otherwise(param, q, bindings(function)):
                     values[param] = _real(builder, integers[param], q)
             made = {binding.var: binding.value for binding in bindings(function)}
             for binding in bindings(function):
@@ -89,12 +107,18 @@ def with_integer_ends(
                 entry = operators.read(call) if operators.is_quantized(call) else None
                 if isinstance(entry, QuantizeAttrs):
                     source = call.args[0]
-                    if source in integers and entry.result == meanings[list(integers).index(source)]:
+                    if source in integers and entry.result == means[source]:
                         values[binding.var] = _laid_out(builder, integers[source], entry)
                         continue
                 values[binding.var] = builder.emit(renewed(call, values))
-            ends, out_meanings, notes = [], [], list[str]()
-            for result, spec in zip(results(function), outputs, strict=True):
+            ends: list[relax.Expr] = []
+            out_meanings: list[Meaning] = []
+            notes: list[str] = []
+            for result, spec, dtype in zip(results(function), outputs, output_types, strict=True):
+                if dtype == _FLOAT:
+                    ends.append(renewed(result, values))
+                    out_meanings.append(None)
+                    continue
                 expr, q, parts = _integers_of(builder, result, made, values, spec, dtype, apart)
                 notes += [note] if (note := _cost(spec, dtype, q, parts)) else []
                 ends.append(_shifted(builder, expr, OFFSET[dtype], dtype))
@@ -102,11 +126,17 @@ def with_integer_ends(
             out = builder.emit_output(ends[0] if len(ends) == 1 else relax.Tuple(ends))
         builder.emit_func_output(out)
     result_mod = tvm.IRModule({**others, "main": builder.get()["main"]}, attrs=mod.attrs)
-    shift = OFFSET[dtype]
-    means = [[replace(q, zero_point=q.zero_point + shift) for q in each] for each in (meanings, out_meanings)]
     return relax.transform.DeadCodeElimination(["main"])(result_mod), IntegerEnds(
-        dtype, means[0], means[1], tuple(notes)
+        input_types,
+        output_types,
+        [_as_shown(q, dtype) for q, dtype in zip(meanings, input_types, strict=True)],
+        [_as_shown(q, dtype) for q, dtype in zip(out_meanings, output_types, strict=True)],
+        tuple(notes),
     )
+
+
+def _as_shown(q: Meaning, dtype: str) -> Meaning:
+    return None if q is None else replace(q, zero_point=q.zero_point + OFFSET[dtype])
 
 
 def _reads(bindings: list[relax.Binding]) -> dict[relax.Var, QuantizeAttrs]:
@@ -163,6 +193,7 @@ def _integers_of(
 
     An output that is joined from parts with scales of their own is joined from their integers on one scale instead.
     """
+    bits = np.dtype(dtype).itemsize * 8
     parts, floats, spans = dict[str, Quantization | None](), set[relax.Expr](), list[tuple[float, float]]()
 
     def look(expr: relax.Expr) -> None:
@@ -184,13 +215,13 @@ def _integers_of(
     look(result)
     meanings = set(parts.values())
     only = next(iter(meanings)) if len(meanings) == 1 else None
-    if not spans and (only is None or only.bits != _BITS):
+    if not spans and (only is None or only.bits != bits):
         raise UserError(
-            f"--io-dtype {dtype}: output '{spec.name}' is no 8-bit integer on the accelerator (a float operator such as "
+            f"--io-dtype {dtype}: output '{spec.name}' is no {bits}-bit integer on the accelerator (a float operator such as "
             "Softmax makes it, or it has other bits); remove that operator from the model, choose 8-bit activations, or "
             "--io-dtype float32"
         )
-    q = only if only is not None and not spans else activation_quantization(*spans[0], _BITS)
+    q = only if only is not None and not spans else activation_quantization(*spans[0], bits)
 
     def integers(expr: relax.Expr) -> relax.Expr:
         if expr in floats:
@@ -200,7 +231,7 @@ def _integers_of(
         if isinstance(attrs, DequantizeAttrs):
             held = renewed(call.args[0], values)
             if attrs.source != q:
-                one = RequantizeAttrs(f"{attrs.name}.joined", "Requantize", q, Clamp.whole(_BITS), attrs.source)
+                one = RequantizeAttrs(f"{attrs.name}.joined", "Requantize", q, Clamp.whole(bits), attrs.source)
                 held = builder.emit(one.call(held))
             shaped = builder.emit(relax.op.reshape(held, attrs.shape))
             return builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))
@@ -222,15 +253,15 @@ def _rounded(builder: relax.BlockBuilder, expr: relax.Expr, q: Quantization) -> 
 
 def _cost(spec: TensorSpec, dtype: str, q: Quantization, parts: Mapping[str, Quantization | None]) -> str:
     """What it costs that an output has one scale, as a note; empty where nothing. ``parts`` in float are None."""
-    costs = []
+    costs, bits = [], np.dtype(dtype).itemsize * 8
     for name, part in parts.items():
         if part is None:
             costs.append(f"'{name}' is rounded to them")
-        elif part.scale * (1 << part.bits) < q.scale * (1 << _BITS) / 2:
+        elif part.scale * (1 << part.bits) < q.scale * (1 << bits) / 2:
             costs.append(f"'{name}' spans {part.scale * (1 << part.bits) / q.scale:.2g} of them")
     if not costs:
         return ""
     return (
-        f"output '{spec.name}' has one scale with --io-dtype {dtype}, {1 << _BITS} steps of {q.scale:.3g}: {', '.join(costs)}; "
+        f"output '{spec.name}' has one scale with --io-dtype {dtype}, {1 << bits} steps of {q.scale:.3g}: {', '.join(costs)}; "
         "--io-dtype float32 keeps a scale for each part"
     )

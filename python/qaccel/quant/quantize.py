@@ -12,27 +12,27 @@ from math import gcd
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import ir, relax
 
 from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
-from ..dialect.kinds import Kind
+from ..dialect.kinds import WEIGHTED, Kind
 from ..dialect.quantized import QuantizedModel
 from ..errors import UserError, did_you_mean, shown
-from ..model import Model
+from ..model import Given, Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, use_counts, variables
 from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
+from .rules.given import rounding_of
 from .rules.joins import Joins, joins_of
-from .rules.layers import LAYER_RULES, Rule, rename
-from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, nodes_of, renames
+from .rules.layers import LAYER_RULES, Rule
+from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, fuse_roundings, nodes_of, renames
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
-from .rules.reasons import computed_weights
-from .rules.spans import fit_spans
+from .rules.spans import Spans, fit_spans
 from .rules.steep.find import Levels, keep_steep, steep_tables, wide_reads
 from .rules.steep.ladder import emit_levels
 from .rules.tables import fuse_tables
@@ -45,6 +45,9 @@ FLOAT_READER_BITS = 8  # least width of a tensor that float operators or the use
 def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> QuantizedModel:
     """Quantizes every node that has a rule.
 
+    A model that came quantized with its activations keeps its integers: a node becomes one of integers where its inputs and its
+    output are given, and stays in float where they are not; ``ranges`` and ``bits`` then say nothing.
+
     `bits` is one pair for all layers, or pairs by node name; a layer with weights that is not named gets 8 and 8, other
     operations the widest that their readers ask for. A tensor has the width of its widest reader; readers that want
     less get a requantizing copy. A tensor that float operators or the user read has at least 8 bits.
@@ -53,10 +56,14 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
     source = model.mod["main"]
     op_types = {each.name: each.op_type for each in model.operators}
     uses = use_counts(source)
-    masks = Masks(model)
-    nodes = _keep_masks(keep_normalizations(nodes_of(source, op_types)), masks.made)
+    given = model.given is not None and model.given.activations
+    masks = Masks(model) if not given else None
+    nodes = nodes_of(source, op_types)
+    nodes = nodes if masks is None else _keep_masks(keep_normalizations(nodes), masks.made)
     nodes = fuse_tables(nodes, uses)
-    nodes = fuse_clamps(fuse_biases(nodes, uses), uses)
+    nodes = fuse_roundings(fuse_clamps(fuse_biases(nodes, uses), uses), uses, QUANT_RULES.keys() - {kinds.ROUNDED})
+    if masks is None:
+        return _quantized(model, ranges, bits, nodes, masks, {})[0]
     _check_names(bits, nodes)
     steep = steep_tables(nodes, ranges.values)
     while True:
@@ -68,7 +75,7 @@ def quantize(model: Model, ranges: Ranges, bits: Bits = DEFAULT_BITS) -> Quantiz
 
 
 def _quantized(
-    model: Model, ranges: Ranges, bits: Bits, nodes: list[Node], masks: Masks, steep: Mapping[relax.Var, Levels]
+    model: Model, ranges: Ranges, bits: Bits, nodes: list[Node], masks: Masks | None, steep: Mapping[relax.Var, Levels]
 ) -> tuple[QuantizedModel, set[relax.Var]]:
     """The quantized model, and the ``steep`` functions whose operand cannot be had at several scales."""
     source = model.mod["main"]
@@ -76,12 +83,17 @@ def _quantized(
     inputs = dict(zip(source.params, model.inputs, strict=True))
     measured = {node.output: ranges.values[node.range_name] for node in nodes if node.range_name in ranges.values}
     measured |= {var: ranges.values[spec.name] for var, spec in inputs.items() if spec.name in ranges.values}
-    joins = joins_of(nodes, measured, results)
-    widths, demands = plan_widths(nodes, bits, results, joins, wide_reads(steep, bits))
-    spans = fit_spans(nodes, inputs, results, widths, ranges, steep)
+    joins = joins_of(nodes, measured, results) if masks is not None else Joins()
+    if masks is None:
+        widths, demands, spans = _given_widths(nodes, model.given), dict[relax.Var, int](), Spans({}, {}, 1.0)
+    else:
+        widths, demands = plan_widths(nodes, bits, results, joins, wide_reads(steep, bits))
+        widths = _of_given_weights(nodes, widths, model.given)
+        spans = fit_spans(nodes, inputs, results, widths, ranges, steep)
     builder = relax.BlockBuilder()
     batch = gcd(*(spec.shape[0] for spec in model.inputs if spec.shape))
-    emitter = Emitter(builder, spans, nodes, demands, batch, masks.names, joins)
+    masked = set() if masks is None else masks.names
+    emitter = Emitter(builder, spans, nodes, demands, batch, masked, joins, model.given)
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
@@ -101,12 +113,13 @@ def _quantized(
     made = QuantizedModel(
         mod=mod,
         model=model,
-        plan={n: BitWidths(*_pair(widths[x.output])) for n, x in quantized.items() if x.kind.weights},
+        plan={n: _plan_of(x, widths[x.output], emitter) for n, x in quantized.items() if x.kind.weights},
         notes=tuple(emitter.notes),
         unquantized=tuple((name, ops.get(name, ""), reason) for name, reason in emitter.in_float.items()),
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
+        spans=emitter.table_spans,
         apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
         levels={
@@ -172,9 +185,9 @@ def _emit(
         if value in emitter.held:
             emitter.held[node.output] = emitter.held[value]
     elif node.kind.renames:
-        rename(node, emitter)
+        emitter.rename(node)
     elif widths is not None or node.output not in emitter.joins.apart:
-        reason = computed_weights(node, emitter) or node.kind.reason
+        reason = _computed_weights(node, emitter) or node.kind.reason
         if widths is not None:
             try:
                 if levels is not None and widths.out == 16:
@@ -183,13 +196,43 @@ def _emit(
                     QUANT_RULES[node.kind](node, widths, emitter)
                 return
             except NotQuantizable as error:
-                reason = computed_weights(node, emitter) or str(error)
+                reason = _computed_weights(node, emitter) or str(error)
                 if levels is not None:
                     failed.add(node.output)
         if isinstance(value, relax.Call):
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
         emitter.copy(node)
+
+
+def _computed_weights(node: Node, emitter: Emitter) -> str:
+    """Why a layer whose weights or bias are no constants stays in float; empty for every other node."""
+    for binding in node.bindings:
+        call = binding.value
+        name = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
+        if name not in WEIGHTED and not (name == "relax.add" and _follows_product(call, node)):
+            continue
+        weight = call.args[1]
+        what, are = ("bias", "is") if name == "relax.add" else ("weights", "are")
+        if not isinstance(weight, relax.Var):
+            continue
+        within = {each.var: each.value for each in node.bindings}
+        while isinstance(within.get(weight), relax.Call):  # a bias that its own node brings into shape
+            weight = within[weight].args[0]
+        if not isinstance(weight, relax.Var):
+            continue
+        maker = emitter.maker(weight)
+        if maker is None:
+            return f"its {what} {are} an input of the model, not constant"
+        if name != "relax.matmul":
+            return f"its {what} {are} computed by node '{maker.name}' ({maker.op}), not constant"
+    return ""
+
+
+def _follows_product(call: relax.Call, node: Node) -> bool:
+    first = node.bindings[0].value
+    weighted = isinstance(first, relax.Call) and isinstance(first.op, ir.Op) and first.op.name in WEIGHTED
+    return weighted and call.args[0] in {each.var for each in node.bindings}
 
 
 def _keep_masks(nodes: list[Node], masks: set[str]) -> list[Node]:
@@ -207,8 +250,31 @@ def _check_names(bits: Bits, nodes: list[Node]) -> None:
             raise UserError(f"bits are given for {shown(name)}, but the model has no such node{near}")
 
 
-def _pair(widths: NodeBits) -> tuple[int, int]:
-    return widths.weight, widths.activation
+def _given_widths(nodes: list[Node], given: Given | None) -> dict[relax.Var, NodeBits]:
+    """Widths of each node that came quantized, by its output; those of its inputs are theirs."""
+    widths = {}
+    for node in nodes:
+        if node.kind in QUANT_RULES and given is not None:
+            weights = given.weights.get(node.name)
+            out = rounding_of(node.rounded[0]).bits if node.rounded else DEFAULT_BITS.activation_bits
+            widths[node.output] = NodeBits(weights.bits if weights else DEFAULT_BITS.weight_bits, out, out)
+    return widths
+
+
+def _of_given_weights(
+    nodes: list[Node], widths: dict[relax.Var, NodeBits], given: Given | None
+) -> dict[relax.Var, NodeBits]:  # fmt: skip
+    """The widths, those of weights that came as integers as they are."""
+    weights = given.weights if given is not None else {}
+    own = {node.output: weights[node.name].bits for node in nodes if node.name in weights}
+    return {var: replace(each, weight=own.get(var, each.weight)) for var, each in widths.items()}
+
+
+def _plan_of(node: Node, widths: NodeBits, emitter: Emitter) -> BitWidths:
+    """The bits of a layer with weights; those of what it reads are its activations'."""
+    held = emitter.held.get(node.inputs[0])
+    given = emitter.given.activations and held is not None
+    return BitWidths(widths.weight, held.q.bits if given and held is not None else widths.activation)
 
 
 def attributes(mod: tvm.IRModule) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def _folded(
     """`layer` with the affine step in its weights and bias, which are added to `consts`; None if it cannot take it."""
     if layer.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or layer.input[1] not in consts:
         return None
+    if graph.given is not None and layer.name in graph.given.weights:
+        return None  # its integers and scales are not ours to change
     if len(layer.input) > 2 and layer.input[2] and layer.input[2] not in consts:
         return None
     attrs = attrs_of(layer)

@@ -108,6 +108,7 @@ def _fused_matmul(s: _Spelling) -> None:
         s.do("Mul", product, alpha, last=True)
 
 
+BORDERS = ("QuantizeLinear", "DequantizeLinear")
 SPELLINGS: dict[str, Callable[[_Spelling], None]] = {
     "Gelu": lambda s: _gelu(s, s.node.input[0]),
     "BiasGelu": _bias_gelu,
@@ -126,6 +127,11 @@ def is_known(node: onnx.NodeProto) -> bool:
     plain = not (attrs.get("transBatchA") or attrs.get("transBatchB"))
     known = attrs.get("activation", "Relu") in FUSED_ACTIVATIONS
     return node.domain == DOMAIN and node.op_type in SPELLINGS and plain and known
+
+
+def is_border(node: onnx.NodeProto) -> bool:
+    """Whether a node is QuantizeLinear or DequantizeLinear, of ONNX or of ONNX Runtime, whose types were ahead of ONNX's."""
+    return node.op_type in BORDERS and node.domain in ("", "ai.onnx", DOMAIN)
 
 
 def spelled_out(node: onnx.NodeProto, ranks: Mapping[str, int], opset: int) -> list[onnx.NodeProto]:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ...errors import UserError
-from ..graph import Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
+from ..graph import DOMAIN, Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
 from ..inputs import inputs_behind
 from . import contrib
 
@@ -208,6 +208,8 @@ def _evaluate(
     """Values of a node whose inputs are constants, or of Shape and Size of anything; None if it stays in the graph."""
     if node.op_type in NEVER_FOLDED or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
         return None
+    if node.op_type == "Clip" and node.input[0] in consts and consts[node.input[0]].dtype in (np.int8, np.uint8):
+        return None  # it says how many bits quantized weights have
     if node.op_type == "Shape" and node.input[0] in types:
         attrs = attrs_of(node)
         shape = types[node.input[0]][0]
@@ -294,6 +296,8 @@ def _infer(
     node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType], graph: Graph
 ) -> dict[str, TensorType]:
     """Static types of a node's outputs."""
+    if contrib.is_border(node) or node.domain == DOMAIN:
+        return {node.output[0]: _border_type(node, consts, types)}
     inferred = _inferred(node, consts, types, graph)
     found: dict[str, TensorType] = {}
     for position, out in enumerate(node.output):
@@ -340,6 +344,22 @@ def _infer(
             )
         found[out] = (shape, kind.tensor_type.elem_type)
     return found
+
+
+def _border_type(node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType]) -> TensorType:
+    """The type of what is quantized, dequantized or rounded; scales may be of types that ONNX's inference does not know."""
+
+    def type_of(name: str) -> TensorType:
+        if name not in consts and name not in types:
+            raise UserError(f"node '{node.name}': input '{name}' is written by no node before it")
+        return const_type(consts[name]) if name in consts else types[name]
+
+    kind = onnx.TensorProto.FLOAT
+    if node.op_type == "QuantizeLinear":
+        has_zero_point = len(node.input) > 2 and node.input[2]
+        stated = attrs_of(node).get("output_dtype", 0) or onnx.TensorProto.UINT8
+        kind = type_of(node.input[2])[1] if has_zero_point else stated
+    return type_of(node.input[0])[0], kind
 
 
 def _unused_extra(node: onnx.NodeProto) -> bool:

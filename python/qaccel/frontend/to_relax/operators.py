@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from tvm import relax
 
-from ..graph import attrs_of
+from ...dialect.operators import RoundedAttrs
+from ..graph import ROUNDED, attrs_of
 from .moves import MOVES
 from .node import Converter, Node, const
 from .reductions import REDUCTIONS
@@ -172,6 +173,13 @@ def _binary(op: Callable[..., relax.Expr], floats_only: bool = False) -> Callabl
     return convert
 
 
+def _rounded(node: Node) -> relax.Expr | None:
+    attrs = attrs_of(node.proto)
+    if node.args[0] is None:
+        return None
+    return RoundedAttrs(node.proto.name, **attrs).call(node.args[0])
+
+
 CONVERTERS: dict[str, Converter] = {
     **UNARY,
     **MOVES,
@@ -198,4 +206,5 @@ CONVERTERS: dict[str, Converter] = {
     "Div": _binary(relax.op.divide, floats_only=True),
     "Min": _binary(relax.op.minimum),
     "Max": _binary(relax.op.maximum),
+    ROUNDED: _rounded,
 }

@@ -60,6 +60,29 @@ ROWS = (
 )  # fmt: skip
 
 
+# Forms of quantized models: how they are spelled, what becomes of them.
+FORMS = (
+    ("QDQ", "QuantizeLinear, DequantizeLinear (ONNX opset 10 to the newest, `com.microsoft` at any)",
+     "int4, uint4, int8, uint8, int16, uint16 activations, one scale for a tensor; weights by tensor or by output channel; "
+     "int32 or float bias. Every operator above between its pairs; pairs may be shared, doubled, or left out before and behind "
+     "what only moves values, MaxPool, Relu and Clip. An operator without a pair runs on the CPU in float"),
+    ("QCDQ (Brevitas)", "a Clip between QuantizeLinear and DequantizeLinear",
+     "the Clip gives the bits: 2 to 8 of them in the machine's next width, values unchanged"),
+    ("QOperator", "QLinearConv, QLinearMatMul; `com.microsoft` QLinearAdd, QLinearMul, QLinearConcat, QLinearAveragePool, "
+     "QLinearGlobalAveragePool, QLinearSigmoid, QLinearLeakyRelu, QGemm", "as QDQ; QLinearSoftmax runs on the CPU"),
+    ("dynamic", "DynamicQuantizeLinear before ConvInteger or MatMulInteger",
+     "the weights keep their integers, activations are calibrated (`--calibration-data`, `--input-range`); with `--target llvm` "
+     "alone their scales are found in every run"),
+    ("weights alone", "DequantizeLinear before weights", "the weights keep their integers, activations are calibrated"),
+    ("zero points", "weights around another zero point than 0 (unsigned: the middle)",
+     "in the next width that holds them, up to 16 bits; 16-bit activations around another than 0 (uint16: 32768): on the CPU"),
+    ("integer ends", "inputs and outputs of int8, uint8, int16, uint16", "the module takes and gives those types"),
+    ("on the CPU, with the reason", "block-wise scales; activations with a scale for each channel; weights at run time", ""),
+    ("refused by name", "MatMulIntegerToFloat, DynamicQuantizeMatMul, DynamicQuantizeLSTM, QAttention; scales computed at run "
+     "time, of 0, NaN, or that contradict each other", ""),
+)  # fmt: skip
+
+
 def page() -> str:
     """SUPPORTED_OPS.md."""
     lines = [
@@ -78,6 +101,13 @@ def page() -> str:
         lines.append(f"| {', '.join(row.onnx)} | `{name}` | {row.widths} | {row.conditions} | {', '.join(limits)} |")
     lines += ["", "Limits of the machine:", ""]
     lines += [f"{k}. {(rule.__doc__ or '').strip()}" for k, (rule, _) in enumerate(RULES, 1)]
+    lines += [
+        "",
+        "Models that came quantized keep bits, scales and zero points (`--requantize` takes them as float models):",
+        "",
+    ]
+    lines += ["| form | operators | on the accelerator |", "|---|---|---|"]
+    lines += [f"| {form} | {spelled} | {becomes} |" for form, spelled, becomes in FORMS]
     return "\n".join(lines) + "\n"
 
 

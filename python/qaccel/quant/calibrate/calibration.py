@@ -107,6 +107,22 @@ def _from_images(options: CompileOptions) -> bool:
     return isinstance(options.calibration_data, str | os.PathLike) and Path(options.calibration_data).is_dir()
 
 
+def samples_of(model: Model, options: CompileOptions) -> Calibration:
+    """No ranges, for a model that came quantized, and the samples alone: the user's, or made-up ones.
+
+    Raises UserError as `measure` does.
+    """
+    none = Ranges({}, "as it came", 0)
+    ends = model.given.ends if model.given is not None else {}
+    model = replace(model, inputs=tuple(replace(spec, dtype=ends.get(spec.name, spec.dtype)) for spec in model.inputs))
+    if options.calibration_data is not None:
+        note = "calibration data: the model came quantized, and its scales stay as they are"
+        samples, said = _user_samples(model, options)
+        return Calibration(none, samples, True, (note, *said))
+    lo, hi = options.input_range or GUESSED_INPUT_RANGE
+    return Calibration(none, synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guessed=True), False)
+
+
 def _user_samples(model: Model, options: CompileOptions) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     data = options.calibration_data
     assert data is not None

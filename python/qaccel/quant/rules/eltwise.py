@@ -12,10 +12,12 @@ from ...dialect.kinds import ELTWISE_KINDS, Kind
 from ...dialect.operators import Clamp, ConvAttrs, EltwiseAttrs, Quantization
 from ...dialect.rescale import CONSTANT_BITS, quantize_constant
 from ...machine.numerics import activation_limits
-from .emitter import Emitter, Held
+from .emitter import Emitter
+from .given import given_constant, given_weights
 from .layers import Output, Rule, expressible, output
 from .layout import Layout, arranged, offsets
 from .match import Node, NodeBits
+from .moving import Held, move
 from .weights import NotQuantizable, activation_quantization, quantize_weights
 
 SLOPE_BITS = 8  # each of a PRelu's slopes has a scale of its own, so that more bits say nothing more
@@ -59,9 +61,18 @@ def _with_constant(
         if (vector != vector[:1]).any():
             raise NotQuantizable("its constant differs between the samples of a batch")
         vector = vector[:1]
-    q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
-    integers = np.ascontiguousarray(quantize_constant(vector, q.scale))
+    integers, q = _constant_integers(vector, emitter.given.constants.get(node.name))
     _emit(node, emitter, kind, a, relax.const(integers), q, out)
+
+
+def _constant_integers(vector: np.ndarray, given: float | None) -> tuple[np.ndarray, Quantization]:
+    """A constant operand as integers of 16 bits around zero, on the scale that it came with or on one of its own."""
+    if given is not None:
+        made = given_constant(vector, given)
+        if made is not None:
+            return np.ascontiguousarray(made), Quantization(CONSTANT_BITS, given, 0)
+    q = activation_quantization(float(vector.min()), float(vector.max()), CONSTANT_BITS)
+    return np.ascontiguousarray(quantize_constant(vector, q.scale)), q
 
 
 def _within_reach(name: str, value: np.ndarray, a: Quantization, out: Output, constant_first: bool) -> np.ndarray:
@@ -136,7 +147,7 @@ def _spread(
     if codes.shape[0] != held.layout.nhwc[0]:
         raise NotQuantizable("an operand is shared by the samples of a batch")
     name = f"{node.name}.{'repeated' if codes.size > held_size(held) else 'operand'}"
-    call = emitter.move(name, "Expand", [held], codes, held.q, Clamp.whole(held.q.bits))
+    call = move(emitter.builder, name, "Expand", [held], codes, held.q, Clamp.whole(held.q.bits))
     return replace(held, var=emitter.builder.emit(call), layout=replace(full, nhwc=codes.shape))
 
 
@@ -197,7 +208,7 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
             for which, kind in ((names.GREATER, "max"), (names.LESSER, "min"))
         ]
         place = np.arange(held_size(x)).reshape(x.layout.nhwc)
-        call = emitter.move(node.name, node.op, both, place + steep * place.size, out.q, out.clamp)
+        call = move(emitter.builder, node.name, node.op, both, place + steep * place.size, out.q, out.clamp)
     emitter.hold(node.output, call, out.q, x.layout, out.span)
 
 
@@ -208,7 +219,11 @@ def _sloped(node: Node, emitter: Emitter, x: Held, slopes: np.ndarray, q: Quanti
     attrs: ConvAttrs | EltwiseAttrs
     if slopes.shape[1:3] == (1, 1):
         weight = np.broadcast_to(slopes.reshape(-1, 1, 1, 1), (channels, 1, 1, 1))
-        made = quantize_weights(weight, np.zeros(channels), SLOPE_BITS, x.q, q.scale)
+        given = emitter.given.weights.get(node.name)
+        if given is not None and given.bits <= SLOPE_BITS and given.scale.size in (1, channels):
+            made = given_weights(weight, np.zeros(channels), replace(given, bits=SLOPE_BITS), x.q, q.scale)
+        else:
+            made = quantize_weights(weight, np.zeros(channels), SLOPE_BITS, x.q, q.scale)
         attrs = ConvAttrs(name, "Mul", q, Clamp.whole(q.bits), x.q, (1, 1), (0, 0, 0, 0), (1, 1), channels, SLOPE_BITS)
         return emitter.builder.emit(attrs.call(x.var, made.weight, made.bias, made.scale))
     slope = activation_quantization(float(slopes.min()), float(slopes.max()), CONSTANT_BITS)

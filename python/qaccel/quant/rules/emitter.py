@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import numpy as np
 from tvm import relax
 
 from ...dialect import kinds, names, operators
-from ...dialect.operators import Clamp, Quantization
-from ...dialect.pieces import MOST_PIECES, Piece, flattened, pieces_of, whole_bytes
+from ...dialect.operators import Clamp, Quantization, RoundedAttrs
 from ...errors import CompilerFault
+from ...model import Given
+from .given import check_on_machine, reach_of, rounding_of
 from .joins import LATER, Joins
 from .layout import Layout, arranged, canonical, offsets, order_of, transposed
 from .match import Node
+from .moving import Held, copied, move
 from .spans import Spans
 from .weights import NotQuantizable, activation_quantization
-
-
-@dataclass(frozen=True)
-class Held:
-    """A tensor of the source function that the new function has as integers.
-
-    ``var`` is their variable, NHWC; ``q`` says what they mean. ``layout`` says at which row, pixel and channel each value
-    of the source tensor is found. ``span`` is the least and the greatest real value that the tensor is expected to have.
-    """
-
-    var: relax.Var
-    q: Quantization
-    layout: Layout
-    span: tuple[float, float]
 
 
 class Emitter:
@@ -51,20 +39,26 @@ class Emitter:
         batch: int,
         masked: Collection[str],
         joins: Joins,
+        given: Given | None = None,
     ) -> None:
         self.builder = builder
         self.batch = batch  # the network's own
         self.masked = masked  # nodes whose values Softmax alone reads
         self.joins = joins
         self.spans = spans
+        self.given = given if given is not None else Given({}, {}, {}, False)
         self.demands = demands
         self.floats: dict[relax.Var, relax.Expr] = {}
         self.held: dict[relax.Var, Held] = {}
         self.tuples: dict[relax.Var, relax.Tuple] = {}
         self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
+        self.table_spans: dict[str, tuple[float, float, float, float]] = {}  # of tables that interpolate
         self.in_float: dict[str, str] = {}
+        self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
+        self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change
         self._dequantized: set[relax.Var] = set()  # what ``floats`` has from integers
+        self._requantized: dict[tuple[relax.Var, Quantization, Clamp], relax.Var] = {}
         self._copies: dict[tuple[relax.Var, int], Held] = {}
         self._moves: dict[tuple[relax.Var, Layout, Layout], Held] = {}
         self._nodes = {node.output: node for node in nodes}
@@ -97,6 +91,20 @@ class Emitter:
         """Bind a call that computes ``var`` as integers."""
         self.held[var] = Held(self.builder.emit(call), q, layout, span)
 
+    def requantized(self, attrs: RoundedAttrs, source: Held) -> Held:
+        """``source`` as the integers that ``attrs`` says: itself, or a copy, one however many tensors it stands for."""
+        if source.q == attrs.q and attrs.clamp == Clamp.whole(attrs.bits):
+            return source
+        key = source.var, attrs.q, attrs.clamp
+        if key not in self._requantized:
+            copy = operators.RequantizeAttrs(attrs.name, "Requantize", attrs.q, attrs.clamp, source.q)
+            try:
+                copy.multiplier()
+            except ValueError as error:
+                raise NotQuantizable(f"requantization {error}") from None
+            self._requantized[key] = self.builder.emit(copy.call(source.var))
+        return Held(self._requantized[key], attrs.q, source.layout, reach_of(attrs.q))
+
     def layout(self, var: relax.Var) -> Layout:
         """How ``var`` lies, or would lie, as integers. Raises NotQuantizable where it cannot."""
         if var in self.held:
@@ -115,10 +123,39 @@ class Emitter:
 
     def integers(self, var: relax.Var, bits: int, wanted: Layout | None = None) -> Held:
         """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
+        self._rename_late(var)
         if var not in self.held:
             self._quantize(var, max(bits, self.demands.get(var, bits)), wanted)
-        held = self._of_width(var, self.held[var], bits)
+        held = self.held[var] if self.given.activations else self._of_width(var, self.held[var], bits)
         return held if wanted is None or held.layout == wanted else self._moved(var, held, wanted)
+
+    def rename(self, node: Node) -> None:
+        """A reshape or transpose: of a tensor that is there as integers it is another layout of the same ones.
+
+        Of a tensor in float nothing is bound here; that is done when someone reads the result.
+        """
+        held = self.held.get(node.inputs[0])
+        if held is None:
+            return
+        if node.kind is kinds.RESHAPE or node.output in self.idle:
+            self.held[node.output] = held
+            return
+        turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))
+        if turned is not None:
+            self.held[node.output] = replace(held, layout=turned)
+
+    def _rename_late(self, var: relax.Var) -> None:
+        """As ``rename``, where another reader has had the source quantized since."""
+        chain: list[Node] = []
+        while var not in self.held and var not in self.roundings and var in self._nodes:
+            node = self._nodes[var]
+            if not (node.kind.renames or var in self.idle):
+                return
+            chain.append(node)
+            var = node.inputs[0]
+        if var in self.held:
+            for node in reversed(chain):
+                self.rename(node)
 
     def _of_width(self, var: relax.Var, held: Held, bits: int) -> Held:
         if held.q.bits == bits:
@@ -126,7 +163,7 @@ class Emitter:
         if (held.var, bits) not in self._copies:
             q = activation_quantization(*held.span, bits)
             name = names.copy_of_width(self._names.get(var, str(var.name)), bits)
-            copy = self._copied(name, held, q, Clamp.whole(bits))
+            copy = copied(self.builder, name, held, q, Clamp.whole(bits))
             self._copies[held.var, bits] = replace(held, var=copy, q=q)
         return replace(self._copies[held.var, bits], layout=held.layout)
 
@@ -139,7 +176,7 @@ class Emitter:
             shape = operators.static_shape(var)
             codes = arranged(offsets(held.layout, shape), wanted)
             name = f"{self._names.get(var, str(var.name))}.transposed"
-            moved = self.move(name, "Transpose", [held], codes, held.q, Clamp.whole(held.q.bits))
+            moved = move(self.builder, name, "Transpose", [held], codes, held.q, Clamp.whole(held.q.bits))
             self._moves[key] = replace(held, var=self.builder.emit(moved), layout=wanted)
         return self._moves[key]
 
@@ -162,95 +199,82 @@ class Emitter:
         attrs = operators.QuantizeAttrs(name, q, axes, wanted.nhwc)
         return self.builder.emit(attrs.call(source))
 
-    def move(
-        self, name: str, op: str, sources: Sequence[Held], codes: np.ndarray, q: Quantization, clamp: Clamp,
-        fills: Sequence[int] = (),
-    ) -> relax.Call:  # fmt: skip
-        """A call of ``qaccel.move``.
-
-        ``codes`` int64 [N, H, W, C]: which value each output is, counted through all sources' values in NHWC order, or
-        -1 - k for ``fills[k]``. Raises NotQuantizable where it takes too many pieces or mixes samples.
-        """
-        sizes = [int(np.prod(held.layout.nhwc)) for held in sources]
-        bases = np.cumsum([0, *sizes])
-        batch = codes.shape[0]
-        if any(held.layout.nhwc[0] != batch for held in sources):
-            raise NotQuantizable("it moves values between samples of a batch")
-        source = np.searchsorted(bases[1:], codes, side="right")
-        source = np.where(codes < 0, len(sources) - 1 - codes, source)
-        sample = np.array([*(size // batch for size in sizes), *(0 for _ in fills)], np.int64)[source]
-        place = codes - np.array([*bases[:-1], *(-1 - k for k in range(len(fills)))], np.int64)[source]
-        first = place[:1]
-        if not np.array_equal(place, first + np.arange(batch).reshape(-1, 1, 1, 1) * sample):
-            raise NotQuantizable("it moves values between samples of a batch")
-        depth = np.array([*(held.layout.nhwc[3] for held in sources), *(1 for _ in fills)], np.int64)[source[0]]
-        if ((first < 0) | (first >= sample[:1]))[source[:1] < len(sources)].any():
-            raise NotQuantizable("it moves values between samples of a batch")
-        filled = source[0] >= len(sources)
-        channel = np.where(filled, np.arange(codes.shape[3]), first[0] % depth)
-        pieces = pieces_of(source[0], np.where(filled, 0, first[0] // depth), channel)
-        if pieces is None:
-            raise NotQuantizable(f"its values move in more than {MOST_PIECES} strided pieces")
-        return self.pieced(name, op, sources, pieces, codes.shape, q, clamp, fills)
-
-    def pieced(
-        self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
-        clamp: Clamp, fills: Sequence[int] = (),
-    ) -> relax.Call:  # fmt: skip
-        """A call of ``qaccel.move`` from its pieces; ``shape`` NHWC. 4-bit values that share bytes move as 8-bit ones."""
-        bits = {held.q.bits for held in sources}
-        if min(bits | {q.bits}) == 4 and not all(
-            whole_bytes(p, min(bits), q.bits, shape[3]) for p in pieces
-        ):  # fmt: skip
-            return self._pieced_wide(name, op, sources, pieces, shape, q, clamp, fills)
-        attrs = operators.MoveAttrs(
-            name, op, q, clamp, tuple(shape), tuple(held.q for held in sources), tuple(fills), flattened(pieces)
-        )
-        try:
-            attrs.multipliers()
-        except ValueError as error:
-            raise NotQuantizable(f"requantization {error}") from None
-        return attrs.call(*(held.var for held in sources))
-
-    def _pieced_wide(
-        self, name: str, op: str, sources: Sequence[Held], pieces: Sequence[Piece], shape: Sequence[int], q: Quantization,
-        clamp: Clamp, fills: Sequence[int],
-    ) -> relax.Call:  # fmt: skip
-        """As ``pieced``, between copies that hold the same integers in 8 bits."""
-        wide = []
-        for k, held in enumerate(sources):
-            same = replace(held.q, bits=max(held.q.bits, 8))
-            if same != held.q:
-                copy = self._copied(f"{name}.wide{k}", held, same, Clamp.whole(held.q.bits))
-                held = replace(held, var=copy, q=same)
-            wide.append(held)
-        if q.bits > 4:
-            return self.pieced(name, op, wide, pieces, shape, q, clamp, fills)
-        result = replace(q, bits=8)
-        moved = self.builder.emit(self.pieced(f"{name}.moved", op, wide, pieces, shape, result, clamp, fills))
-        return operators.RequantizeAttrs(name, op, q, clamp, result).call(moved)
-
-    def _copied(self, name: str, held: Held, wanted: Quantization, clamp: Clamp) -> relax.Var:
-        """A copy of the integers under another quantization."""
-        attrs = operators.RequantizeAttrs(name, "Requantize", wanted, clamp, held.q)
-        return self.builder.emit(attrs.call(held.var))
-
     def _quantize(self, var: relax.Var, bits: int, wanted: Layout | None) -> None:
         plan = wanted or self.layout(var)
         root, at_root = self._root(var, plan)
         name = self._names.get(root, str(root.name))
+        layout = replace(at_root, nhwc=plan.nhwc)
+        if root in self.roundings:
+            self.held[var] = replace(self._rounded(root, layout), layout=plan)
+            return
+        grid = self._grid_of(root) if self.given.activations else None
+        if (
+            grid is not None
+        ):  # its axes mix on the way: in float it is turned, and then it is on the same integers again
+            entered = self._entered(self.real(root), operators.static_shape(root), name, grid, layout)
+            self.held[var] = Held(entered, grid, plan, reach_of(grid))
+            return
+        if self.given.activations:
+            raise NotQuantizable(
+                f"its input '{name}' is not quantized: no QuantizeLinear and DequantizeLinear stand before it"
+            )
         span = self.spans.of(name)
+        bits = max(
+            bits, self.demands.get(root, bits)
+        )  # what its other names are read with counts too: it is one tensor
         q = activation_quantization(*self.spans.room(name, bits), bits)
-        entered = self._entered(
-            self.real(root), operators.static_shape(root), name, q, replace(at_root, nhwc=plan.nhwc)
-        )
+        entered = self._entered(self.real(root), operators.static_shape(root), name, q, layout)
         self.held[var] = Held(entered, q, plan, span)
+
+    def _rounded(self, var: relax.Var, wanted: Layout) -> Held:
+        """A float tensor rounded as given. Raises NotQuantizable for integers that the machine has not."""
+        attrs = rounding_of(self.roundings[var])
+        check_on_machine(attrs)
+        before = self.roundings[var].inputs[0]
+        if self.is_integers(before):
+            return self.requantized(attrs, self.integers(before, attrs.bits, wanted))
+        source, shape = self.real(self.roundings[var].inputs[0]), operators.static_shape(var)
+        held = Held(self._entered(source, shape, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
+        if attrs.clamp == Clamp.whole(attrs.bits):
+            return held
+        return replace(held, var=copied(self.builder, f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
+
+    def is_integers(self, var: relax.Var) -> bool:
+        """Whether a tensor is integers, or rounded to such as given when someone reads it."""
+        while var not in self.held and var not in self.roundings:
+            node = self._nodes.get(var)
+            if var in self.same:
+                var = self.same[var]
+            elif node is None or not (node.kind.renames or var in self.idle) or var in self.floats:
+                return False
+            else:
+                var = node.inputs[0]
+        return True
+
+    def _grid_of(self, var: relax.Var) -> Quantization | None:
+        """The integers that a tensor is on which only renames others, in whatever order; None where it is on none."""
+        while var not in self.held and var not in self.roundings:
+            node = self._nodes.get(var)
+            if node is None or not (node.kind.renames or var in self.idle) or not node.inputs:
+                return None
+            var = node.inputs[0]
+        if var in self.held:
+            return self.held[var].q
+        attrs = rounding_of(self.roundings[var])
+        check_on_machine(attrs)
+        return attrs.q
+
+    def rounding_behind(self, var: relax.Var) -> Node | None:
+        """The rounding of a float tensor that ``var`` only renames; None where there is none."""
+        return self.roundings.get(self._root(var, self.layout(var))[0])
 
     def _root(self, var: relax.Var, found: Layout) -> tuple[relax.Var, Layout]:
         """The float tensor that ``var`` is only a Transpose or Reshape of, and what the layout ``found`` is there."""
-        while var not in self.floats and var not in self.held and var in self._nodes:
+        while not (var in self.floats or var in self.held or var in self.roundings) and var in self._nodes:
             node = self._nodes[var]
-            if node.kind is kinds.TRANSPOSE:
+            if var in self.idle:
+                pass
+            elif node.kind is kinds.TRANSPOSE:
                 turn = permutation(node.call)
                 back = tuple(turn.index(axis) for axis in range(len(turn)))
                 above = transposed(found, operators.static_shape(var), back)
@@ -269,7 +293,11 @@ class Emitter:
         if var in self.same:
             return self.real(self.same[var])
         node = self._nodes.get(var)
-        if node is not None and self._joined_later(var):
+        if var in self.roundings and var not in self.held:
+            self.floats[var] = self._rounded_in_float(var)
+        elif var in self.idle and var not in self.held and node is not None:
+            return self.real(node.inputs[0])
+        elif node is not None and self._joined_later(var):
             self.in_float.update((each.name, LATER) for each in node.all_nodes)
             self.copy(node)
         elif var in self.held and not self._was_float(var):
@@ -281,6 +309,27 @@ class Emitter:
             raise CompilerFault(f"{var} was not computed")
         return self.floats[var]
 
+    def _rounded_in_float(self, var: relax.Var) -> relax.Expr:
+        """A float tensor rounded as given, in float again; a tensor below two dimensions is one row meanwhile."""
+        attrs, shape = rounding_of(self.roundings[var]), operators.static_shape(var)
+        if attrs.on_machine and len(shape) > 1 and self.is_integers(self.roundings[var].inputs[0]):
+            self._quantize(var, attrs.bits, None)
+            self._dequantized.add(var)
+            return self._dequantize(self.held[var], var)
+        source = self.real(self.roundings[var].inputs[0])
+        rows = shape if len(shape) > 1 else (1, int(np.prod(shape)))
+        source = source if rows == shape else self.builder.emit(relax.op.reshape(source, rows))
+        wanted = canonical(rows, rows[0])
+        assert wanted is not None
+        held = Held(self._entered(source, rows, attrs.name, attrs.q, wanted), attrs.q, wanted, reach_of(attrs.q))
+        if attrs.clamp != Clamp.whole(attrs.bits):
+            held = replace(held, var=copied(self.builder, f"{attrs.name}.clip", held, attrs.q, attrs.clamp))
+        if attrs.on_machine and rows == shape:
+            self.held[var] = held
+        value = self._dequantize(held, var, rows)
+        self._dequantized.add(var)
+        return value if rows == shape else self.builder.emit(relax.op.reshape(value, shape))
+
     def _was_float(self, var: relax.Var) -> bool:
         """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made, or of a join."""
         while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
@@ -291,9 +340,9 @@ class Emitter:
         """Whether ``var`` in float is to be made of its parts in float; a move may be there as integers too."""
         return var in self.joins.apart and (self._nodes[var].kind is kinds.MOVE or var not in self.held)
 
-    def _dequantize(self, held: Held, var: relax.Var) -> relax.Expr:
+    def _dequantize(self, held: Held, var: relax.Var, shape: tuple[int, ...] | None = None) -> relax.Expr:
         """``held`` as the float tensor ``var``: dequantized, turned to the source's order, reshaped if axes were merged."""
-        shape = operators.static_shape(var)
+        shape = operators.static_shape(var) if shape is None else shape
         view, order = shape, order_of(held.layout, shape)
         if order is None:
             view = _outer(held.layout)
@@ -307,8 +356,13 @@ class Emitter:
         return value if view == shape else self.builder.emit(relax.op.reshape(value, shape))
 
     def copy(self, node: Node) -> None:
-        """The node in float, its bindings as they were, and those of the clamps that it had taken in."""
-        for binding in (b for each in (node, *node.clamps) for b in each.bindings):
+        """The node in float, its bindings as they were, and those of the clamps that it had taken in.
+
+        What rounds its output, or the node itself if it is a rounding, waits for a reader.
+        """
+        rounding = (node,) if node.kind is kinds.ROUNDED else node.rounded
+        self.roundings |= {each.output: each for each in rounding}
+        for binding in (b for each in (node, *node.clamps) if each not in rounding for b in each.bindings):
             value = self._replaced(binding.value)
             self.floats[binding.var] = self.builder.emit(value, str(binding.var.name))
 

@@ -18,9 +18,11 @@ from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, Quantization
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
-from .emitter import Emitter, Held, permutation
-from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, transposed, with_channels
+from .emitter import Emitter
+from .given import check_on_machine, given_output, given_weights, reach_of, rounding_of
+from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, with_channels
 from .match import Node, NodeBits
+from .moving import Held
 from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
 from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
 
@@ -40,9 +42,13 @@ Rule = Callable[[Node, NodeBits, Emitter], None]
 
 def output(node: Node, bits: int, emitter: Emitter, q: Quantization | None = None) -> Output:
     """The output of a node after the clamps that it took in; ``q`` where it is not free to choose."""
-    span = emitter.spans.of(node.range_name)
-    q = q or activation_quantization(*emitter.spans.room(node.range_name, bits), bits)
-    lo, hi = activation_limits(q.bits)
+    if emitter.given.activations:
+        q, whole = given_output(node, q)
+        span, lo, hi = reach_of(q), whole.lo, whole.hi
+    else:
+        span = emitter.spans.of(node.range_name)
+        q = q or activation_quantization(*emitter.spans.room(node.range_name, bits), bits)
+        lo, hi = activation_limits(q.bits)
     for clamp in (node, *node.clamps) if node.kind is kinds.CLAMP else node.clamps:
         bounds = clamp_bounds(clamp.call)
         low, high = (quantize_real(bound, q) for bound in bounds)
@@ -74,7 +80,7 @@ def _conv(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     weight = operators.constant(call.args[1]).transpose(0, 2, 3, 1)
     result, wanted = plane_layouts(node)
     geometry = ConvGeometry(pair(attrs.strides), pads(attrs.padding), pair(attrs.dilation), int(attrs.groups))
-    bias = bias_of(node, (len(weight), 1, 1))
+    bias = bias_of(node, (len(weight), 1, 1), emitter)
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
     _weighted(node, bits, emitter, source, weight, bias, geometry, result)
 
@@ -105,7 +111,7 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         in_place = with_channels(held, shape, len(weight))
         source = emitter.integers(data, bits.activation, held if in_place is not None else wanted)
         result = in_place or replace(result, nhwc=(*wanted.nhwc[:3], len(weight)))
-    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),)), ConvGeometry(), result)
+    _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),), emitter), ConvGeometry(), result)
 
 
 def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -142,7 +148,7 @@ def _weighted(
 ) -> None:  # fmt: skip
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
-    if node.range_name in emitter.masked:
+    if node.range_name in emitter.masked and node.name not in emitter.given.weights:
         bias = _within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
@@ -168,6 +174,10 @@ def integer_weights(
     bias: np.ndarray,
 ) -> QuantizedWeights:  # fmt: skip
     """Weights and bias of a layer as integers, with a note for the user where channels took a larger scale or lost all weights."""
+    if node.name in emitter.given.weights:
+        return given_weights(weight, bias, emitter.given.weights[node.name], source, out.scale)
+    if emitter.given.activations:
+        raise NotQuantizable("its weights are not quantized: no DequantizeLinear stands before them")
     made = quantize_weights(weight, bias, bits.weight, source, out.scale)
     of_all = f"of {len(bias)} channels"
     if made.raised:
@@ -177,12 +187,15 @@ def integer_weights(
     return made
 
 
-def bias_of(node: Node, shape: tuple[int, ...]) -> np.ndarray:
+def bias_of(node: Node, shape: tuple[int, ...], emitter: Emitter) -> np.ndarray:
     """The bias [OC] that the node's second binding adds, broadcast along ``shape``; zeros without one."""
     channels = shape[0]
     if len(node.bindings) == 1:
         return np.zeros(channels)
     value = operators.constant(node.bindings[1].value.args[1])
+    exact = emitter.given.biases.get(node.added[0].name if node.added else node.name)
+    if exact is not None and exact.size == value.size:
+        value = exact.reshape(value.shape)
     try:
         return np.broadcast_to(value, (*(1,) * max(0, value.ndim - len(shape)), *shape)).reshape(-1)
     except ValueError:
@@ -225,10 +238,32 @@ def _empty_window(size: int, outputs: int, kernel: int, stride: int, dilation: i
 def _clamp(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """A Relu or Clip that no layer could take in: a requantizing copy that clamps."""
     source = emitter.integers(node.inputs[0], bits.activation)
-    out = output(node, bits.out, emitter)
+    out = output(node, bits.out, emitter, source.q if keeps_grid(node, source.q, emitter) else None)
     attrs = operators.RequantizeAttrs(node.name, node.op, out.q, out.clamp, source.q)
     expressible(attrs.multiplier)
     emitter.hold(node.output, attrs.call(source.var), out.q, source.layout, out.span)
+
+
+def keeps_grid(node: Node, q: Quantization, emitter: Emitter) -> bool:
+    """Whether the bounds of a Relu or Clip are integers of its input, in a model that came quantized: then so is its output."""
+    if not emitter.given.activations:
+        return False
+    bounds = [b for each in (node, *node.clamps) for b in clamp_bounds(each.call) if np.isfinite(b)]
+    return all((quantize_real(b, q) - q.zero_point) * np.float32(q.scale) == np.float32(b) for b in bounds)
+
+
+def _rounded(node: Node, bits: NodeBits, emitter: Emitter) -> None:
+    """A tensor that came quantized: integers under another scale, or a float tensor that is quantized when it is read."""
+    source, attrs = node.inputs[0], rounding_of(node)
+    before = emitter.rounding_behind(source) if source not in emitter.held and emitter.is_integers(source) else None
+    if before is not None and replace(rounding_of(before), name="") == replace(attrs, name=""):
+        emitter.idle.add(node.output)
+        return
+    if source not in emitter.held:  # the first reader says in which order its values lie
+        emitter.roundings[node.output] = node
+        return
+    check_on_machine(attrs)
+    emitter.held[node.output] = emitter.requantized(attrs, emitter.held[source])
 
 
 def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -239,7 +274,8 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     if source.q.bits == 16:
         emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
     attrs = operators.TableAttrs(node.name, node.op, out.q, source.q, made.knots, made.origin)
-    emitter.hold(node.output, attrs.call(source.var, made.values), out.q, source.layout, out.span)
+    call = attrs.call(source.var, np.clip(made.values, out.clamp.lo, out.clamp.hi))
+    emitter.hold(node.output, call, out.q, source.layout, out.span)
 
 
 def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, out: Output) -> tuple[Output, Table]:
@@ -250,11 +286,15 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
     roomy = (
         source.q.reach * source.q.scale / max(*map(abs, source.span), source.q.scale) if source.q.bits == 16 else 1.0
     )
-    within = source.span[0] * roomy, source.span[1] * roomy
-    lo, hi = out_span = emitter.spans.room(node.range_name, bits.out)
+    within, own = (source.span[0] * roomy, source.span[1] * roomy), emitter.given.activations
+    lo, hi = out_span = out.span if own else emitter.spans.room(node.range_name, bits.out)
+    if node.name in emitter.given.spans:
+        within, out_span = emitter.given.spans[node.name][:2], emitter.given.spans[node.name][2:]
+    if source.q.bits == 16:
+        emitter.table_spans[node.name] = (*within, *out_span)
     function = partial(evaluate, node)
     made = make_table(function, source.q, out.q, within, out_span)
-    if source.q.bits == bits.out == 16 and made.off_by > GOOD_STEPS:
+    if source.q.bits == bits.out == 16 and not own and made.off_by > GOOD_STEPS:
         low, high = grid_span(node, source.q, source.span)
         width = hi - lo
         span = max(min(low, lo), lo - width), min(max(high, hi), hi + width)
@@ -319,26 +359,11 @@ LAYER_RULES: dict[Kind, Rule] = {
     kinds.MAX_POOL: lambda node, bits, emitter: _pool(node, bits, emitter, "max"),
     kinds.AVG_POOL: lambda node, bits, emitter: _pool(node, bits, emitter, "avg"),
     kinds.CLAMP: _clamp,
+    kinds.ROUNDED: _rounded,
     kinds.TABLE: _table,
     kinds.MEAN: lambda node, bits, emitter: _reduction(node, bits, emitter, "avg"),
     kinds.MAX: lambda node, bits, emitter: _reduction(node, bits, emitter, "max"),
 }
-
-
-def rename(node: Node, emitter: Emitter) -> None:
-    """A reshape or transpose: of a tensor that is there as integers it is another layout of the same ones.
-
-    Of a tensor in float nothing is bound here; the emitter does it when someone reads the result.
-    """
-    held = emitter.held.get(node.inputs[0])
-    if held is None:
-        return
-    if node.kind is kinds.RESHAPE:
-        emitter.held[node.output] = held
-        return
-    turned = transposed(held.layout, operators.static_shape(node.inputs[0]), permutation(node.call))
-    if turned is not None:
-        emitter.held[node.output] = replace(held, layout=turned)
 
 
 def plane_layouts(node: Node) -> tuple[Layout, Layout]:

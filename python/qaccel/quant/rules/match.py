@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from tvm import ir, relax
@@ -18,6 +18,7 @@ class Node:
 
     ``clamps`` are the Relu and Clip nodes that it has taken in; ``output`` is then the last one's variable. ``inner`` are the
     nodes before the last one of a look-up table that stands for several. ``added`` is the Add that gives a product its bias.
+    ``rounded`` is the ROUNDED node that says what integers its output is, in a model that came quantized.
     """
 
     name: str
@@ -29,11 +30,12 @@ class Node:
     clamps: tuple[Node, ...] = ()
     inner: tuple[Node, ...] = ()
     added: tuple[Node, ...] = ()
+    rounded: tuple[Node, ...] = ()
 
     @property
     def joined(self) -> tuple[Node, ...]:
         """The nodes behind it that it has taken in."""
-        return (*self.added, *self.clamps)
+        return (*self.added, *self.clamps, *self.rounded)
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
@@ -120,6 +122,20 @@ def fuse_clamps(nodes: Iterable[Node], uses: Mapping[relax.Var, int]) -> list[No
             host = result[before]
             result[before] = replace(host, clamps=(*host.clamps, node), output=node.output)
             position[node.output] = before
+            continue
+        position[node.output] = len(result)
+        result.append(node)
+    return result
+
+
+def fuse_roundings(nodes: Iterable[Node], uses: Mapping[relax.Var, int], hosts: Container[Kind]) -> list[Node]:
+    """ROUNDED nodes joined to the node before, of a kind in ``hosts``, where they alone read it."""
+    result: list[Node] = []
+    position: dict[relax.Var, int] = {}
+    for node in nodes:
+        before = position.get(node.inputs[0]) if node.kind is kinds.ROUNDED and node.inputs else None
+        if before is not None and uses[node.inputs[0]] == 1 and result[before].kind in hosts:
+            result[before] = replace(result[before], rounded=(node,), output=node.output)
             continue
         position[node.output] = len(result)
         result.append(node)

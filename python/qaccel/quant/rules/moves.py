@@ -12,11 +12,12 @@ from ...dialect import kinds, names, operators
 from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, ConvAttrs, Quantization
 from ...dialect.pieces import interleaved
-from .emitter import Emitter, Held
+from .emitter import Emitter
 from .joins import UNLIKE, run
 from .layers import Rule, bias_of, integer_weights, output, pads, pair, plane_layouts
 from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node, NodeBits
+from .moving import Held, move, pieced
 from .weights import NotQuantizable, quantize_real
 
 
@@ -53,23 +54,34 @@ def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     constants = np.unique(numbers[filled])
     same = width == bits.activation and all(held.q == sources[0].q for held in sources)
     lo, hi = sources[0].span
-    if same and not any(not lo <= value <= hi for value in constants):
+    if emitter.given.activations:
+        kept = same and all(_exactly(float(value), sources[0].q) for value in constants)
+        out = output(node, bits.out, emitter, sources[0].q if kept else None)
+        q, span, whole = out.q, out.span, out.clamp
+    elif same and not any(not lo <= value <= hi for value in constants):
         q, span = sources[0].q, (min(held.span[0] for held in sources), max(held.span[1] for held in sources))
+        whole = Clamp.whole(q.bits)
     else:
         out = output(node, bits.out, emitter)
         q, span = out.q, out.span
+        whole = Clamp.whole(q.bits)
     codes = numbers.astype(np.int64) if not filled.any() else np.where(filled, 0, numbers).astype(np.int64)
     codes[filled] = -1 - np.searchsorted(constants, numbers[filled])
     fills = [quantize_real(float(value), q) for value in constants]
     arrangement = arranged(codes, target)
-    call = emitter.move(node.name, node.op, sources, arrangement, q, Clamp.whole(q.bits), fills)
+    call = move(emitter.builder, node.name, node.op, sources, arrangement, q, whole, fills)
     emitter.hold(node.output, call, q, target, span)
+
+
+def _exactly(value: float, q: Quantization) -> bool:
+    """Whether integers hold a real value as it is."""
+    return float((quantize_real(value, q) - q.zero_point) * np.float32(q.scale)) == value
 
 
 def _width_of(node: Node, variables: Sequence[relax.Var], asked: int, emitter: Emitter) -> int:
     """At which width a move reads: a piece of less range than its source from the source's own bits, if there are more."""
     widths = {emitter.held[var].q.bits if var in emitter.held else asked for var in variables}
-    if len(widths) > 1 or max(widths, default=asked) <= asked:
+    if emitter.given.activations or len(widths) > 1 or max(widths, default=asked) <= asked:
         return asked
     lows, highs = zip(*(emitter.held[var].span for var in variables), strict=True)
     lo, hi = emitter.spans.of(node.range_name)
@@ -140,7 +152,7 @@ def _conv_transpose(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     result, wanted = plane_layouts(node)
     source = emitter.integers(node.inputs[0], bits.activation, wanted)
     out = output(node, bits.out, emitter)
-    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias_of(node, (len(weight), 1, 1)))
+    made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias_of(node, (len(weight), 1, 1), emitter))
     top, left, _, _ = pads(attrs.padding)
     (sh, sw), (dh, dw) = pair(attrs.strides), pair(attrs.dilation)
     _, h, w, _ = source.layout.nhwc
@@ -179,7 +191,7 @@ def _interleave(
     rows, pixels = [r for r in rows if r.outputs], [p for p in pixels if p.outputs]
     sizes = [(row.outputs, pixel.outputs) for row in rows for pixel in pixels]
     pieces = interleaved(sizes, (len(rows), len(pixels)), result.nhwc[2], result.nhwc[3])
-    call = emitter.pieced(node.name, node.op, parts, pieces, result.nhwc, q, Clamp.whole(q.bits))
+    call = pieced(emitter.builder, node.name, node.op, parts, pieces, result.nhwc, q, Clamp.whole(q.bits))
     emitter.hold(node.output, call, q, result, span)
 
 
@@ -203,7 +215,9 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     edged = arranged(np.pad(offsets(source.layout, (n, c, h, w)), ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"),
                      canonical((n, c, h + 2, w + 2), n) or wanted)  # fmt: skip
     whole_range = Clamp.whole(source.q.bits)
-    padded = emitter.builder.emit(emitter.move(f"{node.name}.edge", "Pad", [source], edged, source.q, whole_range))
+    padded = emitter.builder.emit(
+        move(emitter.builder, f"{node.name}.edge", "Pad", [source], edged, source.q, whole_range)
+    )
     kernels = [_linear_kernels(f, mode == "asymmetric") for f in factors]
     out = output(node, bits.out, emitter)
     largest = max(int(k.max()) for k, _ in kernels[0]) * max(int(k.max()) for k, _ in kernels[1])

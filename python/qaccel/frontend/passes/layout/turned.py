@@ -15,7 +15,7 @@ from ...graph import attrs_of
 UNARY = {
     "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "HardSwish", "Softplus", "Softsign",
     "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Erf", "Sign", "Gelu", "Mish", "Celu",
-    "Swish", "ThresholdedRelu", "Sin", "Cos", "Cast", "Not", "Identity",
+    "Swish", "ThresholdedRelu", "Sin", "Cos", "Cast", "Not", "Identity", "Rounded",
 }  # fmt: skip
 BINARY = {"Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "PRelu"}
 ELEMENTWISE = UNARY | BINARY

@@ -18,7 +18,7 @@ from ....dialect import kinds, names, operators
 from ....dialect.kinds import Kind
 from ....dialect.operators import Clamp, EltwiseAttrs, Quantization
 from ..emitter import Emitter, Held
-from ..layers import NodeBits, Output, Rule, expressible, output, rename
+from ..layers import NodeBits, Output, Rule, expressible, output
 from ..match import Node
 from ..spans import Spans
 from ..tables import evaluate, make_table
@@ -122,7 +122,7 @@ class _Finer:
             raise NotQuantizable("its operand does not come from an operation on integers")
         if node.kind.renames or isinstance(node.bindings[-1].value, relax.Var):
             inner = self.held(node.inputs[0], top, k)
-            return self._with({node.inputs[0]: inner}, node, lambda: rename(node, emitter))
+            return self._with({node.inputs[0]: inner}, node, lambda: emitter.rename(node))
         if is_product(node):
             return self._again(node, self._operands(node, top, k), top, k)
         constant = least_constant(node)
@@ -172,7 +172,7 @@ class _Finer:
             return self._made[var, top]
         if node.kind.renames or isinstance(node.bindings[-1].value, relax.Var):
             inner = self._signed(node.inputs[0], top)
-            made = self._with({node.inputs[0]: inner}, node, lambda: rename(node, self.emitter))
+            made = self._with({node.inputs[0]: inner}, node, lambda: self.emitter.rename(node))
         elif node.kind is kinds.MOVE and len(set(node.inputs)) == 1:
             made = self._again(node, {node.inputs[0]: self._signed(node.inputs[0], top)}, top, 1)
         elif node.kind.weights:

@@ -122,9 +122,7 @@ class _Graph:
         self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
-        self.copied: dict[
-            tuple[str, Quantization], Quantization
-        ] = {}  # what a copy of a tensor in other bits was copied from
+        self.copied: dict[tuple[str, Quantization], Quantization] = {}  # from which bits a copy was made
         self.integers: dict[tuple[str, Quantization], str] = {}
         self.meaning: dict[tuple[str, int], Quantization] = {}
         self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
@@ -199,7 +197,10 @@ class _Graph:
         if node.name in self.added:  # the Add is left out: the product writes its bias itself
             copy.output[0] = self.output_of[self.added[node.name]]
         name = self.part_of.get(node.name, node.name)
-        operation = self.operations.get(name)
+        operation, beside = (
+            self.operations.get(name),
+            node.op_type != "Pow",
+        )  # whose exponent is no operand of the integers
         apart = operation is not None and isinstance(operation[0], MoveAttrs) and node.name in self.apart
         if apart:
             self._joined_in_float(node)
@@ -209,7 +210,7 @@ class _Graph:
                 copy.input[position] = self._dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
                 copy.input[position] = self._real(tensor)
-            elif operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
+            elif beside and operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
                 copy.input[position] = self._rounded(tensor, operation[0])
         if node.name in self.spans:
             copy.doc_string = span_text(self.spans[node.name])

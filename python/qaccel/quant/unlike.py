@@ -94,7 +94,9 @@ def _joined(quantized: QuantizedModel, ranges: Mapping[str, tuple[float, float]]
             part = _named(operand, calls, known)
             observed = quantized.fused.get(part, (part,))[-1]
             lo, hi = ranges.get(observed, (0.0, 0.0))
-            share = (hi - lo) / (q.scale * (most - least))
+            share = (max(hi, 0.0) - min(lo, 0.0)) / (
+                q.scale * (most - least)
+            )  # a scale of its own would hold 0 as well
             if 0 < share < min(SHARE, FEWEST_STEPS / (most - least)):
                 cure = {
                     name: BitWidths(_weight_bits(name, quantized), WIDE) for name in _ends(var, calls, readers, known)

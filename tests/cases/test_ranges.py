@@ -288,7 +288,7 @@ def test_a_saturating_function_loses_nothing_to_values_beyond(name, mode):
     assert reached[False] >= reached[True] - 1, reached
 
 
-@pytest.mark.parametrize(("function", "mode"), _in_both_modes(1, ("SiLU",), ("HardSwish",), ("Exp",)))
+@pytest.mark.parametrize(("function", "mode"), _in_both_modes(1, ("Exp",), ("Elu",), ("Softplus",)))
 def test_a_function_that_is_flat_on_one_side(function, mode):
     """Values to -300 and to 4, of which the function tells those above -10 apart."""
     reached = {}
@@ -299,10 +299,7 @@ def test_a_function_that_is_flat_on_one_side(function, mode):
             "Min", net("Mul", before, np.where(np.arange(8) % 2, 1, 100)[None, :, None, None].astype("f4")), scalar(4)
         )
         before = net("Clip", before, scalar(-10), scalar(4)) if clip else before
-        if function == "SiLU":
-            net("Mul", before, net("Sigmoid", before), out="y")
-        else:
-            net(function, before, out="y")
+        net(function, before, out="y")
         model = net.model({"x": [1, 8, 16, 16]}, {"y": [1, 8, 16, 16]})
         data, test = ({"x": normal(8, 16, 16, samples=n, seed=n)} for n in (32, 8))
         module = qaccel.compile(model, calibration_data=data, bits=BITS[mode])

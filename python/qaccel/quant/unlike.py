@@ -94,7 +94,11 @@ def _joined(quantized: QuantizedModel, ranges: Mapping[str, tuple[float, float]]
             part = _named(operand, calls, known)
             observed = quantized.fused.get(part, (part,))[-1]
             lo, hi = ranges.get(observed, (0.0, 0.0))
-            share = (hi - lo) / (q.scale * (most - least))
+            extent = max(hi, 0.0) - min(lo, 0.0)
+            own = operators.output_of(calls[operand][0]) if operand in calls else None
+            if own is not None and own.bits == q.bits:  # a bounded function's is more than the samples showed
+                extent = max(extent, own.scale * (most - least))
+            share = extent / (q.scale * (most - least))
             if 0 < share < min(SHARE, FEWEST_STEPS / (most - least)):
                 cure = {
                     name: BitWidths(_weight_bits(name, quantized), WIDE) for name in _ends(var, calls, readers, known)

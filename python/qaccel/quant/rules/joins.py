@@ -53,8 +53,8 @@ class _Tracked:
     @property
     def unlike(self) -> bool:
         """Whether a part, one that is not constantly 0, has less than UNLIKE of the range that holds all."""
-        lows, highs = zip(*self.spans.values(), strict=True)
-        extents = [hi - lo for lo, hi in self.spans.values() if hi > lo]
+        lows, highs = zip(*((min(lo, 0.0), max(hi, 0.0)) for lo, hi in self.spans.values()), strict=True)
+        extents = [hi - lo for lo, hi in zip(lows, highs, strict=True) if hi > lo]
         return bool(extents) and min(extents) < UNLIKE * (max(highs) - min(lows))
 
 

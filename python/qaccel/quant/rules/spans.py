@@ -25,6 +25,7 @@ from .weights import NotQuantizable, activation_quantization
 
 # Of the error that rounding the operand makes in a function's output anyway: how much the cut of the operand's range may add.
 CUT_OF_ROUNDING = 1 / 4
+LARGE = 2.0**20  # what a function without bounds is at the ends of GRID, at least
 
 
 @dataclass(frozen=True)
@@ -147,27 +148,43 @@ class _Fit:
             values = curve(function, GRID)
         except NotQuantizable:
             return EVERYTHING, None
+        # One that falls and rises (HardSwish, SiLU, Gelu) and grows for ever saturates on no side that its operand could be cut at
+        # for nothing: PP-LCNet lost 1.7 dB to it at 8 bits with minmax, percentile lost 0.3, and mse gained 0.9.
+        one_way = _one_way(values)
+        if not one_way and max(abs(float(values[0])), abs(float(values[-1]))) > LARGE:
+            return EVERYTHING, None
         lo, hi = ((end - q.zero_point) * q.scale for end in activation_limits(widths.out))
         values = np.clip(values, lo, hi)
-        # One that falls and rises gives all of its values near zero, which every range holds.
-        whole = node.output in self._bounds.outputs and (np.diff(values) >= 0).all() | (np.diff(values) <= 0).all()
+        # A bounded one that falls and rises gives all of its values near zero, which every range holds.
+        whole = one_way and node.output in self._bounds.outputs
         reach = self._bounds.reach(node) if whole else 0.0
         # Flat is what gives the same integer, or another one by chance.
         limit, seen = q.scale / 8, _not_flat(values, q.scale / 8, np.rint(values / q.scale))
         if node.output in self._finely_read:  # steep near zero, it creeps on far out: what the samples showed is enough
             return seen, None
+        span = within(before, seen)
         while limit < (hi - lo) / 4:
             limit *= 1.25
             span = within(hull(before, within(seen, (-reach, reach))), seen)
             if _rounding(values, span, widths.activation) * CUT_OF_ROUNDING < limit:
                 break
             seen = _not_flat(values, limit)
+        # The zero point is rounded, which moves a range by half a step: the integers at its ends shall still lie where it is flat.
+        step = activation_quantization(*span, widths.activation).scale
+        seen = seen[0] - step, seen[1] + step
         return seen, within(seen, (-reach, reach)) if whole else None
 
 
 def _named(node: Node) -> bool:
     """Whether a node's range is that of its output alone; the outputs of one node share theirs."""
     return isinstance(node.bindings[-1].value, relax.Call)
+
+
+def _one_way(values: np.ndarray) -> bool:
+    """Whether a function only rises or only falls, but for float64's rounding."""
+    finite = np.clip(values, -1e300, 1e300)
+    steps, slack = np.diff(finite), 1e-9 * np.abs(finite[1:])
+    return bool((steps >= -slack).all() or (steps <= slack).all())
 
 
 def _not_flat(values: np.ndarray, limit: float, integers: np.ndarray | None = None) -> Span:

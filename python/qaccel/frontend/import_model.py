@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .graph import NotStatic
 from .import_onnx import import_onnx
 from .import_relax import border_of, import_relax, prepare
 from .import_tflite import from_tflite_file
+from .import_torch import from_torch_file
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
@@ -49,7 +50,7 @@ def import_model(
         )
     if not path.is_file():
         raise UserError(f"cannot read '{path}': there is no such file")
-    return _from_torch(path, forms) if chosen == "torch" else import_frontend_module(from_tflite_file(path), forms)
+    return import_frontend_module(from_torch_file(path) if chosen == "torch" else from_tflite_file(path), forms)
 
 
 def import_for_cpu(
@@ -71,30 +72,6 @@ def import_for_cpu(
         return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
 
 
-def _from_torch(path: Path, forms: Forms) -> Model:
-    """A file that ``torch.export.save`` wrote."""
-    try:
-        import torch
-        from tvm.relax.frontend.torch import from_exported_program
-    except ImportError:
-        raise UserError(
-            f"'{path}': PyTorch models need the package torch; pip install torch, or export to ONNX"
-        ) from None
-    try:
-        program = torch.export.load(str(path))
-    except Exception as error:  # torch raises whatever its unpicklers meet
-        raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
-    return _imported(path, lambda: from_exported_program(program, unwrap_unit_return_tuple=True), forms)
-
-
-def _imported(path: Path, make: Callable[[], tvm.IRModule], forms: Forms) -> Model:
-    try:
-        mod = make()
-    except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
-        raise UserError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
-    return import_frontend_module(mod, forms)
-
-
 def import_frontend_module(mod: tvm.IRModule, forms: Forms = AS_FLOAT) -> Model:
     """What a frontend of TVM gave: through ONNX, whose import makes it canonical, or as it is where that has no word for it."""
     try:
@@ -102,7 +79,3 @@ def import_frontend_module(mod: tvm.IRModule, forms: Forms = AS_FLOAT) -> Model:
     except NotTranslated as refusal:
         made = import_relax(mod)
         return replace(made, notes=(f"taken as it is: {refusal}",)) if border_of(made.mod) is not None else made
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

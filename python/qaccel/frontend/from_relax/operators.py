@@ -191,6 +191,9 @@ FOLDED: dict[str, Callable[..., np.ndarray]] = {
     "relax.broadcast_to": lambda call, x: np.broadcast_to(x, shape_of(call)),
     "relax.permute_dims": lambda call, x: x.transpose(ints(call.attrs.axes) or None),
     "relax.astype": lambda call, x: x.astype(str(call.attrs.dtype)),
+    "relax.full": lambda call, fill: np.full(shape_of(call), fill, str(call.ty.dtype)),
+    "relax.zeros": lambda call: np.zeros(shape_of(call), str(call.ty.dtype)),
+    "relax.ones": lambda call: np.ones(shape_of(call), str(call.ty.dtype)),
 }
 
 

@@ -21,6 +21,7 @@ import onnx
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .frontend.import_model import import_for_cpu, import_model
+from .frontend.import_relax import border_of
 from .host import host_notes
 from .link import Linked, link, records_of, with_artefacts
 from .machine.hw import HwConfig, load_config
@@ -115,9 +116,16 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
 def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> QuantizedModel:
     """The stages calibrate and quantize: all ways into the compiler go through here.
 
-    A model that came quantized keeps its integers: there is nothing to calibrate.
+    A model that came quantized keeps its integers: there is nothing to calibrate. Raises UserError for one that no form of
+    quantized models could be read from.
     """
     _check_bits(model, options)
+    border = border_of(model.mod)
+    if border is not None:
+        raise UserError(
+            f"node '{border}': the model came quantized, and its scales cannot be read ({'; '.join(model.notes)}); export it "
+            "without what is named here, or as ONNX"
+        )
     if model.given is not None and model.given.activations:
         with stages("calibrate", own_progress=True):
             calibration = samples_of(model, options)

@@ -10,11 +10,14 @@ import tvm
 
 from .dialect.operators import works_on_integers
 from .errors import UserError, boundary, shown
-from .frontend.import_relax import import_relax
+from .frontend.import_model import import_frontend_module
+from .frontend.import_relax import border_of, import_relax
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .npu.partition.partition import float_macs, partition
 from .options import TargetOptions, options_of
 from .pipeline import quantize_imported
+from .qdq.forms import QUANTIZED
+from .quant.io_dtype import with_ends
 from .relax_tools import functions
 from .stages import Stages
 
@@ -29,9 +32,10 @@ def partition_for_qaccel(
 ) -> tvm.IRModule:
     """A module with the accelerator's part of ``main`` in functions of their own, ready for ``relax.ext.qaccel``.
 
-    A module in the quantized dialect is partitioned as it is. A float module is quantized first, by the steps of ``tvmc
-    compile``: with ``calibration_data`` (arrays by parameter name, samples along axis 0) at 8 bits, else from synthetic
-    inputs within ``input_range`` at W8A16, or at ``bits`` as ``--bits`` takes them. The signature of ``main`` stays.
+    A module in the quantized dialect is partitioned as it is. One with ``relax.quantize`` and ``relax.dequantize`` keeps their
+    scales. A float module is quantized first, by the steps of ``tvmc compile``: with ``calibration_data`` (arrays by parameter
+    name, samples along axis 0) at 8 bits, else from synthetic inputs within ``input_range`` at W8A16, or at ``bits`` as
+    ``--bits`` takes them. The signature of ``main`` stays.
     Raises UserError for a module without ``main``, and where shapes are symbolic.
     """
     with boundary("partition_for_qaccel"):
@@ -44,9 +48,10 @@ def partition_for_qaccel(
             map(works_on_integers, functions(mod))
         ):
             return partition(mod, config).mod
-        model = import_relax(mod)
+        model = import_relax(mod) if border_of(mod) is None else import_frontend_module(mod, QUANTIZED)
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, input_range=input_range, bits=bits
         )
         quantized = quantize_imported(model, options, Stages())
-        return partition(quantized.mod, config, quantized.unquantized, float_macs(model.mod)).mod
+        source, _ = with_ends(quantized, options.io_dtype)
+        return partition(source, config, quantized.unquantized, float_macs(model.mod)).mod

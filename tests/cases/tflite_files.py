@@ -10,7 +10,9 @@ import tflite
 
 TYPES = {
     "float32": tflite.TensorType.FLOAT32, "float16": tflite.TensorType.FLOAT16, "int32": tflite.TensorType.INT32,
-    "bool": tflite.TensorType.BOOL, "resource": tflite.TensorType.RESOURCE,
+    "bool": tflite.TensorType.BOOL, "resource": tflite.TensorType.RESOURCE, "int8": tflite.TensorType.INT8,
+    "uint8": tflite.TensorType.UINT8, "int16": tflite.TensorType.INT16, "int64": tflite.TensorType.INT64,
+    "int4": tflite.TensorType.INT4,
 }  # fmt: skip
 
 
@@ -24,13 +26,17 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor by name; ``value`` where it is a constant, its own or a `Sparse` one."""
+    """A tensor by name; ``value`` where it is a constant, its own or a `Sparse` one; ``scale`` where it is quantized, several
+    along ``axis``, and ``zero`` or zero points."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     value: Any = None
     variable: bool = False
+    scale: Any = None
+    zero: Any = 0
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,18 @@ def fully_connected(b: flatbuffers.Builder) -> tuple[int, int]:
     """Options of FULLY_CONNECTED without an activation."""
     tflite.FullyConnectedOptionsStart(b)
     return tflite.BuiltinOptions.FullyConnectedOptions, tflite.FullyConnectedOptionsEnd(b)
+
+
+def options(kind: str, **fields: Any) -> Callable[[flatbuffers.Builder], tuple[int, int]]:
+    """Options of an operator by the name of their table, "Conv2DOptions", with its scalar fields."""
+
+    def write(b: flatbuffers.Builder) -> tuple[int, int]:
+        getattr(tflite, f"{kind}Start")(b)
+        for field, value in fields.items():
+            getattr(tflite, f"{kind}Add{field}")(b, value)
+        return getattr(tflite.BuiltinOptions, kind), getattr(tflite, f"{kind}End")(b)
+
+    return write
 
 
 def written(tensors: Sequence[Tensor], operators: Sequence[Operator], inputs: Sequence[str], outputs: Sequence[str],
@@ -135,20 +153,38 @@ def _tensor(b, tensor: Tensor, buffers):
     sparsity, data = None, b""
     if isinstance(tensor.value, Sparse):
         sparsity, data = _sparsity(b, tensor.value)
+    elif tensor.dtype == "int4":  # two in a byte, the first one low
+        nibbles = np.asarray(tensor.value, np.int8).reshape(-1) & 15
+        nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, np.int8))
+        data = (nibbles[::2] | nibbles[1::2] << 4).astype(np.uint8).tobytes()
     elif tensor.value is not None:
         data = np.asarray(tensor.value, tensor.dtype).tobytes()
     if data:
         buffers.append(_buffer(b, data))
     name, shape = b.CreateString(tensor.name), _numbers(b, tensor.shape)
+    scales = None if tensor.scale is None else _scales(b, tensor)
     tflite.TensorStart(b)
     tflite.TensorAddShape(b, shape)
     tflite.TensorAddType(b, TYPES[tensor.dtype])
     tflite.TensorAddBuffer(b, len(buffers) - 1 if data else 0)
     tflite.TensorAddName(b, name)
     tflite.TensorAddIsVariable(b, tensor.variable)
+    if scales is not None:
+        tflite.TensorAddQuantization(b, scales)
     if sparsity is not None:
         tflite.TensorAddSparsity(b, sparsity)
     return tflite.TensorEnd(b)
+
+
+def _scales(b, tensor: Tensor):
+    scale = np.atleast_1d(np.asarray(tensor.scale, np.float32))
+    zero = np.broadcast_to(np.asarray(tensor.zero, np.int64), scale.shape)
+    vectors = _numbers(b, scale, np.float32), _numbers(b, zero, np.int64)
+    tflite.QuantizationParametersStart(b)
+    tflite.QuantizationParametersAddScale(b, vectors[0])
+    tflite.QuantizationParametersAddZeroPoint(b, vectors[1])
+    tflite.QuantizationParametersAddQuantizedDimension(b, tensor.axis)
+    return tflite.QuantizationParametersEnd(b)
 
 
 def _sparsity(b, sparse: Sparse):

@@ -10,6 +10,7 @@ from qaccel.evaluate.executor import execute
 from qaccel.frontend.from_relax.to_onnx import NotTranslated, relax_to_onnx
 from qaccel.frontend.import_model import import_frontend_module
 from qaccel.frontend.import_relax import prepare
+from qaccel.qdq.forms import QUANTIZED
 from tiers import wide_after
 
 RNG = np.random.default_rng(12)
@@ -94,8 +95,12 @@ def test_weights_that_are_dequantized_are_weights():
         pooled = b.emit(op.nn.max_pool2d(q, pool_size=2, strides=2))
         return op.dequantize(pooled, relax.const(np.float32(0.05)), relax.const(np.int32(3)), axis=0)
 
-    imported = same(module((1, 3, 8, 8), build), 1e-4)
-    assert kinds(imported) == ["Conv", "QuantizeLinear", "MaxPool", "DequantizeLinear"]
+    mod = module((1, 3, 8, 8), build)
+    assert kinds(same(mod, 1e-4)) == ["DequantizeLinear", "Conv", "QuantizeLinear", "MaxPool", "DequantizeLinear"]
+    read = import_frontend_module(mod, QUANTIZED)
+    assert [each.op_type for each in read.operators] == ["Conv", "QuantizeLinear", "MaxPool"]
+    (given,) = read.given.weights.values()
+    assert given.bits == 8 and given.scale.tolist() == [np.float32(v) for v in (0.01, 0.02, 0.03, 0.04)]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,16 @@ def import_relax(mod: tvm.IRModule) -> Model:
     return Model(made, inputs, outputs, _operators(made["main"], inputs))
 
 
+def border_of(mod: tvm.IRModule) -> str | None:
+    """The name of the first call of ``main`` that quantizes or dequantizes; None where nothing came quantized."""
+    names = ("relax.quantize", "relax.dequantize")
+    for binding in bindings(mod["main"]):
+        call = binding.value
+        if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in names:
+            return node_name(call) or str(binding.var.name)
+    return None
+
+
 def prepare(mod: tvm.IRModule) -> tvm.IRModule:
     """The module without operators of training. Raises UserError where there is no ``main``."""
     if "main" not in {var.name_hint for var in mod.get_global_vars()}:

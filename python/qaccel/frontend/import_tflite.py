@@ -11,10 +11,10 @@ import tvm
 from tvm import relax
 
 from ..errors import UserError
+from .from_tflite.sparse import dense
 
 CONTROL_FLOW = ("IF", "WHILE", "CALL", "STABLEHLO_WHILE", "STABLEHLO_CASE")
 STATES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
-DENSE = 0  # format of a dimension of a sparse tensor: all of it is there; the other one lists what is
 
 
 def from_tflite_file(path: Path) -> tvm.IRModule:
@@ -76,76 +76,36 @@ def _refuse(path: Path, name: str, custom: str) -> None:
 
 
 def _converter() -> type:
-    """TVM's converter with EXPAND_DIMS, which calls an operator of Relax wrongly, and DENSIFY of any element type."""
-    from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter
+    """The converter with what TVM's gets wrong: EXPAND_DIMS calls an operator of Relax wrongly, DENSIFY knows one element type,
+    RESHAPE takes no computed shape, although the file states the result's, and FULLY_CONNECTED no batch of planes."""
+    from .from_tflite.integers import RealConverter
 
-    class Converter(OperatorConverter):
+    class Converter(RealConverter):
         def convert_expand_dims(self, op: Any) -> relax.Expr:
             data, axis = self.get_input_tensors(op)
             return relax.op.expand_dims(self.get_tensor_expr(data), int(self.get_tensor_value(axis).reshape(-1)[0]))
 
+        def convert_reshape(self, op: Any) -> relax.Expr:
+            shape = self.get_output_tensors(op)[0].tensor.ShapeAsNumpy()
+            return relax.op.reshape(self.get_tensor_expr(self.get_input_tensors(op)[0]), np.reshape(shape, -1).tolist())
+
+        def convert_fully_connected(self, op: Any) -> relax.Expr:
+            source, weight = self.get_input_tensors(op)[:2]
+            data, width = self.get_tensor_expr(source), int(weight.tensor.Shape(1))
+            if int(source.tensor.Shape(source.tensor.ShapeLength() - 1)) == width:
+                return super().convert_fully_connected(op)
+            self.hold(source.tensor_idx, relax.op.reshape(data, (-1, width)))
+            made = super().convert_fully_connected(op)
+            self.hold(source.tensor_idx, data)
+            return made
+
         def convert_densify(self, op: Any) -> relax.Expr:
             (source,) = self.get_input_tensors(op)
+            if self.has_expr(source.tensor_idx):  # of integers
+                return self.get_expr(source.tensor_idx)
             return relax.const(dense(source.tensor, self.get_tensor_value(source, is_sparse=True)))
 
-        def convert_dequantize(self, op: Any) -> relax.Expr:
-            (source,) = self.get_input_tensors(op)
-            if self.get_tensor_type_as_numpy(source) is np.float16 and self.has_expr(source.tensor_idx):
-                return relax.op.astype(self.get_expr(source.tensor_idx), "float32")
-            return super().convert_dequantize(op)
-
     return Converter
-
-
-def dense(tensor: Any, values: np.ndarray) -> np.ndarray:
-    """A sparse TFLite tensor as an array of its shape.
-
-    Its dimensions are stored in the order of `TraversalOrder`; those from the rank on are blocks of the dimensions in
-    `BlockMap`. Each is either dense, or lists its indices by segments as compressed sparse rows do.
-    """
-    sparsity, shape = tensor.Sparsity(), [int(size) for size in tensor.ShapeAsNumpy()]
-    order = [int(axis) for axis in sparsity.TraversalOrderAsNumpy()]
-    blocks = [int(axis) for axis in np.atleast_1d(sparsity.BlockMapAsNumpy())] if sparsity.BlockMapLength() else []
-    levels = [_level(sparsity.DimMetadata(k)) for k in range(len(order))]
-    # The values of each level, outermost first, are the entries of the one before, each with all of its own indices.
-    places = np.zeros((1, 0), np.int64)
-    positions = np.zeros(1, np.int64)
-    for size, segments, indices in levels:
-        if segments is None or indices is None:
-            own = np.tile(np.arange(size), len(places))
-            counts = np.full(len(places), size)
-            positions = np.repeat(positions, counts) * size + own
-        else:
-            counts = np.diff(segments)[positions]
-            starts = np.repeat(segments[positions], counts)
-            positions = starts + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            own = indices[positions]
-        places = np.concatenate([np.repeat(places, counts, axis=0), own[:, None]], axis=1)
-    by_axis = {axis: places[:, k] for k, axis in enumerate(order)}
-    size_of = {axis: level[0] for axis, level in zip(order, levels, strict=True)}
-    if any(segments is not None for _, segments, _ in levels[len(shape) :]):
-        raise ValueError("a sparse tensor has blocks that are sparse themselves")
-    for k, axis in enumerate(blocks):
-        by_axis[axis] = by_axis[axis] * size_of[len(shape) + k] + by_axis[len(shape) + k]
-    result = np.zeros(shape, values.dtype)
-    result[tuple(by_axis[axis] for axis in range(len(shape)))] = values[positions]
-    return result
-
-
-def _level(metadata: Any) -> tuple[int, np.ndarray | None, np.ndarray | None]:
-    """One stored dimension: its size if it is dense, else segments and indices."""
-    if metadata.Format() == DENSE:
-        return metadata.DenseSize(), None, None
-    segments = _vector(metadata.ArraySegments(), metadata.ArraySegmentsType())
-    return 0, segments, _vector(metadata.ArrayIndices(), metadata.ArrayIndicesType())
-
-
-def _vector(table: Any, kind: int) -> np.ndarray:
-    import tflite
-
-    reader = {1: tflite.Int32Vector, 2: tflite.Uint16Vector, 3: tflite.Uint8Vector}[kind]()
-    reader.Init(table.Bytes, table.Pos)
-    return np.atleast_1d(reader.ValuesAsNumpy()).astype(np.int64)
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import helper
 from tvm import relax
 
 from .translation import Operator, Translation
@@ -62,17 +60,12 @@ def _pool(op: str, layout: str) -> Operator:
         attrs: dict[str, Any] = {"strides": ints(a.strides), "pads": _pads(a.padding, len(layout) - 2)}
         attrs |= {"kernel_shape": ints(a.pool_size), "ceil_mode": int(a.ceil_mode)}
         x = to.transpose(to.tensor(call.args[0]), _order(a.layout, layout))
-        dtype = np.dtype(str(call.ty.dtype))
         if op == "MaxPool":
             y = to.node(op, [x], dilations=ints(a.dilation), **attrs)
-        elif any(d != 1 for d in ints(a.dilation)):
-            raise ValueError("dilated average")
-        elif dtype.kind == "f":
+        elif any(d != 1 for d in ints(a.dilation)) or np.dtype(str(call.ty.dtype)).kind != "f":
+            raise ValueError("dilated average, or one of integers, which Relax cuts and does not round")
+        else:
             y = to.node(op, [x], count_include_pad=int(a.count_include_pad), **attrs)
-        else:  # of quantized values: TFLite rounds the mean
-            values = to.node("Cast", [x], to=onnx.TensorProto.FLOAT)
-            mean = to.node(op, [values], count_include_pad=int(a.count_include_pad), **attrs)
-            y = to.node("Cast", [to.node("Round", [mean])], to=helper.np_dtype_to_tensor_dtype(dtype))
         return to.transpose(y, _order(layout, a.out_layout or a.layout))
 
     return translate
@@ -109,10 +102,20 @@ def _prelu(call: relax.Call, to: Translation) -> str:
         for k in range(len(shape)):
             if np.array_equal(slopes, np.broadcast_to(slopes.take([0], k), slopes.shape)):
                 slopes = slopes.take([0], k)
-        y = to.node("PRelu", [to.tensor(source.args[0]), to.const(slopes)])
+        quantized = _before(call.args[1], to)
+        slope_name = to.const(slopes) if quantized is None else to.tensor(quantized)
+        y = to.node("PRelu", [to.tensor(source.args[0]), slope_name])
         return to.reshape(y, shape_of(call))
     per_axis = slope.reshape([-1 if k == axis % len(shape) else 1 for k in range(len(shape))])
     return to.node("PRelu", [to.tensor(data), to.const(per_axis)])
+
+
+def _before(expr: relax.Expr, to: Translation) -> relax.Expr | None:
+    """The dequantized constant that was broadcast and flattened to an operand; None where there is none."""
+    made: Any = to.values.get(expr)
+    while isinstance(made, relax.Call) and made.op.name in ("relax.reshape", "relax.broadcast_to"):
+        expr, made = made.args[0], to.values.get(made.args[0])
+    return expr if isinstance(made, relax.Call) and made.op.name == "relax.dequantize" else None
 
 
 def _resize(call: relax.Call, to: Translation) -> str:

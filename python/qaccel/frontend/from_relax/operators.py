@@ -8,6 +8,7 @@ import numpy as np
 from onnx import helper
 from tvm import relax
 
+from ..passes.contrib import DOMAIN as MICROSOFT
 from .layers import LAYERS, ints, number, shape_of
 from .names import PLAIN, SCALED
 from .translation import Operator, Translation
@@ -39,6 +40,11 @@ def _gelu(call: relax.Call, to: Translation) -> str:
     return to.node(
         "Mul", [to.node("Mul", [x, to.const(0.5, dtype)]), to.node("Add", [gate, to.const(1, dtype)])]
     )  # fmt: skip
+
+
+def _square(call: relax.Call, to: Translation) -> str:
+    x = to.tensor(call.args[0])
+    return to.node("Mul", [x, x])
 
 
 def _rsqrt(call: relax.Call, to: Translation) -> str:
@@ -188,17 +194,18 @@ FOLDED: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _quantize(op: str) -> Operator:
+def _border(op: str) -> Operator:
+    """A QuantizeLinear or DequantizeLinear, as ONNX Runtime has them for all types at every opset."""
+
     def translate(call: relax.Call, to: Translation) -> str:
-        folded = to.value(call) if op == "DequantizeLinear" else None
-        if folded is not None:
-            return to.const(folded)
-        x, scale = (to.tensor(a) for a in call.args[:2])
+        x, scale, zero_point = to.tensor(call.args[0]), to.value(call.args[1]), to.value(call.args[2])
+        if scale is None or zero_point is None:
+            raise ValueError("computed scales")
         integers = np.dtype(str(call.ty.dtype if op == "QuantizeLinear" else call.args[0].ty.dtype))
-        value = to.value(call.args[2])
-        if value is None:
-            raise ValueError("a computed zero point")
-        return to.node(op, [x, scale, to.const(value, integers)], axis=int(call.attrs.axis))
+        points = np.broadcast_to(zero_point, np.shape(scale))
+        return to.node(
+            op, [x, to.const(scale), to.const(points, integers)], axis=int(call.attrs.axis), domain=MICROSOFT
+        )
 
     return translate
 
@@ -228,6 +235,7 @@ OPERATORS: dict[str, Operator] = {
         "std": _std,
         "clip": _clip,
         "rsqrt": _rsqrt,
+        "square": _square,
         "reshape": _reshape,
         "squeeze": _reshape,
         "expand_dims": _reshape,
@@ -243,7 +251,7 @@ OPERATORS: dict[str, Operator] = {
         "min": _reduce("ReduceMin"),
         "astype": _cast,
         "broadcast_to": _expand,
-        "quantize": _quantize("QuantizeLinear"),
-        "dequantize": _quantize("DequantizeLinear"),
+        "quantize": _border("QuantizeLinear"),
+        "dequantize": _border("DequantizeLinear"),
     }.items()
 }  # fmt: skip

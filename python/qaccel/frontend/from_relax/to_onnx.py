@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from tvm import ir, relax
 
 from ...relax_tools import bindings, known_shape, results
+from ..passes.contrib import DOMAIN as MICROSOFT
 from .operators import FOLDED, OPERATORS
 from .translation import NotTranslated, Translation
 
@@ -38,7 +39,8 @@ def relax_to_onnx(mod: tvm.IRModule) -> onnx.ModelProto:
         outputs.append(helper.make_tensor_value_info(name, *_type(result)))
     weights = [numpy_helper.from_array(np.array(v, order="C"), k) for k, v in to.consts.items()]
     graph = helper.make_graph(to.nodes, "main", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def _bind(binding: relax.Binding, to: Translation) -> None:

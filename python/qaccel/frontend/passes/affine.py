@@ -13,15 +13,19 @@ import onnx
 from onnx import helper
 
 from ...errors import UserError
+from ...model import Given
 from ..graph import Graph, attrs_of, fresh_name, remade
 
 Affine = tuple[np.ndarray, np.ndarray, str]  # gain[C], shift[C] in float64, the tensor they apply to
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """Folds affine steps into Conv, ConvTranspose, Gemm and MatMul; a BatchNormalization left over is Mul and Add."""
+    """Folds affine steps into Conv, ConvTranspose, Gemm and MatMul; a BatchNormalization left over is Mul and Add.
+
+    A convolution whose weights came quantized takes in an addition alone.
+    """
     uses, producers = graph.uses(), graph.producers()
-    consts = dict(graph.consts)
+    consts, given = dict(graph.consts), graph.given
     replaced: dict[str, onnx.NodeProto | None] = {}
     extra: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
@@ -32,6 +36,13 @@ def fold_affine(graph: Graph) -> Graph:
         layer = producers.get(source)
         layer = replaced.get(layer.name, layer) if layer is not None else None
         if layer is not None and layer.output[0] == source and uses[source] == 1:
+            if given is not None and layer.name in given.weights:
+                taken = _with_bias(layer, gain, shift, list(node.output[:1]), consts, given)
+                if taken is not None:
+                    replaced[layer.name], given = taken
+                    replaced[node.name] = None
+                    producers[node.output[0]] = taken[0]
+                continue
             folded = _folded(layer, gain, shift, list(node.output[:1]), consts, graph)
             if folded is not None:
                 replaced[layer.name] = folded
@@ -44,7 +55,7 @@ def fold_affine(graph: Graph) -> Graph:
     for node in graph.nodes:
         now = replaced.get(node.name, node)
         nodes += extra.get(node.name, [] if now is None else [now])
-    return replace(graph, nodes=tuple(nodes), consts=consts)
+    return replace(graph, nodes=tuple(nodes), consts=consts, given=given)
 
 
 def with_statistics(graph: Graph) -> Graph:
@@ -78,6 +89,8 @@ def _affine(node: onnx.NodeProto, graph: Graph) -> Affine | None:
     full = (1,) * (len(shape) - value.ndim) + value.shape
     if any(size != 1 and axis != 1 for axis, size in enumerate(full)):
         return None
+    exact = graph.given.biases.get(node.name) if graph.given is not None else None
+    value = exact if exact is not None and exact.size == value.size else value
     v = np.broadcast_to(value.astype(np.float64).reshape(-1), shape[1])
     one, zero = np.ones_like(v), np.zeros_like(v)
     if node.op_type == "Div" and (swapped or np.any(v == 0)):
@@ -114,8 +127,6 @@ def _folded(
     """`layer` with the affine step in its weights and bias, which are added to `consts`; None if it cannot take it."""
     if layer.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or layer.input[1] not in consts:
         return None
-    if graph.given is not None and layer.name in graph.given.weights:
-        return None  # its integers and scales are not ours to change
     if len(layer.input) > 2 and layer.input[2] and layer.input[2] not in consts:
         return None
     attrs = attrs_of(layer)
@@ -150,6 +161,22 @@ def _folded(
     if layer.op_type == "MatMul":
         folded.op_type = "Gemm"
     return folded
+
+
+def _with_bias(
+    layer: onnx.NodeProto, gain: np.ndarray, shift: np.ndarray, outputs: list[str], consts: dict[str, np.ndarray], given: Given
+) -> tuple[onnx.NodeProto, Given] | None:  # fmt: skip
+    """A convolution whose weights came quantized with the shift in its bias, which is added to `consts` and exactly to what is
+    given; None for a gain, because its integers and scales are not ours to change, and for matrix products."""
+    has_bias = len(layer.input) > 2 and bool(layer.input[2])
+    if layer.op_type not in ("Conv", "ConvTranspose") or np.any(gain != 1) or has_bias and layer.input[2] not in consts:
+        return None
+    old = consts[layer.input[2]].astype(np.float64) if has_bias else np.zeros(())
+    exact = given.biases.get(layer.name, old).reshape(old.shape) + shift
+    name = fresh_name(f"{layer.name}_bias", consts)
+    consts[name] = exact.astype(np.float32)
+    made = remade(layer, [*layer.input[:2], name], outputs)
+    return made, replace(given, biases={**given.biases, layer.name: exact})
 
 
 def _mul_add(

@@ -119,6 +119,22 @@ def test_front_ends(form, mode):
         np.testing.assert_array_equal(outputs(qaccel.compile(q, target="llvm"), TEST), made)
 
 
+LOUDER = {
+    "magnitude": FORMS["magnitude"][0],
+    "log mel": FORMS["log mel"][0],
+    "product of two layers": lambda net: net("Mul", *_halves(net)),
+    "gate": lambda net: net("Mul", _spectrum(net), net("Sigmoid", net("Mul", _spectrum(net), scalar(4)))),
+}
+
+
+@pytest.mark.parametrize("form", ["magnitude", *(pytest.param(f, marks=pytest.mark.slow) for f in list(LOUDER)[1:])])
+def test_samples_half_as_loud_again(form):
+    """At 16 bits: the square of what is 1.5 times as large is 2.25 times as large."""
+    model, louder = _model(LOUDER[form]), {"x": 1.5 * DATA["x"]}
+    module = qaccel.compile(model, calibration_data=DATA, bits="W16A16")
+    assert decibels(floats(model, louder), outputs(module, louder)) >= 50
+
+
 def test_the_qdq_file_leaves_in_float_what_is_held_at_several_scales(tmp_path):
     model = _model(FORMS["log mel"][0])
     q = qaccel.quantize(model, calibration_data=DATA, bits="W16A16")

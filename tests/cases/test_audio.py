@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 
 import qaccel
-from cases.nets import BITS, Net, decibels, floats, info, ints, macs_on_the_cpu, outputs, scalar
+from cases.nets import BITS, Net, decibels, floats, info, ints, macs_on_the_cpu, normal, outputs, scalar, weights
 
 pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
 
@@ -156,3 +156,16 @@ def test_what_has_no_second_scale_stays_in_float_from_the_products_on(mode):
     assert macs_on_the_cpu(module) == {}
     ops = {each["op"] for each in module.report["fallback"]}
     assert ops == (set() if mode == "8" else {"Mul", "Sub", "Relu", "Sqrt"})
+
+
+@pytest.mark.parametrize("mode", ["8", "16"])
+def test_a_logarithm_of_what_float_makes_stays_in_float(mode):
+    """Shares of a Softmax, of which the smallest are what a logarithm shows: they are never rounded."""
+    net = Net()
+    shares = net("Softmax", net("MatMul", "x", weights(8, 8, gain=6)), axis=-1)
+    net("Log", net("Add", shares, scalar(1e-6)), out="y")
+    model = net.model({"x": [1, 4, 8]}, {"y": [1, 4, 8]})
+    data, test = ({"x": normal(4, 8, samples=count, seed=count)} for count in (16, 4))
+    module = qaccel.compile(model, calibration_data=data, bits=BITS[mode])
+    assert decibels(floats(model, test), outputs(module, test)) >= (25 if mode == "8" else 65)
+    assert {each["op"] for each in module.report["fallback"]} >= {"Softmax", "Add+Log"}

@@ -21,7 +21,7 @@ from ..dialect.quantized import QuantizedModel
 from ..errors import UserError, did_you_mean, shown
 from ..model import Given, Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
-from ..relax_tools import bindings, use_counts, variables
+from ..relax_tools import bindings, main_function, use_counts, variables
 from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
@@ -97,7 +97,7 @@ def _quantized(
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
-    with builder.function("main", params):
+    with main_function(builder, params):
         with builder.dataflow():
             failed: set[relax.Var] = set()
             for node in nodes:

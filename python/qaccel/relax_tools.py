@@ -16,6 +16,17 @@ from tvm.ir import SourceName, Span
 from .errors import UserError
 
 
+@contextmanager
+def main_function(builder: relax.BlockBuilder, params: list[relax.Var]) -> Iterator[None]:
+    """``builder.function("main", params)``; exceptions close its block too, else the builder warns beside the user's one line."""
+    with builder.function("main", params):
+        try:
+            yield
+        except BaseException:
+            builder._end_block()
+            raise
+
+
 def node_name(call: relax.Call) -> str:
     """The ONNX node that a Relax call came from; empty for a call that no node stands behind."""
     return "" if call.span is None else str(call.span.source_name.name)

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 
 import qaccel
-from cases.nets import BITS, Net, decibels, floats, info, ints, macs_on_the_cpu, outputs, scalar
+from cases.nets import BITS, Net, decibels, floats, info, ints, macs_on_the_cpu, normal, outputs, scalar, weights
 
 pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
 
@@ -119,6 +119,22 @@ def test_front_ends(form, mode):
         np.testing.assert_array_equal(outputs(qaccel.compile(q, target="llvm"), TEST), made)
 
 
+LOUDER = {
+    "magnitude": FORMS["magnitude"][0],
+    "log mel": FORMS["log mel"][0],
+    "product of two layers": lambda net: net("Mul", *_halves(net)),
+    "gate": lambda net: net("Mul", _spectrum(net), net("Sigmoid", net("Mul", _spectrum(net), scalar(4)))),
+}
+
+
+@pytest.mark.parametrize("form", ["magnitude", *(pytest.param(f, marks=pytest.mark.slow) for f in list(LOUDER)[1:])])
+def test_samples_half_as_loud_again(form):
+    """At 16 bits: the square of what is 1.5 times as large is 2.25 times as large."""
+    model, louder = _model(LOUDER[form]), {"x": 1.5 * DATA["x"]}
+    module = qaccel.compile(model, calibration_data=DATA, bits="W16A16")
+    assert decibels(floats(model, louder), outputs(module, louder)) >= 50
+
+
 def test_the_qdq_file_leaves_in_float_what_is_held_at_several_scales(tmp_path):
     model = _model(FORMS["log mel"][0])
     q = qaccel.quantize(model, calibration_data=DATA, bits="W16A16")
@@ -140,3 +156,16 @@ def test_what_has_no_second_scale_stays_in_float_from_the_products_on(mode):
     assert macs_on_the_cpu(module) == {}
     ops = {each["op"] for each in module.report["fallback"]}
     assert ops == (set() if mode == "8" else {"Mul", "Sub", "Relu", "Sqrt"})
+
+
+@pytest.mark.parametrize("mode", ["8", "16"])
+def test_a_logarithm_of_what_float_makes_stays_in_float(mode):
+    """Shares of a Softmax, of which the smallest are what a logarithm shows: they are never rounded."""
+    net = Net()
+    shares = net("Softmax", net("MatMul", "x", weights(8, 8, gain=6)), axis=-1)
+    net("Log", net("Add", shares, scalar(1e-6)), out="y")
+    model = net.model({"x": [1, 4, 8]}, {"y": [1, 4, 8]})
+    data, test = ({"x": normal(4, 8, samples=count, seed=count)} for count in (16, 4))
+    module = qaccel.compile(model, calibration_data=data, bits=BITS[mode])
+    assert decibels(floats(model, test), outputs(module, test)) >= (25 if mode == "8" else 65)
+    assert {each["op"] for each in module.report["fallback"]} >= {"Softmax", "Add+Log"}

@@ -32,7 +32,7 @@ def check_case(config: str, weight_bits: int, activation_bits: int, index: int) 
 @pytest.mark.wide
 @pytest.mark.parametrize(("config", "weight_bits", "activation_bits"), CASES)
 def test_random_layers(config: str, weight_bits: int, activation_bits: int) -> None:
-    for index in range(75):
+    for index in range(50):
         try:
             check_case(config, weight_bits, activation_bits, index)
         except Exception as error:
@@ -43,7 +43,7 @@ def test_random_layers(config: str, weight_bits: int, activation_bits: int) -> N
 @pytest.mark.parametrize(("config", "weight_bits", "activation_bits"), CASES)
 def test_many_random_layers(config: str, weight_bits: int, activation_bits: int) -> None:
     total = int(os.environ.get("QACCEL_LAYER_CASES", "50000"))
-    for index in range(75, 75 + -(-total // len(CASES))):
+    for index in range(50, 50 + -(-total // len(CASES))):
         try:
             check_case(config, weight_bits, activation_bits, index)
         except Exception as error:

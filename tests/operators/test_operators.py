@@ -20,9 +20,9 @@ from qaccel.dialect.ops import conv2d, eltwise
 from qaccel.machine.hw import config_names
 from qaccel.npu.partition.supported import ROWS
 from qaccel.options import BitWidths
-from qaccel.quant.rules import emitter
 from qaccel.quant.rules import layers as rules
 from qaccel.quant.rules import moves as rules_move
+from qaccel.quant.rules import moving
 
 SEED = 20261124
 PAIRS = list(product((4, 8, 16), (4, 8, 16)))
@@ -140,7 +140,7 @@ FAULTS = {
         lambda true: lambda *given: replace(true(*given), values=np.minimum(true(*given).values + 1, 127)), ("Sigmoid", "Neg"),
     ),
     "moved values from one place further": (
-        emitter, "pieces_of", lambda true: lambda source, pixel, channel: true(source, np.roll(pixel, 1, -2), channel),
+        moving, "pieces_of", lambda true: lambda source, pixel, channel: true(source, np.roll(pixel, 1, -2), channel),
         ("Concat", "Slice", "Expand, Tile"),
     ),
 }  # fmt: skip

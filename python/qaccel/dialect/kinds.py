@@ -107,7 +107,7 @@ MASK = Kind("mask", None, reason="it makes a mask for a Softmax, which stays in 
 STEEP = Kind(
     "steep",
     None,
-    reason="its result is read by a function that is steep near zero, for which 16 bits of it are too few",
+    reason="it is a function that is steep near zero, for which 16 bits of what it reads are too few, or it makes what that reads",
 )
 OTHER = Kind("other", None)
 

@@ -8,7 +8,17 @@ from tvm import ir, relax
 from ..dialect import kinds
 from ..errors import UserError
 from ..model import Model, SourceOperator, TensorSpec
-from ..relax_tools import bindings, known_shape, node_name, node_span, renewed, results, use_counts, variables
+from ..relax_tools import (
+    bindings,
+    known_shape,
+    main_function,
+    node_name,
+    node_span,
+    renewed,
+    results,
+    use_counts,
+    variables,
+)
 from .from_relax.layers import number
 from .from_relax.names import onnx_name
 
@@ -24,7 +34,7 @@ def import_relax(mod: tvm.IRModule) -> Model:
     others = {var: fn for var, fn in prepared.functions_items() if var.name_hint != "main"}
     inputs = tuple(_spec(param, param.name) for param in function.params)
     builder = relax.BlockBuilder(tvm.IRModule(others))
-    with builder.function("main", list(function.params)):
+    with main_function(builder, list(function.params)):
         with builder.dataflow():
             now = _emitted(function, builder)
             # The tuple itself, not a variable that stands for another that stands for it: so `to_relax` writes it.

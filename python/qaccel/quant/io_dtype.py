@@ -19,7 +19,7 @@ from ..dialect.quantized import QuantizedModel
 from ..errors import UserError
 from ..machine.numerics import activation_limits
 from ..model import TensorSpec
-from ..relax_tools import bindings, node_name, renewed, results, variables
+from ..relax_tools import bindings, main_function, node_name, renewed, results, variables
 from .rules.weights import activation_quantization
 
 # Of the caller's integers over those of the machine.
@@ -90,7 +90,7 @@ def with_integer_ends(
         params.append(relax.Var(param.name, relax.TensorType(operators.static_shape(param), dtype)))
         meanings.append(attrs.result)
     others = {var: fn for var, fn in mod.functions_items() if var.name_hint != "main"}
-    with builder.function("main", params):
+    with main_function(builder, params):
         with builder.dataflow():
             integers = {
                 param: _shifted(builder, new, -OFFSET[dtype], operators.carrier(q.bits))

@@ -21,7 +21,7 @@ from ..dialect.quantized import QuantizedModel
 from ..errors import UserError, did_you_mean, shown
 from ..model import Given, Model
 from ..options import DEFAULT_BITS, Bits, BitWidths
-from ..relax_tools import bindings, use_counts, variables
+from ..relax_tools import bindings, main_function, use_counts, variables
 from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
 from .rules.eltwise import ELTWISE_RULES
@@ -33,7 +33,7 @@ from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, fuse_rounding
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
 from .rules.spans import Spans, fit_spans
-from .rules.steep.find import Levels, keep_steep, steep_tables, wide_reads
+from .rules.steep.find import Levels, is_steep, keep_steep, steep_tables, wide_reads
 from .rules.steep.ladder import emit_levels
 from .rules.tables import fuse_tables
 from .rules.weights import NotQuantizable
@@ -97,7 +97,7 @@ def _quantized(
     params = [relax.Var(param.name, param.ty) for param in source.params]
     for old, new, spec in zip(source.params, params, model.inputs, strict=True):
         emitter.name_input(old, spec.name, new)
-    with builder.function("main", params):
+    with main_function(builder, params):
         with builder.dataflow():
             failed: set[relax.Var] = set()
             for node in nodes:
@@ -188,7 +188,9 @@ def _emit(
         emitter.rename(node)
     elif widths is not None or node.output not in emitter.joins.apart:
         reason = _computed_weights(node, emitter) or node.kind.reason
-        if widths is not None:
+        if widths is not None and _is_steep_of_floats(node, emitter):
+            failed.add(node.output)
+        elif widths is not None:
             try:
                 if levels is not None and widths.out == 16:
                     emit_levels(node, widths, levels, emitter, QUANT_RULES, all_widths)
@@ -203,6 +205,14 @@ def _emit(
             for each in node.all_nodes:
                 emitter.in_float[each.name] = reason
         emitter.copy(node)
+
+
+def _is_steep_of_floats(node: Node, emitter: Emitter) -> bool:
+    """Whether a function is steep near zero of what a node in float makes: rounding that would lose what is there."""
+    source = emitter.maker(node.inputs[0]) if node.kind is kinds.TABLE and not emitter.given.activations else None
+    if source is None or source.name not in emitter.in_float:
+        return False
+    return is_steep(node, emitter.spans.of(source.range_name), emitter.spans.expected)
 
 
 def _computed_weights(node: Node, emitter: Emitter) -> str:

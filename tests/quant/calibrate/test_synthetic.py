@@ -1,12 +1,15 @@
 """Ranges without data: made-up inputs, batch-norm statistics, and how far either is trusted."""
 
 import numpy as np
+import pytest
+from onnx import TensorProto, helper
 from tvm import relax
 
 from frontend.onnx_models import model, node
+from qaccel.errors import UserError
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.frontend.import_relax import import_relax
-from qaccel.model import TensorSpec
+from qaccel.model import Model, TensorSpec
 from qaccel.options import CompileOptions
 from qaccel.quant.calibrate.calibration import measure
 from qaccel.quant.calibrate.ranges import Ranges, calibrate
@@ -129,3 +132,30 @@ def test_a_guessed_range_of_8_bit_inputs_is_all_of_their_values():
     guessed = synthetic_inputs(specs, (-1, 1), 4, guessed=True)
     assert (guessed["a"].min(), guessed["a"].max()) == (0, 255) and np.abs(guessed["b"]).max() <= 1
     assert synthetic_inputs(specs, (0, 9), 4)["a"].max() == 9
+
+
+def _masked() -> Model:
+    """A Softmax over what a boolean input keeps: nan where that keeps nothing, as flat made-up inputs do."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], name="conv"),
+        node("Where", ["keep", "c", "least"], ["m"], name="where"),
+        node("Softmax", ["m"], ["y"], name="softmax", axis=-1),
+    ]
+    made = model(nodes, {"w": weights(3, 2, 1, 1), "least": np.array(-np.inf, np.float32)}, (1, 2, 8, 8))
+    made.graph.input.append(helper.make_tensor_value_info("keep", TensorProto.BOOL, [1, 1, 1, 8]))
+    return import_onnx(made)
+
+
+def test_made_up_inputs_that_give_no_numbers_are_left_out():
+    measured = measure(_masked(), CompileOptions())
+    left = len(measured.samples["x"])
+    assert 0 < left < 16 and measured.samples["keep"].any(-1).all()
+    assert f"without {16 - left} of 16" in measured.notes[0]
+    assert measured.ranges.values["softmax"] == (0.0, 1.0)
+
+
+def test_no_made_up_input_may_be_left():
+    nodes = [node("Sub", ["x", "five"], ["s"], name="less"), node("Log", ["s"], ["y"], name="log")]
+    never = import_onnx(model(nodes, {"five": np.array(5, np.float32)}, (1, 2, 8, 8)))
+    with pytest.raises(UserError, match="node 'log' gives nan on every made-up input; .* --input-range"):
+        measure(never, CompileOptions())

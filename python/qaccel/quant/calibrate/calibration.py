@@ -16,9 +16,9 @@ from ...model import Model
 from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
 from . import cache, preprocessing
 from .outliers import find_outliers, without
-from .ranges import Ranges, calibrate
+from .ranges import NotFinite, Ranges, calibrate
 from .seen import inputs_seen, line
-from .synthetic import synthetic_inputs, widened
+from .synthetic import synthetic_inputs, those_of, widened
 
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 
@@ -143,9 +143,39 @@ def _without_data(model: Model, options: CompileOptions) -> Calibration:
     samples = synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guessed=guess)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
     exact = [] if guess else [spec.name for spec in model.inputs]
-    ranges = widened(calibrate(model, samples, "minmax"), model, exact)
+    try:
+        measured, odd = calibrate(model, samples, "minmax"), ""
+    except NotFinite as error:
+        samples, measured, odd = _without_odd_ones(model, samples, options.synthetic_samples, str(error))
+    ranges = widened(measured, model, exact)
     guessed = ", a guess: give --input-range LO,HI" if guess else ""
     bits = "" if options.bits else f"; bits are {BITS_WITHOUT_DATA} for that reason, for 8 bits give --calibration-data"
     learnt = "batch-norm statistics and " if model.statistics else ""
-    note = f"no calibration data: ranges come from {learnt}synthetic inputs in {lo:g}..{hi:g}{guessed}{bits}"
+    note = f"no calibration data: ranges come from {learnt}synthetic inputs in {lo:g}..{hi:g}{odd}{guessed}{bits}"
     return Calibration(ranges, samples, False, (note,))
+
+
+def _without_odd_ones(
+    model: Model, samples: Mapping[str, np.ndarray], count: int, error: str
+) -> tuple[dict[str, np.ndarray], Ranges, str]:
+    """Of ``count`` made-up samples those that give finite values everywhere, their ranges, and words for the note.
+
+    A mask that hides every key of a Softmax is nothing that a user has, nor is the logarithm of a negative number.
+    Raises UserError where none is left; ``error`` is what was wrong with all of them together.
+    """
+    finite = []
+    for k in range(count):
+        try:
+            calibrate(model, those_of(model.inputs, samples, [k]), "minmax")
+            finite.append(k)
+        except NotFinite:
+            pass
+    if not finite:
+        what = error.split(" on the calibration data")[0]
+        raise UserError(f"{what} on every made-up input; give --calibration-data, or the inputs' --input-range LO,HI")
+    left = those_of(model.inputs, samples, finite)
+    return (
+        left,
+        calibrate(model, left, "minmax"),
+        f" (without {count - len(finite)} of {count}, which gave no finite values)",
+    )

@@ -30,6 +30,10 @@ HEADROOM = 1.75
 LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
 
 
+class NotFinite(UserError):
+    """A node gives infinities or what is no number for some samples."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """What a range leaves out: the share of the tensor's values, and the least and greatest that the samples gave."""
@@ -104,8 +108,8 @@ def calibrate(
     """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
 
     method: "minmax" exact; "percentile" drops 0.01% of the values; "entropy" minimises the KL divergence; "mse" the
-    expected squared error at 8 bits. Raises UserError for an unknown method, no samples, and values that are not
-    finite (naming the node).
+    expected squared error at 8 bits. Raises UserError for an unknown method and no samples, NotFinite for values that are
+    not finite (naming the node).
     """
     if method not in METHODS:
         raise UserError(f"--calibration {method} is unknown; choose one of {', '.join(METHODS)}")
@@ -123,7 +127,7 @@ def calibrate(
         lo, hi = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if not (math.isfinite(lo) and math.isfinite(hi)):
             worst = lo if not math.isfinite(lo) else hi
-            raise UserError(f"node '{name}' gives {worst} on the calibration data; check the samples' range")
+            raise NotFinite(f"node '{name}' gives {worst} on the calibration data; check the samples' range")
         before = extremes.get(name, (0.0, 0.0))
         extremes[name] = (min(before[0], lo), max(before[1], hi))
 

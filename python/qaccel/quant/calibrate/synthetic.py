@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +47,17 @@ def synthetic_inputs(
             array = array > (lo + hi) / 2
         made[spec.name] = array.astype(dtype) if spec.shape else array.astype(dtype).reshape(())
     return made
+
+
+def those_of(
+    specs: Sequence[TensorSpec], samples: Mapping[str, np.ndarray], indices: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Some of the samples; each is as many rows of axis 0 as the input has. An input without axes is the same in all."""
+    chosen = {}
+    for spec in specs:
+        rows = [k * spec.shape[0] + row for k in indices for row in range(spec.shape[0])] if spec.shape else ...
+        chosen[spec.name] = samples[spec.name][rows]
+    return chosen
 
 
 def _sample(rng: np.random.Generator, index: int, shape: tuple[int, ...]) -> np.ndarray:

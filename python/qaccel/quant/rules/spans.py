@@ -2,14 +2,14 @@
 
 - A tensor that only saturating functions read reaches no further than where they saturate.
 - A bounded function whose values leave the network has its own range, and what it reads reaches to where it is alive.
-- 16-bit ranges from samples get headroom, up to what the tensor can be at all.
+- 16-bit ranges from samples get headroom for larger samples, up to what the tensor can be at all: a square more than its operand.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tvm import relax
@@ -33,12 +33,13 @@ class Spans:
     """Ranges in real values by input or node name.
 
     ``expected``: the values that a tensor is expected to have. ``limits``: beyond which it has none, or nobody can tell.
-    ``headroom``: by how much 16-bit ranges are wider than expected.
+    ``headroom``: by how much 16-bit ranges are wider than expected; ``growth`` says it of those tensors that grow otherwise.
     """
 
     expected: Mapping[str, Span]
     limits: Mapping[str, Span]
     headroom: float
+    growth: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, name: str) -> Span:
         """The expected values of an input or node. Raises CompilerFault if calibration has no range for it."""
@@ -55,7 +56,8 @@ class Spans:
         if bits != 16 or self.headroom == 1:
             return lo, hi
         least, most = self.limits.get(name, EVERYTHING)
-        return min(lo, max(lo * self.headroom, least)), max(hi, min(hi * self.headroom, most))
+        wider = self.growth.get(name, self.headroom)
+        return min(lo, max(lo * wider, least)), max(hi, min(hi * wider, most))
 
 
 def fit_spans(
@@ -91,6 +93,7 @@ class _Fit:
         self._limits: dict[str, Span] = {}
         self._names = {var: spec.name for var, spec in inputs.items()}
         self._names |= {node.output: node.range_name for node in nodes if _named(node)}
+        self._growth = _growths(nodes, self._names, ranges)
 
     def spans(self) -> Spans:
         """The fitted ranges."""
@@ -99,7 +102,10 @@ class _Fit:
             self._ask(node)
         for var in self._inputs:
             self._settle(var, None)
-        return Spans(self._expected, self._limits, self._ranges.headroom)
+        return self._so_far()
+
+    def _so_far(self) -> Spans:
+        return Spans(self._expected, self._limits, self._ranges.headroom, self._growth)
 
     def _settle(self, var: relax.Var, node: Node | None) -> None:
         """The range of a tensor, after all that read it."""
@@ -142,9 +148,8 @@ class _Fit:
         before = self._ranges.values.get(self._names.get(node.inputs[0], ""))
         if out is None or before is None:
             return EVERYTHING, None
-        spans = Spans(self._expected, self._limits, self._ranges.headroom)
         try:
-            q = activation_quantization(*spans.room(node.range_name, widths.out), widths.out)
+            q = activation_quantization(*self._so_far().room(node.range_name, widths.out), widths.out)
             values = curve(function, GRID)
         except NotQuantizable:
             return EVERYTHING, None
@@ -173,6 +178,41 @@ class _Fit:
         step = activation_quantization(*span, widths.activation).scale
         seen = seen[0] - step, seen[1] + step
         return seen, within(seen, (-reach, reach)) if whole else None
+
+
+def _growths(nodes: Sequence[Node], names: Mapping[relax.Var, str], ranges: Ranges) -> dict[str, float]:
+    """By how much each tensor is larger than in the samples, by name, when the inputs are ``ranges.headroom`` times as large.
+
+    A layer's output grows as its input, a product of two tensors as both together, a function as its curve says: a square by
+    the square. From the headroom itself to its square; more would cost resolution for samples that hardly come.
+    """
+    usual = ranges.headroom
+    most = usual**2
+    grown: dict[relax.Var, float] = {}
+    for node in nodes:
+        given = [grown.get(var, usual) for var in node.inputs]
+        growth = usual
+        if is_function(node):
+            growth = _growth_of_function(node, ranges.values.get(names.get(node.inputs[0], "")), given[0], usual)
+        elif node.kind is kinds.ELTWISE and node.call.op.name == "relax.multiply":
+            growth = math.prod(given)
+        elif node.kind not in (kinds.OTHER, *kinds.KEPT_IN_FLOAT):
+            growth = max(given, default=usual)
+        grown[node.output] = min(growth, most)
+    return {names[var]: growth for var, growth in grown.items() if var in names and growth > usual}
+
+
+def _growth_of_function(node: Node, operand: Span | None, growth: float, unknown: float) -> float:
+    """How much larger a function's values become where its operand grows; ``unknown`` where they have no largest."""
+    if operand is None:
+        return unknown
+    try:
+        before, after = (
+            np.abs(curve(node, np.linspace(*operand, 257) * factor)).max(initial=0.0) for factor in (1.0, growth)
+        )
+    except NotQuantizable:
+        return unknown
+    return float(after / before) if 0 < before < after < math.inf else 1.0 if before == after else unknown
 
 
 def _named(node: Node) -> bool:

@@ -7,7 +7,8 @@ several scales, and where it cannot, all of it stays in float, so that the cut l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -57,14 +58,11 @@ def steep_tables(nodes: Iterable[Node], ranges: Mapping[str, Range]) -> dict[rel
         source = _maker(node.inputs[0], maker)
         if not products or source is None or ranges.get(source.range_name, (-1.0, 0.0))[0] < 0:
             continue
-        top, span = ranges[source.range_name][1], ranges.get(node.range_name)
-        if span is None or top <= 0:
+        top = ranges[source.range_name][1]
+        given = _within_its_range(node, top, ranges)
+        if given is None:
             continue
-        step = max(map(abs, span)) / HIGHEST or 1.0
-
-        def function(x: np.ndarray, node: Node = node, span: Range = span) -> np.ndarray:
-            return within(evaluate(node, x), span)
-
+        function, step = given
         try:
             if _worst(function, [top], step) > STEEP_STEPS:
                 squares = _worst(partial(_of_square, function), [top**0.5], step) > STEEP_STEPS
@@ -72,6 +70,29 @@ def steep_tables(nodes: Iterable[Node], ranges: Mapping[str, Range]) -> dict[rel
         except NotQuantizable:
             continue
     return found
+
+
+def is_steep(node: Node, operand: Range, ranges: Mapping[str, Range]) -> bool:
+    """Whether 16 bits of an operand within a range, which no number is below zero, are too few for a function."""
+    given = _within_its_range(node, operand[1], ranges) if operand[0] >= 0 else None
+    try:
+        return given is not None and _worst(given[0], [operand[1]], given[1]) > STEEP_STEPS
+    except NotQuantizable:
+        return False
+
+
+def _within_its_range(
+    node: Node, top: float, ranges: Mapping[str, Range]
+) -> tuple[Callable[[np.ndarray], np.ndarray], float] | None:
+    """A function cut to the range of its output, and the step of 16 bits there; None without a range or operand."""
+    span = ranges.get(node.range_name)
+    if span is None or top <= 0:
+        return None
+
+    def function(x: np.ndarray) -> np.ndarray:
+        return within(evaluate(node, x), span)
+
+    return function, max(map(abs, span)) / HIGHEST or 1.0
 
 
 def _of_square(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -177,13 +198,13 @@ def wide_reads(steep: Mapping[relax.Var, Levels], bits: Bits) -> set[relax.Var]:
 def keep_steep(
     nodes: Iterable[Node],
     steep: Mapping[relax.Var, Levels],
-    failed: Collection[relax.Var],
+    failed: AbstractSet[relax.Var],
     uses: Mapping[relax.Var, int],
 ) -> list[Node]:
     """The nodes, with the functions ``failed`` and what leads to them from products kept in float, where nothing else reads it."""
     kept = set(failed)
     nodes = list(nodes)
-    inside = {node.output for var in failed for node in steep[var].chain if not node.kind.weights}
+    inside = {node.output for var in failed & steep.keys() for node in steep[var].chain if not node.kind.weights}
     for node in reversed(nodes):
         reads = [each for each in nodes if node.output in each.inputs]
         renames = node.kind.renames and reads

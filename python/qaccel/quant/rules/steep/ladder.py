@@ -227,7 +227,7 @@ class _Finer:
         name = clone.range_name
         least = -top if spans.of((of or node).range_name)[0] < 0 else 0.0
         emitter.spans = Spans(
-            {**spans.expected, name: (least, top)}, {**spans.limits, name: (least, top)}, spans.headroom
+            {**spans.expected, name: (least, top)}, {**spans.limits, name: (least, top)}, spans.headroom, spans.growth
         )
         width = replace(self.widths[result], out=16)
         try:

@@ -67,18 +67,18 @@ def random_move(rng: np.random.Generator, hw: HwConfig) -> LayerGraph:
 
 @pytest.mark.parametrize("config", wide_after(1, reversed(config_names())))
 def test_planned_work_is_what_is_emitted(config: str) -> None:
-    """25 random layers of each pair of widths, and 25 moves; every third layer is too large for SRAM or the weight buffer."""
+    """40 random layers of each pair of widths, and 40 moves; every third layer is too large for SRAM or the weight buffer."""
     hw = load_config(config)
     compared: Counter[str] = Counter()
     for weight_bits in WIDTHS:
         for activation_bits in WIDTHS:
-            for index in range(25):
+            for index in range(40):
                 rng = np.random.default_rng([SEED, index, weight_bits, activation_bits])
                 try:
                     compared += check(random_layer(rng, weight_bits, activation_bits, index % 3 == 0, hw), hw)
                 except Exception as error:
                     raise AssertionError(f"case {(weight_bits, activation_bits, index)}") from error
-    for index in range(25):
+    for index in range(40):
         compared += check(random_move(np.random.default_rng([SEED, index]), hw), hw)
     assert {op for op, count in compared.items() if count >= 10} == {
         "CONV", "DEPTHWISE", "POOL", "ELTWISE", "TABLE", "COPY",

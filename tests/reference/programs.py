@@ -339,12 +339,10 @@ class Grower:
             entries = self.rng.choice([lo, hi], count)
         where = self.load_constant(entries.astype("<i2" if wide else "<i1").tobytes(), [*self.tensors, out])
         fields = {**t.view("in"), **out.view("out"), "h": t.h, "w": t.w, "channels": t.c}
-        self.emit("TABLE", **fields, table_addr=where.addr, in_bits=t.bits, out_bits=out.bits, **self.knots(octaves))
+        origin = int(self.rng.integers(-(1 << 15), 1 << 15)) >> self.pick([0, 10]) if octaves else 0
+        fields |= {"knots": "octaves" if octaves else "even", "origin": origin}
+        self.emit("TABLE", **fields, table_addr=where.addr, in_bits=t.bits, out_bits=out.bits)
         self.tensors.append(out)
-
-    def knots(self, octaves: bool) -> dict[str, str | int]:
-        near = int(self.rng.integers(-40, 41)) if self.chance(0.5) else int(self.rng.integers(-(1 << 15), 1 << 15))
-        return {"knots": "octaves", "origin": near} if octaves else {"knots": "even", "origin": 0}
 
     def grow(self, steps: int) -> None:
         self.load()

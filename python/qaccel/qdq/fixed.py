@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
-from ..frontend.graph import attrs_of, const_type
+from ..frontend.graph import Graph, attrs_of
+from ..frontend.passes.fold import run_alone
 from ..model import GivenWeights
 from .scales import Scales, weight_bits
 
@@ -72,30 +71,20 @@ def dequantized(integers: FixedIntegers, scales: Scales) -> Fixed:
     return Fixed(centred, np.ascontiguousarray(scale), bits, farthest, scales.block)
 
 
-def moved(node: onnx.NodeProto, operands: Sequence[Fixed | np.ndarray], opset: int) -> Fixed | None:
-    """What a node of MOVES makes of constants; None where ONNX's reference cannot run it."""
+def moved(node: onnx.NodeProto, operands: Sequence[Fixed | np.ndarray], graph: Graph) -> Fixed | None:
+    """What a node of MOVES in ``graph`` makes of constants; None where ONNX's reference cannot run it."""
     fixed = [each for each in operands if isinstance(each, Fixed)]
+    names = [name for name in node.input if name]
     made = []
     for part in ("centred", "scale"):
         arrays: list[Any] = [getattr(each, part) if isinstance(each, Fixed) else each for each in operands]
-        value = _run(node, arrays, opset)
-        if value is None:
+        values = run_alone(node, dict(zip(names, arrays, strict=True)), graph.opsets, graph.ir_version)
+        if values is None:
             return None
-        made.append(value)
+        made.append(values[node.output[0]])
     bits = None if any(each.bits is None for each in fixed) else max(each.bits or 0 for each in fixed)
     farthest = max((each.zero_point for each in fixed), key=abs)
     return Fixed(made[0], made[1], bits, farthest, max(each.block for each in fixed))
-
-
-def _run(node: onnx.NodeProto, arrays: Sequence[np.ndarray], opset: int) -> np.ndarray | None:
-    names = [name for name in node.input if name]
-    inputs = [helper.make_tensor_value_info(n, const_type(a)[1], a.shape) for n, a in zip(names, arrays, strict=True)]
-    graph = helper.make_graph([node], "moved", inputs, [onnx.ValueInfoProto(name=node.output[0])])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    try:
-        return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(names, arrays, strict=True)))[0])
-    except Exception:  # noqa: BLE001 - the reference raises anything for what it does not implement
-        return None
 
 
 def weights_of(node: onnx.NodeProto, position: int, fixed: Fixed) -> GivenWeights:

@@ -202,7 +202,7 @@ class _Reader:
                 f"node '{node.name}' ({node.op_type}) stands between QuantizeLinear and DequantizeLinear of a constant; "
                 "quantize the constant in its final form"
             )
-        made = moved(node, [self.fixed.get(name, self.consts[name]) for name in data], self.graph.opset)
+        made = moved(node, [self.fixed.get(name, self.consts[name]) for name in data], self.graph)
         if made is not None:
             self._know(node.output[0], made)
         return made is not None

@@ -179,7 +179,8 @@ def _note(parts: list[UnlikePart]) -> str:
             for each in these[:_NAMED]
         )  # fmt: skip
         more = f" and {len(these) - _NAMED} more in the report" if len(these) > _NAMED else ""
-        cure = {name: widths for each in these for name, widths in each.cure.items()}
+        spelled_out = these if taken else these[:_NAMED]
+        cure = {name: widths for each in spelled_out for name, widths in each.cure.items()}
         if taken:
             halves.append(f"{said}{more}; activations of 16 bits are taken for {', '.join(map(repr, cure))}")
         else:

@@ -221,18 +221,25 @@ def _evaluate(
     used = {i: consts[i] for i in node.input if i}
     if not _small_enough(node, used, graph):
         return None
-    inputs = [helper.make_tensor_value_info(i, const_type(v)[1], v.shape) for i, v in used.items()]
-    outputs = [onnx.ValueInfoProto(name=o) for o in node.output if o]
-    proto = helper.make_graph([node], "fold", inputs, outputs)
+    arrays = run_alone(node, used, graph.opsets, graph.ir_version)
+    return arrays if arrays is not None and all(a.dtype != object for a in arrays.values()) else None
+
+
+def run_alone(
+    node: onnx.NodeProto, inputs: Mapping[str, np.ndarray], opsets: Iterable[tuple[str, int]], ir_version: int
+) -> dict[str, np.ndarray] | None:
+    """The outputs of one node by name, as ONNX's reference computes them; None where it does not implement the node."""
+    given = [helper.make_tensor_value_info(name, const_type(value)[1], value.shape) for name, value in inputs.items()]
+    outputs = [name for name in node.output if name]
+    graph = helper.make_graph([node], "alone", given, [onnx.ValueInfoProto(name=name) for name in outputs])
     model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid(*o) for o in graph.opsets], ir_version=graph.ir_version
+        graph, opset_imports=[helper.make_opsetid(*each) for each in opsets], ir_version=ir_version
     )
     try:
-        results = ReferenceEvaluator(model).run(None, used)
-    except Exception:  # noqa: BLE001 - the reference raises anything for what it does not implement; the node stays
+        results = ReferenceEvaluator(model).run(None, dict(inputs))
+    except Exception:  # noqa: BLE001 - the reference raises anything for what it does not implement
         return None
-    arrays = {o.name: np.asarray(r) for o, r in zip(outputs, results, strict=True)}
-    return arrays if all(a.dtype != object for a in arrays.values()) else None
+    return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
 
 
 def _small_enough(node: onnx.NodeProto, used: Mapping[str, np.ndarray], graph: Graph) -> bool:

@@ -74,6 +74,13 @@ FORMS = (
      "the weights keep their integers, activations are calibrated (`--calibration-data`, `--input-range`); with `--target llvm` "
      "alone their scales are found in every run"),
     ("weights alone", "DequantizeLinear before weights", "the weights keep their integers, activations are calibrated"),
+    ("TFLite", "int8, int16×8, uint8 and int4 weights, by tensor and by channel; every operator that TVM's frontend knows in "
+     "float, between the scales of its tensors; weights alone (dynamic range) as above",
+     "as QDQ; CAST of quantized integers is refused by name. LiteRT's reference kernels round convolutions twice: 0.1 to 0.3% of "
+     "their outputs differ from the exact sums rounded once, by one"),
+    ("PyTorch (`.pt2`, torchao's PT2E)", "quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel",
+     "as QDQ; quant_min and quant_max give the bits, biases are float in the file"),
+    ("Relax (`partition_for_qaccel`, the pipeline)", "relax.quantize, relax.dequantize", "as QDQ"),
     ("zero points", "weights around another zero point than 0 (unsigned: the middle)",
      "in the next width that holds them, up to 16 bits; 16-bit activations around another than 0 (uint16: 32768): on the CPU"),
     ("integer ends", "inputs and outputs of int8, uint8, int16, uint16", "the module takes and gives those types"),

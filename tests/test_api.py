@@ -215,7 +215,11 @@ def broken(*_, **__):
             lambda q, chain, path: qaccel.partition_for_qaccel(q.quantized.model.mod),
         ),
         ("qaccel.networks.load_labelled", "evaluate", lambda q, chain, path: qaccel.compile(q).evaluate("d.npz")),
-        ("qaccel.networks.export_library", "export", lambda q, chain, path: qaccel.compile(q).export_library(path / "m.so")),
+        (
+            "qaccel.networks.export_library",
+            "export",
+            lambda q, chain, path: qaccel.compile(q).export_library(path / "m.so"),
+        ),
     ],
 )
 def test_what_is_unexpected_is_a_fault_with_its_stage(

@@ -50,6 +50,19 @@ class InputSeen:
         return f"<InputSeen '{self.name[:60]}': {self.samples} samples, {self.lo:g}..{self.hi:g}, {len(self.channels)} channels>"
 
 
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor of the float model whose integers a call of the quantized one makes.
+
+    ``tensor``: the node, or the input, whose value it is in the float model. Of one batch, reshaped to ``view`` and transposed by
+    ``axes``, the float tensor has its values in the order of the integers.
+    """
+
+    tensor: str
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
@@ -59,6 +72,7 @@ class QuantizedModel:
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for. `levels`: the nodes between products and a steep function, the key, that
     are computed at several scales.
+    `held`: by the name of a call, the float tensor that its integers stand for.
     `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
     `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
@@ -76,6 +90,7 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+    held: Mapping[str, HeldTensor] = field(default_factory=dict)
     apart: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     undone: frozenset[str] = frozenset()
     unlike: tuple[UnlikePart, ...] = ()

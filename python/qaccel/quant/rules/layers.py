@@ -302,7 +302,7 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
         wider = make_table(function, source.q, wide.q, within, out_span)
         if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
             out, made = wide, wider
-    if made.off_by > worst_steps(out.q):
+    if made.off_by > worst_steps(out.q) and node.name not in emitter.given.spans:
         raise NotQuantizable(
             f"a table of 16-bit inputs interpolates between {len(made.values)} entries and would be off by "
             f"{made.off_by:.0f} steps of {out.q.bits} bits; 8-bit activations make its table exact"

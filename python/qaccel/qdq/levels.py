@@ -106,6 +106,10 @@ class _Speller:
         rung = names.rung_of(attrs.name)
         if rung is not None and rung[0] in self.nodes:
             return self._rung(attrs, *rung, operands, call)
+        if isinstance(attrs, RequantizeAttrs) and operands and operands[0][0] != operands[0][1]:
+            bits = attrs.result.bits
+            if attrs.name == names.copy_of_width(attrs.name.rpartition(".")[0], bits):
+                attrs = replace(attrs, name=names.copy_of_width(operands[0][1], bits))
         moved = not on_integers or isinstance(attrs, (MoveAttrs, RequantizeAttrs))
         return attrs, operands[0] if operands and moved else None
 

@@ -217,7 +217,8 @@ class _Finer:
         """max(x - bottom, 0)."""
         name = names.excess(node.name, *which)
         one = Quantization(16, float(np.float32(bottom / (1 << 14))), 0)
-        attrs = EltwiseAttrs(name, "Sub", held.q, Clamp(0, Clamp.whole(16).hi), "add", held.q, one)
+        clamp = Clamp(held.q.zero_point, Clamp.whole(held.q.bits).hi)
+        attrs = EltwiseAttrs(name, "Sub", held.q, clamp, "add", held.q, one)
         expressible(attrs.multipliers)
         constant = relax.const(np.full((1, 1, 1, 1), -(1 << 14), "int16"))
         return replace(held, var=self.emitter.builder.emit(attrs.call(held.var, constant)))

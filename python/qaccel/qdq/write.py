@@ -33,8 +33,9 @@ from ..dialect.rescale import quantize_constant
 from ..errors import UserError
 from ..relax_tools import bindings
 from .interpolated import span_text
-from .kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
-from .levels import RENAMING, Call, Spelled, spelled_out
+from .written.ends import integer_ends
+from .written.kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
+from .written.levels import RENAMING, Call, Spelled, spelled_out
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
@@ -79,6 +80,8 @@ def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
     for attrs, constants in spelled.calls:
         graph.learn(attrs, constants)
     model = graph.build()
+    if q.model.given is not None:
+        integer_ends(model, q.model.given.ends)
     onnx.checker.check_model(model)
     return model
 

@@ -13,11 +13,11 @@ import onnx
 from onnx import helper, numpy_helper
 from tvm import relax
 
-from ..dialect import names, operators
-from ..dialect.operators import EltwiseAttrs, IntegerAttrs, MoveAttrs, QuantizeAttrs, RequantizeAttrs
-from ..dialect.quantized import QuantizedModel, TablePart
-from ..frontend.graph import fresh_name
-from ..relax_tools import bindings, variables
+from ...dialect import names, operators
+from ...dialect.operators import EltwiseAttrs, IntegerAttrs, MoveAttrs, QuantizeAttrs, RequantizeAttrs
+from ...dialect.quantized import QuantizedModel, TablePart
+from ...frontend.graph import fresh_name
+from ...relax_tools import bindings, variables
 
 RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 Call = tuple[operators.Attrs, tuple[np.ndarray, ...]]  # with the constants of a convolution: weight, bias, weight scale

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..dialect.operators import ConvAttrs
-from ..errors import UserError
-from ..frontend.graph import DOMAIN, attrs_of
+from ...dialect.operators import ConvAttrs
+from ...errors import UserError
+from ...frontend.graph import DOMAIN, attrs_of
 
 _IR_VERSION_OF_21 = 10
 NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16

@@ -123,11 +123,7 @@ def _quantized(
         spans=emitter.table_spans,
         apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
-        levels={
-            n: tuple(each.name for node in steep[x.output].chain for each in node.all_nodes)
-            for n, x in quantized.items()
-            if x.output in steep and widths[x.output].out == 16
-        },
+        levels=emitter.levels,
     )
     return made, failed
 

@@ -46,6 +46,7 @@ def artefacts(q: QuantizedModel) -> list[Artefact]:
         dataclasses.replace(
             each, layers=(), inputs=tuple(dataclasses.replace(s, name="") for s in each.inputs),
             outputs=tuple(dataclasses.replace(s, name="") for s in each.outputs),
+            maps=tuple(dataclasses.replace(s, name="") for s in each.maps),
         )
         for each in made
     ]  # fmt: skip

@@ -115,8 +115,8 @@ class _Layer:
         before = self.bias()
         if wanted is None or before is None:
             return
-        place = self.operands.bias if self.norm is None else 2
-        user = self.node if self.norm is None else self.norm
+        user, place = (self.node, self.operands.bias) if self.norm is None else (self.norm, 2)
+        assert place is not None
         old = _numbers(self.model, user.args[place])
         assert old is not None
         value = torch.from_numpy((old + (wanted - before)).astype(np.float32))
@@ -198,4 +198,4 @@ def _value(model: fx.GraphModule, node: Any) -> Any:
         return value
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: _value(model, each))
     with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return node.target(*args, **kwargs)

@@ -370,7 +370,8 @@ def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | Non
 
 
 def model_name(model: ModelLike) -> str:
-    """What the report calls a model: its file's name without suffix, its graph's name, or "program" for one of PyTorch, which has none.
+    """What the report calls a model: its file's name without suffix, its graph's name, or "program" for one of PyTorch.
+
     Raises UserError if it is none of these."""
     if isinstance(model, onnx.ModelProto):
         return model.graph.name or "model"

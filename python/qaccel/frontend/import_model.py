@@ -32,7 +32,8 @@ def import_model(
 ) -> Model:
     """The model in canonical Relax; ``forms`` reads what came quantized.
 
-    ``model``: the path of a file, an `onnx.ModelProto`, or a `torch.export.ExportedProgram`. ``model_format`` None: by the file's suffix, ONNX if that says nothing.
+    ``model``: the path of a file, an `onnx.ModelProto`, or a `torch.export.ExportedProgram`. ``model_format`` None: by the file's
+    suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """

@@ -125,7 +125,7 @@ def scales_of(
 
 
 def _within_torch(node: onnx.NodeProto, lo: int, hi: int) -> tuple[int, int]:
-    """The limits cut to those that the node had in PyTorch, whose exporter keeps them only in the text that it puts beside the node."""
+    """The limits cut to those that the node had in PyTorch, whose exporter keeps them only in the text beside the node."""
     for entry in node.metadata_props:
         found = _TORCH_LIMITS.search(entry.value) if entry.key == _TORCH_NODE else None
         if found is not None:

@@ -16,6 +16,7 @@ from tvm import ir, relax
 from ...dialect import kinds, operators
 from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, Quantization
+from ...dialect.quantized import RealLayer
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter
@@ -157,6 +158,9 @@ def _weighted(
     )  # fmt: skip
     call = attrs.call(source.var, made.weight, made.bias, made.scale)
     emitter.hold(node.output, call, out.q, result, out.span)
+    if node.name not in emitter.given.weights:
+        output_node = node.added[0].name if node.added else node.name
+        emitter.layers[node.name] = RealLayer(weight, output_node, result.view, result.axes, result.nhwc)
 
 
 def _within_reach(bias: np.ndarray, weight: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SCALES = np.linspace(0.4, 1.05, 14)  # of the scale that just reaches the largest weight
+SCALES = np.linspace(0.6, 1.05, 24)  # of the scale that just reaches the largest weight
 ROUNDS = 3  # of coordinate descent and scale in turn
 BLOCK = 64  # weights whose error is carried on together
 BEAM_WEIGHTS = 32  # per channel, at most: then several ways to round go on side by side

@@ -28,7 +28,8 @@ MOST_RUNS = 128  # of the model's own batch
 ROWS = 4096  # outputs of a layer that are looked at, at least
 ROWS_PER_WEIGHT = 6  # and for each weight of a channel
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
-RIDGE = 0.02  # of the mean diagonal of the Gram matrix
+DAMP = 0.05
+RIDGE = 0.2  # of the mean diagonal of the Gram matrix
 
 
 def round_to_outputs(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
@@ -136,10 +137,10 @@ def _rounded(
     gram = (inputs.transpose(0, 2, 1) @ inputs).astype(np.float64) / count
     both = (outputs.transpose(0, 2, 1) @ inputs).astype(np.float64) / count  # [G, M, K]
     spread = np.einsum("gkk->gk", gram).mean(axis=1)
-    ridge = np.where(spread > 0, RIDGE * spread, 1.0)
-    gram += ridge[:, None, None] * np.eye(gram.shape[1])
-    off = both - weight @ (gram - ridge[:, None, None] * np.eye(gram.shape[1]))
-    target = weight + np.linalg.solve(gram, off.transpose(0, 2, 1)).transpose(0, 2, 1)
+    off = both - weight @ gram
+    spread = np.where(spread > 0, spread, 1.0)[:, None, None] * np.eye(gram.shape[1])
+    target = weight + np.linalg.solve(gram + RIDGE * spread, off.transpose(0, 2, 1)).transpose(0, 2, 1)
+    gram += DAMP * spread
     largest = np.abs(target).max(axis=2)
     dead = ~before.weight.reshape(channels, -1).any(axis=1)
     start = np.where(largest > 0, largest, 1.0) / limit

@@ -14,6 +14,7 @@ ROUNDS = 3  # of coordinate descent and scale in turn
 BLOCK = 64  # weights whose error is carried on together
 BEAM_WEIGHTS = 32  # per channel, at most: then several ways to round go on side by side
 BEAM = 24
+NEIGHBOURS = 4  # whole numbers that each of them tries
 
 
 def nearest(target: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
@@ -43,7 +44,7 @@ def round_weights(
 
 def searched_scales(target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int) -> np.ndarray:
     """Of some scales up to ``start``, that of the least error after rounding to nearest [G, M]."""
-    best, least = start, np.full(start.shape, np.inf)
+    best, least = start, errors(target, nearest(target, start, limit), start, gram)
     for factor in SCALES:
         scale = start * factor
         found = errors(target, nearest(target, scale, limit), scale, gram)
@@ -84,7 +85,7 @@ def carried(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int)
 
 
 def beamed(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
-    """As `carried`, but the BEAM best ways so far go on with two neighbours each: nearly always the closest vector of few weights."""
+    """As `carried`, but the BEAM best ways so far go on with some NEIGHBOURS each: nearly always the closest vector of few weights."""
     groups, channels, count = target.shape
     order = np.argsort(np.einsum("gkk->gk", gram), axis=1, kind="stable")  # from the last to the first
     back = np.argsort(order, axis=1)
@@ -97,16 +98,14 @@ def beamed(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int) 
         off = wanted[:, :, None, k + 1 :] - ways[:, :, :, k + 1 :]
         row = upper[:, k, k + 1 :] / upper[:, k, k][:, None]
         centre = wanted[:, :, None, k] + np.einsum("gmbk,gk->gmb", off, row)
-        below = np.clip(np.floor(centre), -limit, limit)
-        above = np.clip(below + 1, -limit, limit)
-        tried = np.stack([below, above], axis=3)
+        first = np.clip(np.floor(centre) - (NEIGHBOURS - 2) // 2, -limit, limit - NEIGHBOURS + 1)
+        tried = first[..., None] + np.arange(NEIGHBOURS)
         cost = costs[..., None] + (upper[:, k, k][:, None, None, None] * (centre[..., None] - tried)) ** 2
-        cost = np.where(tried[..., 1:] == tried[..., :1], np.stack([cost[..., 0], np.full_like(cost[..., 1], np.inf)], 3), cost)
         flat = cost.reshape(groups, channels, -1)
         kept = min(BEAM, flat.shape[2])
         index = np.argsort(flat, axis=2, kind="stable")[:, :, :kept]
         costs = np.take_along_axis(flat, index, 2)
-        ways = np.take_along_axis(ways, np.repeat((index // 2)[..., None], count, 3), 2)
+        ways = np.take_along_axis(ways, np.repeat((index // NEIGHBOURS)[..., None], count, 3), 2)
         ways[:, :, :, k] = np.take_along_axis(tried.reshape(groups, channels, -1), index, 2)
     return np.take_along_axis(ways[:, :, 0], np.repeat(back[:, None, :], channels, 1), 2)
 

@@ -29,7 +29,8 @@ ROWS = 4096  # outputs of a layer that are looked at, at least
 ROWS_PER_WEIGHT = 6  # and for each weight of a channel
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
 DAMP = 0.05
-RIDGE = 0.2  # of the mean diagonal of the Gram matrix
+RIDGES = (0.05, 0.2, 1.0, 5.0, 25.0)
+CHOSEN=[]  # of the mean diagonal of the Gram matrix
 
 
 def round_to_outputs(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
@@ -88,7 +89,7 @@ class Rows:
         n, self.height, self.width, _ = real.nhwc
         samples, pixels = runs * n, self.height * self.width
         wanted = max(ROWS, ROWS_PER_WEIGHT * real.weight[0].size)
-        each = min(pixels, -(-wanted // samples))
+        self.each = each = min(pixels, -(-wanted // samples))
         rng = np.random.default_rng(seed)
         self.places = np.stack([np.sort(rng.permutation(pixels)[:each]) for _ in range(samples)])
         self._parts: list[np.ndarray] = []
@@ -120,6 +121,51 @@ class Rows:
         return patches.reshape(attrs.groups, patches.shape[1], -1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Moments:
+    """Second moments of some rows: ``gram`` [G, K, K] of the inputs, ``both`` [G, M, K] of outputs and inputs."""
+
+    rows: int
+    gram: np.ndarray
+    both: np.ndarray
+
+    @classmethod
+    def of(cls, inputs: np.ndarray, outputs: np.ndarray) -> _Moments:
+        gram = (inputs.transpose(0, 2, 1) @ inputs).astype(np.float64)
+        both = (outputs.transpose(0, 2, 1) @ inputs).astype(np.float64)
+        return cls(inputs.shape[1], gram, both)
+
+
+def fitted(weight: np.ndarray, first: _Moments, second: _Moments) -> tuple[np.ndarray, np.ndarray]:
+    """(weights [G, M, K] that give the outputs best, Gram matrix [G, K, K]): real ``weight`` moved by a ridge regression.
+
+    The ridge is the one of RIDGES whose regression on one half of the rows does best on the other half.
+    """
+    gram, both = first.gram + second.gram, first.both + second.both
+    size = np.einsum("gkk->gk", gram).mean(axis=1)
+    unit = np.where(size > 0, size, 1.0)[:, None, None] * np.eye(gram.shape[1])
+    ridge = RIDGES[-1]
+    if first.rows:
+        left_out = [
+            sum(_left_out(_moved(weight, a, each * unit / 2), weight, b) for a, b in ((first, second), (second, first)))
+            for each in RIDGES
+        ]
+        ridge = RIDGES[int(np.argmin(left_out))]
+    CHOSEN.append(ridge)
+    whole = _Moments(first.rows + second.rows, gram, both)
+    return weight + _moved(weight, whole, ridge * unit), gram + DAMP * unit
+
+
+def _moved(weight: np.ndarray, moments: _Moments, ridge: np.ndarray) -> np.ndarray:
+    off = moments.both - weight @ moments.gram
+    return np.linalg.solve(moments.gram + ridge, off.transpose(0, 2, 1)).transpose(0, 2, 1)
+
+
+def _left_out(moved: np.ndarray, weight: np.ndarray, moments: _Moments) -> float:
+    """The squared error of weights moved so, less that of ``weight``."""
+    return float(((moved @ moments.gram) * moved).sum() - 2 * ((moments.both - weight @ moments.gram) * moved).sum())
+
+
 def _rounded(
     attrs: operators.ConvAttrs, real: RealLayer, rows: Rows, given: Sequence[np.ndarray], before: LayerConstants
 ) -> LayerConstants:
@@ -133,14 +179,9 @@ def _rounded(
     inputs = inputs - input_means[:, None].astype(np.float32)
     outputs = outputs - output_means[:, None].astype(np.float32)
     weight = real.weight.astype(np.float64).reshape(groups, channels // groups, -1) * step  # of one integer step of the input
-    count = inputs.shape[1]
-    gram = (inputs.transpose(0, 2, 1) @ inputs).astype(np.float64) / count
-    both = (outputs.transpose(0, 2, 1) @ inputs).astype(np.float64) / count  # [G, M, K]
-    spread = np.einsum("gkk->gk", gram).mean(axis=1)
-    off = both - weight @ gram
-    spread = np.where(spread > 0, spread, 1.0)[:, None, None] * np.eye(gram.shape[1])
-    target = weight + np.linalg.solve(gram + RIDGE * spread, off.transpose(0, 2, 1)).transpose(0, 2, 1)
-    gram += DAMP * spread
+    half = inputs.shape[1] // 2 // rows.each * rows.each
+    moments = [_Moments.of(inputs[:, part], outputs[:, part]) for part in (slice(half), slice(half, None))]
+    target, gram = fitted(weight, *moments)
     largest = np.abs(target).max(axis=2)
     dead = ~before.weight.reshape(channels, -1).any(axis=1)
     start = np.where(largest > 0, largest, 1.0) / limit

@@ -25,7 +25,9 @@ from .layout import Layout, arranged, canonical, channels_last, layout, samples_
 from .match import Node, NodeBits
 from .moving import Held
 from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
-from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
+from .weights import (
+    NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights, within_reach,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _weighted(
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
     if node.range_name in emitter.masked and node.name not in emitter.given.weights:
-        bias = _within_reach(bias, weight, source.q, out.q)
+        bias = within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
         node.name, node.op, out.q, out.clamp, source.q, geometry.strides, geometry.padding, geometry.dilation,
@@ -159,18 +161,8 @@ def _weighted(
     call = attrs.call(source.var, made.weight, made.bias, made.scale)
     emitter.hold(node.output, call, out.q, result, out.span)
     if node.name not in emitter.given.weights:
-        output_node = node.added[0].name if node.added else node.name
-        emitter.layers[node.name] = RealLayer(weight, output_node, result.view, result.axes, result.nhwc)
-
-
-def _within_reach(bias: np.ndarray, weight: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
-    """The bias [OC] with what lies so far out that the output is at its end whatever the input is brought to where that begins.
-
-    A padding mask of -1e9 that became a bias would otherwise take the scale of its channel's weights.
-    """
-    ends = [[float(end - q.zero_point) * q.scale for end in activation_limits(q.bits)] for q in (source, out)]
-    reach = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * max(map(abs, ends[0]))
-    return np.clip(bias, ends[1][0] - reach, ends[1][1] + reach)
+        of = node.added[0].name if node.added else node.name
+        emitter.layers[node.name] = RealLayer(weight, of, result.view, result.axes, result.nhwc)
 
 
 def integer_weights(

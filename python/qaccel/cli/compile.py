@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
     data.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
-    data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)")
+    data.add_argument(
+        "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
+    )
     data.add_argument(
         "--requantize",
         action="store_true",

@@ -55,8 +55,8 @@ class InputSeen:
 class RealLayer:
     """What a layer with weights was before it was rounded.
 
-    ``weight``: real values OHWI; ``node``: whose output in the float model has the layer's bias. That output of one run, reshaped to
-    ``view``, transposed by ``axes`` and reshaped to ``nhwc``, lies as the layer's integers do.
+    ``weight``: real values OHWI; ``node``: whose output in the float model is the layer's, with its bias. That output of one run,
+    reshaped to ``view``, transposed by ``axes`` and reshaped to ``nhwc``, lies as the layer's integers do.
     """
 
     weight: np.ndarray
@@ -90,7 +90,7 @@ class QuantizedModel:
     beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
     report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
     arrays, None where they were arrays. `spans`: least and greatest input and output, real values, that a table of 16 bits is
-    made for, by node. `real`: what the layers were before, by the name of their call, those whose weights came as integers left out.
+    made for, by node. `real`: what layers were before, by node, but for those whose weights came as integers.
     """
 
     mod: tvm.IRModule

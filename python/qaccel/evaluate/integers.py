@@ -194,7 +194,7 @@ class _Run:
         return lambda values: compute(*(_value_of(arg, values) for arg in args[:count]))
 
     def changed(self, attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[Values]) -> list[np.ndarray]:
-        """A convolution's result in each pass, with the weights and the bias that ``reweigh`` and ``correct`` give for all passes."""
+        """A convolution's result in each pass, with the weights and the bias that ``reweigh`` and ``correct`` give."""
         q, *constants = binding.value.args
         weight, bias, weight_scale = (operators.constant(arg) for arg in constants)
         given = [_value_of(q, values) for values in passes]

@@ -70,7 +70,8 @@ class CompileOptions:
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
     ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
-    ``passes``: names of the quantizer's that may run; None for those that ``effort`` takes, None "default". ``requantize``: what came quantized is taken as float.
+    ``passes``: names of the quantizer's that may run; None for those that ``effort`` takes, None being "default".
+    ``requantize``: what came quantized is taken as float.
 
     Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
     """

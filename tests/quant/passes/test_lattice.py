@@ -11,7 +11,9 @@ from qaccel.quant.passes import lattice
 def problem(seed: int, groups: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(target [G, M, K], gram [G, K, K] of inputs that go together, scale [G, M] that reaches the largest weight at 4 bits)."""
     rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(groups, 200, count)) @ rng.normal(size=(groups, count, count)) + rng.normal(size=(groups, 200, 1))
+    inputs = rng.normal(size=(groups, 200, count)) @ rng.normal(size=(groups, count, count)) + rng.normal(
+        size=(groups, 200, 1)
+    )
     target = rng.normal(size=(groups, channels, count))
     return target, inputs.transpose(0, 2, 1) @ inputs, np.abs(target).max(axis=2) / 7
 

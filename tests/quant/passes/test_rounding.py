@@ -13,9 +13,9 @@ from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration
 from qaccel.quant.calibrate.ranges import calibrate
-from qaccel.quant.passes import rounding
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.rounding import round_to_outputs
+from qaccel.quant.passes.rows import Rows
 from qaccel.quant.quantize import quantize
 from qaccel.relax_tools import bindings
 from quant.layers import conv_model, model, node, prepared
@@ -60,7 +60,7 @@ def test_random_convolutions_at_four_bits(seed: int) -> None:
     imported, ranges, samples = prepared(made, seed, samples=16)
     plain = quantize(imported, ranges, BitWidths(4, 16))
     rounded = round_to_outputs(plain, Calibration(ranges, samples, measured=True))
-    (attrs, (weight, bias, scale)), = convs(rounded.mod).values()
+    ((attrs, (weight, bias, scale)),) = convs(rounded.mod).values()
     assert attrs == convs(plain.mod)["conv"][0]
     assert np.abs(weight).max() <= 7 and bias.dtype == np.int32 and (scale > 0).all()
     assert error(rounded, samples) < (0.96 if weight[0].size > 6 else 1.02) * error(plain, samples)
@@ -77,7 +77,9 @@ def test_products_of_three_dimensions_know_their_rows(turned: bool) -> None:
     constants = {"w": rng.normal(size=(24, 16)).astype(np.float32), "v": rng.normal(size=(16, 8)).astype(np.float32)}
     imported, ranges, samples = prepared(model(nodes, {"x": shape}, ["second"], constants), samples=64)
     plain = quantize(imported, ranges, BitWidths(4, 8))
-    assert error(round_to_outputs(plain, Calibration(ranges, samples, measured=True)), samples) < 0.7 * error(plain, samples)
+    assert error(round_to_outputs(plain, Calibration(ranges, samples, measured=True)), samples) < 0.7 * error(
+        plain, samples
+    )
 
 
 def test_float_outputs_and_integers_of_a_row_belong_together() -> None:
@@ -85,17 +87,18 @@ def test_float_outputs_and_integers_of_a_row_belong_together() -> None:
     imported, ranges, samples = prepared(conv_model(np.random.default_rng(3)), 3, samples=8)
     plain = quantize(imported, ranges, BitWidths(8, 16))
     (real,) = plain.real.values()
-    rows = rounding.Rows(real, 8, seed=0)
+    rows = Rows(real, 8, seed=0)
     execute(imported, samples, lambda name, value: rows.add(real.outputs(value)) if name == real.node else None)
-    (attrs, (weight, bias, scale)), = convs(plain.mod).values()
+    ((attrs, (weight, bias, scale)),) = convs(plain.mod).values()
     seen = []
     params = plain.mod["main"].params
-    run_quantized(plain.mod, {params[0].name: samples["x"]}, reweigh=lambda _a, given, *own: (seen.extend(given), own)[1])
-    patches = rows.patches(attrs, weight.shape[1:3], seen) * attrs.source.scale
-    of_group = real.weight.reshape(attrs.groups, -1, patches.shape[2])
-    made = np.einsum("grk,gmk->rgm", patches, of_group).reshape(len(rows.values), -1)
-    made += bias * scale * attrs.source.scale
-    np.testing.assert_allclose(made, rows.values, atol=1e-2 * np.abs(rows.values).max())
+    run_quantized(
+        plain.mod, {params[0].name: samples["x"]}, reweigh=lambda _a, given, *own: (seen.extend(given), own)[1]
+    )
+    patches, outputs = rows.patches(attrs, weight.shape[1:3], seen) * attrs.source.scale, rows.outputs(attrs.groups)
+    made = real.weight.reshape(attrs.groups, -1, patches.shape[1]) @ patches
+    made += (bias * scale * attrs.source.scale).reshape(attrs.groups, -1, 1)
+    np.testing.assert_allclose(made, outputs, atol=1e-2 * np.abs(outputs).max())
 
 
 def test_wide_weights_and_given_ones_stay(mobilenet_path: Path) -> None:

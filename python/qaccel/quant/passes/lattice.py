@@ -28,9 +28,7 @@ def errors(target: np.ndarray, q: np.ndarray, scale: np.ndarray, gram: np.ndarra
     return np.einsum("gmk,gmk->gm", off @ gram, off)
 
 
-def round_weights(
-    target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int
-) -> tuple[np.ndarray, np.ndarray]:
+def round_weights(target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers [G, M, K] within +-limit and scales [G, M] for real ``target`` [G, M, K]; ``start`` [G, M] are scales that reach
     the largest weight of each channel."""
     scale = searched_scales(target, gram, start, limit)
@@ -85,7 +83,7 @@ def carried(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int)
 
 
 def beamed(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
-    """As `carried`, but the BEAM best ways so far go on with some NEIGHBOURS each: nearly always the closest vector of few weights."""
+    """As `carried`, but the BEAM best ways so far go on with NEIGHBOURS each: for few weights nearly always the best."""
     groups, channels, count = target.shape
     order = np.argsort(np.einsum("gkk->gk", gram), axis=1, kind="stable")  # from the last to the first
     back = np.argsort(order, axis=1)
@@ -121,7 +119,9 @@ def descended(target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.nda
         within = slope[:, :, first:last].copy()
         moved = np.empty_like(within)
         for k in range(first, last):
-            best = np.clip(np.rint(q[:, :, k] + within[:, :, k - first] / (diagonal[:, k][:, None] * scale)), -limit, limit)
+            best = np.clip(
+                np.rint(q[:, :, k] + within[:, :, k - first] / (diagonal[:, k][:, None] * scale)), -limit, limit
+            )
             step = (best - q[:, :, k]) * scale
             q[:, :, k] = best
             within -= step[:, :, None] * gram[:, None, k, first:last]

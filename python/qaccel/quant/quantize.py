@@ -121,6 +121,7 @@ def _quantized(
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
         held=_held(nodes, inputs, emitter, mod["main"]),
         spans=emitter.table_spans,
+        real=emitter.layers,
         apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
         levels=emitter.levels,

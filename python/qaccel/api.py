@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .dialect.quantized import QuantizedModel
+from .dialect.quantized import QuantizedModel, plan_entries
 from .errors import UserError, boundary, path_of, shown
 from .evaluate.dataset import check_inputs
 from .evaluate.integers import run_model
@@ -52,10 +52,9 @@ class QuantizedNetwork:
         return f"<QuantizedNetwork '{self.name[:60]}': {len(self.plan)} layers with weights, {', '.join(widths) or 'none'}>"
 
     @property
-    def plan(self) -> dict[str, dict[str, int]]:
-        """Bits of each layer with weights, as plan.json has them."""
-        plan = self.quantized.plan
-        return {n: {"weight_bits": b.weight_bits, "activation_bits": b.activation_bits} for n, b in plan.items()}
+    def plan(self) -> dict[str, dict[str, Any]]:
+        """Bits of each layer with weights, as plan.json has them; of bits that were searched for also ``why``."""
+        return plan_entries(self.quantized)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -262,6 +261,10 @@ def quantize(
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
     requantize: bool = False,
+    minimize: str | None = None,
+    max_drop: float | None = None,
+    max_cycles: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
     """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
@@ -269,7 +272,8 @@ def quantize(
     ``calibration_data``: an .npz, a folder of images, arrays by input name with samples along axis 0, the array of the only
     input, or an iterable of such samples; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
-    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
+    (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses what ``minimize``
+    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow. ``input_shapes``: by input name, or as
     ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
     ``passes``: names of the quantizer's passes that may run (default: all). A model that came quantized keeps its integers;
     ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
@@ -281,7 +285,8 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
-            model_format=model_format, passes=passes, requantize=requantize,
+            model_format=model_format, passes=passes, requantize=requantize, minimize=minimize, max_drop=max_drop,
+            max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -302,6 +307,10 @@ def compile(
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
     requantize: bool = False,
+    minimize: str | None = None,
+    max_drop: float | None = None,
+    max_cycles: int | None = None,
+    max_bytes: int | None = None,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
     output: str | Path | None = None,
@@ -329,7 +338,7 @@ def compile(
         if given is not None:
             before = (
                 calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
-                passes, requantize or None,
+                passes, requantize or None, minimize, max_drop, max_cycles, max_bytes,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
@@ -339,8 +348,8 @@ def compile(
         options = options_of(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
-            model_format=model_format, tuning_records=tuning_records, passes=passes,
-            requantize=requantize,
+            model_format=model_format, tuning_records=tuning_records, passes=passes, requantize=requantize,
+            minimize=minimize, max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
         places = _Places(output, _dumps(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)

@@ -13,11 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from .bits import Limits as Limits
+from .bits import is_auto, is_whole, limits_of
+from .bits import BITS_WITHOUT_DATA as BITS_WITHOUT_DATA
+from .bits import DEFAULT_BITS as DEFAULT_BITS
+from .bits import MINIMIZED as MINIMIZED
+from .bits import WIDTHS as WIDTHS
+from .bits import Bits as Bits
+from .bits import BitWidths as BitWidths
+from .bits import bits_of as bits_of
+from .bits import checked_plan as checked_plan
+from .bits import parse_bits as parse_bits
+from .bits import read_plan as read_plan
 from .errors import UserError, did_you_mean, path_of, shown
 from .machine.hw import DEFAULT_CONFIG, HwConfig
-from .machine.isa import isa
 
-WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
@@ -31,27 +41,8 @@ _HOST_FLAGS: dict[str, type] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class BitWidths:
-    """Weight and activation bits of one layer, each 4, 8 or 16."""
-
-    weight_bits: int
-    activation_bits: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
-            if value not in WIDTHS:
-                raise UserError(f"{name} is {value!r}; the machine has 4, 8 and 16")
-
-    def __str__(self) -> str:
-        return f"W{self.weight_bits}A{self.activation_bits}"
-
-
-Bits = BitWidths | Mapping[str, BitWidths]
 # An .npz, a folder of images, arrays by input name, the array of the only input, or an iterable of such samples.
 Data = str | Path | Mapping[str, np.ndarray] | np.ndarray | Iterable[Any]
-DEFAULT_BITS = BitWidths(8, 8)
-BITS_WITHOUT_DATA = BitWidths(8, 16)
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,8 @@ class CompileOptions:
     """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
-    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
+    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``auto``: bits are searched for within
+    ``limits``, of which ``max_drop`` judges bits that are given, too. ``model_format`` None: by suffix.
     ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
 
     Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
@@ -96,6 +88,8 @@ class CompileOptions:
     tuning_records: Path | None = None
     passes: tuple[str, ...] | None = None
     requantize: bool = False
+    auto: bool = False
+    limits: Limits = Limits()
     synthetic_samples: int = field(default=16, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,11 +108,29 @@ class CompileOptions:
                 raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
             if self.calibration_data is not None:
                 raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        if self.auto and self.calibration_data is None:
+            raise UserError("--bits auto measures on samples what each width loses; add --calibration-data, or give bits")
+        if self.auto and self.target.config is None:
+            raise UserError(
+                f"--bits auto weighs the accelerator's cycles and bytes, and --target '{self.target}' has none; add qaccel"
+            )
+        limits = self.limits
+        for flag, given in (
+            ("--minimize", limits.minimize), ("--max-cycles", limits.max_cycles), ("--max-bytes", limits.max_bytes)
+        ):  # fmt: skip
+            if given is not None and not self.auto:
+                raise UserError(f"{flag} {given} is for bits that the compiler chooses; add --bits auto")
+        if limits.max_drop is not None and self.calibration_data is None:
+            raise UserError(f"--max-drop {limits.max_drop:g} is judged on samples; add --calibration-data")
 
     @property
     def quantizes(self) -> bool:
         """Whether the network will run in integers: on the accelerator always, on the CPU alone where bits or data ask for it."""
-        return self.target.config is not None or self.bits is not None or self.calibration_data is not None
+        given = self.bits is not None or self.auto or self.calibration_data is not None
+        return self.target.config is not None or given
 
     def __repr__(self) -> str:
         given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) is not each.default]
@@ -140,11 +152,15 @@ def options_of(
     tuning_records: str | Path | None = None,
     passes: str | Sequence[str] | None = None,
     requantize: bool = False,
+    minimize: str | None = None,
+    max_drop: Any = None,
+    max_cycles: Any = None,
+    max_bytes: Any = None,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
     ``input_shapes``: by input name, or `parse_input_shapes`; ``input_values``: by input name, or `parse_input_values`;
-    ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
+    ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`, or "auto";
     ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
     """
     if preprocess is not None and not isinstance(preprocess, str):
@@ -157,7 +173,9 @@ def options_of(
         preprocess=preprocess,
         calibration=calibration,
         input_range=_input_range(input_range) if input_range is not None else None,
-        bits=bits_of(bits) if bits is not None else None,
+        bits=bits_of(bits) if bits is not None and not is_auto(bits) else None,
+        auto=is_auto(bits),
+        limits=limits_of(minimize, max_drop, max_cycles, max_bytes),
         io_dtype=io_dtype,
         model_format=model_format,
         tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,
@@ -252,17 +270,13 @@ def _input_shapes(given: Any) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for name, shape in given.items():
         sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
-        if not isinstance(shape, list | tuple) or not all(_is_whole(size) and size > 0 for size in sizes):
+        if not isinstance(shape, list | tuple) or not all(is_whole(size) and size > 0 for size in sizes):
             raise UserError(
                 f"--input-shapes: {name!r} must be a tuple of positive whole numbers such as (1, 3, 224, 224); "
                 f"it is {shown(shape)}"
             )
         shapes[name] = tuple(int(size) for size in sizes)
     return shapes
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -325,22 +339,6 @@ def _input_range(given: str | tuple[float, float]) -> tuple[float, float]:
     return lo, hi
 
 
-def bits_of(given: Any) -> Bits:
-    """Widths as Python gives them: 8, (8, 16), a plan by node name, or a string or path as `parse_bits` takes it.
-
-    Raises UserError for widths other than 4, 8 and 16, and for a plan that is not of its form.
-    """
-    if isinstance(given, BitWidths):
-        return given
-    if isinstance(given, Mapping):
-        return checked_plan(given, "bits")
-    if isinstance(given, tuple) and len(given) == 2:
-        return parse_bits(f"W{given[0]}A{given[1]}")
-    if isinstance(given, os.PathLike):
-        return read_plan(path_of(given, "--bits"))
-    return parse_bits(given if isinstance(given, str) else str(given) if _is_whole(given) else shown(given))
-
-
 def parse_passes(given: Any) -> tuple[str, ...]:
     """``"NAME,NAME"``, or names in a list, as names; an empty text is none. Raises UserError for anything else."""
     if isinstance(given, str):
@@ -348,53 +346,3 @@ def parse_passes(given: Any) -> tuple[str, ...]:
     if not isinstance(given, list | tuple):
         raise UserError(f'--passes must be names, "NAME,NAME" or a list of them; it is {shown(given)}')
     return tuple(given)
-
-
-def parse_bits(text: str) -> Bits:
-    """``8``, ``W4A8``, or the path of a plan: ``{node name: {"weight_bits": 4, "activation_bits": 8}}`` as JSON.
-
-    Raises UserError for widths other than 4, 8 and 16, and for a plan that is missing, damaged or not of that form.
-    """
-    both = re.fullmatch(r"[wW](\d+)[aA](\d+)", text) or re.fullmatch(r"(\d+)", text)
-    if both is not None:
-        weight, activation = int(both[1]), int(both[both.re.groups])
-        return _widths(weight, activation, f"--bits {text}")
-    if not text.endswith(".json"):
-        raise UserError(f"--bits {text!r} is not a width; use 8, W8A16 (weights, activations), or a plan.json")
-    return read_plan(text)
-
-
-def read_plan(path: str | Path) -> dict[str, BitWidths]:
-    """The plan in a JSON file; errors as ``parse_bits``."""
-    try:
-        plan = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}; give another plan.json") from None
-    except ValueError as error:
-        raise UserError(f"the plan {str(path)!r} is not valid JSON: {error}") from None
-    return checked_plan(plan, str(path))
-
-
-def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
-    """Plan entries as bit widths; ``origin`` names the plan in errors."""
-    keys = {"weight_bits", "activation_bits"}
-    if not isinstance(plan, Mapping):
-        raise UserError(f"{origin}: a plan is an object of node names, this is a {type(plan).__name__}")
-    checked = {}
-    for name, entry in plan.items():
-        if isinstance(entry, BitWidths):
-            checked[name] = _widths(entry.weight_bits, entry.activation_bits, f"{origin}: {name!r}")
-            continue
-        if not isinstance(entry, Mapping) or set(entry) != keys:
-            raise UserError(
-                f'{origin}: {name!r} must be {{"weight_bits": 8, "activation_bits": 8}}; it is {shown(entry)}'
-            )
-        checked[name] = _widths(entry["weight_bits"], entry["activation_bits"], f"{origin}: {name!r}")
-    return checked
-
-
-def _widths(weight: Any, activation: Any, origin: str) -> BitWidths:
-    for what, value in (("weights", weight), ("activations", activation)):
-        if not _is_whole(value) or value not in WIDTHS:
-            raise UserError(f"{origin}: {shown(value)} bits for {what}; the accelerator has 4, 8 and 16")
-    return BitWidths(int(weight), int(activation))

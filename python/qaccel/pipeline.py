@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import onnx
 
+from .dialect.plan_cost import LayerCost, PlanCost
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .frontend.import_model import import_for_cpu, import_model
@@ -29,18 +31,20 @@ from .metadata import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import BitWidths, CompileOptions
+from .options import Bits, BitWidths, CompileOptions
 from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
 from .quant.calibrate.calibration import Calibration, measure, samples_of
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
 from .quant.quantize import quantize
+from .quant.search.judge import judged
+from .quant.search.search import search
 from .quant.unlike import quantize_measured
-from .report.report import ProfiledSubgraph, make_report, timeline
+from .report.report import ProfiledSubgraph, layer_entries, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
 from .schedules.floating.choose import Choice
-from .stages import Stages
+from .stages import Stages, progress_lines
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
 
@@ -134,8 +138,16 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         return _with_notes(quantized, calibration)
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
-    with stages("quantize"):
-        quantized = run_passes(quantize_measured(model, calibration, options.bits), calibration, options.passes)
+    make = partial(_quantized, model, calibration, options)
+    plain = partial(quantize_measured, model, calibration)
+    if options.auto:
+        with stages("search", own_progress=True), progress_lines("searching", stages.show) as advance:
+            quantized = search(model, calibration, options.limits, make, plain, partial(_price, options), advance)
+    else:
+        with stages("quantize"):
+            quantized = make(options.bits)
+        with stages("judge"):
+            quantized = judged(quantized, calibration, options.bits, options.limits, make, plain)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)
@@ -144,6 +156,35 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         )
         quantized = replace(quantized, notes=(note, *quantized.notes))
     return _with_notes(quantized, calibration)
+
+
+def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
+    """The network at these bits, after the passes."""
+    return run_passes(quantize_measured(model, calibration, bits), calibration, options.passes)
+
+
+def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
+    """What a quantized network costs on the accelerator: compiled without the proofs, and simulated.
+
+    Raises UserError for one that the accelerator, or the module's ends, cannot take.
+    """
+    assert options.target.config is not None
+    hw = load_config(options.target.config)
+    source, _ = with_ends(quantized, options.io_dtype)
+    partitioned = partition(source, hw, quantized.unquantized, float_macs(quantized.model.mod))
+    check_fits(partitioned, hw)
+    functions = subgraph_functions(partitioned.mod)
+    cycles, size, layers = 0, 0, list[LayerCost]()
+    for symbol in partitioned.subgraphs:
+        compiled = compile_subgraph(functions[symbol], symbol, hw, proven=False)
+        counters = profile(compiled.artefact, trace=False)
+        cycles += int(counters["cycles"])
+        size += len(compiled.artefact.constants)
+        layers += [
+            LayerCost(entry["name"], entry["cycles"], entry["stream_bytes"])
+            for entry in layer_entries(ProfiledSubgraph(compiled, counters))
+        ]
+    return PlanCost(cycles, size, tuple(layers), sum(each.macs for each in partitioned.rejections))
 
 
 def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> QuantizedModel:
@@ -162,6 +203,8 @@ def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> Quantize
 def _check_bits(model: Model, options: CompileOptions) -> None:
     """Raises UserError where bits are asked for that a model which came quantized does not have."""
     given, bits = model.given, options.bits
+    if given is not None and given.activations and options.auto:
+        raise UserError("--bits auto: the model came quantized and keeps its own bits; add --requantize")
     if given is None or bits is None:
         return
     way_out = "leave --bits out, or add --requantize, which takes it as a float model"

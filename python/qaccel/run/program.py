@@ -51,6 +51,6 @@ def run_program(
     return ProgramRun(outputs, counters)
 
 
-def profile(artefact: Artefact) -> dict[str, Any]:
+def profile(artefact: Artefact, trace: bool = True) -> dict[str, Any]:
     """Cycles and traffic of one sample, with the trace. They depend on no value, so the inputs are zeros."""
-    return run_program(artefact, [bytes(slot.dram_bytes) for slot in artefact.inputs], "cycle", trace=True).counters
+    return run_program(artefact, [bytes(slot.dram_bytes) for slot in artefact.inputs], "cycle", trace=trace).counters

@@ -80,6 +80,11 @@ class Limits:
         return math.inf if self.minimized == "drop" else DEFAULT_MAX_DROP
 
     @property
+    def max_drop_holds(self) -> bool:
+        """Whether the drop is limited."""
+        return math.isfinite(self.max_points)
+
+    @property
     def given(self) -> dict[str, float]:
         """The limits that hold, by name."""
         every = {"max_drop": self.max_points, "max_cycles": self.max_cycles, "max_bytes": self.max_bytes}

@@ -60,14 +60,15 @@ class CurvePoint:
     bytes: float
     points: float
     measured: bool
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
 class Chosen:
     """The outcome of a search. ``plan``: by node; ``minimize``: what was to be least, within ``limits``, by flag.
 
-    ``rounds``: relative difference of estimated and simulated cost in each round; ``bound``: least value of the objective by the
-    integer program's last tables, ``gap`` its relative gap; ``trials``: plans quantized, compiled and judged.
+    ``rounds``: relative difference of estimated and simulated cost in each round; ``objective``: of the chosen plan; of a drop, loss
+    over that of one point. ``bound``: the least that any plan can have by the integer program's last tables; ``gap``: between them; ``trials``: plans quantized, compiled and judged.
     ``curve``: the Pareto curve by the tables; ``plans``: those that were measured, and the uniform ones.
     """
 
@@ -79,6 +80,7 @@ class Chosen:
     bytes: int
     mean_weight_bits: float
     rounds: tuple[float, ...]
+    objective: float
     bound: float
     gap: float
     trials: int

@@ -18,23 +18,13 @@ from ...model import Model
 from ...options import WIDTHS, Bits, BitWidths
 from ..calibrate.calibration import Calibration
 from .losses import Estimate, Part, Points, Sums, parts_of, points_of
-from .program import Tables
 from .sensitivity import Sensitivities, measure_sensitivities
 from .space import Choice, Space, base_name, known_names, space_of, tensor_quantizations
+from .tables import Tables, Trial
 
 Make = Callable[[Bits], QuantizedModel]
 UNIFORM = tuple(BitWidths(w, a) for w in WIDTHS for a in WIDTHS)
 MOST_HELD = 128  # runs of the network that a plan is judged on
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A choice that was made: the network, its cost, None where the machine cannot take it, and what it loses."""
-
-    choice: Choice
-    quantized: QuantizedModel
-    cost: PlanCost | None
-    estimate: Estimate
 
 
 class Laboratory:
@@ -156,6 +146,7 @@ class Laboratory:
             min((cycles for _, cycles in rests), default=0.0), min(bytes_ for bytes_, _ in rests),
             {key: np.array([x.value for x in losses]) for key, losses in sens.weights.items()},
             {key: np.array([x.value for x in losses]) for key, losses in sens.activations.items()},
+            np.zeros(len(self.parts)),
         )  # fmt: skip
 
     def corrected(self, tables: Tables, trial: Trial) -> Tables:

@@ -16,46 +16,11 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ...options import WIDTHS
 from .space import Choice, Space
+from .tables import Tables
 
 GAP = 1e-4  # relative, of the solution to its bound
 TIME_LIMIT_S = 60.0
 _TIE = 1e-6  # weight of what decides between equal objectives
-Key = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What widths cost, as sums over layers and groups, each mapped from its number and its bits.
-
-    ``layer_cycles``: by layer, weight bits and activation bits, absent where the machine has no such layer; ``group_cycles``: of the
-    operations without weights; ``layer_bytes``: of streams, by layer and weight bits. ``rest_cycles`` and ``rest_bytes`` of
-    all else. ``weight_losses``, ``group_losses``: arrays over the parts of the outputs.
-    """
-
-    layer_cycles: Mapping[tuple[int, int, int], float]
-    group_cycles: Mapping[Key, float]
-    layer_bytes: Mapping[Key, float]
-    rest_cycles: float
-    rest_bytes: float
-    weight_losses: Mapping[Key, np.ndarray]
-    group_losses: Mapping[Key, np.ndarray]
-
-    def cycles(self, space: Space, choice: Choice) -> float:
-        """Estimated cycles of a choice."""
-        layers = (
-            self.layer_cycles.get((k, w, choice.activations[space.layers[k].group]), math.inf)
-            for k, w in enumerate(choice.weights)
-        )
-        return self.rest_cycles + sum(layers) + sum(self.group_cycles.get(each, 0.0) for each in enumerate(choice.activations))
-
-    def bytes(self, choice: Choice) -> float:
-        """Estimated bytes of a choice."""
-        return self.rest_bytes + sum(self.layer_bytes[each] for each in enumerate(choice.weights))
-
-    def losses(self, choice: Choice) -> np.ndarray:
-        """Estimated losses of the parts."""
-        weights = sum(self.weight_losses[each] for each in enumerate(choice.weights))
-        return np.asarray(weights + sum(self.group_losses[each] for each in enumerate(choice.activations)))
 
 
 @dataclass(frozen=True)
@@ -117,12 +82,12 @@ def solve(space: Space, tables: Tables, aim: Aim) -> Solution | None:
         cycles[column[each]] = tables.group_cycles.get(each, 0.0)
         losses[:, column[each]] = tables.group_losses[each]
     losses /= aim.scale[:, None]
-    for loss, most in zip(losses, aim.budget / aim.scale, strict=True):
+    for loss, most, rest in zip(losses, aim.budget / aim.scale, tables.rest_losses / aim.scale, strict=True):
         worst = loss.copy()
         worst[-1] = -1.0
-        constrain(dict(enumerate(worst)), -math.inf, 0.0)
+        constrain(dict(enumerate(worst)), -math.inf, -rest)
         if math.isfinite(most):
-            constrain(dict(enumerate(loss)), -math.inf, most)
+            constrain(dict(enumerate(loss)), -math.inf, most - rest)
     for entries, rest, most in ((cycles, tables.rest_cycles, aim.max_cycles), (size, tables.rest_bytes, aim.max_bytes)):
         if math.isfinite(most):
             constrain(dict(enumerate(entries / max(most, 1.0))), -math.inf, (most - rest) / max(most, 1.0))

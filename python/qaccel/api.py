@@ -273,8 +273,8 @@ def quantize(
     input, or an iterable of such samples; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses what ``minimize``
-    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow. ``input_shapes``: by input name, or as
-    ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
+    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow.
+    ``input_shapes``: by input name, or as ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
     ``passes``: names of the quantizer's passes that may run (default: all). A model that came quantized keeps its integers;
     ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.

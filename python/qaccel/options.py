@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from .bits import Limits as Limits
-from .bits import is_auto, is_whole, limits_of
 from .bits import BITS_WITHOUT_DATA as BITS_WITHOUT_DATA
 from .bits import DEFAULT_BITS as DEFAULT_BITS
 from .bits import MINIMIZED as MINIMIZED
 from .bits import WIDTHS as WIDTHS
 from .bits import Bits as Bits
 from .bits import BitWidths as BitWidths
+from .bits import Limits as Limits
 from .bits import bits_of as bits_of
 from .bits import checked_plan as checked_plan
+from .bits import is_auto, is_whole, limits_of
 from .bits import parse_bits as parse_bits
 from .bits import read_plan as read_plan
 from .errors import UserError, did_you_mean, path_of, shown
@@ -112,7 +111,9 @@ class CompileOptions:
 
     def _check_limits(self) -> None:
         if self.auto and self.calibration_data is None:
-            raise UserError("--bits auto measures on samples what each width loses; add --calibration-data, or give bits")
+            raise UserError(
+                "--bits auto measures on samples what each width loses; add --calibration-data, or give bits"
+            )
         if self.auto and self.target.config is None:
             raise UserError(
                 f"--bits auto weighs the accelerator's cycles and bytes, and --target '{self.target}' has none; add qaccel"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,16 @@ def perturbed(
     """
     plan = plan_of(model)
     prepared = [_Prepared.of(plan, model, each) for each in variants]
-    every = side_by_side if plan.compiled else lambda run, each: [run(one) for one in each]
     with one_thread(), np.errstate(all="ignore"):
         for slots in _passes(plan, model, inputs):
-            every(lambda one, slots=slots: one.learn(plan, slots), [each for each in prepared if each.layers])
+            _every(plan, partial(_Prepared.learn, plan=plan, slots=slots), [each for each in prepared if each.layers])
         for slots in _passes(plan, model, inputs):
-            made = every(lambda one, slots=slots: _outputs(plan, model, one.changed(plan, slots)), prepared)
-            yield _outputs(plan, model, slots), made
+            made = _every(plan, partial(_Prepared.changed, plan=plan, slots=slots), prepared)
+            yield _outputs(plan, model, slots), [_outputs(plan, model, each) for each in made]
+
+
+def _every(plan: Plan, run: Callable[[_Prepared], Any], prepared: Sequence[_Prepared]) -> list[Any]:
+    return side_by_side(run, prepared) if plan.compiled else [run(each) for each in prepared]
 
 
 def _passes(plan: Plan, model: Model, inputs: Mapping[str, np.ndarray]) -> Iterator[dict[int, Any]]:
@@ -131,16 +135,16 @@ class _Prepared:
                 layers[k] = _Layer(with_weights(step, weight, plan.compiled), axis)
         return _Prepared(inputs, values, layers)
 
-    def learn(self, plan: Plan, slots: Mapping[int, Any]) -> None:
+    def learn(self, plan: Plan, slots: dict[int, Any]) -> None:
         """Takes the mean outputs of one pass, each layer on the network's own values."""
         for k, layer in self.layers.items():
             step = plan.steps[k]
             layer.learn(layer.run(*(load(slots) for load in step.loads)), slots[step.outs[0]])
 
-    def changed(self, plan: Plan, slots: Mapping[int, Any]) -> ChainMap[int, Any]:
-        """The values of the network with the changes, over its own."""
+    def changed(self, plan: Plan, slots: dict[int, Any]) -> Any:
+        """The values of the network with the changes, by slot, over its own."""
         own: dict[int, Any] = {slot: change(slots[slot]) for slot, change in self.inputs.items()}
-        after: ChainMap[int, Any] = ChainMap(own, slots)  # type: ignore[arg-type]  # only the first map is written
+        after: Any = ChainMap(own, slots)  # only the first map is written
         for k, step in enumerate(plan.steps):
             layer, change = self.layers.get(k), self.values.get(k)
             untouched = own.keys().isdisjoint(step.reads)

@@ -64,7 +64,9 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     method = options.calibration or CALIBRATION_METHODS[0]
     outliers = find_outliers(model.inputs, given)
     samples, spoilt = without(model.inputs, given, outliers)
-    samples, held = held_out(model, samples) if options.auto else (samples, {})
+    held: dict[str, np.ndarray] = {}
+    if options.auto:
+        samples, held = held_out(model, samples)
     notes = [*(each.note(method) for each in outliers), *said]
     key = cache.key_of(model, given, f"{method} with samples held out" if held else method)
     ranges = cache.load(key)
@@ -88,8 +90,8 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
 
 
 def held_out(
-    model: Model, samples: Mapping[str, np.ndarray]
-) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:  # fmt: skip
+    model: Model, samples: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # fmt: skip
     """The samples without every HELD_OUT-th run's, and those; none are held out of fewer than FEWEST_TO_HOLD_OUT runs."""
     own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
     runs = min((len(samples[name]) // size for name, size in own.items()), default=1)

@@ -46,9 +46,7 @@ def decisions(lab: Laboratory, tables: Tables, choice: Choice) -> tuple[Decision
     for k, group in enumerate(space.groups):
         others = {bits: choice.with_activation(k, bits) for bits in WIDTHS}
         name = group.tensors[0] if group.tensors else next(x.name for x in space.layers if x.group == k)
-        made.append(
-            _decision(lab, tables, name, "activations", group.tensors, choice.activations[k], others)
-        )
+        made.append(_decision(lab, tables, name, "activations", group.tensors, choice.activations[k], others))
     return tuple(made)
 
 
@@ -113,13 +111,10 @@ def measured_plans(lab: Laboratory, tables: Tables, best: Choice) -> tuple[Curve
     found = {}
     for widths, cost in lab.prices.items():
         choice = lab.space.uniform(widths)
-        found[choice] = CurvePoint(
-            str(widths), cost.cycles, cost.bytes, estimated_points(lab, tables, choice), False
-        )
+        found[choice] = CurvePoint(str(widths), cost.cycles, cost.bytes, estimated_points(lab, tables, choice), False)
     for choice, trial in lab.trials.items():
         if trial.cost is not None:
             name = found[choice].name if choice in found else described(lab.space, choice)
             cost, points = trial.cost, trial.estimate.points
             found[choice] = CurvePoint(name, cost.cycles, cost.bytes, points, True, choice == best)
     return tuple(sorted(found.values(), key=lambda each: (each.points, each.cycles)))
-

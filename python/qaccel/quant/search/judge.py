@@ -1,4 +1,4 @@
-"""Whether bits that were given, or are the default, lose too much: found on some samples, said, and mended where they are the default.
+"""Whether bits that were given, or are the default, lose too much: judged on samples, said, and for the default mended.
 
 The samples that judge took part in calibration: who wants them held out asks for --bits auto.
 """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -104,78 +105,73 @@ class Laboratory:
 
     def tables(self) -> Tables:
         """The first tables: each layer's cost from the uniform plans, each loss from the sensitivities."""
-        known = known_names(self.plain[BitWidths(8, 8)])
-        numbers = {layer.name: k for k, layer in enumerate(self.space.layers)}
-        groups = {name: k for k, group in enumerate(self.space.groups) for name in group.nodes}
         layer_cycles: dict[tuple[int, int, int], float] = {}
-        group_cycles: dict[tuple[int, int], float] = {}
-        layer_bytes: dict[tuple[int, int], list[float]] = {}
-        rests: list[tuple[float, float]] = []
+        group_cycles: dict[tuple[int, int], list[int]] = {}
+        layer_bytes: dict[tuple[int, int], list[int]] = {}
         for widths, cost in self.prices.items():
             w, a = widths.weight_bits, widths.activation_bits
-            rest = float(cost.bytes), 0.0
-            for layer in cost.layers:
-                name = base_name(layer.name, known)
-                if name in numbers:
-                    at = numbers[name]
-                    layer_cycles[at, w, a] = layer_cycles.get((at, w, a), 0.0) + layer.cycles
-                    sizes = layer_bytes.setdefault((at, w), [])
-                    if layer.stream_bytes:
-                        sizes.append(layer.stream_bytes)
-                    rest = rest[0] - layer.stream_bytes, rest[1]
-                elif name in groups:
-                    at_group = groups[name], a
-                    group_cycles[at_group] = group_cycles.get(at_group, 0.0) + layer.cycles / len(
-                        [each for each in self.prices if each.activation_bits == a]
-                    )
-                else:
-                    rest = rest[0], rest[1] + layer.cycles
-            rests.append(rest)
+            own, size, of_groups = self.shares(cost)
+            layer_cycles |= {(k, w, a): float(each) for k, each in own.items()}
+            for k, each in size.items():
+                layer_bytes.setdefault((k, w), []).append(each)
+            for k, each in of_groups.items():
+                group_cycles.setdefault((k, a), []).append(each)
         on_machine = {k for k, _, _ in layer_cycles}
         for k, layer in enumerate(self.space.layers):
-            for w in WIDTHS:
-                for a in WIDTHS:
-                    if w not in layer.widths:
-                        layer_cycles.pop((k, w, a), None)
-                    elif k not in on_machine:
-                        layer_cycles[k, w, a] = 0.0  # on the CPU in any case
+            for w, a in itertools.product(WIDTHS, WIDTHS):
+                if w not in layer.widths:
+                    layer_cycles.pop((k, w, a), None)
+                elif k not in on_machine:
+                    layer_cycles[k, w, a] = 0.0  # on the CPU in any case
         sens = self.sensitivities
-        return Tables(
-            layer_cycles, group_cycles,
-            {(k, w): float(np.mean(layer_bytes.get((k, w)) or [0.0])) for k, _ in enumerate(self.space.layers) for w in WIDTHS},
-            min((cycles for _, cycles in rests), default=0.0), min(bytes_ for bytes_, _ in rests),
+        keys = [(k, w) for k, _ in enumerate(self.space.layers) for w in WIDTHS]
+        made = Tables(
+            layer_cycles, {key: float(np.mean(each)) for key, each in group_cycles.items()},
+            {key: float(np.mean(layer_bytes.get(key, [0]))) for key in keys}, 0.0, 0.0,
             {key: np.array([x.value for x in losses]) for key, losses in sens.weights.items()},
             {key: np.array([x.value for x in losses]) for key, losses in sens.activations.items()},
             np.zeros(len(self.parts)),
         )  # fmt: skip
+        widths, cost = min(self.prices.items(), key=lambda each: each[1].bytes)
+        return self._balanced(made, self.space.uniform(widths), cost)
 
     def corrected(self, tables: Tables, trial: Trial) -> Tables:
         """The tables with what a trial's layers really cost in the place of what they had for the widths that it chose."""
         if trial.cost is None:
             return tables
-        known = known_names(trial.quantized)
-        numbers = {layer.name: k for k, layer in enumerate(self.space.layers)}
-        groups = {name: k for k, group in enumerate(self.space.groups) for name in group.nodes}
-        cycles, bytes_ = dict(tables.layer_cycles), dict(tables.layer_bytes)
-        own, size, of_groups = dict[int, float](), dict[int, float](), dict[int, float]()
-        for layer in trial.cost.layers:
-            name = base_name(layer.name, known)
-            name = name if name in numbers or name in groups else layer.name.rpartition(".")[0]
-            if name in numbers:
-                own[numbers[name]] = own.get(numbers[name], 0.0) + layer.cycles
-                size[numbers[name]] = size.get(numbers[name], 0.0) + layer.stream_bytes
-            elif name in groups:
-                of_groups[groups[name]] = of_groups.get(groups[name], 0.0) + layer.cycles
+        own, size, of_groups = self.shares(trial.cost)
+        weights, activations = trial.choice.weights, trial.choice.activations
+        cycles, bytes_, group_cycles = dict(tables.layer_cycles), dict(tables.layer_bytes), dict(tables.group_cycles)
         for k, each in own.items():
-            cycles[k, trial.choice.weights[k], trial.choice.activations[self.space.layers[k].group]] = each
-            bytes_[k, trial.choice.weights[k]] = size[k]
-        group_cycles = {**tables.group_cycles, **{(k, trial.choice.activations[k]): v for k, v in of_groups.items()}}
+            cycles[k, weights[k], activations[self.space.layers[k].group]] = float(each)
+            bytes_[k, weights[k]] = float(size[k])
+        group_cycles |= {(k, activations[k]): float(each) for k, each in of_groups.items()}
         made = replace(tables, layer_cycles=cycles, layer_bytes=bytes_, group_cycles=group_cycles)
+        return self._balanced(made, trial.choice, trial.cost)
+
+    def _balanced(self, tables: Tables, choice: Choice, cost: PlanCost) -> Tables:
+        """The tables with a rest that makes the sums of a choice what it costs."""
         return replace(
-            made,
-            rest_cycles=made.rest_cycles + trial.cost.cycles - made.cycles(self.space, trial.choice),
-            rest_bytes=made.rest_bytes + trial.cost.bytes - made.bytes(trial.choice),
+            tables,
+            rest_cycles=tables.rest_cycles + cost.cycles - tables.cycles(self.space, choice),
+            rest_bytes=tables.rest_bytes + cost.bytes - tables.bytes(choice),
         )
+
+    def shares(self, cost: PlanCost) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+        """Cycles and stream bytes by layer, and cycles of the operations without weights by group."""
+        known = known_names(self.plain[BitWidths(8, 8)])
+        layers = {layer.name: k for k, layer in enumerate(self.space.layers)}
+        groups = {name: k for k, group in enumerate(self.space.groups) for name in group.nodes}
+        own, size, of_groups = dict[int, int](), dict[int, int](), dict[int, int]()
+        for each in cost.layers:
+            name = base_name(each.name, known)
+            if name in layers:
+                at = layers[name]
+                own[at] = own.get(at, 0) + each.cycles
+                size[at] = size.get(at, 0) + each.stream_bytes
+            elif name in groups:
+                of_groups[groups[name]] = of_groups.get(groups[name], 0) + each.cycles
+        return own, size, of_groups
 
 
 def runs_of(model: Model, samples: Mapping[str, np.ndarray]) -> int:

@@ -219,7 +219,9 @@ def points_of(parts: Sequence[Part], reference: Outputs, seen: Iterable[Sequence
     return Points(tuple(parts), tuple(slopes), tuple(doubt))
 
 
-def _slope(pairs: Sequence[tuple[float, float]], rows: int, fewest: int = _FEWEST_CHANGES) -> tuple[float, float] | None:
+def _slope(
+    pairs: Sequence[tuple[float, float]], rows: int, fewest: int = _FEWEST_CHANGES
+) -> tuple[float, float] | None:
     """Points over the root of the divergence, and how many changes it was learnt from; None for fewer than ``fewest``."""
     used = [(math.sqrt(loss), 100 * changed) for loss, changed in pairs if _FITTED[0] <= loss <= _FITTED[1]]
     changes = sum(points for _, points in used) / 100 * rows

@@ -21,6 +21,7 @@ from .tables import Tables
 GAP = 1e-4  # relative, of the solution to its bound
 TIME_LIMIT_S = 60.0
 _TIE = 1e-6  # weight of what decides between equal objectives
+_TIE_POINTS = 1e3  # that weigh as much as the dearest width's cycles do
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Aim:
     """What is to be least, and the limits: ``budget`` of each part's loss, cycles and bytes; infinite where there is none.
 
     ``scale``: the loss of each part that is one point; a drop to be least is that of the worst part in these.
+    ``forbidden``: choices that are known not to do.
     """
 
     minimize: str
@@ -40,87 +42,112 @@ class Aim:
 
 @dataclass(frozen=True)
 class Solution:
-    """``bound``: least objective that any choice can have; ``gap``: relative, of the solution to it."""
+    """``bound``: least objective that any choice can have by the tables."""
 
     choice: Choice
     objective: float
     bound: float
-    gap: float
 
 
 def solve(space: Space, tables: Tables, aim: Aim) -> Solution | None:
     """The choice of least objective; None where none keeps the limits."""
-    pairs = sorted(tables.layer_cycles)
-    groups = [(k, bits) for k in range(len(space.groups)) for bits in WIDTHS]
-    column = {key: n for n, key in enumerate([*pairs, *groups])}
-    count = len(column) + 1  # the last is the worst part's loss, in points
-    rows: list[np.ndarray] = []
-    low: list[float] = []
-    high: list[float] = []
-
-    def constrain(entries: Mapping[int, float], lo: float, hi: float) -> None:
-        row = np.zeros(count)
-        for at, value in entries.items():
-            row[at] += value
-        rows.append(row)
-        low.append(lo)
-        high.append(hi)
-
-    for k in range(len(space.groups)):
-        constrain({column[k, bits]: 1.0 for bits in WIDTHS}, 1, 1)
-    for k, layer in enumerate(space.layers):
-        for a in WIDTHS:
-            mine = {column[key]: 1.0 for key in pairs if key[0] == k and key[2] == a}
-            constrain({**mine, column[layer.group, a]: -1.0}, 0, 0)
-    cycles, size = np.zeros(count), np.zeros(count)
-    losses = np.zeros((len(aim.scale), count))
-    for key in pairs:
-        cycles[column[key]] = tables.layer_cycles[key]
-        size[column[key]] = tables.layer_bytes[key[:2]]
-        losses[:, column[key]] = tables.weight_losses[key[:2]]
-    for each in groups:
-        cycles[column[each]] = tables.group_cycles.get(each, 0.0)
-        losses[:, column[each]] = tables.group_losses[each]
-    losses /= aim.scale[:, None]
-    for loss, most, rest in zip(losses, aim.budget / aim.scale, tables.rest_losses / aim.scale, strict=True):
-        worst = loss.copy()
-        worst[-1] = -1.0
-        constrain(dict(enumerate(worst)), -math.inf, -rest)
-        if math.isfinite(most):
-            constrain(dict(enumerate(loss)), -math.inf, most - rest)
-    for entries, rest, most in ((cycles, tables.rest_cycles, aim.max_cycles), (size, tables.rest_bytes, aim.max_bytes)):
-        if math.isfinite(most):
-            constrain(dict(enumerate(entries / max(most, 1.0))), -math.inf, (most - rest) / max(most, 1.0))
+    program = _Program(space, tables, aim)
+    program.keep_together()
+    program.keep_limits()
     for choice in aim.forbidden:
-        chosen = {column[each]: 1.0 for each in enumerate(choice.activations)}
-        for k, w in enumerate(choice.weights):
-            at = column.get((k, w, choice.activations[space.layers[k].group]))
-            if at is not None:
-                chosen[at] = 1.0
-        constrain(chosen, -math.inf, len(chosen) - 1)
-    worst_part = np.zeros(count)
-    worst_part[-1] = 1.0
-    parts = {"cycles": cycles, "bytes": size, "drop": worst_part}
-    norms = {name: max(float(np.abs(each).max()), 1e-30) for name, each in parts.items()}
-    objective = parts[aim.minimize] / norms[aim.minimize]
-    for name, each in parts.items():
-        if name != aim.minimize:
-            objective = objective + _TIE * each / (norms[name] if name != "drop" else 1e3)
-    integrality = np.ones(count)
-    integrality[-1] = 0
-    upper = np.ones(count)
-    upper[-1] = math.inf
-    matrix = sparse.csr_matrix(np.array(rows))
-    found = milp(
-        objective, constraints=LinearConstraint(matrix, low, high), integrality=integrality, bounds=Bounds(0, upper),
-        options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
-    )  # fmt: skip
-    if found.x is None:
-        return None
-    weights = {key[0]: key[1] for key in pairs if found.x[column[key]] > 0.5}
-    activations = {k: bits for k, bits in groups if found.x[column[k, bits]] > 0.5}
-    choice = Choice(tuple(weights[k] for k in range(len(space.layers))), tuple(activations[k] for k in range(len(activations))))
-    rest = {"cycles": tables.rest_cycles, "bytes": tables.rest_bytes, "drop": 0.0}[aim.minimize]
-    value = rest + float(parts[aim.minimize] @ found.x)
-    bound = rest + float(found.mip_dual_bound) * norms[aim.minimize]
-    return Solution(choice, value, bound, float(found.mip_gap))
+        program.forbid(choice)
+    return program.solved()
+
+
+class _Program:
+    """The program in the making. Its last variable is the worst part's loss, in points."""
+
+    def __init__(self, space: Space, tables: Tables, aim: Aim) -> None:
+        self.space, self.tables, self.aim = space, tables, aim
+        self.pairs = sorted(tables.layer_cycles)
+        self.widths = [(k, bits) for k in range(len(space.groups)) for bits in WIDTHS]
+        self.column = {key: n for n, key in enumerate([*self.pairs, *self.widths])}
+        self.count = len(self.column) + 1
+        self.rows: list[np.ndarray] = []
+        self.low: list[float] = []
+        self.high: list[float] = []
+        self.cycles, self.bytes = np.zeros(self.count), np.zeros(self.count)
+        self.losses = np.zeros((len(aim.scale), self.count))  # in points, each part's by itself
+        for pair in self.pairs:
+            at = self.column[pair]
+            self.cycles[at], self.bytes[at] = tables.layer_cycles[pair], tables.layer_bytes[pair[:2]]
+            self.losses[:, at] = tables.weight_losses[pair[:2]] / aim.scale
+        for width in self.widths:
+            at = self.column[width]
+            self.cycles[at] = tables.group_cycles.get(width, 0.0)
+            self.losses[:, at] = tables.group_losses[width] / aim.scale
+
+    def constrain(self, row: np.ndarray, low: float, high: float) -> None:
+        """The row's sum lies between the two."""
+        self.rows.append(row)
+        self.low.append(low)
+        self.high.append(high)
+
+    def row(self, entries: Mapping[int, float]) -> np.ndarray:
+        """A row of these entries by column."""
+        made = np.zeros(self.count)
+        made[list(entries)] = list(entries.values())
+        return made
+
+    def keep_together(self) -> None:
+        """Each group has one width, and each layer one pair, of its group's width."""
+        for k in range(len(self.space.groups)):
+            self.constrain(self.row({self.column[k, bits]: 1.0 for bits in WIDTHS}), 1, 1)
+        for k, layer in enumerate(self.space.layers):
+            for bits in WIDTHS:
+                own = {self.column[pair]: 1.0 for pair in self.pairs if pair[0] == k and pair[2] == bits}
+                self.constrain(self.row({**own, self.column[layer.group, bits]: -1.0}), 0, 0)
+
+    def keep_limits(self) -> None:
+        """The limits, and what the worst part's loss is."""
+        aim, tables = self.aim, self.tables
+        for loss, most, rest in zip(self.losses, aim.budget / aim.scale, tables.rest_losses / aim.scale, strict=True):
+            worst = loss.copy()
+            worst[-1] = -1.0
+            self.constrain(worst, -math.inf, -rest)
+            if math.isfinite(most):
+                self.constrain(loss, -math.inf, most - rest)
+        for row, rest, most in (
+            (self.cycles, tables.rest_cycles, aim.max_cycles), (self.bytes, tables.rest_bytes, aim.max_bytes)
+        ):  # fmt: skip
+            if math.isfinite(most):
+                self.constrain(row / most, -math.inf, 1 - rest / most)
+
+    def forbid(self, choice: Choice) -> None:
+        """Another choice than this."""
+        chosen = {self.column[each]: 1.0 for each in enumerate(choice.activations)}
+        pairs = [(k, w, choice.activations[self.space.layers[k].group]) for k, w in enumerate(choice.weights)]
+        if all(pair in self.column for pair in pairs):
+            chosen |= {self.column[pair]: 1.0 for pair in pairs}
+            self.constrain(self.row(chosen), -math.inf, len(chosen) - 1)
+
+    def solved(self) -> Solution | None:
+        """What HiGHS finds."""
+        parts = {"cycles": self.cycles, "bytes": self.bytes, "drop": self.row({self.count - 1: 1.0})}
+        norms = {"cycles": max(self.cycles.max(), 1.0), "bytes": max(self.bytes.max(), 1.0), "drop": 1.0}
+        minimize = self.aim.minimize
+        objective = parts[minimize] / norms[minimize]
+        for name, each in parts.items():
+            if name != minimize:
+                objective = objective + _TIE * each / (_TIE_POINTS if name == "drop" else norms[name])
+        integrality, upper = np.ones(self.count), np.ones(self.count)
+        integrality[-1], upper[-1] = 0, math.inf
+        matrix = LinearConstraint(sparse.csr_matrix(np.array(self.rows)), self.low, self.high)
+        found = milp(
+            objective, constraints=matrix, integrality=integrality, bounds=Bounds(0, upper),
+            options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
+        )  # fmt: skip
+        if found.x is None:
+            return None
+        weights = {pair[0]: pair[1] for pair in self.pairs if found.x[self.column[pair]] > 0.5}
+        activations = {k: bits for k, bits in self.widths if found.x[self.column[k, bits]] > 0.5}
+        rest = {"cycles": self.tables.rest_cycles, "bytes": self.tables.rest_bytes, "drop": 0.0}[minimize]
+        return Solution(
+            Choice(tuple(weights[k] for k in sorted(weights)), tuple(activations[k] for k in sorted(activations))),
+            rest + float(parts[minimize] @ found.x), rest + float(found.mip_dual_bound) * norms[minimize],
+        )  # fmt: skip

@@ -29,7 +29,10 @@ from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
 TRIALS = 24  # of a small network, rounds among them
-CURIOUS = (1.0, 1.5)  # how far over the budget an estimated loss may be and the plan still be tried, one after the other
+CURIOUS = (
+    1.0,
+    1.5,
+)  # how far over the budget an estimated loss may be and the plan still be tried, one after the other
 W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
 Advance = Callable[[str], object]
 
@@ -156,7 +159,9 @@ def _try_uniform(state: State, advance: Advance) -> None:
     for widths in sorted(lab.prices, key=lambda each: (lab.prices[each].cycles, lab.prices[each].bytes)):
         choice, cost = lab.space.uniform(widths), lab.prices[widths]
         losses = anchored(state.tables, state.anchor).losses(choice)
-        over = float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
+        over = (
+            float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
+        )
         if choice in lab.trials or not state.affordable(cost) or over > 2 * CURIOUS[-1]:
             continue
         if state.best is not None:
@@ -185,7 +190,9 @@ def _finished(state: State) -> QuantizedModel:
     assert best is not None and best.cost is not None
     tables = anchored(state.tables, state.anchor)
     bits = lab.space.bits(best.choice)
-    plan = {layer.name: best.quantized.plan[layer.name] for layer in lab.space.layers if layer.name in best.quantized.plan}
+    plan = {
+        layer.name: best.quantized.plan[layer.name] for layer in lab.space.layers if layer.name in best.quantized.plan
+    }
     plan |= dict(bits) if isinstance(bits, dict) else {}
     solution = state.solve(state.aim())
     objective = state.objective(best)

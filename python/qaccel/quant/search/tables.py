@@ -31,8 +31,8 @@ class Trial:
 class Tables:
     """What widths cost, as sums over layers and groups, each mapped from its number and its bits.
 
-    ``layer_cycles``: by layer, weight bits and activation bits, absent where the machine has no such layer; ``group_cycles``: of the
-    operations without weights; ``layer_bytes``: of streams, by layer and weight bits. ``rest_cycles`` and ``rest_bytes`` of
+    ``layer_cycles``: by layer, weight bits and activation bits, absent where the machine has no such layer; ``group_cycles``: of
+    the operations without weights; ``layer_bytes``: of streams, by layer and weight bits. ``rest_cycles`` and ``rest_bytes`` of
     all else. ``weight_losses``, ``group_losses``, ``rest_losses``: arrays over the parts of the outputs.
     """
 
@@ -51,7 +51,11 @@ class Tables:
             self.layer_cycles.get((k, w, choice.activations[space.layers[k].group]), math.inf)
             for k, w in enumerate(choice.weights)
         )
-        return self.rest_cycles + sum(layers) + sum(self.group_cycles.get(each, 0.0) for each in enumerate(choice.activations))
+        return (
+            self.rest_cycles
+            + sum(layers)
+            + sum(self.group_cycles.get(each, 0.0) for each in enumerate(choice.activations))
+        )
 
     def bytes(self, choice: Choice) -> float:
         """Estimated bytes of a choice."""
@@ -78,12 +82,11 @@ def learnt(tables: Tables, anchor: Trial, trial: Trial) -> Tables:
 
     The widths in which the trial loses more than the anchor are scaled by one factor.
     """
-    changed = [("weight", k, old, new) for k, (old, new) in enumerate(zip(anchor.choice.weights, trial.choice.weights, strict=True))]
-    changed += [
-        ("group", k, old, new)
-        for k, (old, new) in enumerate(zip(anchor.choice.activations, trial.choice.activations, strict=True))
-    ]
-    changed = [each for each in changed if each[2] != each[3]]
+    pairs = {
+        "weight": zip(anchor.choice.weights, trial.choice.weights, strict=True),
+        "group": zip(anchor.choice.activations, trial.choice.activations, strict=True),
+    }
+    changed = [(what, k, old, new) for what, each in pairs.items() for k, (old, new) in enumerate(each) if old != new]
     if not changed:
         return tables
     losses = {"weight": dict(tables.weight_losses), "group": dict(tables.group_losses)}

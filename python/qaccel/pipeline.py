@@ -145,9 +145,7 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
             quantized = search(model, calibration, options.limits, make, plain, partial(_price, options), advance)
     else:
         with stages("quantize"):
-            quantized = make(options.bits)
-        with stages("judge"):
-            quantized = judged(quantized, calibration, options.bits, options.limits, make, plain)
+            quantized = judged(make(options.bits), calibration, options.bits, options.limits, make, plain)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)

@@ -28,7 +28,8 @@ _SCORING = {"Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean", "Averag
 _LEAST_PROBABILITY = 1e-12
 _FEWEST_CHANGES = 20  # of first classes: fewer do not calibrate c
 _DRAWS = 16
-_FITTED = (1e-5, 0.5)  # divergences, in nats, that c is fitted between
+_ROWS = 1024  # that noise is put on
+_FITTED = (1e-5, 0.2)  # divergences, in nats, that c is fitted between
 Outputs = Mapping[str, np.ndarray]
 
 
@@ -232,7 +233,7 @@ def _with_noise(scores: np.ndarray) -> list[tuple[float, float]]:
     """Divergence and share of changed first classes of log-probabilities [samples, rows, classes] with noise of several sizes."""
     rng = np.random.default_rng(0)
     flat = scores.reshape(-1, scores.shape[-1])
-    flat = flat[:: max(1, len(flat) // 256)]
+    flat = flat[:: max(1, len(flat) // _ROWS)]
     flat = np.maximum(flat, flat.max(axis=1, keepdims=True) - 30)
     pairs = []
     for size in np.geomspace(0.01, 2.0, 12):

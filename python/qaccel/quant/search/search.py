@@ -237,5 +237,5 @@ def _none_keeps(state: State) -> UserError:
     return UserError(
         f"--bits auto: no plan keeps {asked}; the nearest, {described(lab.space, nearest.choice)}, takes "
         f"{nearest.cost.cycles:,} cycles and {nearest.cost.bytes:,} bytes and loses an estimated {nearest.estimate.points:.2f} "
-        "points; raise a limit"
+        "points; use a higher limit"
     )

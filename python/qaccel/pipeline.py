@@ -38,6 +38,7 @@ from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
 from .quant.quantize import quantize
 from .quant.search.judge import judged
+from .quant.search.laboratory import Laboratory
 from .quant.search.search import search
 from .quant.unlike import quantize_measured
 from .report.report import ProfiledSubgraph, layer_entries, make_report, timeline
@@ -138,14 +139,13 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         return _with_notes(quantized, calibration)
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
-    make = partial(_quantized, model, calibration, options)
-    plain = partial(quantize_measured, model, calibration)
+    lab = laboratory(model, calibration, options)
     if options.auto:
         with stages("search", own_progress=True), progress_lines("searching", stages.show) as advance:
-            quantized = search(model, calibration, options.limits, make, plain, partial(_price, options), advance)
+            quantized = search(lab, options.limits, advance)
     else:
         with stages("quantize"):
-            quantized = judged(make(options.bits), calibration, options.bits, options.limits, make, plain)
+            quantized = judged(lab.make(options.bits), lab, options.bits, options.limits)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)
@@ -154,6 +154,14 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         )
         quantized = replace(quantized, notes=(note, *quantized.notes))
     return _with_notes(quantized, calibration)
+
+
+def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
+    """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
+    make = partial(_quantized, model, calibration, options)
+    return Laboratory(
+        model, calibration, make, partial(quantize_measured, model, calibration), partial(_price, options)
+    )
 
 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:

@@ -58,5 +58,5 @@ def network(seed: int, layers: int = 2) -> tuple[onnx.ModelProto, dict[str, np.n
     ]
     graph = helper.make_graph(nodes, f"{kind}{seed}", ends[:1], ends[1:], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    size = rng.uniform(0.3, 2, (SAMPLES, 1, 1, 1))
-    return model, {"x": (rng.standard_normal((SAMPLES, 3, SIZE, SIZE)) * size).astype(np.float32)}
+    size, offset = rng.uniform(0.3, 2, (SAMPLES, 1, 1, 1)), rng.standard_normal((SAMPLES, 3, 1, 1))
+    return model, {"x": (rng.standard_normal((SAMPLES, 3, SIZE, SIZE)) * size + offset).astype(np.float32)}

@@ -12,14 +12,14 @@ import numpy as np
 
 from ...dialect.quantized import QuantizedModel
 from ...evaluate.executor import execute
-from ...model import Model
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
-from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT, Calibration
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
 from ..calibrate.synthetic import those_of
-from .laboratory import Make, drop_of, first_runs, losses_of, runs_of
+from .laboratory import Laboratory, drop_of, losses_of
 from .losses import Estimate, Loss, Points, parts_of, points_of
+from .samples import first_runs, runs_of
 from .sensitivity import Sensitivities, measure_sensitivities
-from .space import Choice, Space, space_of, tensor_quantizations
+from .space import Choice, Space, tensor_quantizations
 
 MOST_JUDGED = 32  # runs of the network
 NAMED = 3  # layers to blame
@@ -30,8 +30,7 @@ WIDENINGS = 4  # sets of layers at 16 bits that are tried
 class _Judge:
     """What a network of one model is judged by."""
 
-    model: Model
-    calibration: Calibration
+    lab: Laboratory
     limits: Limits
     samples: Mapping[str, np.ndarray]
     reference: Mapping[str, np.ndarray]
@@ -42,7 +41,7 @@ class _Judge:
 
     def told(self, quantized: QuantizedModel, estimate: Estimate, *notes: str) -> QuantizedModel:
         """The network with its estimate, and with notes."""
-        drop = drop_of(self.points, estimate, runs_of(self.model, self.samples), False)
+        drop = drop_of(self.points, estimate, runs_of(self.lab.model, self.samples), False)
         return replace(quantized, drop=drop, notes=(*notes, *quantized.notes))
 
     def fails(self, estimate: Estimate) -> bool:
@@ -50,14 +49,12 @@ class _Judge:
         return estimate.points - estimate.error > self.limits.max_points
 
 
-def judged(
-    quantized: QuantizedModel, calibration: Calibration, bits: Bits | None, limits: Limits, make: Make, plain: Make
-) -> QuantizedModel:
+def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits: Limits) -> QuantizedModel:
     """The network with what it is estimated to lose; ``bits`` None: the default, which takes 16 bits where 8 lose too much.
 
     Fewer runs' samples than FEWEST_TO_HOLD_OUT judge nothing: the network comes back as it is.
     """
-    model = quantized.model
+    model, calibration = lab.model, lab.calibration
     runs = runs_of(model, calibration.samples) if calibration.measured else 0
     if runs < FEWEST_TO_HOLD_OUT or not quantized.plan:
         return quantized
@@ -65,15 +62,15 @@ def judged(
     samples = first_runs(model, every, MOST_JUDGED)
     reference = execute(model, samples)
     points = points_of(parts_of(model, reference), reference)
-    judge = _Judge(model, calibration, limits, samples, reference, points)
+    judge = _Judge(lab, limits, samples, reference, points)
     estimate = judge.estimate(quantized)
     if not judge.fails(estimate):
         return judge.told(quantized, estimate)
-    space = space_of(plain(DEFAULT_BITS))
+    space = lab.space
     if bits is None:
-        return _widened(judge, quantized, estimate, space, make, plain)
+        return _widened(judge, quantized, estimate, space)
     choice = _choice(space, quantized)
-    found = _alone(judge, space, choice, plain)
+    found = _alone(judge, space, choice)
     note = (
         f"warning: --bits {bits if isinstance(bits, BitWidths) else 'as planned'}: an estimated drop of {_said(estimate)}, "
         f"more than --max-drop {limits.max_points:g}; to blame: {_blamed(judge, space, choice, found)}"
@@ -96,11 +93,11 @@ def _choice(space: Space, quantized: QuantizedModel) -> Choice:
     return Choice(weights, tuple(activations))
 
 
-def _alone(judge: _Judge, space: Space, choice: Choice, plain: Make) -> Sensitivities:
+def _alone(judge: _Judge, space: Space, choice: Choice) -> Sensitivities:
     """What each of the chosen widths alone loses."""
-    tensors = {bits: tensor_quantizations(plain(BitWidths(8, bits))) for bits in {*choice.activations}}
+    tensors = {bits: tensor_quantizations(judge.lab.plain(BitWidths(8, bits))) for bits in {*choice.activations}}
     return measure_sensitivities(
-        judge.model, space, tensors, judge.calibration.samples, judge.points.parts, (choice,)
+        judge.lab.model, space, tensors, judge.lab.calibration.samples, judge.points.parts, (choice,)
     )  # fmt: skip
 
 
@@ -129,11 +126,11 @@ def _tensors(space: Space, group: int) -> str:
 
 
 def _widened(
-    judge: _Judge, quantized: QuantizedModel, estimate: Estimate, space: Space, make: Make, plain: Make
+    judge: _Judge, quantized: QuantizedModel, estimate: Estimate, space: Space
 ) -> QuantizedModel:  # fmt: skip
     """The network with 16 bits for what loses most, as little of it as keeps the limit; else the best that was tried."""
     narrow = space.uniform(DEFAULT_BITS)
-    found = _alone(judge, space, narrow, plain)
+    found = _alone(judge, space, narrow)
     budget = judge.points.budget(judge.limits.max_points)
     gains = [(float((np.array([x.value for x in found.weights[k, 8]]) / budget).max()), "weights", k)
              for k, layer in enumerate(space.layers) if WIDTHS[-1] in layer.widths]  # fmt: skip
@@ -150,7 +147,7 @@ def _widened(
                 break
             wide = wide.with_weight(k, 16) if what == "weights" else wide.with_activation(k, 16)
             kept -= gain
-        made = make(space.bits(wide))
+        made = judge.lab.make(space.bits(wide))
         own = judge.estimate(made)
         if own.points < least.points:
             best, least, chosen = made, own, wide

@@ -16,33 +16,44 @@ from ...errors import UserError
 from ...evaluate.executor import execute
 from ...evaluate.integers import run_model
 from ...model import Model
-from ...options import WIDTHS, Bits, BitWidths
+from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
 from ..calibrate.calibration import Calibration
 from .losses import Estimate, Part, Points, Sums, parts_of, points_of
+from .samples import first_runs, runs_of
 from .sensitivity import Sensitivities, measure_sensitivities
 from .space import Choice, Space, base_name, known_names, space_of, tensor_quantizations
 from .tables import Tables, Trial
 
-Make = Callable[[Bits], QuantizedModel]
+Make = Callable[[Bits | None], QuantizedModel]
 UNIFORM = tuple(BitWidths(w, a) for w in WIDTHS for a in WIDTHS)
 MOST_HELD = 128  # runs of the network that a plan is judged on
 
 
 class Laboratory:
-    """Tries the plans of one network. ``make`` quantizes with all passes, ``plain`` without any."""
+    """Tries the plans of one network. ``make`` quantizes with all passes, ``quantize`` without any, ``price`` compiles."""
 
-    def __init__(self, model: Model, calibration: Calibration, make: Make, plain: Make, price: Price) -> None:
+    def __init__(self, model: Model, calibration: Calibration, make: Make, quantize: Make, price: Price) -> None:
         self.model, self.calibration = model, calibration
-        self.make, self.price = make, price
-        self.plain = {widths: plain(widths) for widths in UNIFORM}
+        self.make, self.quantize, self.price = make, quantize, price
         self.held_out = bool(calibration.held)
-        self.held = first_runs(model, calibration.held or calibration.samples, MOST_HELD)
         self.trials: dict[Choice, Trial] = {}
+        self._plain: dict[BitWidths, QuantizedModel] = {}
+
+    def plain(self, widths: BitWidths) -> QuantizedModel:
+        """The network at one pair of widths, without passes."""
+        if widths not in self._plain:
+            self._plain[widths] = self.quantize(widths)
+        return self._plain[widths]
+
+    @cached_property
+    def held(self) -> Mapping[str, np.ndarray]:
+        """What plans are judged on."""
+        return first_runs(self.model, self.calibration.held or self.calibration.samples, MOST_HELD)
 
     @cached_property
     def space(self) -> Space:
         """What can be chosen."""
-        return space_of(self.plain[BitWidths(8, 8)])
+        return space_of(self.plain(DEFAULT_BITS))
 
     @cached_property
     def reference(self) -> Mapping[str, np.ndarray]:
@@ -57,21 +68,26 @@ class Laboratory:
     @cached_property
     def sensitivities(self) -> Sensitivities:
         """What each width alone loses."""
-        tensors = {bits: tensor_quantizations(self.plain[BitWidths(8, bits)]) for bits in WIDTHS}
+        tensors = {bits: tensor_quantizations(self.plain(BitWidths(8, bits))) for bits in WIDTHS}
         return measure_sensitivities(self.model, self.space, tensors, self.calibration.samples, self.parts)
 
     @cached_property
     def points(self) -> Points:
-        """From losses to points."""
-        return points_of(self.parts, self.reference, self.sensitivities.all)
+        """From losses to points, learnt from all samples, with what the sensitivities' samples add."""
+        own = execute(self.model, first_runs(self.model, self.calibration.samples, MOST_HELD))
+        both = {
+            name: np.concatenate([np.atleast_1d(own[name]), np.atleast_1d(x)]) for name, x in self.reference.items()
+        }
+        sens = self.sensitivities
+        return points_of(self.parts, both, sens.all, execute(self.model, sens.samples))
 
     @cached_property
     def prices(self) -> Mapping[BitWidths, PlanCost]:
         """What the uniform plans cost, without passes; those that the machine takes."""
-        found = {widths: self._price(quantized) for widths, quantized in self.plain.items()}
+        found = {widths: self._price(self.plain(widths)) for widths in UNIFORM}
         priced = {widths: cost for widths, cost in found.items() if cost is not None}
         if not priced:
-            self.price(self.plain[BitWidths(8, 8)])  # says why
+            self.price(self.plain(DEFAULT_BITS))  # says why
         return priced
 
     @cached_property
@@ -159,7 +175,7 @@ class Laboratory:
 
     def shares(self, cost: PlanCost) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
         """Cycles and stream bytes by layer, and cycles of the operations without weights by group."""
-        known = known_names(self.plain[BitWidths(8, 8)])
+        known = known_names(self.plain(DEFAULT_BITS))
         layers = {layer.name: k for k, layer in enumerate(self.space.layers)}
         groups = {name: k for k, group in enumerate(self.space.groups) for name in group.nodes}
         own, size, of_groups = dict[int, int](), dict[int, int](), dict[int, int]()
@@ -172,18 +188,6 @@ class Laboratory:
             elif name in groups:
                 of_groups[groups[name]] = of_groups.get(groups[name], 0) + each.cycles
         return own, size, of_groups
-
-
-def runs_of(model: Model, samples: Mapping[str, np.ndarray]) -> int:
-    """How many runs of the network the samples are for."""
-    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
-    return min((len(samples[name]) // size for name, size in own.items()), default=1)
-
-
-def first_runs(model: Model, samples: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
-    """The samples of the first runs."""
-    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
-    return {name: value[: most * own[name]] if name in own else value for name, value in samples.items()}
 
 
 def losses_of(

@@ -198,10 +198,13 @@ class Sums:
         return tuple(made)
 
 
-def points_of(parts: Sequence[Part], reference: Outputs, seen: Iterable[Sequence[Loss]] = ()) -> Points:
-    """From losses to points, c fitted to the losses ``seen`` of perturbed networks, or to the ``reference`` with noise on it.
+def points_of(
+    parts: Sequence[Part], reference: Outputs, seen: Iterable[Sequence[Loss]] = (), seen_on: Outputs | None = None
+) -> Points:
+    """From losses to points, c fitted to the ``reference`` with noise on it, and to the losses ``seen`` of perturbed networks.
 
-    The noise takes the place of perturbed networks where those changed too few first classes.
+    Those may be of fewer samples, on which the float network gives ``seen_on``: they say how many times as many first classes
+    they change as noise of the same divergence does on the same samples. Noise alone decides where they changed too few.
     """
     seen = list(seen)
     slopes, doubt = [], []
@@ -211,22 +214,28 @@ def points_of(parts: Sequence[Part], reference: Outputs, seen: Iterable[Sequence
             doubt.append(0.0)
             continue
         scores = part.of(reference)
-        count = scores.shape[0] * scores.shape[1]
-        pairs = [(losses[k].value, losses[k].changed) for losses in seen]
-        fitted = _slope(pairs, count) or _slope(_with_noise(scores), count * _DRAWS, 1)
-        slope, changes = fitted or (100.0, 1.0)
+        slope, changes = _of_noise(scores)
+        few = part.of(seen_on) if seen_on is not None else scores
+        fitted = _slope([(losses[k].value, losses[k].changed) for losses in seen], few.shape[0] * few.shape[1])
+        if fitted is not None and fitted[1] >= _FEWEST_CHANGES:
+            slope *= fitted[0] / _of_noise(few)[0]
         slopes.append(slope)
         doubt.append(1 / math.sqrt(max(changes, 1.0)))
     return Points(tuple(parts), tuple(slopes), tuple(doubt))
 
 
-def _slope(
-    pairs: Sequence[tuple[float, float]], rows: int, fewest: int = _FEWEST_CHANGES
-) -> tuple[float, float] | None:
-    """Points over the root of the divergence, and how many changes it was learnt from; None for fewer than ``fewest``."""
+def _of_noise(scores: np.ndarray) -> tuple[float, float]:
+    """c of noise, and how many first classes of one draw it was learnt from."""
+    slope, changes = _slope(_with_noise(scores), scores.shape[0] * scores.shape[1]) or (100.0, 1.0)
+    return max(slope, 1.0), changes
+
+
+def _slope(pairs: Sequence[tuple[float, float]], rows: int) -> tuple[float, float] | None:
+    """Points over the root of the divergence, and how many changes of first classes it was learnt from."""
     used = [(math.sqrt(loss), 100 * changed) for loss, changed in pairs if _FITTED[0] <= loss <= _FITTED[1]]
-    changes = sum(points for _, points in used) / 100 * rows
-    return (sum(p for _, p in used) / sum(r for r, _ in used), changes) if changes >= fewest else None
+    if not used:
+        return None
+    return sum(p for _, p in used) / sum(r for r, _ in used), sum(p for _, p in used) / 100 * rows
 
 
 def _with_noise(scores: np.ndarray) -> list[tuple[float, float]]:

@@ -14,25 +14,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...dialect.chosen import Chosen
-from ...dialect.plan_cost import PlanCost, Price
+from ...dialect.plan_cost import PlanCost
 from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
 from ...evaluate.steps import plan_of
-from ...model import Model
 from ...options import Limits
-from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, Calibration
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
 from .explain import curve, decisions, described, measured_plans
-from .laboratory import UNIFORM, Laboratory, Make, Trial
+from .laboratory import UNIFORM, Laboratory, Trial
 from .program import Aim, Solution, solve
+from .samples import runs_of
 from .space import Choice
 from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
+AGREED = 0.01  # relative difference of estimated and simulated cost
 TRIALS = 24  # of a small network, rounds among them
-CURIOUS = (
-    1.0,
-    1.5,
-)  # how far over the budget an estimated loss may be and the plan still be tried, one after the other
+CURIOUS = 1.5  # how far over the budget an estimated loss may be, and the plan of a small network still be tried
 W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
 Advance = Callable[[str], object]
 
@@ -48,16 +46,28 @@ class State:
     best: Trial | None = None
     rounds: list[float] = field(default_factory=list)
 
-    def aim(self, slack: float = 1.0) -> Aim:
-        """What the integer program is asked for; ``slack``: of the loss that the limit allows."""
+    def aim(self) -> Aim:
+        """What the integer program is asked for: another choice than those that were found not to keep the limits."""
         points, most = self.lab.points, self.limits.max_points
         one = points.budget(1.0)
-        allowed = points.budget(most) * slack if math.isfinite(most) else one * math.inf
+        allowed = points.budget(most) if math.isfinite(most) else one * math.inf
         failed = tuple(choice for choice, trial in self.lab.trials.items() if not self.keeps(trial))
         limits = self.limits
         return Aim(
             limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, failed
         )  # fmt: skip
+
+    def curious_aim(self) -> Aim:
+        """The same for what may do if the tables are a little wrong: a choice that was never tried."""
+        aim = self.aim()
+        return replace(aim, budget=aim.budget * CURIOUS, forbidden=tuple(self.lab.trials))
+
+    def is_beaten(self, solution: Solution, curious: bool) -> bool:
+        """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
+        if self.best is None:
+            return False
+        times = 1.0 if not curious else CURIOUS if self.limits.minimized == "drop" else 1 + AGREED
+        return solution.bound >= self.objective(self.best) * times
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial keeps every limit."""
@@ -100,18 +110,14 @@ class State:
         return solve(self.lab.space, anchored(self.tables, self.anchor), aim)
 
 
-def search(
-    model: Model, calibration: Calibration, limits: Limits, make: Make, plain: Make, price: Price, advance: Advance
-) -> QuantizedModel:
-    """The network at the bits that are best within the limits, with `Chosen` beside it.
+def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
+    """The network at the bits that are best within the limits, with `Chosen` beside it; ``advance`` hears what is done.
 
-    ``make`` quantizes with the passes, ``plain`` without; ``price`` compiles and simulates. ``advance`` hears what is done.
     Raises UserError where no plan keeps the limits; it names the nearest one.
     """
     advance("the nine uniform plans")
-    lab = Laboratory(model, calibration, make, plain, price)
     if not lab.space.layers and not lab.space.groups:
-        return make(W8A8)
+        return lab.make(W8A8)
     _ = lab.prices
     advance("sensitivities")
     tables = lab.tables()
@@ -132,17 +138,20 @@ def search(
 
 
 def _rounds(state: State, advance: Advance) -> None:
-    """Estimate, solve, plan, correct, until the best plan is the one that the integer program finds, or trials run out."""
+    """Estimate, solve, plan, correct, until the best plan is the one that the integer program finds, or trials run out.
+
+    Then, of a small network, plans that may be better if the tables are a little wrong.
+    """
     lab = state.lab
-    left = ROUNDS if plan_of(lab.model).compiled else TRIALS
-    for slack in CURIOUS:
+    large = plan_of(lab.model).compiled
+    left = ROUNDS if large else TRIALS
+    for curious in (False,) if large else (False, True):
         while left > 0:
-            solution = state.solve(state.aim(slack))
+            solution = state.solve(state.curious_aim() if curious else state.aim())
             if solution is None and state.best is None:
-                solution = state.solve(replace(state.aim(), minimize="drop", budget=state.aim().scale * math.inf))
-            if solution is None or solution.choice in lab.trials:
-                break
-            if state.best is not None and solution.bound >= state.objective(state.best):
+                free = state.aim()
+                solution = state.solve(replace(free, minimize="drop", budget=free.scale * math.inf))
+            if solution is None or solution.choice in lab.trials or state.is_beaten(solution, curious):
                 break
             left -= 1
             advance(f"plan {len(lab.trials) + 1}")
@@ -162,11 +171,11 @@ def _try_uniform(state: State, advance: Advance) -> None:
         over = (
             float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
         )
-        if choice in lab.trials or not state.affordable(cost) or over > 2 * CURIOUS[-1]:
+        if choice in lab.trials or not state.affordable(cost) or over > 2 * CURIOUS:
             continue
         if state.best is not None:
             promised = {"cycles": float(cost.cycles), "bytes": float(cost.bytes)}.get(
-                state.limits.minimized, float((losses / lab.points.budget(1.0)).max()) / CURIOUS[-1]
+                state.limits.minimized, float((losses / lab.points.budget(1.0)).max()) / CURIOUS
             )
             if promised >= state.objective(state.best):
                 continue
@@ -202,7 +211,7 @@ def _finished(state: State) -> QuantizedModel:
         plan=plan, minimize=limits.minimized, limits=limits.given, drop=drop, cycles=best.cost.cycles,
         bytes=best.cost.bytes, mean_weight_bits=lab.space.mean_weight_bits(best.choice), rounds=tuple(state.rounds),
         objective=objective, bound=bound, gap=(objective - bound) / max(abs(objective), 1e-30), trials=len(lab.trials),
-        sensitivity_samples=lab.sensitivities.samples, decisions=decisions(lab, tables, best.choice),
+        sensitivity_samples=runs_of(lab.model, lab.sensitivities.samples), decisions=decisions(lab, tables, best.choice),
         curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best.choice),
     )  # fmt: skip
     note = _note(chosen, described(lab.space, best.choice))

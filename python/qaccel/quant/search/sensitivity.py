@@ -21,21 +21,22 @@ from ...model import Model
 from ...options import WIDTHS
 from ..calibrate import cache
 from .losses import Loss, Part, Sums
+from .samples import first_runs
 from .space import Choice, Space
 
 SAMPLES = 48  # of a small network
 SAMPLES_LARGE = 12
 SAMPLES_FEW = 4  # of a large one, to say only what loses most
-FORMAT = 1  # of what is kept, and of how it is measured
+FORMAT = 2  # of what is kept, and of how it is measured
 
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """The losses of each part with one thing alone quantized: by layer, or group, and bits. ``samples``: how many they are of."""
+    """The losses of each part with one thing alone quantized: by layer, or group, and bits. ``samples``: what they are of."""
 
     weights: Mapping[tuple[int, int], tuple[Loss, ...]]
     activations: Mapping[tuple[int, int], tuple[Loss, ...]]
-    samples: int
+    samples: Mapping[str, np.ndarray]
 
     @property
     def all(self) -> list[tuple[Loss, ...]]:
@@ -51,17 +52,13 @@ def measure_sensitivities(
 
     ``tensors``: how each tensor is quantized, by bits and then by name.
     """
-    plan = plan_of(model)
-    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
-    runs = min((len(samples[name]) // size for name, size in own.items()), default=1)
-    most = SAMPLES if not plan.compiled else SAMPLES_FEW if choices else SAMPLES_LARGE
-    count = min(runs, most)
-    used = {name: value[: count * own[name]] if name in own else value for name, value in samples.items()}
+    most = SAMPLES if not plan_of(model).compiled else SAMPLES_FEW if choices else SAMPLES_LARGE
+    used = first_runs(model, samples, most)
     layer_widths = [{c.weights[k] for c in choices} or set(x.widths) for k, x in enumerate(space.layers)]
     group_widths = [{c.activations[k] for c in choices} or set(WIDTHS) for k, _ in enumerate(space.groups)]
     described = repr((FORMAT, space, choices, sorted((b, sorted(each.items())) for b, each in tensors.items()), parts))
     key = cache.key_of(model, used, f"sensitivities {described}")
-    known = _from_entry(cache.load_entry(key))
+    known = _from_entry(cache.load_entry(key), used)
     if known is not None:
         return known
     weights = weights_of(model)
@@ -84,7 +81,7 @@ def measure_sensitivities(
     found = Sensitivities(
         {(k, b): losses.get(("weights", k, b), none) for k, each in enumerate(layer_widths) for b in each},
         {(k, b): losses["activations", k, b] for k, each in enumerate(group_widths) for b in each},
-        count,
+        used,
     )
     cache.store_entry(key, _entry(found))
     return found
@@ -118,18 +115,16 @@ def _entry(found: Sensitivities) -> dict[str, Any]:
     def listed(each: Mapping[tuple[int, int], tuple[Loss, ...]]) -> list[Any]:
         return [[*key, [[x.value, x.error, x.changed] for x in losses]] for key, losses in each.items()]
 
-    return {
-        "weights": listed(found.weights), "activations": listed(found.activations), "samples": found.samples,
-    }  # fmt: skip
+    return {"weights": listed(found.weights), "activations": listed(found.activations)}
 
 
-def _from_entry(entry: Any) -> Sensitivities | None:
+def _from_entry(entry: Any, used: Mapping[str, np.ndarray]) -> Sensitivities | None:
     """What `_entry` made; None for what is none."""
 
     def mapped(each: Any) -> dict[tuple[int, int], tuple[Loss, ...]]:
         return {(int(k), int(b)): tuple(Loss(*map(float, loss)) for loss in losses) for k, b, losses in each}
 
     try:
-        return Sensitivities(mapped(entry["weights"]), mapped(entry["activations"]), int(entry["samples"]))
+        return Sensitivities(mapped(entry["weights"]), mapped(entry["activations"]), used)
     except (KeyError, TypeError, ValueError):
         return None

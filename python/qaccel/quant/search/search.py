@@ -28,9 +28,9 @@ from .space import Choice
 from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
-AGREED = 0.01  # relative difference of estimated and simulated cost
 TRIALS = 24  # of a small network, rounds among them
-CURIOUS = 1.5  # how far over the budget an estimated loss may be, and the plan of a small network still be tried
+# By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
+CURIOUS, CURIOUS_COST = 2.0, 1.03
 W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
 Advance = Callable[[str], object]
 
@@ -60,13 +60,16 @@ class State:
     def curious_aim(self) -> Aim:
         """The same for what may do if the tables are a little wrong: a choice that was never tried."""
         aim = self.aim()
-        return replace(aim, budget=aim.budget * CURIOUS, forbidden=tuple(self.lab.trials))
+        return replace(
+            aim, budget=aim.budget * CURIOUS, forbidden=tuple(self.lab.trials),
+            max_cycles=aim.max_cycles * CURIOUS_COST, max_bytes=aim.max_bytes * CURIOUS_COST,
+        )  # fmt: skip
 
     def is_beaten(self, solution: Solution, curious: bool) -> bool:
         """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
         if self.best is None:
             return False
-        times = 1.0 if not curious else CURIOUS if self.limits.minimized == "drop" else 1 + AGREED
+        times = 1.0 if not curious else CURIOUS if self.limits.minimized == "drop" else CURIOUS_COST
         return solution.bound >= self.objective(self.best) * times
 
     def keeps(self, trial: Trial) -> bool:
@@ -171,7 +174,7 @@ def _try_uniform(state: State, advance: Advance) -> None:
         over = (
             float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
         )
-        if choice in lab.trials or not state.affordable(cost) or over > 2 * CURIOUS:
+        if choice in lab.trials or not state.affordable(cost) or over > CURIOUS**2:
             continue
         if state.best is not None:
             promised = {"cycles": float(cost.cycles), "bytes": float(cost.bytes)}.get(

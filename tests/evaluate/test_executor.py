@@ -159,6 +159,12 @@ SHAPED = {
         {},
         False,
     ),
+    "each sample's own indices": (
+        [node("ArgMax", ["x"], ["i"], axis=1, keepdims=0), node("ReduceMax", ["i"], ["j"], axes=[1, 2], keepdims=0),
+         node("Gather", ["x", "j"], ["g"], axis=3), node("Relu", ["g"], ["y"])],
+        {},
+        False,
+    ),  # fmt: skip
     "split": ([node("Split", ["x"], ["a", "b", "c"], axis=1), node("Sub", ["a", "c"], ["y"])], {}, True),
     "two dense layers": (
         [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "w"], ["g"]), node("MatMul", ["g", "v"], ["y"])],

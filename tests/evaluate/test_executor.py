@@ -160,8 +160,12 @@ SHAPED = {
         False,
     ),
     "each sample's own indices": (
-        [node("ArgMax", ["x"], ["i"], axis=1, keepdims=0), node("ReduceMax", ["i"], ["j"], axes=[1, 2], keepdims=0),
-         node("Gather", ["x", "j"], ["g"], axis=3), node("Relu", ["g"], ["y"])],
+        [
+            node("ReduceMax", ["x"], ["m"], axes=[2, 3], keepdims=0),
+            node("ArgMax", ["m"], ["i"], axis=1, keepdims=0),
+            node("Gather", ["x", "i"], ["g"], axis=1),
+            node("Relu", ["g"], ["y"]),
+        ],
         {},
         False,
     ),  # fmt: skip

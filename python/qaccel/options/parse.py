@@ -1,141 +1,24 @@
-"""What the user can choose, as frozen values, and how the command line's strings become them."""
+"""Options as Python or the command line give them."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .bits import BITS_WITHOUT_DATA as BITS_WITHOUT_DATA
-from .bits import DEFAULT_BITS as DEFAULT_BITS
-from .bits import MINIMIZED as MINIMIZED
-from .bits import WIDTHS as WIDTHS
-from .bits import Bits as Bits
-from .bits import BitWidths as BitWidths
-from .bits import Limits as Limits
-from .bits import bits_of as bits_of
-from .bits import checked_plan as checked_plan
-from .bits import is_auto, is_whole, limits_of
-from .bits import parse_bits as parse_bits
-from .bits import read_plan as read_plan
-from .errors import UserError, did_you_mean, path_of, shown
-from .machine.hw import DEFAULT_CONFIG, HwConfig
-
-MODEL_FORMATS = ("onnx", "torch", "tflite")
-IO_DTYPES = ("float32", "int8", "uint8")
-CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
-# Without data, weights need none and 16-bit activations forgive loose ranges.
-GUESSED_INPUT_RANGE = (-1.0, 1.0)
+from ..errors import UserError, did_you_mean, path_of, shown
+from ..machine.hw import DEFAULT_CONFIG, HwConfig
+from .limits import is_auto, is_whole, limits_of
+from .plans import bits_of
+from .values import CompileOptions, Data, TargetOptions, name_of_config
 
 # Flags of TVM's llvm target that make sense on a command line, and the type that TVM wants.
 _HOST_FLAGS: dict[str, type] = {
     "mcpu": str, "mtriple": str, "mattr": list, "mabi": str, "mfloat-abi": str,
     "num-cores": int, "opt-level": int, "vector-width": int,
 }  # fmt: skip
-
-
-# An .npz, a folder of images, arrays by input name, the array of the only input, or an iterable of such samples.
-Data = str | Path | Mapping[str, np.ndarray] | np.ndarray | Iterable[Any]
-
-
-@dataclass(frozen=True)
-class TargetOptions:
-    """``config``: the accelerator's, by name, path or value; None for the CPU alone. ``host``: flags of TVM's llvm target."""
-
-    config: str | HwConfig | None = DEFAULT_CONFIG
-    host: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def mtriple(self) -> str | None:
-        """The triple to cross-compile the host part for."""
-        return dict(self.host).get("mtriple")
-
-    def __str__(self) -> str:
-        flags = " ".join(f"-{k}={','.join(v) if isinstance(v, tuple) else v}" for k, v in self.host)
-        host = f"llvm {flags}".strip()
-        return host if self.config is None else f"qaccel -config={_name(self.config)}, {host}"
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
-
-    ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
-    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``auto``: bits are searched for within
-    ``limits``, of which ``max_drop`` judges bits that are given, too. ``model_format`` None: by suffix.
-    ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
-
-    Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
-    """
-
-    target: TargetOptions = TargetOptions()
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None
-    input_values: Mapping[str, Any] | None = None  # what inputs are fixed to: numbers, or arrays of them
-    calibration_data: Data | None = None
-    preprocess: str | None = None
-    calibration: str | None = None
-    input_range: tuple[float, float] | None = None
-    bits: Bits | None = None
-    io_dtype: str = "float32"
-    model_format: str | None = None
-    tuning_records: Path | None = None
-    passes: tuple[str, ...] | None = None
-    requantize: bool = False
-    auto: bool = False
-    limits: Limits = Limits()
-    synthetic_samples: int = field(default=16, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.calibration is not None:
-            _check_choice("--calibration", self.calibration, CALIBRATION_METHODS)
-            if self.calibration_data is None:
-                raise UserError(
-                    f"--calibration {self.calibration} measures samples; add --calibration-data, or drop it"
-                )
-        _check_choice("--io-dtype", self.io_dtype, IO_DTYPES)
-        if self.model_format is not None:
-            _check_choice("--model-format", self.model_format, MODEL_FORMATS)
-        if self.input_range is not None:
-            lo, hi = self.input_range
-            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-                raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
-            if self.calibration_data is not None:
-                raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
-        self._check_limits()
-
-    def _check_limits(self) -> None:
-        if self.auto and self.calibration_data is None:
-            raise UserError(
-                "--bits auto measures on samples what each width loses; add --calibration-data, or give bits"
-            )
-        if self.auto and self.target.config is None:
-            raise UserError(
-                f"--bits auto weighs the accelerator's cycles and bytes, and --target '{self.target}' has none; add qaccel"
-            )
-        limits = self.limits
-        for flag, given in (
-            ("--minimize", limits.minimize), ("--max-cycles", limits.max_cycles), ("--max-bytes", limits.max_bytes)
-        ):  # fmt: skip
-            if given is not None and not self.auto:
-                raise UserError(f"{flag} {given} is for bits that the compiler chooses; add --bits auto")
-        if limits.max_drop is not None and self.calibration_data is None:
-            raise UserError(f"--max-drop {limits.max_drop:g} is judged on samples; add --calibration-data")
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether the network will run in integers: on the accelerator always, on the CPU alone where bits or data ask for it."""
-        given = self.bits is not None or self.auto or self.calibration_data is not None
-        return self.target.config is not None or given
-
-    def __repr__(self) -> str:
-        given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) is not each.default]
-        return f"<CompileOptions {self.target}; {', '.join(given) or 'nothing'} given>"
 
 
 def options_of(
@@ -221,25 +104,18 @@ def parse_target(
                 if name != "config":
                     raise UserError(f"--target {text!r}: qaccel has no flag -{name}; it has -config")
             if "config" in flags and hw is not None:
-                raise UserError(f"the accelerator is given twice: hw={_name(hw)!r} and target={text!r}; drop one")
+                raise UserError(
+                    f"the accelerator is given twice: hw={name_of_config(hw)!r} and target={text!r}; drop one"
+                )
             config = flags.get("config", default if hw is None else hw)
         else:
             host = {name: _host_value(name, value, text) for name, value in flags.items()}
     if hw is not None and "qaccel" not in kinds:
         raise UserError(
-            f"hw={_name(hw)!r} names an accelerator, and target={text!r} is the CPU alone; give 'qaccel, {text}' or drop hw"
+            f"hw={name_of_config(hw)!r} names an accelerator, and target={text!r} is the CPU alone; give 'qaccel, {text}' "
+            "or drop hw"
         )
     return TargetOptions(config, tuple(host.items()))
-
-
-def _name(config: str | HwConfig) -> str:
-    return config.name if isinstance(config, HwConfig) else config if isinstance(config, str) else shown(config)
-
-
-def _check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        given = value if isinstance(value, str) else shown(value)
-        raise UserError(f"{flag} {given} is unknown; choose one of {', '.join(choices)}")
 
 
 def _flag(word: str, kind: str, text: str) -> tuple[str, str]:

@@ -33,6 +33,7 @@ def quantize(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
     requantize: bool = False,
     minimize: str | None = None,
     max_drop: float | None = None,
@@ -48,7 +49,8 @@ def quantize(
     (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses what ``minimize``
     ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow.
     ``input_shapes``: by input name, or as ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
-    ``passes``: names of the quantizer's passes that may run (default: all). A model that came quantized keeps its integers;
+    ``effort``: "fast" rounds weights to nearest, "default" towards the float model's outputs. ``passes``: names of the quantizer's
+    passes that may run instead. A model that came quantized keeps its integers;
     ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
@@ -58,8 +60,8 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
-            model_format=model_format, passes=passes, requantize=requantize, minimize=minimize, max_drop=max_drop,
-            max_cycles=max_cycles, max_bytes=max_bytes,
+            model_format=model_format, passes=passes, effort=effort, requantize=requantize, minimize=minimize,
+            max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -79,6 +81,7 @@ def compile(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
     requantize: bool = False,
     minimize: str | None = None,
     max_drop: float | None = None,
@@ -111,7 +114,7 @@ def compile(
         if given is not None:
             before = (
                 calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
-                passes, requantize or None, minimize, max_drop, max_cycles, max_bytes,
+                passes, effort, requantize or None, minimize, max_drop, max_cycles, max_bytes,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
@@ -121,8 +124,8 @@ def compile(
         options = options_of(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
-            model_format=model_format, tuning_records=tuning_records, passes=passes, requantize=requantize,
-            minimize=minimize, max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
+            model_format=model_format, tuning_records=tuning_records, passes=passes, effort=effort,
+            requantize=requantize, minimize=minimize, max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
         places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)

@@ -109,7 +109,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> QuantizedModel:
     """The stages import, calibrate and quantize."""
-    chosen_passes(options.passes)  # a mistake in them shows before the long work
+    chosen_passes(options.passes, options.effort)  # a mistake in them shows before the long work
     with stages("import"):
         forms = REQUANTIZED if options.requantize else QUANTIZED
         imported = import_model(model, options.input_shapes, options.model_format, options.input_values, forms)
@@ -166,7 +166,7 @@ def laboratory(model: Model, calibration: Calibration, options: CompileOptions) 
 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
     """The network at these bits, after the passes."""
-    return run_passes(quantize_measured(model, calibration, bits), calibration, options.passes)
+    return run_passes(quantize_measured(model, calibration, bits), calibration, options.passes, options.effort)
 
 
 def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
@@ -264,6 +264,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
     for flag, given in (
         ("--io-dtype", options.io_dtype != "float32"), ("--input-range", options.input_range is not None),
         ("--preprocess", options.preprocess is not None), ("--passes", options.passes is not None),
+        ("--effort", options.effort is not None),
     ):  # fmt: skip
         if given:
             raise UserError(

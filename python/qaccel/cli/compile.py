@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..options import CALIBRATION_METHODS, IO_DTYPES, MINIMIZED, MODEL_FORMATS
+from ..options import CALIBRATION_METHODS, EFFORTS, IO_DTYPES, MINIMIZED, MODEL_FORMATS
 
 if TYPE_CHECKING:
     from ..schedules.floating.choose import Choice
@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--max-cycles", metavar="CYCLES", help="of --bits auto: of one sample, simulated")
     data.add_argument("--max-bytes", metavar="BYTES", help="of --bits auto: of streams, parameter records and tables")
-    data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: all)")
+    data.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
+    data.add_argument(
+        "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
+    )
     data.add_argument(
         "--requantize",
         action="store_true",
@@ -102,6 +105,7 @@ def execute(arguments: argparse.Namespace) -> None:
         io_dtype=arguments.io_dtype,
         tuning_records=arguments.tuning_records,
         passes=arguments.passes,
+        effort=arguments.effort,
         requantize=arguments.requantize,
         minimize=arguments.minimize,
         max_drop=arguments.max_drop,

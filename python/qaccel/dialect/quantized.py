@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,30 @@ class InputSeen:
 
 
 @dataclass(frozen=True, eq=False)
+class RealLayer:
+    """What a layer with weights was before it was rounded.
+
+    ``weight``: real values OHWI; ``node``: whose output in the float model is the layer's, with its bias. That output of one run,
+    reshaped to ``view``, transposed by ``axes`` and reshaped to ``nhwc``, lies as the layer's integers do.
+    """
+
+    weight: np.ndarray
+    node: str
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+    nhwc: tuple[int, ...]
+
+    def outputs(self, value: np.ndarray) -> np.ndarray:
+        """The float output of one run or several, one after the other along axis 0, as NHWC."""
+        runs = value.size // math.prod(self.nhwc)
+        turned = value.reshape(runs, *self.view).transpose(0, *(axis + 1 for axis in self.axes))
+        return turned.reshape(runs * self.nhwc[0], *self.nhwc[1:])
+
+    def __repr__(self) -> str:
+        return f"<RealLayer of '{self.node}': weights {list(self.weight.shape)}>"
+
+
+@dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
 
@@ -66,7 +91,8 @@ class QuantizedModel:
     beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
     report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
     arrays, None where they were arrays. `spans`: least and greatest input and output, real values, that a table of 16 bits is
-    made for, by node. ``drop``: what it is estimated to lose, where it was judged; ``chosen``: how its bits were searched for.
+    made for, by node. `real`: what layers were before, by node, but for those whose weights came as integers. `drop`: what it is
+    estimated to lose, where it was judged; `chosen`: how its bits were searched for.
     """
 
     mod: tvm.IRModule
@@ -84,6 +110,7 @@ class QuantizedModel:
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
     spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
     ranges: Mapping[str, Any] = field(default_factory=dict)
+    real: Mapping[str, RealLayer] = field(default_factory=dict)
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None
     drop: Drop | None = None

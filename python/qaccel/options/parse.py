@@ -35,6 +35,7 @@ def options_of(
     model_format: str | None = None,
     tuning_records: str | Path | None = None,
     passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
     requantize: bool = False,
     minimize: str | None = None,
     max_drop: Any = None,
@@ -64,6 +65,7 @@ def options_of(
         model_format=model_format,
         tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,
         passes=parse_passes(passes) if passes is not None else None,
+        effort=effort,
         requantize=requantize,
     )
 

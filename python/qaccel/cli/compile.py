@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..options import CALIBRATION_METHODS, EFFORTS, IO_DTYPES, MODEL_FORMATS
+from ..options import CALIBRATION_METHODS, EFFORTS, IO_DTYPES, MINIMIZED, MODEL_FORMATS
 
 if TYPE_CHECKING:
     from ..schedules.floating.choose import Choice
@@ -46,8 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--bits",
         metavar="BITS",
-        help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
+        help="8, W8A16, plan.json, or auto (default: 8 with calibration data, single layers 16 where it loses too much, "
+        "W8A16 without; llvm alone: float without either)",
     )
+    data.add_argument("--minimize", metavar="WHAT", help=f"of --bits auto: {', '.join(MINIMIZED)} (default: cycles)")
+    data.add_argument(
+        "--max-drop", metavar="POINTS", help="points that may be lost against float, estimated (default: 1.0)"
+    )
+    data.add_argument("--max-cycles", metavar="CYCLES", help="of --bits auto: of one sample, simulated")
+    data.add_argument("--max-bytes", metavar="BYTES", help="of --bits auto: of streams, parameter records and tables")
     data.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
     data.add_argument(
         "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
@@ -100,6 +107,10 @@ def execute(arguments: argparse.Namespace) -> None:
         passes=arguments.passes,
         effort=arguments.effort,
         requantize=arguments.requantize,
+        minimize=arguments.minimize,
+        max_drop=arguments.max_drop,
+        max_cycles=arguments.max_cycles,
+        max_bytes=arguments.max_bytes,
         output=arguments.output,
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,

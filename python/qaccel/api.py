@@ -15,7 +15,7 @@ from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .machine.native import load_library
 from .networks import Module, Places, QuantizedNetwork, dumps_of
 from .options import Data, TargetOptions, options_of, parse_target
-from .pipeline import ModelLike, compile_model, compile_quantized, quantize_model
+from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
 from .run import execute
 from .run.remote import load_remote
 from .stages import Stages
@@ -67,6 +67,36 @@ def quantize(
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
+
+
+def analyze(
+    model: ModelLike,
+    calibration_data: Data,
+    *,
+    bits: Any = None,
+    hw: str | HwConfig = DEFAULT_CONFIG,
+    calibration: str | None = None,
+    input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
+    input_values: str | Mapping[str, Any] | None = None,
+    preprocess: str | None = None,
+    model_format: str | None = None,
+    passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
+    progress: bool = False,
+) -> Analysis:
+    """What a float model loses by its quantization, where, why, and what would cure it.
+
+    Arguments as `quantize`; ``bits``: a width or a plan, 8 by default. ``Analysis.tensors`` has the error of every tensor, alone
+    and accumulated; ``Analysis.sources`` each source of error with its cause, its remedy and what that would gain, worst first.
+    Raises UserError without samples, and for a model that came quantized.
+    """
+    with boundary("analyze"):
+        options = options_of(
+            TargetOptions(load_config(hw)), calibration_data=calibration_data, bits=bits, calibration=calibration,
+            input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, model_format=model_format,
+            passes=passes, effort=effort,
+        )  # fmt: skip
+        return analyze_model(model, options, Stages(progress))
 
 
 def compile(

@@ -30,6 +30,7 @@ from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
 from .options import Bits, BitWidths, CompileOptions
 from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
+from .quant.analysis.analyze import Analysis, analyze
 from .quant.calibrate.calibration import Calibration, measure, samples_of
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
@@ -151,6 +152,28 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         )
         quantized = replace(quantized, notes=(note, *quantized.notes))
     return _with_notes(quantized, calibration)
+
+
+def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> Analysis:
+    """The stages import, calibrate and quantize, and what the network loses by them, and where.
+
+    Raises UserError without calibration data, and for a model that came quantized.
+    """
+    chosen_passes(options.passes, options.effort)
+    if options.calibration_data is None:
+        raise UserError("analyze measures on samples what each rounding loses; add --calibration-data")
+    if options.auto:
+        raise UserError("analyze says what given bits lose, and --bits auto chooses them; give 8, W4A8, or a plan.json")
+    with stages("import"):
+        imported = import_model(model, options.input_shapes, options.model_format, options.input_values, QUANTIZED)
+    if imported.given is not None:
+        raise UserError(
+            "the model came quantized: there is no float network to hold its integers against; analyze the float model"
+        )
+    with stages("calibrate", own_progress=True):
+        calibration = measure(imported, options, stages.show)
+    with stages("analyze"):
+        return analyze(laboratory(imported, calibration, options), options.bits)
 
 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:

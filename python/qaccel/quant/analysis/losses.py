@@ -35,8 +35,8 @@ class TensorLoss:
     and where the input was moved before it was read. ``table_db``: of a look-up table on the float network's rounded input.
 
     What would change ``rounded_db``: ``wider_db`` with the next width on the same range, ``uncut_db`` with the same bits on the
-    samples' whole range, ``channels_db`` with a scale for each channel. ``channel``: the one of the largest values, and
-    ``channel_ratio``: how many times as far as the median of the channels it reaches.
+    samples' whole range; ``channels_gain_db``: by how much the error of the median channel would fall with a scale of its own.
+    ``channel``: the one of the largest values, and ``channel_ratio``: how many times as far as the median of the channels it reaches.
     """
 
     node: str
@@ -52,7 +52,7 @@ class TensorLoss:
     table_db: float | None
     wider_db: float
     uncut_db: float
-    channels_db: float
+    channels_gain_db: float
     channel: int
     channel_ratio: float
 
@@ -160,7 +160,7 @@ def _loss(
         table_db=None,
         wider_db=of(_rounded(real, activation_quantization(lo, hi, wider))),
         uncut_db=of(_rounded(real, activation_quantization(float(lows.min()), float(highs.max()), q.bits))),
-        channels_db=of(np.rint(real / steps) * steps),
+        channels_gain_db=_median_gain(real - _rounded(real, q), real - np.rint(real / steps) * steps),
         channel=int(reach.argmax()),
         channel_ratio=float(reach.max()) / median if median > 0 else math.inf,
     )
@@ -180,6 +180,14 @@ def _weights_db(call: relax.Call, given: np.ndarray, products: np.ndarray) -> fl
     sums = layer.sums(np.rint(given / np.float32(fine.scale)).astype(np.int16))
     error = products - sums * (fine.scale * scale.astype(np.float64))
     return decibels(_power(products), _power(error - error.mean((0, 1, 2))))
+
+
+def _median_gain(before: np.ndarray, after: np.ndarray) -> float:
+    """By how many dB the error of the median channel falls; both [..., channels]."""
+    powers = (np.square(each, dtype=np.float64).mean((0, 1, 2)) for each in (before, after))
+    least = np.finfo(np.float64).tiny
+    first, second = (np.maximum(each, least) for each in powers)
+    return float(np.median(10 * np.log10(first / second)))
 
 
 def _table_db(call: relax.Call, given: np.ndarray, real: np.ndarray) -> float:

@@ -191,6 +191,10 @@ COMMANDS: dict[str, Command] = {
     "tar holds no code": ("inspect other.tar", 1, ("'other.tar' holds no object files", "give the .tar")),
     "tar holds damaged code": ("inspect junk.tar", 1, ("'junk.tar'", "cannot be linked", "copy it again")),
     # evaluate and tune
+    "analyze without data": ("analyze model.onnx", 1, ("measures on samples", "add --calibration-data")),
+    "analyze bits auto": (
+        "analyze model.onnx --calibration-data inputs.npz --bits auto", 1, ("chooses them", "give 8, W4A8, or a plan.json"),
+    ),
     "no labels": ("evaluate {so} --data inputs.npz", 1, ("no array 'labels'", "add one integer per sample")),
     "too few labels": ("evaluate {so} --data few.npz", 1, ("3 labels for 4 samples", "give one each")),
     "labels are real": ("evaluate {so} --data real.npz", 1, ("float64", "one integer per sample")),

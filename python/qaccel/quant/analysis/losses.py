@@ -36,7 +36,7 @@ class TensorLoss:
 
     What would change ``rounded_db``: ``wider_db`` with the next width on the same range, ``uncut_db`` with the same bits on the
     samples' whole range; ``channels_gain_db``: by how much the error of the median channel would fall with a scale of its own.
-    ``channel``: the one of the largest values, and ``channel_ratio``: how many times as far as the median of the channels it reaches.
+    ``channel``: the one of the largest values, and ``channel_ratio``: how many times as far as their median it reaches.
     """
 
     node: str

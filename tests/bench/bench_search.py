@@ -53,10 +53,10 @@ def every_trial(lab: Laboratory) -> list[Trial]:
     return [trial for trial in map(lab.trial, every) if trial.cost is not None]
 
 
-def enumerate_all(networks: int, layers: int) -> None:
-    """Regret of the objective against the best of all plans that keep the limit, on networks of seeds 0, 1, ..."""
+def enumerate_all(seeds: range, layers: int) -> None:
+    """Regret of the objective against the best of all plans that keep the limit, on networks of these seeds."""
     regrets = []
-    for seed in range(networks):
+    for seed in seeds:
         model, samples = network(seed, layers)
         minimize = ("cycles", "bytes", "drop")[seed % 3]
         whole = laboratory_of(model, samples)
@@ -217,13 +217,15 @@ def main() -> None:
     parser.add_argument("what", choices=("enumerate", "curve", "resnet8", "efflite0"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--networks", type=int, default=30)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--sets", type=int, default=4)
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--max-drop", type=float, default=0.9)
     given = parser.parse_args()
     if given.what == "enumerate":
-        enumerate_all(given.networks, given.layers)
+        enumerate_all(range(given.first, given.networks, given.step), given.layers)
     elif given.what == "curve":
         curve(*given.paths)
     elif given.what == "resnet8":

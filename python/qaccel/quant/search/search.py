@@ -47,14 +47,14 @@ class State:
     rounds: list[float] = field(default_factory=list)
 
     def aim(self) -> Aim:
-        """What the integer program is asked for: another choice than those that were found not to keep the limits."""
+        """What the integer program is asked for: the best plan, or one that was not tried."""
         points, most = self.lab.points, self.limits.max_points
         one = points.budget(1.0)
         allowed = points.budget(most) if math.isfinite(most) else one * math.inf
-        failed = tuple(choice for choice, trial in self.lab.trials.items() if not self.keeps(trial))
+        tried = tuple(choice for choice, trial in self.lab.trials.items() if trial is not self.best)
         limits = self.limits
         return Aim(
-            limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, failed
+            limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, tried
         )  # fmt: skip
 
     def curious_aim(self) -> Aim:
@@ -69,7 +69,7 @@ class State:
         """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
         if self.best is None:
             return False
-        times = 1.0 if not curious else CURIOUS if self.limits.minimized == "drop" else CURIOUS_COST
+        times = 1.0 if not curious else CURIOUS**2 if self.limits.minimized == "drop" else CURIOUS_COST
         return solution.bound >= self.objective(self.best) * times
 
     def keeps(self, trial: Trial) -> bool:
@@ -128,7 +128,8 @@ def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
     base = lab.trial(lab.space.uniform(W8A8))
     state = State(lab, limits, tables, base)
     state.take(base.choice)
-    for widths in (W4A8, W8A4):
+    # What rounding makes of 4-bit weights is not to be had without trying; of 4-bit activations it makes little.
+    for widths in (W4A8,) if plan_of(lab.model).compiled else (W4A8, W8A4):
         advance(str(widths))
         state.take(lab.space.uniform(widths))
     _rounds(state, advance)

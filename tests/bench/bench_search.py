@@ -102,8 +102,8 @@ def curve(model: Path, data: Path) -> None:
     lab = laboratory_of(model, samples)
     kept = better = 0
     for what in ("cycles", "bytes"):
-        costs = [getattr(cost, what) for cost in lab.prices.values()]
-        for limit in np.geomspace(min(costs) * 1.01, max(costs), 10).astype(int):
+        costs = [getattr(lab.trial(lab.space.uniform(widths)).cost, what) for widths in lab.prices]
+        for limit in np.geomspace(min(costs), max(costs), 10).astype(int):
             q = search(lab, Limits(**{f"max_{what}": int(limit)}), lambda _: None)
             report = _report(q.chosen, model, samples)
             kept += report[what] <= limit
@@ -112,16 +112,16 @@ def curve(model: Path, data: Path) -> None:
                 f"gap {100 * q.chosen.gap:.2g}%, cost estimated within {100 * (q.chosen.rounds or (0,))[-1]:.2g}%"
             )
     print(f"limit kept in {kept} of 20")
-    for widths, cost in lab.prices.items():
+    for widths in lab.prices:
         trial = lab.trial(lab.space.uniform(widths))
-        chosen = search(lab, Limits("drop", None, cost.cycles, trial.cost.bytes), lambda _: None).chosen
-        fine = chosen.cycles <= cost.cycles and chosen.bytes <= trial.cost.bytes
+        chosen = search(lab, Limits("drop", None, trial.cost.cycles, trial.cost.bytes), lambda _: None).chosen
+        fine = chosen.cycles <= trial.cost.cycles and chosen.bytes <= trial.cost.bytes
         no_worse = all(
             chosen.drop.losses[part.name] <= x.value for part, x in zip(lab.parts, trial.estimate.losses, strict=True)
         )
         better += fine and no_worse
         print(
-            f"{widths}: {cost.cycles:,} cycles, {trial.estimate.points:.3f} points; search {chosen.cycles:,}, {chosen.drop.points:.3f}"
+            f"{widths}: {trial.cost.cycles:,} cycles, {trial.estimate.points:.3f} points; search {chosen.cycles:,}, {chosen.drop.points:.3f}"
         )
     print(f"a plan that costs no more and loses no more than the uniform one: {better} of {len(lab.prices)}")
 

@@ -67,20 +67,21 @@ class State:
 
     def is_beaten(self, solution: Solution, curious: bool) -> bool:
         """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
-        if self.best is None:
-            return False
-        times = 1.0 if not curious else CURIOUS**2 if self.limits.minimized == "drop" else CURIOUS_COST
-        return solution.bound >= self.objective(self.best) * times
+        if self.best is None or curious and self.limits.minimized == "drop":
+            return False  # of small drops the tables know little: trials are used up
+        return solution.bound >= self.objective(self.best) * (CURIOUS_COST if curious else 1.0)
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial keeps every limit."""
         within = trial.cost is not None and self.affordable(trial.cost)
         return within and trial.estimate.points <= self.limits.max_points
 
-    def affordable(self, cost: PlanCost) -> bool:
-        """Whether a cost is within the limits."""
-        limits = self.limits
-        return cost.cycles <= (limits.max_cycles or math.inf) and cost.bytes <= (limits.max_bytes or math.inf)
+    def affordable(self, cost: PlanCost, times: float = 1.0) -> bool:
+        """Whether a cost is within so many times the limits."""
+        limits = (self.limits.max_cycles, self.limits.max_bytes)
+        return all(
+            own <= (most or math.inf) * times for own, most in zip((cost.cycles, cost.bytes), limits, strict=True)
+        )
 
     def rank(self, trial: Trial) -> tuple[float, ...]:
         """Of two trials the one of lower rank is better."""
@@ -127,7 +128,8 @@ def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
     advance("W8A8")
     base = lab.trial(lab.space.uniform(W8A8))
     state = State(lab, limits, tables, base)
-    state.take(base.choice)
+    for known in list(lab.trials):
+        state.take(known)
     # What rounding makes of 4-bit weights is not to be had without trying; of 4-bit activations it makes little.
     for widths in (W4A8,) if plan_of(lab.model).compiled else (W4A8, W8A4):
         advance(str(widths))
@@ -175,7 +177,7 @@ def _try_uniform(state: State, advance: Advance) -> None:
         over = (
             float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
         )
-        if choice in lab.trials or not state.affordable(cost) or over > CURIOUS**2:
+        if choice in lab.trials or not state.affordable(cost, CURIOUS_COST) or over > CURIOUS**2:
             continue
         if state.best is not None:
             promised = {"cycles": float(cost.cycles), "bytes": float(cost.bytes)}.get(
@@ -209,12 +211,12 @@ def _finished(state: State) -> QuantizedModel:
     plan |= dict(bits) if isinstance(bits, dict) else {}
     solution = state.solve(state.aim())
     objective = state.objective(best)
-    bound = min(solution.bound, objective) if solution is not None else objective
+    bound, gap = (solution.bound, solution.gap) if solution is not None else (objective, 0.0)
     drop = lab.drop(best.estimate)
     chosen = Chosen(
         plan=plan, minimize=limits.minimized, limits=limits.given, drop=drop, cycles=best.cost.cycles,
         bytes=best.cost.bytes, mean_weight_bits=lab.space.mean_weight_bits(best.choice), rounds=tuple(state.rounds),
-        objective=objective, bound=bound, gap=(objective - bound) / max(abs(objective), 1e-30), trials=len(lab.trials),
+        objective=objective, bound=min(bound, objective), gap=gap, trials=len(lab.trials),
         sensitivity_samples=runs_of(lab.model, lab.sensitivities.samples), decisions=decisions(lab, tables, best.choice),
         curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best.choice),
     )  # fmt: skip

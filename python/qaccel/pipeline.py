@@ -14,10 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
-
-import onnx
 
 from .dialect.plan_cost import LayerCost, PlanCost
 from .dialect.quantized import QuantizedModel
@@ -47,7 +44,7 @@ from .run.program import profile
 from .schedules.floating.choose import Choice
 from .stages import Stages, progress_lines
 
-ModelLike: TypeAlias = str | Path | onnx.ModelProto
+ModelLike: TypeAlias = Any  # the path of a file, an onnx.ModelProto, or a torch.export.ExportedProgram
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from ...dialect.chosen import Chosen
 from ...dialect.plan_cost import PlanCost
 from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
+from ...evaluate.compiled import WORTH_MACS
 from ...evaluate.steps import plan_of
 from ...options import Limits
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
@@ -28,7 +29,8 @@ from .space import Choice
 from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
-TRIALS = 24  # of a small network, rounds among them
+# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
+TRIALS = {2_000_000: 24, WORTH_MACS: 10}
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
 CURIOUS, CURIOUS_COST = 2.0, 1.03
 W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
@@ -150,7 +152,8 @@ def _rounds(state: State, advance: Advance) -> None:
     """
     lab = state.lab
     large = plan_of(lab.model).compiled
-    left = ROUNDS if large else TRIALS
+    macs = plan_of(lab.model).macs
+    left = next((trials for most, trials in TRIALS.items() if macs < most), ROUNDS)
     for curious in (False,) if large else (False, True):
         while left > 0:
             solution = state.solve(state.curious_aim() if curious else state.aim())

@@ -53,10 +53,10 @@ def every_trial(lab: Laboratory) -> list[Trial]:
     return [trial for trial in map(lab.trial, every) if trial.cost is not None]
 
 
-def enumerate_all(networks: int, layers: int) -> None:
-    """Regret of the objective against the best of all plans that keep the limit, on networks of seeds 0, 1, ..."""
+def enumerate_all(seeds: range, layers: int) -> None:
+    """Regret of the objective against the best of all plans that keep the limit, on networks of these seeds."""
     regrets = []
-    for seed in range(networks):
+    for seed in seeds:
         model, samples = network(seed, layers)
         minimize = ("cycles", "bytes", "drop")[seed % 3]
         whole = laboratory_of(model, samples)
@@ -102,8 +102,8 @@ def curve(model: Path, data: Path) -> None:
     lab = laboratory_of(model, samples)
     kept = better = 0
     for what in ("cycles", "bytes"):
-        costs = [getattr(cost, what) for cost in lab.prices.values()]
-        for limit in np.geomspace(min(costs) * 1.01, max(costs), 10).astype(int):
+        costs = [getattr(lab.trial(lab.space.uniform(widths)).cost, what) for widths in lab.prices]
+        for limit in np.geomspace(min(costs), max(costs), 10).astype(int):
             q = search(lab, Limits(**{f"max_{what}": int(limit)}), lambda _: None)
             report = _report(q.chosen, model, samples)
             kept += report[what] <= limit
@@ -112,16 +112,16 @@ def curve(model: Path, data: Path) -> None:
                 f"gap {100 * q.chosen.gap:.2g}%, cost estimated within {100 * (q.chosen.rounds or (0,))[-1]:.2g}%"
             )
     print(f"limit kept in {kept} of 20")
-    for widths, cost in lab.prices.items():
+    for widths in lab.prices:
         trial = lab.trial(lab.space.uniform(widths))
-        chosen = search(lab, Limits("drop", None, cost.cycles, trial.cost.bytes), lambda _: None).chosen
-        fine = chosen.cycles <= cost.cycles and chosen.bytes <= trial.cost.bytes
+        chosen = search(lab, Limits("drop", None, trial.cost.cycles, trial.cost.bytes), lambda _: None).chosen
+        fine = chosen.cycles <= trial.cost.cycles and chosen.bytes <= trial.cost.bytes
         no_worse = all(
             chosen.drop.losses[part.name] <= x.value for part, x in zip(lab.parts, trial.estimate.losses, strict=True)
         )
         better += fine and no_worse
         print(
-            f"{widths}: {cost.cycles:,} cycles, {trial.estimate.points:.3f} points; search {chosen.cycles:,}, {chosen.drop.points:.3f}"
+            f"{widths}: {trial.cost.cycles:,} cycles, {trial.estimate.points:.3f} points; search {chosen.cycles:,}, {chosen.drop.points:.3f}"
         )
     print(f"a plan that costs no more and loses no more than the uniform one: {better} of {len(lab.prices)}")
 
@@ -217,13 +217,15 @@ def main() -> None:
     parser.add_argument("what", choices=("enumerate", "curve", "resnet8", "efflite0"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--networks", type=int, default=30)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--sets", type=int, default=4)
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--max-drop", type=float, default=0.9)
     given = parser.parse_args()
     if given.what == "enumerate":
-        enumerate_all(given.networks, given.layers)
+        enumerate_all(range(given.first, given.networks, given.step), given.layers)
     elif given.what == "curve":
         curve(*given.paths)
     elif given.what == "resnet8":

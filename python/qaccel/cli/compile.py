@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..schedules.floating.choose import Choice
 
 NOTES_SHOWN = 5
+FIRST = ("warning: ", "--bits auto: ")  # how notes begin that nobody should miss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +117,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
 
 def _print_notes(notes: tuple[str, ...], verbose: int) -> None:
+    notes = tuple(sorted(notes, key=lambda note: not note.startswith(FIRST)))
     shown = notes if verbose else notes[:NOTES_SHOWN]
     for note in shown:
         print(note if note.startswith("warning: ") else f"note: {note}")

@@ -68,9 +68,9 @@ class Chosen:
     """The outcome of a search. ``plan``: by node; ``minimize``: what was to be least, within ``limits``, by flag.
 
     ``rounds``: relative difference of estimated and simulated cost in each round. ``objective``: of the chosen plan; of a drop,
-    loss over that of one point. ``bound``: the least that any plan can have by the integer program's last tables, ``gap``: between
-    the two, relative. ``trials``: how many plans were quantized, compiled and judged. ``curve``: the Pareto curve by the tables.
-    ``plans``: those that were measured, and the uniform ones.
+    loss over that of one point. ``bound``: the least that it, or a plan that was not tried, can have by the last tables.
+    ``gap``: of the integer program's solution to its bound, relative. ``trials``: how many plans were quantized, compiled and
+    judged. ``curve``: the Pareto curve by the tables. ``plans``: those that were measured, and the uniform ones.
     """
 
     plan: Mapping[str, BitWidths]

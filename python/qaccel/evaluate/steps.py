@@ -55,7 +55,7 @@ class Plan:
 
     `batchable`: axis 0 may have another size than at import. `comfortable`: the multiple of the model's batch at which
     the largest activation still fits in the cache; beyond it every value costs page faults. `compiled`: the network is so
-    large that its heavy steps are compiled.
+    large that its heavy steps are compiled. `macs`: of its layers, for one sample.
     """
 
     steps: tuple[Step, ...]
@@ -63,6 +63,7 @@ class Plan:
     batchable: bool
     comfortable: int
     compiled: bool
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def plan_of(model: Model) -> Plan:
     batched: dict[relax.Var, bool] = dict.fromkeys(function.params, True)
     specs = model.inputs + model.outputs
     batchable = all(spec.shape and spec.shape[0] == specs[0].shape[0] for spec in specs)
-    compiled = sum(_macs(binding.value) for binding in computed) >= WORTH_MACS * max(1, (specs[0].shape or (1,))[0])
+    macs = sum(_macs(binding.value) for binding in computed) // max(1, (specs[0].shape or (1,))[0])
+    compiled = macs >= WORTH_MACS
     pieces: list[_Piece] = []
     for number, (name, group) in enumerate(groups):
         outside = tuple(b.var for b in group if readers.get(b.var, set()) - {number}) or (group[-1].var,)
@@ -112,7 +114,7 @@ def plan_of(model: Model) -> Plan:
     largest = max([math.prod(known_shape(b.var) or ()) for b in computed], default=1)
     comfortable = max(1, COMFORTABLE_ELEMENTS // max(1, largest))
     steps, loads = _assigned(pieces, list(function.params), outputs)
-    return Plan(steps, loads, batchable, comfortable, compiled)
+    return Plan(steps, loads, batchable, comfortable, compiled, macs)
 
 
 def _macs(value: relax.Expr) -> int:

@@ -16,6 +16,7 @@ from qaccel.options import CompileOptions, Limits
 from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import measure
 from qaccel.quant.search.sensitivity import nearest
+from qaccel.report.text import report_html
 from quant.search.enumerable import network
 
 
@@ -43,6 +44,10 @@ def test_the_module_costs_and_the_network_loses_what_the_search_says() -> None:
     assert drop.points <= 1.0
     assert module.report["drop"]["points"] == drop.points and module.report["search"]["gap"] <= 0.01
     assert any(note.startswith("--bits auto: ") for note in q.notes)
+    page, entry = report_html(module.report), module.report["search"]
+    assert page.count("<circle") == len(entry["curve"]) + len(entry["plans"]) + 4  # and four of the key
+    assert all(decision.why.replace("+", "&#43;") in page or decision.why in page for decision in chosen.decisions)
+    assert json.loads(json.dumps(entry)) == json.loads(json.dumps(module.metadata["report"]["search"]))
 
 
 def test_hard_limits_combine() -> None:
@@ -110,6 +115,8 @@ def test_no_width_fails_silently() -> None:
     model, samples = network(0)
     good = qaccel.quantize(model, samples, max_drop=5)
     assert not any("drop" in note for note in good.notes) and {*good.plan["conv0"].values()} == {8}
+    cpu = qaccel.compile(model, target="llvm", calibration_data=samples, max_drop=good.quantized.drop.points / 8)
+    assert any("16 bits are taken for" in note for note in cpu.notes)
     given = qaccel.quantize(model, samples, bits=4)
     (warning,) = [note for note in given.notes if note.startswith("warning: ")]
     assert "--bits W4A4" in warning and "more than --max-drop 1" in warning and "alone" in warning

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...dialect.quantized import QuantizedModel
 from ...evaluate.executor import execute
+from ...evaluate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
 from ..calibrate.synthetic import those_of
@@ -21,7 +22,8 @@ from .samples import first_runs, runs_of
 from .sensitivity import Sensitivities, measure_sensitivities
 from .space import Choice, Space, tensor_quantizations
 
-MOST_JUDGED = 32  # runs of the network
+MOST_JUDGED = 32  # runs of a small network
+MOST_JUDGED_LARGE = 16
 NAMED = 3  # layers to blame
 WIDENINGS = 4  # sets of layers at 16 bits that are tried
 
@@ -59,7 +61,7 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     if runs < FEWEST_TO_HOLD_OUT or not quantized.plan:
         return quantized
     every = those_of(model.inputs, calibration.samples, range(HELD_OUT - 1, runs, HELD_OUT))
-    samples = first_runs(model, every, MOST_JUDGED)
+    samples = first_runs(model, every, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
     reference = execute(model, samples)
     points = points_of(parts_of(model, reference), reference)
     judge = _Judge(lab, limits, samples, reference, points)

@@ -20,7 +20,6 @@ from tvm import relax
 from ...model import Model
 from ...relax_tools import bindings, results, static_shape
 
-FEWEST_SAMPLES = 16  # of the user's: with fewer nothing is held out, and the estimate says so
 MOST_POINTS = 100.0
 MOST_LOSS = 1e9  # where a value is no finite number
 _RENAMING = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
@@ -35,9 +34,9 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an output, judged by itself. ``scores``: probabilities or logits of classes along ``axis``, else values.
+    """A part of an output, judged by itself. ``scores``: of classes along ``axis``, ``probabilities`` or logits; else values.
 
-    ``begin`` and ``end``: which of the entries along ``axis``; ``log``: how scores become logarithms of probabilities.
+    ``begin`` and ``end``: which of the entries along ``axis``; an ``end`` of -1 for all of the output.
     """
 
     output: str

@@ -42,11 +42,12 @@ class Aim:
 
 @dataclass(frozen=True)
 class Solution:
-    """``bound``: least objective that any choice can have by the tables."""
+    """``bound``: least objective that any choice can have by the tables; ``gap``: relative, between the two."""
 
     choice: Choice
     objective: float
     bound: float
+    gap: float
 
 
 def solve(space: Space, tables: Tables, aim: Aim) -> Solution | None:
@@ -150,4 +151,5 @@ class _Program:
         return Solution(
             Choice(tuple(weights[k] for k in sorted(weights)), tuple(activations[k] for k in sorted(activations))),
             rest + float(parts[minimize] @ found.x), rest + float(found.mip_dual_bound) * norms[minimize],
+            float(found.mip_gap),
         )  # fmt: skip

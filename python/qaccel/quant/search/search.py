@@ -17,6 +17,7 @@ from ...dialect.chosen import Chosen
 from ...dialect.plan_cost import PlanCost
 from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
+from ...evaluate.compiled import WORTH_MACS
 from ...evaluate.steps import plan_of
 from ...options import Limits
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
@@ -28,7 +29,8 @@ from .space import Choice
 from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
-TRIALS = 24  # of a small network, rounds among them
+# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
+TRIALS = {2_000_000: 24, WORTH_MACS: 10}
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
 CURIOUS, CURIOUS_COST = 2.0, 1.03
 W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
@@ -47,14 +49,14 @@ class State:
     rounds: list[float] = field(default_factory=list)
 
     def aim(self) -> Aim:
-        """What the integer program is asked for: another choice than those that were found not to keep the limits."""
+        """What the integer program is asked for: the best plan, or one that was not tried."""
         points, most = self.lab.points, self.limits.max_points
         one = points.budget(1.0)
         allowed = points.budget(most) if math.isfinite(most) else one * math.inf
-        failed = tuple(choice for choice, trial in self.lab.trials.items() if not self.keeps(trial))
+        tried = tuple(choice for choice, trial in self.lab.trials.items() if trial is not self.best)
         limits = self.limits
         return Aim(
-            limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, failed
+            limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, tried
         )  # fmt: skip
 
     def curious_aim(self) -> Aim:
@@ -67,20 +69,21 @@ class State:
 
     def is_beaten(self, solution: Solution, curious: bool) -> bool:
         """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
-        if self.best is None:
-            return False
-        times = 1.0 if not curious else CURIOUS if self.limits.minimized == "drop" else CURIOUS_COST
-        return solution.bound >= self.objective(self.best) * times
+        if self.best is None or curious and self.limits.minimized == "drop":
+            return False  # of small drops the tables know little: trials are used up
+        return solution.bound >= self.objective(self.best) * (CURIOUS_COST if curious else 1.0)
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial keeps every limit."""
         within = trial.cost is not None and self.affordable(trial.cost)
         return within and trial.estimate.points <= self.limits.max_points
 
-    def affordable(self, cost: PlanCost) -> bool:
-        """Whether a cost is within the limits."""
-        limits = self.limits
-        return cost.cycles <= (limits.max_cycles or math.inf) and cost.bytes <= (limits.max_bytes or math.inf)
+    def affordable(self, cost: PlanCost, times: float = 1.0) -> bool:
+        """Whether a cost is within so many times the limits."""
+        limits = (self.limits.max_cycles, self.limits.max_bytes)
+        return all(
+            own <= (most or math.inf) * times for own, most in zip((cost.cycles, cost.bytes), limits, strict=True)
+        )
 
     def rank(self, trial: Trial) -> tuple[float, ...]:
         """Of two trials the one of lower rank is better."""
@@ -127,8 +130,10 @@ def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
     advance("W8A8")
     base = lab.trial(lab.space.uniform(W8A8))
     state = State(lab, limits, tables, base)
-    state.take(base.choice)
-    for widths in (W4A8, W8A4):
+    for known in list(lab.trials):
+        state.take(known)
+    # What rounding makes of 4-bit weights is not to be had without trying; of 4-bit activations it makes little.
+    for widths in (W4A8,) if plan_of(lab.model).compiled else (W4A8, W8A4):
         advance(str(widths))
         state.take(lab.space.uniform(widths))
     _rounds(state, advance)
@@ -147,7 +152,8 @@ def _rounds(state: State, advance: Advance) -> None:
     """
     lab = state.lab
     large = plan_of(lab.model).compiled
-    left = ROUNDS if large else TRIALS
+    macs = plan_of(lab.model).macs
+    left = next((trials for most, trials in TRIALS.items() if macs < most), ROUNDS)
     for curious in (False,) if large else (False, True):
         while left > 0:
             solution = state.solve(state.curious_aim() if curious else state.aim())
@@ -174,7 +180,7 @@ def _try_uniform(state: State, advance: Advance) -> None:
         over = (
             float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
         )
-        if choice in lab.trials or not state.affordable(cost) or over > CURIOUS**2:
+        if choice in lab.trials or not state.affordable(cost, CURIOUS_COST) or over > CURIOUS**2:
             continue
         if state.best is not None:
             promised = {"cycles": float(cost.cycles), "bytes": float(cost.bytes)}.get(
@@ -208,12 +214,12 @@ def _finished(state: State) -> QuantizedModel:
     plan |= dict(bits) if isinstance(bits, dict) else {}
     solution = state.solve(state.aim())
     objective = state.objective(best)
-    bound = min(solution.bound, objective) if solution is not None else objective
+    bound, gap = (solution.bound, solution.gap) if solution is not None else (objective, 0.0)
     drop = lab.drop(best.estimate)
     chosen = Chosen(
         plan=plan, minimize=limits.minimized, limits=limits.given, drop=drop, cycles=best.cost.cycles,
         bytes=best.cost.bytes, mean_weight_bits=lab.space.mean_weight_bits(best.choice), rounds=tuple(state.rounds),
-        objective=objective, bound=bound, gap=(objective - bound) / max(abs(objective), 1e-30), trials=len(lab.trials),
+        objective=objective, bound=min(bound, objective), gap=gap, trials=len(lab.trials),
         sensitivity_samples=runs_of(lab.model, lab.sensitivities.samples), decisions=decisions(lab, tables, best.choice),
         curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best.choice),
     )  # fmt: skip

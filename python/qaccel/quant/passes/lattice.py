@@ -13,7 +13,8 @@ SCALES = np.linspace(0.6, 1.05, 24)  # of the scale that just reaches the larges
 ROUNDS = 3  # of coordinate descent and scale in turn
 BLOCK = 64  # weights whose error is carried on together
 BEAM_WEIGHTS = 32  # per channel, at most: then several ways to round go on side by side
-BEAM = 24
+BEAM = 8
+STARTS = np.linspace(0.65, 1.1, 10)  # scales that such a channel starts from, of that which reaches its largest weight
 NEIGHBOURS = 4  # whole numbers that each of them tries
 
 
@@ -31,9 +32,23 @@ def errors(target: np.ndarray, q: np.ndarray, scale: np.ndarray, gram: np.ndarra
 def round_weights(target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers [G, M, K] within +-limit and scales [G, M] for real ``target`` [G, M, K]; ``start`` [G, M] are scales that reach
     the largest weight of each channel."""
-    scale = searched_scales(target, gram, start, limit)
-    wide = target.shape[2] > BEAM_WEIGHTS
-    q = carried(target, gram, scale, limit) if wide else beamed(target, gram, scale, limit)
+    if target.shape[2] > BEAM_WEIGHTS:
+        scale = searched_scales(target, gram, start, limit)
+        return _settled(target, gram, carried(target, gram, scale, limit), scale, limit)
+    best, scales, least = np.zeros_like(target), start, np.full(start.shape, np.inf)
+    for factor in STARTS:
+        q, scale = _settled(target, gram, beamed(target, gram, start * factor, limit), start * factor, limit)
+        found = errors(target, q, scale, gram)
+        better = found < least
+        best, scales = np.where(better[..., None], q, best), np.where(better, scale, scales)
+        least = np.minimum(found, least)
+    return best, scales
+
+
+def _settled(
+    target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.ndarray, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and scales after ROUNDS of fitting the scale and putting each integer where it is best."""
     for _ in range(ROUNDS):
         scale = fitted_scales(target, gram, q, scale)
         q = descended(target, gram, q, scale, limit)

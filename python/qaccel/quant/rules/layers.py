@@ -282,8 +282,6 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
     lo, hi = out_span = out.span if own else emitter.spans.room(node.range_name, bits.out)
     if node.name in emitter.given.spans:
         within, out_span = emitter.given.spans[node.name][:2], emitter.given.spans[node.name][2:]
-    if source.q.bits == 16:
-        emitter.table_spans[node.name] = (*within, *out_span)
     function = partial(evaluate, node)
     made = make_table(function, source.q, out.q, within, out_span)
     if source.q.bits == bits.out == 16 and not own and made.off_by > GOOD_STEPS:
@@ -294,11 +292,13 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
         wider = make_table(function, source.q, wide.q, within, out_span)
         if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
             out, made = wide, wider
-    if made.off_by > worst_steps(out.q):
+    if made.off_by > worst_steps(out.q) and node.name not in emitter.given.spans:
         raise NotQuantizable(
             f"a table of 16-bit inputs interpolates between {len(made.values)} entries and would be off by "
             f"{made.off_by:.0f} steps of {out.q.bits} bits; 8-bit activations make its table exact"
         )
+    if source.q.bits == 16:
+        emitter.table_spans[node.name] = (*within, *out_span)
     return out, made
 
 

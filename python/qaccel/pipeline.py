@@ -29,6 +29,7 @@ from .npu.partition.partition import Partitioned, check_fits, float_macs, partit
 from .options import BitWidths, CompileOptions
 from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
 from .quant.calibrate.calibration import Calibration, measure, samples_of
+from .quant.calibrate.narrow import narrowed
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
 from .quant.quantize import quantize
@@ -133,6 +134,10 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         calibration = measure(model, options, stages.show)
     with stages("quantize"):
         rounded = quantize_measured(model, calibration, options.bits)
+        if options.effort != "fast":
+            own = narrowed(rounded, calibration, options.calibration)
+            if own is not calibration:
+                calibration, rounded = own, quantize_measured(model, own, options.bits)
         quantized = run_passes(rounded, calibration, options.passes, options.effort)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"

@@ -32,6 +32,7 @@ from .options import Bits, BitWidths, CompileOptions
 from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
 from .quant.analysis.analyze import Analysis, analyze
 from .quant.calibrate.calibration import Calibration, measure, samples_of
+from .quant.calibrate.narrow import narrowed
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
 from .quant.quantize import quantize
@@ -180,13 +181,29 @@ def laboratory(model: Model, calibration: Calibration, options: CompileOptions) 
     """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
     make = partial(_quantized, model, calibration, options)
     return Laboratory(
-        model, calibration, make, partial(quantize_measured, model, calibration), partial(_price, options)
+        model, calibration, make, partial(_plain, model, calibration, options), partial(_price, options)
     )
 
 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
     """The network at these bits, after the passes."""
-    return run_passes(quantize_measured(model, calibration, bits), calibration, options.passes, options.effort)
+    rounded, own = _rounded(model, calibration, options, bits)
+    quantized = run_passes(rounded, own, options.passes, options.effort)
+    return replace(quantized, ranges=own.ranges.summary())
+
+
+def _rounded(
+    model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None
+) -> tuple[QuantizedModel, Calibration]:
+    """The network at these bits before the passes, and the calibration with the ranges that tensors of few bits have."""
+    rounded = quantize_measured(model, calibration, bits)
+    own = calibration if options.effort == "fast" else narrowed(rounded, calibration, options.calibration)
+    return (rounded if own is calibration else quantize_measured(model, own, bits)), own
+
+
+def _plain(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
+    """The network at these bits before the passes."""
+    return _rounded(model, calibration, options, bits)[0]
 
 
 def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
@@ -220,7 +237,7 @@ def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> Quantize
         quantized,
         notes=notes,
         sample=calibration.one_batch(model),
-        ranges=calibration.ranges.summary(),
+        ranges=quantized.ranges or calibration.ranges.summary(),
         seen=calibration.seen,
         preprocess=calibration.preprocess,
     )

@@ -180,9 +180,7 @@ def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
     """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
     make = partial(_quantized, model, calibration, options)
-    return Laboratory(
-        model, calibration, make, partial(_plain, model, calibration, options), partial(_price, options)
-    )
+    return Laboratory(model, calibration, make, partial(_plain, model, calibration, options), partial(_price, options))
 
 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:

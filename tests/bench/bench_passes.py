@@ -1,13 +1,14 @@
 """What each pass of the quantizer gains, width by width: the contrasts of arXiv 1806.08342 with this machine's integers.
 
-`python tests/bench/bench_passes.py SHARED [--networks efflite0 resnet8] [--bits W8A8 W4A8 W8A4 W4A4] [--folds 4] [--bars]`. SHARED as for
+`python tests/bench/bench_passes.py SHARED [--networks efflite0 resnet8] [--bits W8A8 W4A8 W8A4 W4A4] [--folds 4] [--bars]
+[--rates 3e-9 1e-8]`. SHARED as for
 `bench_accuracy.py`. Weights have a scale per tensor or per channel; per channel the passes are added one after the other, in the
 order in which they run by default. EfficientNet-Lite0: 100 photographs calibrate, the other 300 test, fold by fold; ResNet-8: 260
 training images of CIFAR-10 calibrate, the 10,000 test images test. Scores are those of the exact integers, as on the machine.
 
 Printed: mean KL divergence from the float model's classes, agreement with its first class, drop of accuracy in points with the
 standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with all passes, and whether it
-is kept; then the script fails where one is missed.
+is kept; then the script fails where one is missed. ``--rates``: instead, rounding that pays so much for a bit, and what it saves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from qaccel.dialect.quantized import QuantizedModel
 from qaccel.evaluate.executor import execute
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
+from qaccel.machine.streams import entropy_bits
 from qaccel.model import Model
 from qaccel.options import parse_bits
 from qaccel.quant.calibrate.calibration import Calibration
@@ -34,6 +36,7 @@ from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.passes import PASSES
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
+from qaccel.quant.passes.rounding import round_to_outputs
 from qaccel.quant.quantize import quantize
 from qaccel.relax_tools import bindings
 
@@ -133,14 +136,30 @@ def steps(q: QuantizedModel, calibration: Calibration, only_last: bool) -> Itera
             yield name, q
 
 
-def contrasts(network: str, model: Model, split: Split, bits: str, bars: bool) -> Iterator[tuple[str, Result, float]]:
+def at_rates(q: QuantizedModel, calibration: Calibration, rates: list[float]) -> Iterator[tuple[str, QuantizedModel]]:
+    """Rounding that pays for bits, with the entropy of all weights against that of plain rounding."""
+    for rate in rates:
+        made = correct_biases(round_to_outputs(q, calibration, rate), calibration)
+        yield f"at rate {rate:g}, {100 * entropy(made) / entropy(q) - 100:+.1f}% of the weights' entropy", made
+
+
+def entropy(q: QuantizedModel) -> float:
+    """Order-0 entropy of all integer weights, layer by layer, bits."""
+    calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
+    return sum(entropy_bits(operators.constant(c.args[1])) for c in calls if c.op.name == operators.ConvAttrs.operator)
+
+
+def contrasts(
+    model: Model, split: Split, bits: str, bars: bool, rates: list[float]
+) -> Iterator[tuple[str, Result, float]]:
     """(what, result, seconds that it took to make) of one split."""
     name, output = model.inputs[0].name, model.outputs[0].name
     reference = execute(model, {name: split.images})[output]
     ranges = calibrate(model, {name: split.calibration})
     calibration = Calibration(ranges, {name: split.calibration}, measured=True)
     begin = time.perf_counter()
-    for what, q in steps(quantize(model, ranges, parse_bits(bits)), calibration, bars):
+    plain = quantize(model, ranges, parse_bits(bits))
+    for what, q in at_rates(plain, calibration, rates) if rates else steps(plain, calibration, bars):
         seconds = time.perf_counter() - begin
         yield what, judged(run_model(q, {name: split.images})[output], reference, split.labels), seconds
         begin = time.perf_counter()
@@ -153,6 +172,7 @@ def main() -> int:
     parser.add_argument("--bits", nargs="+", default=list(WIDTHS))
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--bars", action="store_true")
+    parser.add_argument("--rates", nargs="+", type=float, default=[])
     arguments = parser.parse_args()
     good = True
     for network in arguments.networks:
@@ -162,7 +182,7 @@ def main() -> int:
         ):
             found: dict[str, list[Result]] = {}
             for k, split in enumerate(splits(network, arguments.shared, arguments.folds)):
-                for what, result, seconds in contrasts(network, model, split, bits, arguments.bars):
+                for what, result, seconds in contrasts(model, split, bits, arguments.bars, arguments.rates):
                     found.setdefault(what, []).append(result)
                     print(f"{network} {bits} fold {k} {what}: {result} ({seconds:.0f} s)", flush=True)
             for what, results in found.items():

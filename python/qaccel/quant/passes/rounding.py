@@ -55,7 +55,7 @@ def round_to_outputs(q: QuantizedModel, calibration: Calibration, rate: float = 
     def reweigh(
         attrs: operators.ConvAttrs, given: Sequence[np.ndarray], weight: np.ndarray, bias: np.ndarray, scale: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if attrs.name not in layers:
+        if attrs.name not in layers or not rows[attrs.name].full:
             return weight, bias, scale
         before = LayerConstants(weight, bias, scale)
         after = _rounded(attrs, layers[attrs.name], rows.pop(attrs.name), given, before, rate)
@@ -69,13 +69,16 @@ def round_to_outputs(q: QuantizedModel, calibration: Calibration, rate: float = 
 
 
 def _layers(q: QuantizedModel) -> dict[str, RealLayer]:
-    """The layers that are rounded anew, by name."""
+    """The layers that are rounded anew, by name. Parts of a node that is computed at several scales have no float output."""
     calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
     convs = {attrs.name: attrs for attrs in map(operators.read, calls) if isinstance(attrs, operators.ConvAttrs)}
     return {
         name: real
         for name, real in q.real.items()
-        if name in convs and convs[name].weight_bits <= WIDEST and real.weight[0].size <= MOST_WEIGHTS
+        if name in q.plan
+        and name in convs
+        and convs[name].weight_bits <= WIDEST
+        and real.weight[0].size <= MOST_WEIGHTS
     }
 
 

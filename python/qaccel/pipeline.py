@@ -155,10 +155,8 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
     """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
-    make = partial(_quantized, model, calibration, options)
-    return Laboratory(
-        model, calibration, make, partial(quantize_measured, model, calibration), partial(_price, options)
-    )
+    make, plain = partial(_quantized, model, calibration, options), partial(quantize_measured, model, calibration)
+    return Laboratory(model, calibration, make, plain, partial(_price, options), options.io_dtype != "float32")
 
 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:

@@ -179,8 +179,8 @@ def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> 
 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
     """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
-    make = partial(_quantized, model, calibration, options)
-    return Laboratory(model, calibration, make, partial(_plain, model, calibration, options), partial(_price, options))
+    make, plain = (partial(each, model, calibration, options) for each in (_quantized, _plain))
+    return Laboratory(model, calibration, make, plain, partial(_price, options), options.io_dtype != "float32")
 
 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:

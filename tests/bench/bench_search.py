@@ -2,7 +2,7 @@
 
     python tests/bench/bench_search.py enumerate [--networks 30] [--layers 2]    regret against every plan of small networks
     python tests/bench/bench_search.py curve MODEL.onnx DATA.npz                 ten limits on cycles and ten on bytes; uniform plans
-    python tests/bench/bench_search.py resnet8 SHARED [--sets 4]                 CIFAR-10: drop on 10,000 test images, by calibration set
+    python tests/bench/bench_search.py resnet8 SHARED [--sets 4] [--max-drop 1]  CIFAR-10: drop on 10,000 test images, by calibration set
     python tests/bench/bench_search.py efflite0 SHARED [--max-drop 0.9]          photographs: calibration on 100, test on 300, by fold
 
 Plans are judged and priced by the search's own laboratory; what is reported of a chosen one is what its module's report says, and
@@ -133,7 +133,7 @@ def _report(chosen: object, model: Path, samples: dict[str, np.ndarray]) -> dict
     return {"cycles": report["cycles"], "bytes": report["dram_bytes"]["weights"]}
 
 
-def resnet8(shared: Path, sets: int) -> None:
+def resnet8(shared: Path, sets: int, max_drop: float) -> None:
     """ResNet-8 minimizing bytes over calibration sets of 256 training images: drop on all test images, mean bits."""
     model = shared / "models" / "mltk_image_classification.onnx"
     images, labels = _cifar(shared, "test", 10_000)
@@ -145,7 +145,7 @@ def resnet8(shared: Path, sets: int) -> None:
     print(f"float {100 * (scores.argmax(1) == labels).mean():.2f}%")
     for number in range(sets):
         start = time.perf_counter()
-        q = qaccel.quantize(model, {name: train[number::sets]}, bits="auto", minimize="bytes", max_drop=1.0)
+        q = qaccel.quantize(model, {name: train[number::sets]}, bits="auto", minimize="bytes", max_drop=max_drop)
         seconds, chosen = time.perf_counter() - start, q.quantized.chosen
         got = next(iter(q.run({name: images}).values()))
         accuracies.append(100 * (got.argmax(1) == labels).mean())
@@ -229,7 +229,7 @@ def main() -> None:
     elif given.what == "curve":
         curve(*given.paths)
     elif given.what == "resnet8":
-        resnet8(given.paths[0], given.sets)
+        resnet8(given.paths[0], given.sets, given.max_drop)
     else:
         efflite0(given.paths[0], given.max_drop, given.folds)
 

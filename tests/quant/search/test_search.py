@@ -117,6 +117,8 @@ def test_no_width_fails_silently() -> None:
     assert not any("drop" in note for note in good.notes) and {*good.plan["conv0"].values()} == {8}
     cpu = qaccel.compile(model, target="llvm", calibration_data=samples, max_drop=good.quantized.drop.points / 8)
     assert any("16 bits are taken for" in note for note in cpu.notes)
+    ends = qaccel.compile(model, calibration_data=samples, max_drop=good.quantized.drop.points / 8, io_dtype="int8")
+    assert {entry["activation_bits"] for entry in ends.report["layers"]} == {8}
     given = qaccel.quantize(model, samples, bits=4)
     (warning,) = [note for note in given.notes if note.startswith("warning: ")]
     assert "--bits W4A4" in warning and "more than --max-drop 1" in warning and "alone" in warning

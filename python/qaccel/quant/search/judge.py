@@ -137,7 +137,7 @@ def _widened(
     gains = [(float((np.array([x.value for x in found.weights[k, 8]]) / budget).max()), "weights", k)
              for k, layer in enumerate(space.layers) if WIDTHS[-1] in layer.widths]  # fmt: skip
     gains += [(float((np.array([x.value for x in found.activations[k, 8]]) / budget).max()), "activations", k)
-              for k, _ in enumerate(space.groups)]  # fmt: skip
+              for k, group in enumerate(space.groups) if not (group.outer and judge.lab.narrow_ends)]  # fmt: skip
     gains.sort(key=lambda each: (-each[0], each[1:]))
     total = sum(gain for gain, _, _ in gains)
     best, least, chosen = quantized, estimate, narrow

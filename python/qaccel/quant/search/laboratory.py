@@ -30,9 +30,15 @@ MOST_HELD = 128  # runs of the network that a plan is judged on
 
 
 class Laboratory:
-    """Tries the plans of one network. ``make`` quantizes with all passes, ``quantize`` without any, ``price`` compiles."""
+    """Tries the plans of one network. ``make`` quantizes with all passes, ``quantize`` without any, ``price`` compiles.
 
-    def __init__(self, model: Model, calibration: Calibration, make: Make, quantize: Make, price: Price) -> None:
+    ``narrow_ends``: the module is to have 8-bit inputs and outputs.
+    """
+
+    def __init__(
+        self, model: Model, calibration: Calibration, make: Make, quantize: Make, price: Price, narrow_ends: bool
+    ) -> None:
+        self.narrow_ends = narrow_ends
         self.model, self.calibration = model, calibration
         self.make, self.quantize, self.price = make, quantize, price
         self.held_out = bool(calibration.held)

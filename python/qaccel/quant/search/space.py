@@ -29,12 +29,14 @@ class Group:
     """Tensors of one width: what integer operations without weights read and write, and what several layers read.
 
     ``tensors``: inputs and nodes, by which the float network's values go; ``nodes``: the operations without weights among them;
-    ``ends``: those whose results no operation on integers reads, so that a plan must name them.
+    ``ends``: those whose results no operation on integers reads, so that a plan must name them. ``outer``: some of its tensors
+    enter or leave the integers.
     """
 
     tensors: tuple[str, ...]
     nodes: tuple[str, ...]
     ends: tuple[str, ...]
+    outer: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def space_of(quantized: QuantizedModel) -> Space:
             nodes[group][name] = None
             if var not in read and name in known:
                 ends[group][name] = None
+    crossed = [var for var, attrs, _ in calls if isinstance(attrs, QuantizeAttrs)]
+    crossed += [variables(call)[0] for _, attrs, call in calls if isinstance(attrs, DequantizeAttrs)]
+    outer = {roots.get(find(var)) for var in crossed}
     used = {roots[find(source)] for source, _ in weighted.values()} | {k for k, each in enumerate(ends) if each}
     number = {old: new for new, old in enumerate(sorted(used))}
     given = {} if quantized.model.given is None else quantized.model.given.weights
@@ -139,7 +144,8 @@ def space_of(quantized: QuantizedModel) -> Space:
         Layer(name, number[roots[find(source)]], count, (given[name].bits,) if name in given else WIDTHS)
         for name, (source, count) in weighted.items()
     )
-    return Space(tuple(layers), tuple(Group(tuple(tensors[k]), tuple(nodes[k]), tuple(ends[k])) for k in number))
+    groups = (Group(tuple(tensors[k]), tuple(nodes[k]), tuple(ends[k]), k in outer) for k in number)
+    return Space(tuple(layers), tuple(groups))
 
 
 def tensor_quantizations(quantized: QuantizedModel) -> Mapping[str, Quantization]:

@@ -16,7 +16,7 @@ from .forms import AS_FLOAT, Forms
 from .from_relax.to_onnx import NotTranslated, relax_to_onnx
 from .graph import NotStatic
 from .import_onnx import import_onnx
-from .import_relax import border_of, import_relax, prepare
+from .import_relax import border_of, import_relax, tidied
 from .import_tflite import from_tflite_file
 from .import_torch import from_torch_file
 
@@ -75,7 +75,7 @@ def import_for_cpu(
 def import_frontend_module(mod: tvm.IRModule, forms: Forms = AS_FLOAT) -> Model:
     """What a frontend of TVM gave: through ONNX, whose import makes it canonical, or as it is where that has no word for it."""
     try:
-        return import_onnx(relax_to_onnx(prepare(mod)), forms=forms)
+        return import_onnx(relax_to_onnx(tidied(mod)), forms=forms)
     except NotTranslated as refusal:
         made = import_relax(mod)
         return replace(made, notes=(f"taken as it is: {refusal}",)) if border_of(made.mod) is not None else made

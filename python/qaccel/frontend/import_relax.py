@@ -60,16 +60,20 @@ def border_of(mod: tvm.IRModule) -> str | None:
 
 def prepare(mod: tvm.IRModule) -> tvm.IRModule:
     """The module without operators of training. Raises UserError where there is no ``main``."""
+    passes = [relax.transform.FoldBatchnormToConv2D(), relax.transform.DecomposeOpsForInference("main")]
+    return tidied(tvm.transform.Sequential(passes)(_with_main(mod)))
+
+
+def tidied(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module without other names of the same and what nobody reads. Raises UserError where there is no ``main``."""
+    passes = [relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination(["main"])]
+    return tvm.transform.Sequential(passes)(_with_main(mod))
+
+
+def _with_main(mod: tvm.IRModule) -> tvm.IRModule:
     if "main" not in {var.name_hint for var in mod.get_global_vars()}:
         raise UserError("the Relax module has no function 'main'")
-    return tvm.transform.Sequential(
-        [
-            relax.transform.FoldBatchnormToConv2D(),
-            relax.transform.DecomposeOpsForInference("main"),
-            relax.transform.CanonicalizeBindings(),
-            relax.transform.DeadCodeElimination(["main"]),
-        ]
-    )(mod)
+    return mod
 
 
 def _emitted(function: relax.Function, builder: relax.BlockBuilder) -> dict[relax.Var, relax.Expr]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import re
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import ir, relax
 
+from ..dialect import kinds
 from ..errors import UserError
+from ..relax_tools import bindings, main_function, renewed, results
 
+_PROGRAM = ("torch.export.exported_program", "ExportedProgram")
+_STEP = "_step"  # between a node and the number of a variable that is only a step of it; torch has no such names
 CARRIERS = (
     "int8",
     "uint8",
@@ -25,13 +31,7 @@ CARRIERS = (
 def from_torch_file(path: Path) -> tvm.IRModule:
     """The module that a file holds. Raises UserError in one line for a missing package, a file that is none, and operators that
     TVM does not know."""
-    try:
-        import torch
-        from tvm.relax.frontend.torch import from_exported_program
-    except ImportError:
-        raise UserError(
-            f"'{path}': PyTorch models need the package torch; pip install torch, or export to ONNX"
-        ) from None
+    torch = _torch(f"'{path}': PyTorch models need")
     if _needs_torchao(path):
         try:
             importlib.import_module(
@@ -45,12 +45,130 @@ def from_torch_file(path: Path) -> tvm.IRModule:
         program = torch.export.load(str(path))
     except Exception as error:  # torch raises whatever its unpicklers meet
         raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
+    return from_program(program, f"'{path}'")
+
+
+def is_program(model: object) -> bool:
+    """Whether an object is a torch.export.ExportedProgram; asked without importing torch."""
+    return any((each.__module__, each.__name__) == _PROGRAM for each in type(model).__mro__)
+
+
+def from_program(program: Any, what: str, graph: Any = None) -> tvm.IRModule:
+    """The module of a torch.export.ExportedProgram; ``what``: how messages call it.
+
+    A variable has the name of the node of ``graph`` (default: the program's own) that it comes from. Where a node became several,
+    the one with weights has it, or else the last; of the others `origin_of` tells it.
+    Raises UserError in one line for operators that TVM does not know.
+    """
+    _torch(f"{what}: PyTorch models need")
     try:
-        return from_exported_program(program, unwrap_unit_return_tuple=True, custom_convert_map=_borders())
+        origins = _Origins(program.graph if graph is None else graph)
+        made = origins.importer().from_exported_program(program.run_decompositions(), False, True, False, _borders())
     except UserError:
         raise
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
-        raise UserError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
+        raise UserError(f"{what} cannot be imported by TVM: {_one_line(error)}") from error
+    return _named(made)
+
+
+def _torch(needs: str) -> Any:
+    try:
+        importlib.import_module("tvm.relax.frontend.torch")
+        return importlib.import_module("torch")
+    except ImportError:
+        raise UserError(f"{needs} the package torch; pip install torch, or export to ONNX") from None
+
+
+class _Origins:
+    """From which node of a graph a node of a program comes that was made from it, and how its variables are called meanwhile."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph_id = id(graph)
+        self._now = ""
+        self._numbers: Counter[str] = Counter()
+
+    def name_of(self, node: Any) -> str:
+        """The name of the first node of the graph among those that torch says the node was made from; else its own."""
+        pending = list(node.meta.get("from_node", ()))
+        while pending:
+            source = pending.pop(0)
+            if source.graph_id == self._graph_id:
+                return str(source.name)
+            pending += source.from_node
+        return str(node.name)
+
+    def importer(self) -> Any:
+        """An importer of TVM whose variables are called so."""
+        from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+        origins = self
+
+        class Builder(relax.BlockBuilder):
+            """Names what it emits after the node at hand."""
+
+            def emit(self, expr: relax.Expr, name_hint: str = "") -> relax.Var:
+                return super().emit(expr, origins._fresh() or name_hint)
+
+        class Importer(ExportedProgramImporter):
+            """Says which node is at hand."""
+
+            @property
+            def block_builder(self) -> Any:
+                return self._builder
+
+            @block_builder.setter
+            def block_builder(self, builder: Any) -> None:
+                self._builder = builder if builder is None else Builder()
+
+            def _translate_fx_graph(self, graph_module: Any, nodes: Any, *rest: Any) -> Any:
+                return super()._translate_fx_graph(graph_module, origins._announced(nodes), *rest)
+
+        return Importer()
+
+    def _announced(self, nodes: Any) -> Iterator[Any]:
+        for node in nodes:
+            self._now = "" if node.op in ("placeholder", "output") else self.name_of(node)
+            yield node
+
+    def _fresh(self) -> str:
+        self._numbers[self._now] += 1
+        return self._now and f"{self._now}{_STEP}{self._numbers[self._now]}"
+
+
+def origin_of(name: str) -> str:
+    """The node of a program that a variable, a step of one or an ONNX tensor comes from, by its name."""
+    return re.split(rf"[.:]|{_STEP}", name)[0]
+
+
+def _named(mod: tvm.IRModule) -> tvm.IRModule:
+    """The module with one variable of each node under the node's own name."""
+    function = mod["main"]
+    chosen: dict[str, relax.Binding] = {}
+    for binding in bindings(function):
+        origin, step, _ = str(binding.var.name).rpartition(_STEP)
+        if step and not (origin in chosen and _has_weights(chosen[origin].value)):
+            chosen[origin] = binding
+    own = {binding.var: origin for origin, binding in chosen.items()}
+    returned = results(function)
+    builder = relax.BlockBuilder()
+    now: dict[relax.Var, relax.Expr] = {}
+    with main_function(builder, list(function.params)):
+        with builder.dataflow():
+            for binding in bindings(function):
+                last = len(returned) == 1 and binding.var.same_as(returned[0])
+                emit = builder.emit_output if last else builder.emit
+                now[binding.var] = emit(renewed(binding.value, now), own.get(binding.var) or str(binding.var.name))
+            fields = [renewed(field, now) for field in returned]
+            several = isinstance(function.ret_ty, relax.TupleType)
+            out = relax.Tuple(fields) if several else fields[0]
+            if several or returned[0] not in {binding.var for binding in bindings(function)}:
+                out = builder.emit_output(out)
+        builder.emit_func_output(out)
+    return builder.get()
+
+
+def _has_weights(value: relax.Expr) -> bool:
+    return isinstance(value, relax.Call) and isinstance(value.op, ir.Op) and value.op.name in kinds.WEIGHTED
 
 
 def _needs_torchao(path: Path) -> bool:

@@ -159,6 +159,17 @@ def _layer_norm(call: relax.Call, to: Translation) -> str:
     return to.node("LayerNormalization", [to.tensor(a) for a in call.args], axis=first, epsilon=call.attrs.epsilon)
 
 
+def _batch_norm(call: relax.Call, to: Translation) -> str:
+    """The first of its results, which is all that inference has."""
+    a = call.attrs
+    if a.training or a.axis != 1:
+        raise ValueError("training, or not NCHW")
+    data, gain, shift, mean, variance = (to.tensor(each) for each in call.args)
+    ones, zeros = (to.const(np.full(shape_of(call.args[1]), v), np.float32) for v in (1, 0))
+    scales = [gain if a.scale else ones, shift if a.center else zeros]
+    return to.node("BatchNormalization", [data, *scales, mean, variance], epsilon=a.epsilon)
+
+
 def _group_norm(call: relax.Call, to: Translation) -> str:
     """An instance normalization of the groups' values, then the scale and bias of every channel."""
     a, shape = call.attrs, shape_of(call)
@@ -210,6 +221,8 @@ LAYERS: dict[str, Operator] = {
     "nn.adaptive_avg_pool2d": _adaptive_average("NCHW"),
     "nn.adaptive_avg_pool1d": _adaptive_average("NCW"),
     "nn.prelu": _prelu,
+    "nn.batch_norm": _batch_norm,
+    "nn.dropout": lambda call, to: to.tensor(call.args[0]),
     "nn.layer_norm": _layer_norm,
     "nn.attention": _attention,
     "nn.attention_bias": _attention,

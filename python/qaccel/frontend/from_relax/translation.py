@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ import onnx
 from onnx import helper
 from tvm import ir, relax
 
+from ...dialect.names import step
 from ...errors import UserError
 
 
@@ -18,7 +20,8 @@ class NotTranslated(UserError):
 
 
 class Translation:
-    """The ONNX graph under construction. Tensors are named after Relax variables, nodes after the variable they define."""
+    """The ONNX graph under construction. Tensors are named after Relax variables, nodes after the variable they define; of
+    several nodes for one variable those behind the first are steps of it."""
 
     def __init__(self, folded: Mapping[str, Callable[..., Any]]) -> None:
         self.folded = folded  # how operators of constants are computed
@@ -27,6 +30,7 @@ class Translation:
         self.names: dict[relax.Var, str] = {}
         self.values: dict[relax.Var, relax.Expr] = {}
         self.node_name = ""
+        self._named: Counter[str] = Counter()
 
     def tensor(self, expr: relax.Expr) -> str:
         """The name of an operand: a variable, or a constant, which is stored."""
@@ -58,7 +62,10 @@ class Translation:
         """A node of the call under translation; returns its first output."""
         label = f"{self.node_name}:{len(self.nodes)}"
         names = [label if k == 0 else f"{label}.{k}" for k in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), names, name=self.node_name, **attrs))
+        count = self._named[self.node_name]
+        self._named[self.node_name] += 1
+        name = step(self.node_name, str(count)) if count else self.node_name
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attrs))
         return names[0]
 
     def reshape(self, source: str, shape: Sequence[int]) -> str:

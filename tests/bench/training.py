@@ -76,9 +76,7 @@ def cifar10(shared: Path, held_out: int = 0) -> Task:
     kept, apart = order[held_out:], order[:held_out]
     calibration = images[kept[:256]]
     test = (images[apart], classes[apart]) if held_out else cifar(shared / "data" / "cifar10.tar.gz", "test")
-    return Task(
-        lambda: Images(images[kept], classes[kept], True, np.random.default_rng(SEED)), calibration, *test
-    )
+    return Task(lambda: Images(images[kept], classes[kept], True, np.random.default_rng(SEED)), calibration, *test)
 
 
 def digits() -> Task:
@@ -96,6 +94,9 @@ class Taken:
 
     wall: float
     cpu: float
+
+    def __add__(self, other: Taken) -> Taken:
+        return Taken(self.wall + other.wall, self.cpu + other.cpu)
 
     def __str__(self) -> str:
         return f"{self.wall:.1f} min ({self.cpu:.1f} CPU min)"

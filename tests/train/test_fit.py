@@ -102,10 +102,11 @@ def teacher() -> nn.Module:
 
 @pytest.mark.parametrize("learned_steps", [True, False])
 def test_training_brings_the_loss_down(teacher: nn.Module, learned_steps: bool):
-    """W4A4 of a trained network: the loss falls, and the converted program gives what was trained, to the bit."""
-    network = prepared(teacher, "W4A4")
-    losses = fit(network, batches(3), 4, rate=0.05, teacher=teacher, learned_steps=learned_steps)
-    assert losses[-1] < 0.7 * losses[0]
+    """W4A4: the loss falls, and the converted program gives what was trained."""
+    torch.manual_seed(5)
+    network = prepared(Net(), "W4A4")
+    losses = fit(network, batches(3), 6, rate=0.1, teacher=teacher, learned_steps=learned_steps)
+    assert losses[-1] < 0.6 * losses[0]
     inputs = batches(4, 1)[0][0]
     with torch.no_grad():
         simulated = network(inputs)

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchao.quantization.pt2e import export_utils
-from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase, disable_fake_quant, disable_observer, enable_fake_quant
+from torchao.quantization.pt2e.fake_quantize import (
+    FakeQuantizeBase,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+)
 
 from ..errors import UserError
 from .steps import learn_steps

@@ -14,7 +14,6 @@ from torchao.quantization.pt2e import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
-    PerChannelMinMaxObserver,
 )
 from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import (
@@ -31,22 +30,11 @@ from ..frontend.import_torch import from_program
 from ..machine.numerics import activation_limits
 from ..options import Bits, bits_of
 from .grids import Grids, grids_of
+from .weights import LAYERS, PerChannelWeightFakeQuantize, PerChannelWeightObserver
 
 _CARRIERS = {4: torch.int8, 8: torch.int8, 16: torch.int16}
 _NORMS = (torch.ops.aten.batch_norm.default,)
 _DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)
-# Operators with weights: which operand they are, and along which of its axes the output channels lie.
-_WEIGHTS: dict[Any, tuple[int, int]] = {
-    torch.ops.aten.conv1d.default: (1, 0),
-    torch.ops.aten.conv2d.default: (1, 0),
-    torch.ops.aten.convolution.default: (1, 0),
-    torch.ops.aten.conv_transpose1d.default: (1, 1),
-    torch.ops.aten.conv_transpose2d.input: (1, 1),
-    torch.ops.aten.linear.default: (1, 0),
-    torch.ops.aten.matmul.default: (1, 1),
-    torch.ops.aten.mm.default: (1, 1),
-    torch.ops.aten.addmm.default: (2, 1),
-}
 
 
 class QaccelQuantizer(Quantizer):
@@ -56,7 +44,8 @@ class QaccelQuantizer(Quantizer):
     plan.json. The names are those of the program's nodes, which are those that `qaccel.quantize` gives of the exported program.
 
     Weights: symmetric per output channel, within +-(2**(bits-1) - 1). Activations: one scale per tensor, asymmetric at 4 and 8
-    bits, symmetric at 16. Biases stay float. `annotate` raises UserError for a plan that names no node.
+    bits, symmetric at 16. Biases stay float,
+    rounded to the machine's unit by the conversion. `annotate` raises UserError for a plan that names no node.
     """
 
     def __init__(self, plan: Any = 8) -> None:
@@ -129,12 +118,11 @@ class _Annotations:
                 self._of(user).input_qspec_map[edge] = activations(bits, self.training)
         for name, bits in self.grids.weights.items():
             node = self.nodes[name]
-            place, axis = _WEIGHTS[node.target]
-            specs = self._of(node).input_qspec_map
-            data = next(arg for arg in node.args if isinstance(arg, fx.Node) and arg is not node.args[place])
+            operands, specs = LAYERS[node.target], self._of(node).input_qspec_map
             # PT2E's fusion of batch normalization in training takes the first two entries for data and weights.
+            data = node.args[operands.data]
             specs.setdefault(data, SharedQuantizationSpec(self._source(data)))
-            specs[node.args[place]] = weights(bits, axis, self.training)
+            specs[node.args[operands.weight]] = weights(bits, operands.axis, self.training)
 
     def _source(self, node: fx.Node) -> fx.Node:
         """The tensor with a scale of its own whose values a node only moves."""
@@ -171,5 +159,5 @@ def weights(bits: int, axis: int, training: bool) -> QuantizationSpec:
     """One scale for each entry of an axis, symmetric, the least integer left out; the range is that of the weights as they are."""
     most = activation_limits(bits)[1]
     now = MovingAveragePerChannelMinMaxObserver.with_args(averaging_constant=1.0)
-    observer = FakeQuantize.with_args(observer=now) if training else PerChannelMinMaxObserver
+    observer = PerChannelWeightFakeQuantize.with_args(observer=now) if training else PerChannelWeightObserver
     return QuantizationSpec(_CARRIERS[bits], observer, -most, most, torch.per_channel_symmetric, axis)

@@ -78,8 +78,7 @@ def quantize_weights(
     in_scale = float(source.scale)
     floor = max(SMALLEST_SCALE / in_scale, SMALLEST_SCALE, out_scale * 2.0**-90 / in_scale)
     wanted = _float32_up(np.maximum(np.abs(flat).max(axis=1) / limit, floor))
-    scale = np.maximum(wanted, _float32_up(np.abs(bias) / (in_scale * (INT32_MAX - 1024))))
-    scale, integers, constant = _fit(flat, bias, limit, scale, source, weight_bits)
+    scale, integers, constant = fit_scales(flat, bias, weight_bits, wanted, source)
     dead = ~integers.any(axis=1)
     step = np.maximum(out_scale * DEAD_CHANNEL_STEP, np.abs(bias) / (1 << 30))
     dead_scale = np.maximum(np.minimum(step, out_scale * 2.0**30) / in_scale, floor)
@@ -109,11 +108,14 @@ def _bias(bias: np.ndarray, in_scale: float, scale: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(bias / unit), -INT32_MAX, INT32_MAX).astype(np.int64)
 
 
-def _fit(
-    flat: np.ndarray, bias: np.ndarray, limit: int, scale: np.ndarray, source: Quantization, weight_bits: int
+def fit_scales(
+    flat: np.ndarray, bias: np.ndarray, weight_bits: int, wanted: np.ndarray, source: Quantization
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scales raised until no accumulator can overflow; (scale float32, weights int64 [OC, K], bias int64 [OC])."""
+    """The scales ``wanted`` float32 [OC], raised until every bias fits int32 and no accumulator can overflow; (scale float32,
+    weights int64 [OC, K], bias int64 [OC]) of the real weights ``flat`` [OC, K] and ``bias`` [OC]."""
+    limit = (1 << (weight_bits - 1)) - 1
     room = (1 << (accumulator_width(weight_bits, source.bits, WIDE_ACCUMULATOR_BITS) - 1)) - 1
+    scale = np.maximum(wanted, _float32_up(np.abs(bias) / (float(source.scale) * (INT32_MAX - 1024))))
     while True:
         integers = np.clip(np.rint(flat / scale.astype(np.float64)[:, None]), -limit, limit).astype(np.int64)
         constant = _bias(bias, source.scale, scale)

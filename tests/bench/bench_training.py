@@ -13,23 +13,22 @@ images in the place of the test images, to look for settings. What ends in MISSE
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import platform
 import sys
 import tempfile
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 import torch
 import torchao
-from torch import nn
-from training import Taken, Task, cifar10, float_top1, float_trained, top1, trained
+from tasks import cifar10, top1
+from training import float_top1, float_trained, taken, trained
 
 import qaccel
 from networks import torch_networks
+from qaccel.train import QaccelQuantizer
 
 FLOAT_RATE, RATE = 0.05, 0.02
 LARGEST_DROPS_POINTS = {"W8A8": 0.1, "W4A8": 0.7, "W4A4": 4.0}
@@ -63,49 +62,30 @@ def main() -> int:
 def _compared(arguments: argparse.Namespace, folder: Path) -> bool:
     task = cifar10(arguments.shared, arguments.held_out)
     start = torch_networks.resnet8(arguments.shared / "models" / "mltk_image_classification.onnx")
-    shared = _float(start, folder / "shared.pt", task, arguments.float_epochs, FLOAT_RATE)
-    reference = _float(shared, folder / "float.pt", task, arguments.epochs, RATE)
+    paths = {name: folder / f"{name}.pt" for name in ("shared", "float")} | {
+        bits: folder / f"{bits}.pt2" for bits in arguments.bits
+    }
+    shared = float_trained(start, task, arguments.float_epochs, FLOAT_RATE, paths["shared"])
+    reference = float_trained(shared, task, arguments.epochs, RATE, paths["float"])
     for bits in arguments.bits:
-        path = folder / f"{bits}.pt2"
-        if not path.is_file():
-            _note(path, trained(shared, shared, bits, task, arguments.epochs, RATE, path))
-    before = _noted(folder / "shared.pt")
+        trained(shared, QaccelQuantizer(bits), task, arguments.epochs, RATE, paths[bits])
+    minutes = {name: taken(path) + taken(paths["shared"]) for name, path in paths.items()}
     exact = float_top1(reference, task)
     print(
-        f"{len(task.labels)} images, float {exact:.2f}%, {before + _noted(folder / 'float.pt')}; "
+        f"{len(task.labels)} images, float {exact:.2f}%, {minutes['float']}; "
         f"after the shared epochs {float_top1(shared, task):.2f}%, as it came {float_top1(start, task):.2f}%"
     )
     good = True
     for bits in arguments.bits:
-        path = folder / f"{bits}.pt2"
-        found, minutes = top1(path, task), before + _noted(path)
-        within = found >= exact - LARGEST_DROPS_POINTS[bits] and minutes.cpu <= LARGEST_CPU_MINUTES
+        found = top1(paths[bits], task)
+        within = found >= exact - LARGEST_DROPS_POINTS[bits] and minutes[bits].cpu <= LARGEST_CPU_MINUTES
         print(
-            f"{bits} {found:.2f}%, {found - exact:+.2f} points (bar {-LARGEST_DROPS_POINTS[bits]:+.1f}), {minutes}"
+            f"{bits} {found:.2f}%, {found - exact:+.2f} points (bar {-LARGEST_DROPS_POINTS[bits]:+.1f}), {minutes[bits]}"
             f"{'' if within else ' MISSED'}",
             flush=True,
         )
         good &= within
     return good
-
-
-def _float(start: nn.Module, path: Path, task: Task, epochs: int, rate: float) -> nn.Module:
-    """The network that was trained on from ``start``, or that lies at ``path`` already."""
-    if not path.is_file():
-        network, taken = float_trained(start, task, epochs, rate)
-        torch.save(network.state_dict(), path)
-        _note(path, taken)
-    network = torch_networks.ResNet8().eval()
-    network.load_state_dict(torch.load(path))
-    return network.to(memory_format=torch.channels_last)
-
-
-def _note(path: Path, taken: Taken) -> None:
-    path.with_suffix(".json").write_text(json.dumps(asdict(taken)))
-
-
-def _noted(path: Path) -> Taken:
-    return Taken(**json.loads(path.with_suffix(".json").read_text()))
 
 
 if __name__ == "__main__":

@@ -142,6 +142,17 @@ def resnet8(path: Path) -> ResNet8:
     return network.eval()
 
 
+def resnet(path: Path) -> nn.Module:
+    """The ResNet of this folder with the weights of resnet.onnx; batch normalizations are there."""
+    found = initializers(path)
+    # The exporter has written constants that are equal once.
+    found |= {node.output[0]: found[node.input[0]] for node in onnx.load(path).graph.node if node.op_type == "Identity"}
+    network = ResNet(len(found["classifier.bias"]))
+    missing, _ = network.load_state_dict(found, strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in missing), missing
+    return network.eval()
+
+
 def mobilenet(path: Path) -> nn.Module:
     """The MobileNet of `train.py` with the weights of mobilenet.onnx, where batch normalizations are folded already."""
     found = {name.replace("weight_bias", "bias"): value for name, value in initializers(path).items()}

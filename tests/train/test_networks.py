@@ -41,8 +41,10 @@ def test_resnet8_is_mltks(shared_dir: Path):
         np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=0)
 
 
-def test_mobilenet_is_the_file(mobilenet_path: Path):
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+def test_networks_are_the_files(name: str, repo_root: Path):
+    path = repo_root / "tests" / "networks" / f"{name}.onnx"
     images = data.load("test", 32)["images"]
     with torch.no_grad():
-        got = torch_networks.mobilenet(mobilenet_path)(torch.from_numpy(images)).numpy()
-    np.testing.assert_allclose(got, scores(onnx.load(mobilenet_path), images), atol=1e-4, rtol=0)
+        got = getattr(torch_networks, name)(path)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(got, scores(onnx.load(path), images), atol=1e-4, rtol=0)

@@ -47,8 +47,8 @@ def fit(
     ``batches``: goes through the data once each time it is iterated, and has a length; (inputs [N, ...], classes int64 [N]).
     ``teacher``: the float network; half of the loss is then the distance to its scores' distribution (distillation).
     ``rate``: of stochastic gradient descent with momentum, at its highest; it rises at first and falls as a cosine.
-    ``learned_steps``: ranges are observed on the first batches, then their steps are trained with the weights (LSQ); else ranges are
-    moving averages all along (Krishnamoorthi, arXiv 1806.08342, section 3.2). Both freeze batch normalizations in the last part.
+    ``learned_steps``: ranges are observed on the first batches, then their steps are trained with the weights (LSQ); else ranges
+    are moving averages all along (Krishnamoorthi, arXiv 1806.08342, section 3.2). Both freeze batch normalizations at the end.
     Raises UserError for data that has no batches.
     """
     total = epochs * len(batches)  # type: ignore[arg-type]

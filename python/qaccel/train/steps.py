@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.fake_quantize import FakeQuantize, FakeQuantizeBase
+
+from .weights import PerChannelWeightFakeQuantize, convert_weights
 
 # Of the range that was seen, the part that rounds the first tensor with the least squared error is where training starts.
 STARTS = tuple(k / 20 for k in range(5, 21))
@@ -61,6 +64,14 @@ class LearnedStep(FakeQuantizeBase):
         return self.step.detach().clamp(min=SMALLEST_STEP), self.zero_point.to(torch.int64)
 
 
+class LearnedWeightStep(LearnedStep):
+    """The same for the weights of a layer, whose conversion also rounds the layer's bias."""
+
+    def convert(self, model: GraphModule, node: Node) -> None:
+        """Puts quantize and dequantize in the place of the node; PT2E calls it."""
+        convert_weights(self, model, node)
+
+
 def learn_steps(prepared: nn.Module) -> None:
     """Put a LearnedStep in the place of each FakeQuantize whose range was observed.
 
@@ -69,5 +80,5 @@ def learn_steps(prepared: nn.Module) -> None:
     made: dict[FakeQuantize, LearnedStep] = {}
     for name, module in list(prepared.named_modules(remove_duplicate=False)):
         if isinstance(module, FakeQuantize) and module.observer_enabled[0] == 1:
-            made.setdefault(module, LearnedStep(module))
-            prepared.set_submodule(name, made[module])
+            kind = LearnedWeightStep if isinstance(module, PerChannelWeightFakeQuantize) else LearnedStep
+            prepared.set_submodule(name, made.setdefault(module, kind(module)))

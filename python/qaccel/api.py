@@ -17,6 +17,7 @@ from .errors import UserError, boundary, path_of, shown
 from .evaluate.dataset import check_inputs
 from .evaluate.integers import run_model
 from .export import check_output_path, export_library
+from .frontend.import_torch import is_program
 from .machine.artefact import Artefact
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .machine.isa import decode, disassemble
@@ -264,7 +265,8 @@ def quantize(
     requantize: bool = False,
     progress: bool = False,
 ) -> QuantizedNetwork:
-    """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or an ONNX model in memory.
+    """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or in memory an ONNX model or a
+    `torch.export.ExportedProgram`.
 
     ``calibration_data``: an .npz, a folder of images, arrays by input name with samples along axis 0, the array of the only
     input, or an iterable of such samples; without it
@@ -368,11 +370,18 @@ def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | Non
 
 
 def model_name(model: ModelLike) -> str:
-    """What the report calls a model: its file's name without suffix, or its graph's name. Raises UserError if it is neither."""
+    """What the report calls a model: its file's name without suffix, its graph's name, or "program" for one of PyTorch.
+
+    Raises UserError if it is none of these."""
     if isinstance(model, onnx.ModelProto):
         return model.graph.name or "model"
+    if is_program(model):
+        return "program"
     if not isinstance(model, str | os.PathLike):
-        raise UserError(f"the model must be the path of a file, or an onnx.ModelProto; it is {shown(model)}")
+        raise UserError(
+            "the model must be the path of a file, an onnx.ModelProto or a torch.export.ExportedProgram; it is "
+            f"{shown(model)}"
+        )
     return path_of(model, "the model").stem
 
 

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeAlias
-
-import onnx
 
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
@@ -42,7 +39,7 @@ from .run.program import profile
 from .schedules.floating.choose import Choice
 from .stages import Stages
 
-ModelLike: TypeAlias = str | Path | onnx.ModelProto
+ModelLike: TypeAlias = Any  # the path of a file, an onnx.ModelProto, or a torch.export.ExportedProgram
 
 
 @dataclass(frozen=True, eq=False)

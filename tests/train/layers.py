@@ -62,11 +62,11 @@ class _Fed(fx.Interpreter):
     def run_node(self, node: fx.Node):
         if node.target == _QUANTIZE:
             data = self.fetch_args_kwargs_from_env(node)[0][0]
-            scale, zero_point = node.args[1:3]
-            self.wanted[node.name] = data.double() / scale + zero_point
+            self.wanted[node.name] = data.double() / node.args[1]
             return node.name
         if node.target == _DEQUANTIZE and isinstance(self.env[node.args[0]], str):
-            return self.given[node.args[0].name].double()
+            scale, zero_point = node.args[1:3]
+            return (self.given[node.args[0].name] - zero_point) * scale
         if node.target == _OPS.dequantize_per_channel.default:
             data, scale, _, axis = self.fetch_args_kwargs_from_env(node)[0][:4]
             return data.double() * scale.double().reshape([-1 if k == axis else 1 for k in range(data.ndim)])
@@ -90,13 +90,15 @@ def beside(program: fx.GraphModule, module: qaccel.Module, samples: Sequence[tor
     for sample in samples:
         values = list(module.run({name: sample.numpy()}).values())
         assert len(values) == len(nodes)
-        given = {node.name: torch.from_numpy(np.array(value)) for node, value in zip(nodes, values, strict=True)}
+        given = {
+            node.name: torch.from_numpy(np.rint(value.astype("f8") / node.args[1]) + node.args[2])
+            for node, value in zip(nodes, values, strict=True)
+        }
         fed = _Fed(program, given)
         with torch.no_grad():
             fed.run(sample.double())
         for node in nodes:
-            scale, zero_point = node.args[1:3]
-            own.setdefault(node, []).append(np.rint(given[node.name].double().numpy() / scale) + zero_point)
+            own.setdefault(node, []).append(given[node.name].numpy())
             told.setdefault(node, []).append(fed.wanted[node.name].numpy())
     return [_difference(node, np.stack(own[node]), np.stack(told[node])) for node in nodes if not _is_input(node)]
 
@@ -106,8 +108,8 @@ def _is_input(node: fx.Node) -> bool:
 
 
 def _difference(node: fx.Node, got: np.ndarray, real: np.ndarray) -> Compared:
-    lo, hi = node.args[3:5]
-    integers = np.clip(np.rint(real), lo, hi)
+    zero_point, lo, hi = node.args[2:5]
+    integers = np.clip(np.rint(real) + zero_point, lo, hi)
     off = np.abs(got - integers)
     ties = np.abs(np.abs(real - np.floor(real)) - 0.5)[off > 0]
     return Compared(node.args[0].name, off.size, int((off > 0).sum()), int(off.max()), float(ties.max(initial=0.0)))

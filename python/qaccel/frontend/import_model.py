@@ -18,13 +18,13 @@ from .graph import NotStatic
 from .import_onnx import import_onnx
 from .import_relax import border_of, import_relax, tidied
 from .import_tflite import from_tflite_file
-from .import_torch import from_torch_file
+from .import_torch import from_program, from_torch_file, is_program
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch", ".tflite": "tflite"}
 
 
 def import_model(
-    model: str | Path | onnx.ModelProto,
+    model: Any,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     model_format: str | None,
     input_values: Mapping[str, Any] | None = None,
@@ -32,14 +32,16 @@ def import_model(
 ) -> Model:
     """The model in canonical Relax; ``forms`` reads what came quantized.
 
-    ``model_format`` None: by the file's suffix, ONNX if that says nothing.
+    ``model``: the path of a file, an `onnx.ModelProto`, or a `torch.export.ExportedProgram`. ``model_format`` None: by the file's
+    suffix, ONNX if that says nothing.
 
     Raises UserError for an unknown format, a missing package, and everything that `import_onnx` and `import_relax` refuse.
     """
     if isinstance(model, onnx.ModelProto):
         return import_onnx(model, input_shapes, input_values, forms)
-    path = Path(model)
-    chosen = model_format or FORMATS.get(path.suffix.lower(), "onnx")
+    in_memory = is_program(model)
+    path = Path() if in_memory else Path(model)
+    chosen = "torch" if in_memory else model_format or FORMATS.get(path.suffix.lower(), "onnx")
     if chosen == "onnx":
         return import_onnx(path, input_shapes, input_values, forms)
     if input_values:
@@ -48,13 +50,15 @@ def import_model(
         raise UserError(
             f"--input-shapes: the shapes of a {chosen} model are in its file; export it with the shapes you want"
         )
+    if in_memory:
+        return import_frontend_module(from_program(model, "the program"), forms)
     if not path.is_file():
         raise UserError(f"cannot read '{path}': there is no such file")
     return import_frontend_module(from_torch_file(path) if chosen == "torch" else from_tflite_file(path), forms)
 
 
 def import_for_cpu(
-    model: str | Path | onnx.ModelProto,
+    model: Any,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     model_format: str | None,
     input_values: Mapping[str, Any] | None = None,
@@ -65,7 +69,7 @@ def import_for_cpu(
     try:
         return import_model(model, input_shapes, model_format, input_values, forms), ()
     except NotStatic as refusal:
-        if input_values:
+        if input_values or is_program(model):
             raise
         from .import_by_tvm import import_by_tvm
 

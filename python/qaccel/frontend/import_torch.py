@@ -63,7 +63,8 @@ def from_program(program: Any, what: str, graph: Any = None) -> tvm.IRModule:
     _torch(f"{what}: PyTorch models need")
     try:
         origins = _Origins(program.graph if graph is None else graph)
-        made = origins.importer().from_exported_program(program.run_decompositions(), False, True, False, _borders())
+        whole = program.run_decompositions(_decompositions())
+        made = origins.importer().from_exported_program(whole, False, True, False, _converters())
     except UserError:
         raise
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
@@ -179,6 +180,32 @@ def _needs_torchao(path: Path) -> bool:
             return any(b"quantized_decomposed" in archive.read(name) for name in texts)
     except (OSError, zipfile.BadZipFile):
         return False  # torch says what is wrong with it
+
+
+def _decompositions() -> Any:
+    """Those of torch but for operators that the compiler knows as one."""
+    torch = importlib.import_module("torch")
+    table = torch.export.default_decompositions()
+    for operator in (torch.ops.aten.hardsigmoid.default, torch.ops.aten.prelu.default):
+        table.pop(operator, None)
+    return table
+
+
+def _converters() -> dict[str, Callable[[Any, Any], relax.Expr]]:
+    """What TVM's frontend has not, by its names: PT2E's operators, and a maximum over windows of one size."""
+    return {**_borders(), "adaptive_max_pool2d.default": _adaptive_maximum}
+
+
+def _adaptive_maximum(node: Any, importer: Any) -> relax.Expr:
+    data, sizes = importer.retrieve_args(node)[:2]
+    shape = [int(size) for size in data.ty.shape][2:]
+    if any(size % out for size, out in zip(shape, sizes, strict=True)):
+        raise UserError(
+            f"node '{node.name}': windows of unlike sizes ({shape} to {list(sizes)}); use an input that they divide"
+        )
+    window = [size // out for size, out in zip(shape, sizes, strict=True)]
+    pooled = importer.block_builder.emit(relax.op.nn.max_pool2d(data, window, window))
+    return pooled, None  # nobody reads where the maxima were
 
 
 def _borders() -> dict[str, Callable[[Any, Any], relax.Expr]]:

@@ -20,7 +20,7 @@ from ..frontend.passes.contrib import is_border
 from ..frontend.passes.fold import fold
 from ..model import Given
 from .fixed import LAYERS, MOVES, Fixed, FixedIntegers, dequantized, moved, quantized, weights_of
-from .scales import LIMITS, Scales, kind_of, placed, scales_of
+from .scales import Scales, kind_of, placed, scales_of
 
 # What works on integers as on the real values that they stand for.
 INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Split", "Tile", "Pad", "Resize")
@@ -181,10 +181,11 @@ class _Reader:
         if integers is None:
             values = self.consts[source]
             kind = kind_of(values)
-            integers = FixedIntegers(values.astype(np.int64), *LIMITS.get(kind, (0, 0)))
+            scales = scales_of(node, values.shape, kind, self.consts)
+            integers = FixedIntegers(values.astype(np.int64), scales.lo, scales.hi)
         else:
-            kind = self.types[source][1]
-        self._know(out, dequantized(integers, scales_of(node, integers.values.shape, kind, self.consts)))
+            scales = scales_of(node, integers.values.shape, self.types[source][1], self.consts)
+        self._know(out, dequantized(integers, scales))
 
     def _know(self, name: str, fixed: Fixed) -> None:
         self.fixed[name] = fixed

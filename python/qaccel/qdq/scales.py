@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ LIMITS = {
     TensorProto.INT2: (-2, 1), TensorProto.UINT2: (0, 3),
 }  # fmt: skip
 WIDTHS = isa().widths
+_TORCH_NODE = "pkg.torch.onnx.fx_node"
+_TORCH_LIMITS = re.compile(
+    r"quantized_decomposed\.(?:de)?quantize_per_\w+\.\w+\]\(args = \(.*, (-?\d+), (-?\d+), torch\.u?int\d+"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +88,7 @@ def scales_of(
                 "export the model with static quantization"
             )
     scale = np.asarray(consts[given[0]], np.float32)
-    lo, hi = LIMITS[kind]
+    lo, hi = _within_torch(node, *LIMITS[kind])
     zero_point = np.asarray(consts[given[1]], np.int64) if len(given) > 1 else np.zeros(scale.shape, np.int64)
     bad = scale[~(np.isfinite(scale) & (scale > 0))]
     if bad.size:
@@ -117,6 +122,15 @@ def scales_of(
         )
     full = [-1 if k == axis else 1 for k in range(len(shape))]
     return Scales(kind, scale.reshape(full), zero_point.reshape(full), lo, hi, axis)
+
+
+def _within_torch(node: onnx.NodeProto, lo: int, hi: int) -> tuple[int, int]:
+    """The limits cut to those that the node had in PyTorch, whose exporter keeps them only in the text beside the node."""
+    for entry in node.metadata_props:
+        found = _TORCH_LIMITS.search(entry.value) if entry.key == _TORCH_NODE else None
+        if found is not None:
+            lo, hi = max(lo, int(found[1])), min(hi, int(found[2]))
+    return lo, hi
 
 
 def kind_of(array: np.ndarray) -> int:

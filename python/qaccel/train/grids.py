@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tvm import relax
 
-from ..dialect import operators
+from ..dialect import kinds, operators
 from ..dialect.operators import Attrs, MoveAttrs, PoolAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
 from ..dialect.quantized import QuantizedModel
 from ..frontend.import_torch import origin_of
@@ -29,11 +29,13 @@ _STEP_OF_RANGE = 2.0**-12
 class Grids:
     """By the names of a program's nodes and inputs.
 
-    ``tensors``: the bits of each tensor that has a scale of its own. ``reads``: (tensor, the node that reads it) -> bits, where the
+    ``tensors``: the bits of each tensor that has a scale of its own. ``same``: tensors that are rounded once more to the scale of
+    another. ``reads``: (tensor, the node that reads it) -> bits, where the
     node reads a copy of other bits. ``weights``: the bits of the weights of each layer.
     """
 
     tensors: Mapping[str, int]
+    same: Mapping[str, str]
     reads: Mapping[tuple[str, str], int]
     weights: Mapping[str, int]
 
@@ -51,7 +53,9 @@ def _read(quantized: QuantizedModel) -> Grids:
     made_by = {each.name: origin_of(each.outputs[0]) for each in model.operators}
     made_by |= {spec.name: spec.name for spec in model.inputs}
     tensors: dict[str, int] = {}
+    same: dict[str, str] = {}
     reads: dict[tuple[str, str], int] = {}
+    held: dict[relax.Var, str] = {}
     copies: dict[relax.Var, tuple[str, int]] = {}
     for binding in bindings(quantized.mod["main"]):
         if not operators.is_quantized(binding.value):
@@ -61,12 +65,20 @@ def _read(quantized: QuantizedModel) -> Grids:
         sources = [arg for arg in binding.value.args if isinstance(arg, relax.Var)]
         if isinstance(attrs, QuantizeAttrs):
             tensors.setdefault(made_by[node], attrs.result.bits)
+            held[binding.var] = made_by[node]
         elif isinstance(attrs, RequantizeAttrs) and step:
             copies[binding.var] = made_by[node], attrs.result.bits
+            held[binding.var] = made_by[node]
             continue
         elif not step and (own := _own_scale(attrs)) is not None:
             last = (node, *quantized.fused.get(node, ()))[-1]
             tensors[made_by[last]] = own.bits
+            held[binding.var] = made_by[last]
+        elif sources[0] in held:
+            held[binding.var] = held[sources[0]]
+            # Between values of an operand there are none beyond them, so that its range is theirs.
+            if not step and isinstance(attrs, MoveAttrs) and attrs.op == kinds.RESIZE.op:
+                same[made_by[node]] = held[sources[0]]
         for source in sources:
             if source in copies and _passes(attrs, step):
                 copies[binding.var] = copies[source]
@@ -74,7 +86,7 @@ def _read(quantized: QuantizedModel) -> Grids:
                 tensor, width = copies[source]
                 reads[tensor, origin_of(node)] = width
     weights = {origin_of(name): width.weight_bits for name, width in quantized.plan.items()}
-    return Grids(tensors, reads, weights)
+    return Grids(tensors, same, reads, weights)
 
 
 def _own_scale(attrs: Attrs) -> Quantization | None:

@@ -34,6 +34,7 @@ from .weights import LAYERS, PerChannelWeightFakeQuantize, PerChannelWeightObser
 
 _CARRIERS = {4: torch.int8, 8: torch.int8, 16: torch.int16}
 _NORMS = (torch.ops.aten.batch_norm.default,)
+_FACTORS = (torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor)
 _DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)
 
 
@@ -113,6 +114,8 @@ class _Annotations:
         """All of them."""
         for node, bits in self.tensors.items():
             self._of(node).output_qspec = activations(bits, self.training)
+        for name, source in self.grids.same.items():
+            self._of(self._node(name)).output_qspec = SharedQuantizationSpec(self._node(source))
         for (tensor, reader), bits in self.grids.reads.items():
             for edge, user in self._edges(self._node(tensor), self.nodes[reader]):
                 self._of(user).input_qspec_map[edge] = activations(bits, self.training)
@@ -123,12 +126,24 @@ class _Annotations:
             data = node.args[operands.data]
             specs.setdefault(data, SharedQuantizationSpec(self._source(data)))
             specs[node.args[operands.weight]] = weights(bits, operands.axis, self.training)
+            self._cut_factor(node)
 
     def _source(self, node: fx.Node) -> fx.Node:
         """The tensor with a scale of its own whose values a node only moves."""
         while node not in self.tensors:
             node = node.all_input_nodes[0]
         return node
+
+    def _cut_factor(self, node: fx.Node) -> None:
+        """A layer's own rounding in front of a constant factor, which the compiler takes into weights that are no integers yet."""
+        behind = node
+        while behind not in self.tensors and len(behind.users) == 1:
+            (behind,) = behind.users
+            if behind.target in _FACTORS:
+                bits = next((self.tensors[each] for each in _chain(behind) if each in self.tensors), None)
+                if bits is not None:
+                    self._of(behind.all_input_nodes[0]).output_qspec = activations(bits, self.training)
+                return
 
     def _edges(self, tensor: fx.Node, reader: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
         """By which operands a node reads a tensor, directly or through what only moves it."""
@@ -144,6 +159,14 @@ class _Annotations:
     @staticmethod
     def _of(node: fx.Node) -> QuantizationAnnotation:
         return node.meta.setdefault(Q_ANNOTATION_KEY, QuantizationAnnotation(_annotated=True))
+
+
+def _chain(node: fx.Node) -> Iterator[fx.Node]:
+    """A node and those behind it, while each is read by one alone."""
+    yield node
+    while len(node.users) == 1:
+        (node,) = node.users
+        yield node
 
 
 def activations(bits: int, training: bool) -> QuantizationSpec:

@@ -91,22 +91,26 @@ def convert_weights(observer: Any, model: fx.GraphModule, node: fx.Node) -> None
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A layer, what its data are as integers, and the node that adds its bias: itself, or the batch normalization behind it."""
+    """A layer, what its data are as integers, and what comes behind it that becomes its bias: a batch normalization that PT2E will
+    fold into it, or an addition of constants."""
 
     model: fx.GraphModule
     node: fx.Node
     operands: Operands
     source: Quantization
     norm: fx.Node | None
+    addition: fx.Node | None
 
     def bias(self) -> np.ndarray | None:
-        """[output channels] in float64; None without one."""
+        """[output channels] or one value for all, in float64; None without one."""
         if self.norm is None:
-            return _numbers(self.model, self._own())
-        gain, shift, mean, variance = (_numbers(self.model, each) for each in self.norm.args[1:5])
+            parts = [self._numbers(self._own())] + [self._numbers(a) for a in self._addends()]
+            known = [each.reshape(-1) for each in parts if each is not None]
+            return np.asarray(sum(known)) if known else None
+        gain, shift, mean, variance = (self._numbers(each) for each in self.norm.args[1:5])
         if shift is None or mean is None or variance is None:
             return None
-        own = _numbers(self.model, self._added())
+        own = next(map(self._numbers, self._addends()), None)
         whole = (0.0 if own is None else own.reshape(-1)) - mean
         return shift + whole * (1.0 if gain is None else gain) / np.sqrt(variance + float(self.norm.args[7]))
 
@@ -115,23 +119,41 @@ class _Layer:
         before = self.bias()
         if wanted is None or before is None:
             return
-        place = self.operands.bias if self.norm is None else 2
-        user = self.node if self.norm is None else self.norm
-        old = _numbers(self.model, user.args[place])
-        assert old is not None
-        value = torch.from_numpy((old + (wanted - before)).astype(np.float32))
+        user, place = (self.node, self.operands.bias) if self.norm is None else (self.norm, 2)
+        if place is None:  # a product, whose bias is added behind it
+            assert self.addition is not None
+            user, place = self.addition, 1
+        if len(user.args) <= place:
+            user.args = (*user.args, *[None] * (place + 1 - len(user.args)))
+        old = self._numbers(user.args[place])
+        value = (wanted - before + (0.0 if old is None else old.reshape(-1))).astype(np.float32)
         with self.model.graph.inserting_before(user):
-            made = create_getattr_from_value(self.model, self.model.graph, f"{user.name}_bias_", value)
+            made = create_getattr_from_value(
+                self.model, self.model.graph, f"{user.name}_bias_", torch.from_numpy(value)
+            )
         user.args = (*user.args[:place], made, *user.args[place + 1 :])
 
     def _own(self) -> Any:
         place = self.operands.bias
         return self.node.args[place] if place is not None and len(self.node.args) > place else None
 
-    def _added(self) -> Any:
-        """The layer's own bias, which PT2E adds in front of the batch normalization."""
-        step = self.norm.args[0] if self.norm is not None else None
-        return step.args[1] if isinstance(step, fx.Node) and step.target == _ATEN.add.Tensor else None
+    def _addends(self) -> list[Any]:
+        """What is added behind the layer; in front of a batch normalization PT2E puts the layer's own bias there."""
+        if self.addition is None:
+            return []
+        return [each for each in self.addition.args[:2] if not _computes(each)]
+
+    def _numbers(self, node: Any) -> np.ndarray | None:
+        if isinstance(node, int | float):
+            return np.array([float(node)])
+        return _value(self.model, node).detach().double().cpu().numpy() if isinstance(node, fx.Node) else None
+
+
+def _computes(node: Any) -> bool:
+    """Whether a node's value depends on the program's inputs."""
+    return isinstance(node, fx.Node) and (
+        node.op in ("placeholder", "call_module") or any(map(_computes, node.all_input_nodes))
+    )
 
 
 def _layer(model: fx.GraphModule, node: fx.Node) -> _Layer | None:
@@ -140,18 +162,24 @@ def _layer(model: fx.GraphModule, node: fx.Node) -> _Layer | None:
     if operands is None:
         return None
     source = _meaning(model, node.args[operands.data])
-    return None if source is None else _Layer(model, node, operands, source, _norm(node))
+    return None if source is None else _Layer(model, node, operands, source, *_behind(node))
 
 
-def _norm(node: fx.Node) -> fx.Node | None:
-    """The batch normalization that PT2E will fold into a layer: behind the division that undoes its gain."""
+def _behind(node: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
+    """The batch normalization and the addition of constants that a layer takes in.
+
+    In training a division in front of both undoes the normalization's gain.
+    """
+    addition = None
     while len(node.users) == 1:
         (node,) = node.users
         if node.target == _ATEN.batch_norm.default:
-            return node
-        if node.target not in (_ATEN.div.Tensor, _ATEN.add.Tensor):
-            return None
-    return None
+            return node, addition
+        if node.target == _ATEN.add.Tensor and addition is None and sum(map(_computes, node.args[:2])) == 1:
+            addition = node
+        elif node.target != _ATEN.div.Tensor:
+            break
+    return None, addition
 
 
 def _meaning(model: fx.GraphModule, node: Any) -> Quantization | None:
@@ -174,17 +202,14 @@ def _fitted(
     """Scales [output channels] that hold weights and bias, and the bias rounded to its unit."""
     real = weight.detach().double().movedim(layer.operands.axis, 0).flatten(1).cpu().numpy()
     bias, wanted = layer.bias(), scale.detach().cpu().numpy().astype(np.float32)
-    if bias is not None and bias.size != len(wanted):  # groups of a transposed convolution share scales
+    bias = bias if bias is None or bias.size != 1 else np.broadcast_to(bias, len(wanted))
+    if (
+        len(real) != len(wanted) or bias is not None and bias.size != len(wanted)
+    ):  # groups of a transposed convolution share scales
         return wanted, None
     made, _, constant = fit_scales(real, np.zeros(len(real)) if bias is None else bias, bits, wanted, layer.source)
     unit = (np.float32(layer.source.scale) * made).astype(np.float64)
     return made, None if bias is None else constant * unit
-
-
-def _numbers(model: fx.GraphModule, node: Any) -> np.ndarray | None:
-    if not isinstance(node, fx.Node):
-        return None
-    return _value(model, node).detach().double().cpu().numpy()
 
 
 def _value(model: fx.GraphModule, node: Any) -> Any:
@@ -198,4 +223,4 @@ def _value(model: fx.GraphModule, node: Any) -> Any:
         return value
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: _value(model, each))
     with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return node.target(*args, **kwargs)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import helper
-from tvm import relax
+from tvm import ir, relax
 
 from ..passes.contrib import DOMAIN as MICROSOFT
 from .layers import LAYERS, ints, number, shape_of
@@ -213,12 +214,28 @@ def _border(op: str) -> Operator:
     return translate
 
 
+def _divide(call: relax.Call, to: Translation) -> str:
+    """A HardSigmoid that is spelled clip(x + 3, 0, 6) / 6 is one again."""
+    clip = to.values.get(call.args[0])
+    added = to.values.get(clip.args[0]) if _is(clip, "relax.clip") else None
+    if _is(added, "relax.add") and [number(v) for v in clip.args[1:3]] == [0, 6]:
+        constants = [to.value(each) for each in (added.args[1], call.args[1])]
+        if all(v is not None and v.size == 1 and float(v) == k for v, k in zip(constants, (3, 6), strict=True)):
+            return to.node("HardSigmoid", [to.tensor(added.args[0])], alpha=1 / 6, beta=0.5)
+    return to.node("Div", [to.tensor(each) for each in call.args])
+
+
+def _is(value: Any, name: str) -> bool:
+    return isinstance(value, relax.Call) and isinstance(value.op, ir.Op) and value.op.name == name
+
+
 OPERATORS: dict[str, Operator] = {
     f"relax.{name}": operator
     for name, operator in {
         **{relax_op: _plain(op) for relax_op, op in PLAIN.items()},
         **{relax_op: _scaled(op, attribute) for relax_op, (op, attribute) in SCALED.items()},
         **LAYERS,
+        "divide": _divide,
         "nn.silu": _silu,
         "nn.gelu": _gelu,
         "nn.pad": _pad,

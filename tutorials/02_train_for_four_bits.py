@@ -81,7 +81,7 @@ def main() -> None:
         begin = time.perf_counter()
         program = torch.export.export(torch_networks.mobilenet(MODEL), example).module(check_guards=False)
         prepared = prepare_qat_pt2e(program.to(memory_format=torch.channels_last), QaccelQuantizer(bits))
-        losses = fit(prepared, Batches(), 1, rate=RATE, teacher=teacher)
+        losses = fit(prepared, Batches(), 1, rate=RATE, teacher=teacher, progress=True)
 
         # 4. Convert, export for one image at a time, compile. The program keeps its bits, scales and integers.
         converted = convert_pt2e(prepared)

@@ -4,7 +4,7 @@
 models/mltk_image_classification.onnx and data/cifar10.tar.gz. Needs the extra ``qaccel[train]``.
 
 All networks share their first epochs: MLTK's weights fine-tuned in float by the labels. Then each goes on for the same number of epochs
-over the same images in the same order: one in float, by the labels; the others for their integers, by the labels and by what the shared
+over the same images: one in float, by the labels; the others for their integers, by the labels and by what the shared
 network says (distillation). So float has been trained for as long as they. Top-1 is that of the compiled module's integers on the 10,000
 test images; minutes are those of both parts. Networks that lie in --folder already are not trained again. --held-out N puts N training
 images in the place of the test images, to look for settings. What ends in MISSED fails its bar, and so does the script.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torchao.quantization.pt2e.fake_quantize import (
 )
 
 from ..errors import UserError
+from ..stages import progress_bar
 from .steps import learn_steps
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,16 @@ LAST_PART = 0.3  # of all steps, in which statistics of batch normalizations and
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 LARGEST_NORM = 5.0  # of the gradient, so that one odd batch cannot spoil a network without batch normalizations
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+
+class Batches(Protocol):
+    """What goes through the data once each time it is iterated, and has a length; a DataLoader does.
+
+    Gives (inputs [N, ...], classes int64 [N]).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def fit(
@@ -41,19 +51,19 @@ def fit(
     rate: float = 0.01,
     teacher: nn.Module | None = None,
     learned_steps: bool = True,
+    progress: bool = False,
 ) -> list[float]:
     """Train in place what `prepare_qat_pt2e` gave, or a float network for comparison; gives the mean loss of each epoch.
 
-    ``batches``: goes through the data once each time it is iterated, and has a length; (inputs [N, ...], classes int64 [N]).
     ``teacher``: the float network; half of the loss is then the distance to its scores' distribution (distillation).
     ``rate``: of stochastic gradient descent with momentum, at its highest; it rises at first and falls as a cosine.
     ``learned_steps``: ranges are observed on the first batches, then their steps are trained with the weights (LSQ); else ranges
     are moving averages all along (Krishnamoorthi, arXiv 1806.08342, section 3.2). Both freeze batch normalizations at the end.
     Raises UserError for data that has no batches.
     """
-    total = epochs * len(batches)  # type: ignore[arg-type]
+    total = epochs * len(batches)
     if total == 0:
-        raise UserError(f"there is nothing to train on: {epochs} epochs of {len(batches)} batches")  # type: ignore[arg-type]
+        raise UserError(f"there is nothing to train on: {epochs} epochs of {len(batches)} batches")
     if not _is_exported(network):  # which knows no modes
         network.train()
     quantizers = [each for each in network.modules() if isinstance(each, FakeQuantizeBase)]
@@ -65,20 +75,22 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: _rate(done / total))
     losses: list[float] = []
     done = 0
-    for epoch in range(epochs):
-        summed = 0.0
-        for inputs, classes in batches:
-            if done == total - int(LAST_PART * total):
-                freeze(network)
-            loss = _loss(network(inputs), classes, None if teacher is None else _scores(teacher, inputs))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), LARGEST_NORM)
-            optimizer.step()
-            schedule.step()
-            summed, done = summed + float(loss.detach()), done + 1
-        losses.append(summed / len(batches))
-        log.info("epoch %d of %d: loss %.4f", epoch + 1, epochs, losses[-1])
+    with progress_bar("training", total, progress) as advance:
+        for epoch in range(epochs):
+            summed = 0.0
+            for inputs, classes in batches:
+                if done == total - int(LAST_PART * total):
+                    freeze(network)
+                loss = _loss(network(inputs), classes, None if teacher is None else _scores(teacher, inputs))
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), LARGEST_NORM)
+                optimizer.step()
+                schedule.step()
+                summed, done = summed + float(loss.detach()), done + 1
+                advance(1)
+            losses.append(summed / len(batches))
+            log.info("epoch %d of %d: loss %.4f", epoch + 1, epochs, losses[-1])
     return losses
 
 
@@ -89,10 +101,10 @@ def freeze(network: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     if _is_exported(network):
-        for node in network.graph.nodes:  # type: ignore[union-attr]
+        for node in network.graph.nodes:
             if node.target is torch.ops.aten.batch_norm.default:
                 node.update_arg(5, False)
-        network.recompile()  # type: ignore[operator]
+        network.recompile()
 
 
 def _is_exported(network: nn.Module) -> bool:

@@ -204,18 +204,22 @@ def broken(*_, **__):
         ("qaccel.pipeline.partition", "partition", lambda q, chain, path: qaccel.compile(q)),
         ("qaccel.pipeline.compile_subgraph", "codegen", lambda q, chain, path: qaccel.compile(q)),
         ("qaccel.api.options_of", "compile", lambda q, chain, path: qaccel.compile(q)),
-        ("qaccel.api.write_report", "compile", lambda q, chain, path: qaccel.compile(q, report=path / "r")),
+        ("qaccel.networks.write_report", "compile", lambda q, chain, path: qaccel.compile(q, report=path / "r")),
         ("qaccel.api.execute.load", "load", lambda q, chain, path: qaccel.load("m.so")),
-        ("qaccel.api.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
-        ("qaccel.api.run_model", "run", lambda q, chain, path: q.run(np.zeros((1, 3, 16, 16)))),
+        ("qaccel.networks.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
+        ("qaccel.networks.run_model", "run", lambda q, chain, path: q.run(np.zeros((1, 3, 16, 16)))),
         ("qaccel.run.execute.check_inputs", "run", lambda q, chain, path: qaccel.compile(q).run({})),
         (
             "qaccel.relax_idioms.import_relax",
             "partition_for_qaccel",
             lambda q, chain, path: qaccel.partition_for_qaccel(q.quantized.model.mod),
         ),
-        ("qaccel.api.load_labelled", "evaluate", lambda q, chain, path: qaccel.compile(q).evaluate("d.npz")),
-        ("qaccel.api.export_library", "export", lambda q, chain, path: qaccel.compile(q).export_library(path / "m.so")),
+        ("qaccel.networks.load_labelled", "evaluate", lambda q, chain, path: qaccel.compile(q).evaluate("d.npz")),
+        (
+            "qaccel.networks.export_library",
+            "export",
+            lambda q, chain, path: qaccel.compile(q).export_library(path / "m.so"),
+        ),
     ],
 )
 def test_what_is_unexpected_is_a_fault_with_its_stage(

@@ -4,249 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from .dialect.quantized import QuantizedModel
 from .errors import UserError, boundary, path_of, shown
-from .evaluate.dataset import check_inputs
-from .evaluate.integers import run_model
-from .export import check_output_path, export_library
 from .frontend.import_torch import is_program
-from .machine.artefact import Artefact
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
-from .machine.isa import decode, disassemble
 from .machine.native import load_library
-from .options import CompileOptions, Data, TargetOptions, options_of, parse_target
-from .pipeline import Compiled, ModelLike, compile_model, compile_quantized, quantize_model
-from .qdq.write import emit_qdq as write_qdq
-from .quant.io_dtype import with_ends
-from .report.text import write_report
+from .networks import Module, Places, QuantizedNetwork, dumps_of
+from .options import Data, TargetOptions, options_of, parse_target
+from .pipeline import ModelLike, compile_model, compile_quantized, quantize_model
 from .run import execute
-from .run.evaluate import Evaluation, Samples, evaluate, load_labelled
-from .run.files import check_file, check_folder, write_file, write_text
-from .run.images import check_no_preprocess, labelled_images, read_inputs
-from .run.package import write_program
 from .run.remote import load_remote
-from .stages import Stages, progress_bar
-
-DUMPS = ("relax", "asm")
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizedNetwork:
-    """What `quantize` gives and `compile` takes. ``notes``: what to know about it, one line each."""
-
-    name: str
-    hw: HwConfig
-    options: CompileOptions
-    quantized: QuantizedModel
-    seconds: Mapping[str, float]
-
-    def __repr__(self) -> str:
-        widths = sorted({str(bits) for bits in self.quantized.plan.values()})
-        return f"<QuantizedNetwork '{self.name[:60]}': {len(self.plan)} layers with weights, {', '.join(widths) or 'none'}>"
-
-    @property
-    def plan(self) -> dict[str, dict[str, int]]:
-        """Bits of each layer with weights, as plan.json has them."""
-        plan = self.quantized.plan
-        return {n: {"weight_bits": b.weight_bits, "activation_bits": b.activation_bits} for n, b in plan.items()}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.quantized.notes
-
-    def save_onnx(self, path: str | Path) -> None:
-        """Write the quantized model as standard ONNX QDQ."""
-        with boundary("emit QDQ"):
-            _check_onnx(path, "quantized model")
-            write_file(path, lambda temporary: write_qdq(self.quantized, temporary), "quantized model")
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name in exact integers, without compiling. Takes what `Module.run` takes."""
-        with boundary("run"):
-            quantized, model = self.quantized, self.quantized.model
-            mod, ends = with_ends(quantized, "float32")
-            if ends is not None:  # those of the model are integers
-                types = zip(model.inputs, ends.input_types, strict=True)
-                model = replace(model, inputs=tuple(replace(spec, dtype=dtype) for spec, dtype in types))
-                quantized = replace(quantized, mod=mod, model=model)
-            return run_model(quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
-
-
-@dataclass(frozen=True, eq=False)
-class Module:
-    """A network that was compiled, or loaded from a file. ``written``: the files and folders that `compile` wrote."""
-
-    compiled: Compiled | None = None
-    loaded: execute.Runner | None = None
-    written: tuple[Path, ...] = ()
-
-    def __repr__(self) -> str:
-        report = self.metadata["report"] if self.compiled is None else self.compiled.report
-        name, target = self.metadata["model"][:60], self.metadata["target"][:60]
-        return f"<Module '{name}': {target if report is None else execute.figures(report)}>"
-
-    @cached_property
-    def runner(self) -> execute.Runner:
-        """What runs it. Raises UserError if it was compiled for another kind of machine."""
-        if self.compiled is None:
-            assert self.loaded is not None
-            return self.loaded
-        if self.compiled.options.target.mtriple is not None:
-            raise UserError(f"the module is for {self.compiled.options.target.mtriple}; export it and run it there")
-        with boundary("load"):
-            return execute.runner(self.compiled.executable, self.compiled.metadata)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """``report.json`` as a dictionary. Raises UserError for a module that was compiled for the CPU alone."""
-        report = self.metadata["report"] if self.compiled is None else self.compiled.report
-        if report is None:
-            raise UserError("the module was compiled for the CPU alone; there is no report of the accelerator")
-        return report
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Model, target, versions, inputs and outputs."""
-        return self.runner.metadata if self.compiled is None else self.compiled.metadata
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What to know about the compilation, one line each."""
-        return () if self.compiled is None else self.compiled.notes
-
-    @property
-    def compile_seconds(self) -> dict[str, float]:
-        """Seconds that each stage of the compilation took, in order; empty for a module that was loaded."""
-        return {} if self.compiled is None else dict(self.compiled.compile_seconds)
-
-    @property
-    def artefacts(self) -> list[Artefact]:
-        """The accelerator's programs with their constants and memory maps, one per subgraph."""
-        if self.compiled is None:
-            return self.runner.artefacts()
-        return [each.compiled.artefact for each in self.compiled.subgraphs]
-
-    def code(self, kind: str) -> str:
-        """The network as text: "asm", the accelerator's programs; "relax", what both halves were compiled from.
-
-        Raises UserError for another kind, and for "relax" of a module that was loaded from a file, which has none.
-        """
-        _dumps((kind,))
-        if kind == "asm":
-            programs = ((each.symbol, disassemble(decode(each.program), each.layers)) for each in self.artefacts)
-            return "\n".join(f"# {symbol}\n{text}" for symbol, text in programs)
-        if self.compiled is None:
-            raise UserError(
-                "a module that was loaded from a file has no Relax; compile it again with --dump-code relax"
-            )
-        compiled = self.compiled
-        quantized = compiled.model.mod if compiled.quantized is None else compiled.quantized.mod
-        mod = quantized if compiled.partitioned is None else compiled.partitioned.mod
-        return mod.script(show_meta=False)
-
-    def run(
-        self, inputs: Mapping[str, np.ndarray] | np.ndarray | str | Path, *, preprocess: str | None = None
-    ) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name, or for the array of the only input; see `execute.Runner.run`.
-
-        ``inputs`` may be the path of an .npz or of a folder of images, which are prepared as the calibration images were, or as
-        ``preprocess`` says.
-        """
-        with boundary("run"):
-            if isinstance(inputs, str | os.PathLike):
-                inputs = read_inputs(self.runner, inputs, preprocess, "inputs")[0]
-            elif preprocess is not None:
-                raise UserError("preprocess describes a folder of images, and inputs are arrays; drop one of them")
-            return self.runner.run(inputs)
-
-    def evaluate(
-        self,
-        data: str | Path,
-        reference: str | Path | None = None,
-        *,
-        preprocess: str | None = None,
-        progress: bool = False,
-    ) -> Evaluation:
-        """Accuracy on labelled data, and agreement with the float model ``reference``.
-
-        ``data``: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, see
-        `run.images.labelled_images`; ``preprocess``: how images are prepared (default: as the calibration images were).
-        """
-        with boundary("evaluate"):
-            samples: Mapping[str, Samples]
-            notes: tuple[str, ...] = ()
-            if path_of(data, "the data").is_dir():
-                samples, labels, notes = labelled_images(self.runner, data, preprocess)
-            else:
-                check_no_preprocess(data, preprocess)
-                samples, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
-            with progress_bar("evaluating", len(labels), progress) as advance:
-                return replace(evaluate(self.runner, samples, labels, reference, advance), notes=notes)
-
-    def export_library(self, path: str | Path) -> Path:
-        """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""
-        if self.compiled is None:
-            raise UserError("this module was loaded from a file; copy that file")
-        with boundary("export"):
-            return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple)
-
-
-@dataclass(frozen=True)
-class _Places:
-    """What `compile` is to write, and where; everything that can be wrong with the places is found before the work."""
-
-    output: str | Path | None
-    dump_code: tuple[str, ...]
-    emit_qdq: str | Path | None
-    emit_program: str | Path | None
-    report: str | Path | None
-
-    def check(self, options: CompileOptions, quantized: bool) -> None:
-        """Raises UserError for a place that cannot be written, and for files that this target has not."""
-        if self.output is not None:
-            check_output_path(self.output, options.target.mtriple)
-        elif self.dump_code:
-            raise UserError("--dump-code is written beside the module; give its output, or take Module.code")
-        if "asm" in self.dump_code and options.target.config is None:
-            raise UserError(
-                f"--dump-code asm is the accelerator's, and --target '{options.target}' has none; add qaccel"
-            )
-        if self.emit_qdq is not None:
-            _check_onnx(self.emit_qdq, "--emit-qdq")
-            if not quantized:
-                raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
-        for flag, folder in (("--emit-program", self.emit_program), ("--report", self.report)):
-            if folder is not None:
-                check_folder(folder, flag)
-                if options.target.config is None:
-                    raise UserError(
-                        f"{flag} needs the accelerator, and --target '{options.target}' has none; add qaccel"
-                    )
-
-    def write(self, module: Module) -> tuple[Path, ...]:
-        """Write it all; gives the paths."""
-        compiled, written = module.compiled, []
-        assert compiled is not None
-        if self.output is not None:
-            written.append(module.export_library(self.output))
-        if self.emit_qdq is not None and compiled.quantized is not None:
-            quantized = compiled.quantized
-            written.append(write_file(self.emit_qdq, lambda path: write_qdq(quantized, path), "--emit-qdq"))
-        if self.emit_program is not None:
-            written.append(write_program(self.emit_program, module.artefacts, compiled.golden_inputs()))
-        if self.report is not None and compiled.report is not None:
-            written.append(write_report(self.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
-        for kind in self.dump_code:
-            written.append(write_text(f"{self.output}.{kind}", module.code(kind), "dump"))
-        return tuple(written)
+from .stages import Stages
 
 
 def quantize(
@@ -344,7 +116,7 @@ def compile(
             model_format=model_format, tuning_records=tuning_records, passes=passes,
             requantize=requantize,
         )  # fmt: skip
-        places = _Places(output, _dumps(dump_code), emit_qdq, emit_program, report)
+        places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):
@@ -383,18 +155,3 @@ def model_name(model: ModelLike) -> str:
             f"{shown(model)}"
         )
     return path_of(model, "the model").stem
-
-
-def _dumps(kinds: str | Sequence[str]) -> tuple[str, ...]:
-    """Kinds of code, "relax,asm" or a list. Raises UserError for one that there is not."""
-    given = [kind.strip() for kind in kinds.split(",")] if isinstance(kinds, str) else kinds
-    for kind in given if isinstance(given, list | tuple) else (given,):
-        if not isinstance(kind, str) or kind not in DUMPS:
-            raise UserError(f"--dump-code {shown(kind)} is unknown; it knows {', '.join(DUMPS)}")
-    return tuple(given)
-
-
-def _check_onnx(path: str | Path, what: str) -> None:
-    """Raises UserError for a place that cannot be written, or whose name does not say what lies there."""
-    if check_file(path, what).suffix != ".onnx":
-        raise UserError(f"{what} '{path}' must end in .onnx")

@@ -75,7 +75,7 @@ REPORT = "this is a fault of qaccel: run again with -v and report the trace toge
         ("qaccel.cli.compile._print_notes", "compile", ["compile", "model.onnx", "--target=llvm", "-o", "{new}.so"]),
         ("qaccel.run.execute.check_inputs", "run", ["run", "{module}", "--inputs", "inputs.npz"]),
         ("qaccel.api.execute.load", "load", ["run", "{module}", "--inputs", "inputs.npz"]),
-        ("qaccel.api.evaluate", "evaluate", ["evaluate", "{module}", "--data", "labelled.npz"]),
+        ("qaccel.networks.evaluate", "evaluate", ["evaluate", "{module}", "--data", "labelled.npz"]),
         ("qaccel.cli.inspect._memory", "inspect", ["inspect", "{module}"]),
         ("qaccel.frontend.import_model.import_model", "tune", ["tune", "model.onnx", "--target=llvm", "-o", "records"]),
     ],

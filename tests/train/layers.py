@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 - defines the operators
 from torch import fx
 
 import qaccel

@@ -29,11 +29,12 @@ _STEP_OF_RANGE = 2.0**-12
 class Grids:
     """By the names of a program's nodes and inputs.
 
-    ``tensors``: the bits of each tensor that has a scale of its own. ``same``: tensors that are rounded once more to the scale of
-    another. ``reads``: (tensor, the node that reads it) -> bits, where the
-    node reads a copy of other bits. ``weights``: the bits of the weights of each layer.
+    ``inputs``: the inputs in order. ``tensors``: the bits of each tensor that has a scale of its own. ``same``: tensors that are
+    rounded once more to the scale of another. ``reads``: (tensor, the node that reads it) -> bits, where the node reads a copy of
+    other bits. ``weights``: the bits of the weights of each layer.
     """
 
+    inputs: tuple[str, ...]
     tensors: Mapping[str, int]
     same: Mapping[str, str]
     reads: Mapping[tuple[str, str], int]
@@ -86,7 +87,7 @@ def _read(quantized: QuantizedModel) -> Grids:
                 tensor, width = copies[source]
                 reads[tensor, origin_of(node)] = width
     weights = {origin_of(name): width.weight_bits for name, width in quantized.plan.items()}
-    return Grids(tensors, same, reads, weights)
+    return Grids(tuple(spec.name for spec in model.inputs), tensors, same, reads, weights)
 
 
 def _own_scale(attrs: Attrs) -> Quantization | None:

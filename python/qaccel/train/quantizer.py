@@ -98,6 +98,9 @@ class _Annotations:
     def __init__(self, model: fx.GraphModule, grids: Grids, training: bool) -> None:
         self.grids, self.training = grids, training
         self.nodes = {node.name: node for node in model.graph.nodes}
+        # An input that Python has a name for already is called otherwise here.
+        placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
+        self.nodes |= dict(zip(grids.inputs, placeholders, strict=True))
         self.returned = [each for node in model.graph.nodes if node.op == "output" for each in node.all_input_nodes]
         self.tensors = {self._node(name): bits for name, bits in grids.tensors.items()}
 

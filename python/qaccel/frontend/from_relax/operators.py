@@ -216,8 +216,8 @@ def _border(op: str) -> Operator:
 
 def _divide(call: relax.Call, to: Translation) -> str:
     """A HardSigmoid that is spelled clip(x + 3, 0, 6) / 6 is one again."""
-    clip = to.values.get(call.args[0])
-    added = to.values.get(clip.args[0]) if _is(clip, "relax.clip") else None
+    clip: Any = to.values.get(call.args[0])
+    added: Any = to.values.get(clip.args[0]) if _is(clip, "relax.clip") else None
     if _is(added, "relax.add") and [number(v) for v in clip.args[1:3]] == [0, 6]:
         constants = [to.value(each) for each in (added.args[1], call.args[1])]
         if all(v is not None and v.size == 1 and float(v) == k for v, k in zip(constants, (3, 6), strict=True)):

@@ -1,128 +1,23 @@
-"""What the user can choose, as frozen values, and how the command line's strings become them."""
+"""Options as Python or the command line give them."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .errors import UserError, did_you_mean, path_of, shown
-from .machine.hw import DEFAULT_CONFIG, HwConfig
-from .machine.isa import isa
-
-WIDTHS = isa().widths
-MODEL_FORMATS = ("onnx", "torch", "tflite")
-IO_DTYPES = ("float32", "int8", "uint8")
-CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
-# Without data, weights need none and 16-bit activations forgive loose ranges.
-GUESSED_INPUT_RANGE = (-1.0, 1.0)
+from ..errors import UserError, did_you_mean, path_of, shown
+from ..machine.hw import DEFAULT_CONFIG, HwConfig
+from .plans import bits_of
+from .values import CompileOptions, Data, TargetOptions, is_whole, name_of_config
 
 # Flags of TVM's llvm target that make sense on a command line, and the type that TVM wants.
 _HOST_FLAGS: dict[str, type] = {
     "mcpu": str, "mtriple": str, "mattr": list, "mabi": str, "mfloat-abi": str,
     "num-cores": int, "opt-level": int, "vector-width": int,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BitWidths:
-    """Weight and activation bits of one layer, each 4, 8 or 16."""
-
-    weight_bits: int
-    activation_bits: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
-            if value not in WIDTHS:
-                raise UserError(f"{name} is {value!r}; the machine has 4, 8 and 16")
-
-    def __str__(self) -> str:
-        return f"W{self.weight_bits}A{self.activation_bits}"
-
-
-Bits = BitWidths | Mapping[str, BitWidths]
-# An .npz, a folder of images, arrays by input name, the array of the only input, or an iterable of such samples.
-Data = str | Path | Mapping[str, np.ndarray] | np.ndarray | Iterable[Any]
-DEFAULT_BITS = BitWidths(8, 8)
-BITS_WITHOUT_DATA = BitWidths(8, 16)
-
-
-@dataclass(frozen=True)
-class TargetOptions:
-    """``config``: the accelerator's, by name, path or value; None for the CPU alone. ``host``: flags of TVM's llvm target."""
-
-    config: str | HwConfig | None = DEFAULT_CONFIG
-    host: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def mtriple(self) -> str | None:
-        """The triple to cross-compile the host part for."""
-        return dict(self.host).get("mtriple")
-
-    def __str__(self) -> str:
-        flags = " ".join(f"-{k}={','.join(v) if isinstance(v, tuple) else v}" for k, v in self.host)
-        host = f"llvm {flags}".strip()
-        return host if self.config is None else f"qaccel -config={_name(self.config)}, {host}"
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
-
-    ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
-    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
-    ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
-
-    Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
-    """
-
-    target: TargetOptions = TargetOptions()
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None
-    input_values: Mapping[str, Any] | None = None  # what inputs are fixed to: numbers, or arrays of them
-    calibration_data: Data | None = None
-    preprocess: str | None = None
-    calibration: str | None = None
-    input_range: tuple[float, float] | None = None
-    bits: Bits | None = None
-    io_dtype: str = "float32"
-    model_format: str | None = None
-    tuning_records: Path | None = None
-    passes: tuple[str, ...] | None = None
-    requantize: bool = False
-    synthetic_samples: int = field(default=16, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.calibration is not None:
-            _check_choice("--calibration", self.calibration, CALIBRATION_METHODS)
-            if self.calibration_data is None:
-                raise UserError(
-                    f"--calibration {self.calibration} measures samples; add --calibration-data, or drop it"
-                )
-        _check_choice("--io-dtype", self.io_dtype, IO_DTYPES)
-        if self.model_format is not None:
-            _check_choice("--model-format", self.model_format, MODEL_FORMATS)
-        if self.input_range is not None:
-            lo, hi = self.input_range
-            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-                raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
-            if self.calibration_data is not None:
-                raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether the network will run in integers: on the accelerator always, on the CPU alone where bits or data ask for it."""
-        return self.target.config is not None or self.bits is not None or self.calibration_data is not None
-
-    def __repr__(self) -> str:
-        given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) is not each.default]
-        return f"<CompileOptions {self.target}; {', '.join(given) or 'nothing'} given>"
 
 
 def options_of(
@@ -202,25 +97,18 @@ def parse_target(
                 if name != "config":
                     raise UserError(f"--target {text!r}: qaccel has no flag -{name}; it has -config")
             if "config" in flags and hw is not None:
-                raise UserError(f"the accelerator is given twice: hw={_name(hw)!r} and target={text!r}; drop one")
+                raise UserError(
+                    f"the accelerator is given twice: hw={name_of_config(hw)!r} and target={text!r}; drop one"
+                )
             config = flags.get("config", default if hw is None else hw)
         else:
             host = {name: _host_value(name, value, text) for name, value in flags.items()}
     if hw is not None and "qaccel" not in kinds:
         raise UserError(
-            f"hw={_name(hw)!r} names an accelerator, and target={text!r} is the CPU alone; give 'qaccel, {text}' or drop hw"
+            f"hw={name_of_config(hw)!r} names an accelerator, and target={text!r} is the CPU alone; give 'qaccel, {text}' "
+            "or drop hw"
         )
     return TargetOptions(config, tuple(host.items()))
-
-
-def _name(config: str | HwConfig) -> str:
-    return config.name if isinstance(config, HwConfig) else config if isinstance(config, str) else shown(config)
-
-
-def _check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        given = value if isinstance(value, str) else shown(value)
-        raise UserError(f"{flag} {given} is unknown; choose one of {', '.join(choices)}")
 
 
 def _flag(word: str, kind: str, text: str) -> tuple[str, str]:
@@ -252,17 +140,13 @@ def _input_shapes(given: Any) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for name, shape in given.items():
         sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
-        if not isinstance(shape, list | tuple) or not all(_is_whole(size) and size > 0 for size in sizes):
+        if not isinstance(shape, list | tuple) or not all(is_whole(size) and size > 0 for size in sizes):
             raise UserError(
                 f"--input-shapes: {name!r} must be a tuple of positive whole numbers such as (1, 3, 224, 224); "
                 f"it is {shown(shape)}"
             )
         shapes[name] = tuple(int(size) for size in sizes)
     return shapes
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def parse_input_shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -325,22 +209,6 @@ def _input_range(given: str | tuple[float, float]) -> tuple[float, float]:
     return lo, hi
 
 
-def bits_of(given: Any) -> Bits:
-    """Widths as Python gives them: 8, (8, 16), a plan by node name, or a string or path as `parse_bits` takes it.
-
-    Raises UserError for widths other than 4, 8 and 16, and for a plan that is not of its form.
-    """
-    if isinstance(given, BitWidths):
-        return given
-    if isinstance(given, Mapping):
-        return checked_plan(given, "bits")
-    if isinstance(given, tuple) and len(given) == 2:
-        return parse_bits(f"W{given[0]}A{given[1]}")
-    if isinstance(given, os.PathLike):
-        return read_plan(path_of(given, "--bits"))
-    return parse_bits(given if isinstance(given, str) else str(given) if _is_whole(given) else shown(given))
-
-
 def parse_passes(given: Any) -> tuple[str, ...]:
     """``"NAME,NAME"``, or names in a list, as names; an empty text is none. Raises UserError for anything else."""
     if isinstance(given, str):
@@ -348,53 +216,3 @@ def parse_passes(given: Any) -> tuple[str, ...]:
     if not isinstance(given, list | tuple):
         raise UserError(f'--passes must be names, "NAME,NAME" or a list of them; it is {shown(given)}')
     return tuple(given)
-
-
-def parse_bits(text: str) -> Bits:
-    """``8``, ``W4A8``, or the path of a plan: ``{node name: {"weight_bits": 4, "activation_bits": 8}}`` as JSON.
-
-    Raises UserError for widths other than 4, 8 and 16, and for a plan that is missing, damaged or not of that form.
-    """
-    both = re.fullmatch(r"[wW](\d+)[aA](\d+)", text) or re.fullmatch(r"(\d+)", text)
-    if both is not None:
-        weight, activation = int(both[1]), int(both[both.re.groups])
-        return _widths(weight, activation, f"--bits {text}")
-    if not text.endswith(".json"):
-        raise UserError(f"--bits {text!r} is not a width; use 8, W8A16 (weights, activations), or a plan.json")
-    return read_plan(text)
-
-
-def read_plan(path: str | Path) -> dict[str, BitWidths]:
-    """The plan in a JSON file; errors as ``parse_bits``."""
-    try:
-        plan = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}; give another plan.json") from None
-    except ValueError as error:
-        raise UserError(f"the plan {str(path)!r} is not valid JSON: {error}") from None
-    return checked_plan(plan, str(path))
-
-
-def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
-    """Plan entries as bit widths; ``origin`` names the plan in errors."""
-    keys = {"weight_bits", "activation_bits"}
-    if not isinstance(plan, Mapping):
-        raise UserError(f"{origin}: a plan is an object of node names, this is a {type(plan).__name__}")
-    checked = {}
-    for name, entry in plan.items():
-        if isinstance(entry, BitWidths):
-            checked[name] = _widths(entry.weight_bits, entry.activation_bits, f"{origin}: {name!r}")
-            continue
-        if not isinstance(entry, Mapping) or set(entry) != keys:
-            raise UserError(
-                f'{origin}: {name!r} must be {{"weight_bits": 8, "activation_bits": 8}}; it is {shown(entry)}'
-            )
-        checked[name] = _widths(entry["weight_bits"], entry["activation_bits"], f"{origin}: {name!r}")
-    return checked
-
-
-def _widths(weight: Any, activation: Any, origin: str) -> BitWidths:
-    for what, value in (("weights", weight), ("activations", activation)):
-        if not _is_whole(value) or value not in WIDTHS:
-            raise UserError(f"{origin}: {shown(value)} bits for {what}; the accelerator has 4, 8 and 16")
-    return BitWidths(int(weight), int(activation))

@@ -1,0 +1,133 @@
+"""What the user can choose, as frozen values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError, shown
+from ..machine.hw import DEFAULT_CONFIG, HwConfig
+from ..machine.isa import isa
+
+WIDTHS = isa().widths
+MODEL_FORMATS = ("onnx", "torch", "tflite")
+IO_DTYPES = ("float32", "int8", "uint8")
+CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
+# Without data, weights need none and 16-bit activations forgive loose ranges.
+GUESSED_INPUT_RANGE = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class BitWidths:
+    """Weight and activation bits of one layer, each 4, 8 or 16."""
+
+    weight_bits: int
+    activation_bits: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
+            if value not in WIDTHS:
+                raise UserError(f"{name} is {value!r}; the machine has 4, 8 and 16")
+
+    def __str__(self) -> str:
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+
+Bits = BitWidths | Mapping[str, BitWidths]
+# An .npz, a folder of images, arrays by input name, the array of the only input, or an iterable of such samples.
+Data = str | Path | Mapping[str, np.ndarray] | np.ndarray | Iterable[Any]
+DEFAULT_BITS = BitWidths(8, 8)
+BITS_WITHOUT_DATA = BitWidths(8, 16)
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """``config``: the accelerator's, by name, path or value; None for the CPU alone. ``host``: flags of TVM's llvm target."""
+
+    config: str | HwConfig | None = DEFAULT_CONFIG
+    host: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def mtriple(self) -> str | None:
+        """The triple to cross-compile the host part for."""
+        return dict(self.host).get("mtriple")
+
+    def __str__(self) -> str:
+        flags = " ".join(f"-{k}={','.join(v) if isinstance(v, tuple) else v}" for k, v in self.host)
+        host = f"llvm {flags}".strip()
+        return host if self.config is None else f"qaccel -config={name_of_config(self.config)}, {host}"
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
+
+    ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
+    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
+    ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
+
+    Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
+    """
+
+    target: TargetOptions = TargetOptions()
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    input_values: Mapping[str, Any] | None = None  # what inputs are fixed to: numbers, or arrays of them
+    calibration_data: Data | None = None
+    preprocess: str | None = None
+    calibration: str | None = None
+    input_range: tuple[float, float] | None = None
+    bits: Bits | None = None
+    io_dtype: str = "float32"
+    model_format: str | None = None
+    tuning_records: Path | None = None
+    passes: tuple[str, ...] | None = None
+    requantize: bool = False
+    synthetic_samples: int = field(default=16, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None:
+            check_choice("--calibration", self.calibration, CALIBRATION_METHODS)
+            if self.calibration_data is None:
+                raise UserError(
+                    f"--calibration {self.calibration} measures samples; add --calibration-data, or drop it"
+                )
+        check_choice("--io-dtype", self.io_dtype, IO_DTYPES)
+        if self.model_format is not None:
+            check_choice("--model-format", self.model_format, MODEL_FORMATS)
+        if self.input_range is not None:
+            lo, hi = self.input_range
+            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+                raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
+            if self.calibration_data is not None:
+                raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the network will run in integers: on the accelerator always, on the CPU alone where bits or data ask for it."""
+        return self.target.config is not None or self.bits is not None or self.calibration_data is not None
+
+    def __repr__(self) -> str:
+        given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) is not each.default]
+        return f"<CompileOptions {self.target}; {', '.join(given) or 'nothing'} given>"
+
+
+def name_of_config(config: str | HwConfig) -> str:
+    """An accelerator's config as a user knows it."""
+    return config.name if isinstance(config, HwConfig) else config if isinstance(config, str) else shown(config)
+
+
+def check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises UserError for a value that is none of the ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        given = value if isinstance(value, str) else shown(value)
+        raise UserError(f"{flag} {given} is unknown; choose one of {', '.join(choices)}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, Python's or NumPy's."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

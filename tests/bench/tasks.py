@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,15 @@ from networks import data
 
 SEED = 2026
 CALIBRATION = 256  # images
+TRAINING_DIGITS = 15_000
 
 
 @dataclass(frozen=True)
 class Task:
-    """``images`` float32 [N, 3, 32, 32] and ``classes`` to train on, which may be turned left to right if ``flips``; ``calibration``
-    images; ``test`` images and their ``labels``."""
+    """``train()`` gives images float32 [N, 3, 32, 32] and classes to train on; they may be turned left to right if ``flips``.
+    ``calibration`` images; ``test`` images and their ``labels``."""
 
-    images: np.ndarray
-    classes: np.ndarray
+    train: Callable[[], tuple[np.ndarray, np.ndarray]]
     flips: bool
     calibration: np.ndarray
     test: np.ndarray
@@ -40,14 +42,19 @@ def cifar10(shared: Path, held_out: int = 0) -> Task:
     order = np.random.default_rng(SEED).permutation(len(images))
     kept, apart = order[: len(order) - held_out], order[len(order) - held_out :]
     test = (images[apart], classes[apart]) if held_out else cifar(archive, "test")
-    return Task(images[kept], classes[kept], True, images[kept[:CALIBRATION]], *test)
+    return Task(lambda: (images[kept], classes[kept]), True, images[kept[:CALIBRATION]], *test)
 
 
 def digits() -> Task:
-    """50,000 to train on and 2,000 to test, of other digits."""
-    train, test = data.load("train"), data.load("test")
-    calibration = data.load("calibration", CALIBRATION)["images"]
-    return Task(train["images"], train["labels"], False, calibration, test["images"], test["labels"])
+    """15,000 to train on, fewer than the networks have seen, and 2,000 to test, of other digits."""
+    test, calibration = data.load("test"), data.load("calibration", CALIBRATION)["images"]
+    return Task(_training_digits, False, calibration, test["images"], test["labels"])
+
+
+@functools.lru_cache(maxsize=1)
+def _training_digits() -> tuple[np.ndarray, np.ndarray]:
+    train = data.load("train", TRAINING_DIGITS)
+    return train["images"], train["labels"]
 
 
 def top1(model: Any, task: Task) -> float:

@@ -35,20 +35,21 @@ class Images:
     """
 
     def __init__(self, task: Task) -> None:
-        self.task, self.rng = task, np.random.default_rng(SEED)
+        self.flips, self.rng = task.flips, np.random.default_rng(SEED)
+        self.images, self.classes = task.train()
 
     def __len__(self) -> int:
-        return len(self.task.images) // BATCH
+        return len(self.images) // BATCH
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self.rng.permutation(len(self.task.images))[: len(self) * BATCH].reshape(-1, BATCH)
+        order = self.rng.permutation(len(self.images))[: len(self) * BATCH].reshape(-1, BATCH)
         for chosen in order:
-            moved = torch.from_numpy(self._moved(self.task.images[chosen]))
-            yield moved.contiguous(memory_format=torch.channels_last), torch.from_numpy(self.task.classes[chosen])
+            moved = torch.from_numpy(self._moved(self.images[chosen]))
+            yield moved.contiguous(memory_format=torch.channels_last), torch.from_numpy(self.classes[chosen])
 
     def _moved(self, images: np.ndarray) -> np.ndarray:
         n, channels, size, _ = images.shape
-        if self.task.flips:
+        if self.flips:
             images = np.where(self.rng.random((n, 1, 1, 1)) < 0.5, images[..., ::-1], images)
         wide = np.pad(images, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)), mode="reflect")
         down, right = self.rng.integers(0, 2 * SHIFT + 1, (2, n, 1)) + np.arange(size)

@@ -19,8 +19,9 @@ SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 class LearnedStep(FakeQuantizeBase):
     """Rounds as the FakeQuantize that it replaces, by a step that is a parameter; the zero point stays what it was.
 
-    The gradient of the step is LSQ's: q(x / s) - x / s inside the range, the end of the range outside, times 1 / sqrt(n · Q) with n
-    values per sample (per channel for weights) and Q the largest integer. ``step``: float32 [channels], or [1] per tensor.
+    The gradient of the step is LSQ's: q(x / s) - x / s inside the range, the end of the range outside. It is scaled by 1 / (Q · sqrt(n))
+    with n values per sample (per channel for weights) and Q the largest integer. LSQ has 1 / sqrt(n · Q), for steps that start at
+    2 · mean(|x|) / sqrt(Q); ours start near max(|x|) / Q, and at 8 bits they would leap about. ``step``: float32 [channels], or [1] per tensor.
     """
 
     zero_point: Tensor
@@ -45,7 +46,7 @@ class LearnedStep(FakeQuantizeBase):
 
     def _rounded(self, x: Tensor, step: Tensor) -> Tensor:
         limits = self.quant_min, self.quant_max
-        scaled = (x[0].numel() * self.quant_max) ** -0.5
+        scaled = x[0].numel() ** -0.5 / self.quant_max
         if self.is_per_channel:
             return torch._fake_quantize_learnable_per_channel_affine(
                 x, step, self.zero_point, self.ch_axis, *limits, scaled

@@ -21,8 +21,8 @@ class LearnedStep(FakeQuantizeBase):
 
     The gradient of the step is LSQ's: q(x / s) - x / s inside the range, the end of the range outside. It is scaled by
     1 / (Q · sqrt(n)) with n values per sample (per channel for weights) and Q the largest integer. LSQ has 1 / sqrt(n · Q), for
-    steps that start at 2 · mean(|x|) / sqrt(Q); ours start near max(|x|) / Q, and those of 8 bits would leap about. ``step``: float32
-    [channels], or [1] per tensor.
+    steps that start at 2 · mean(|x|) / sqrt(Q); ours start near max(|x|) / Q, and those of 8 bits would leap about.
+    ``step``: float32 [channels], or [1] per tensor.
     """
 
     zero_point: Tensor

@@ -34,6 +34,7 @@ def quantize(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
     requantize: bool = False,
     progress: bool = False,
 ) -> QuantizedNetwork:
@@ -45,7 +46,8 @@ def quantize(
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
     ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
-    ``passes``: names of the quantizer's passes that may run (default: all). A model that came quantized keeps its integers;
+    ``effort``: "fast" rounds weights to nearest, "default" towards the float model's outputs. ``passes``: names of the quantizer's
+    passes that may run instead. A model that came quantized keeps its integers;
     ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
@@ -55,7 +57,7 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
-            model_format=model_format, passes=passes, requantize=requantize,
+            model_format=model_format, passes=passes, effort=effort, requantize=requantize,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
@@ -75,6 +77,7 @@ def compile(
     preprocess: str | None = None,
     model_format: str | None = None,
     passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
     requantize: bool = False,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
@@ -103,7 +106,7 @@ def compile(
         if given is not None:
             before = (
                 calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
-                passes, requantize or None,
+                passes, effort, requantize or None,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
@@ -114,7 +117,7 @@ def compile(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
             model_format=model_format, tuning_records=tuning_records, passes=passes,
-            requantize=requantize,
+            effort=effort, requantize=requantize,
         )  # fmt: skip
         places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)

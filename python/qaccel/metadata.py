@@ -17,6 +17,7 @@ from .errors import UserError
 from .machine.isa import isa
 from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
+from .quant.quantize import attributes
 from .relax_tools import bindings, results, variables
 from .version import __version__
 
@@ -58,6 +59,7 @@ def make_metadata(
         "came_quantized": _came_quantized(model),
         "preprocess": None if quantized is None else quantized.preprocess,
         "calibration": [] if quantized is None else seen_entries(quantized.seen),
+        "tensors": {} if quantized is None else _tensors_inside(quantized),
         "fixed_inputs": {each: value.tolist() for each, value in model.fixed.items()},
         "report": report,
     }
@@ -75,6 +77,19 @@ def seen_entries(seen: Iterable[InputSeen]) -> list[dict[str, Any]]:
         }
         for each in seen
     ]
+
+
+def _tensors_inside(quantized: QuantizedModel) -> dict[str, Any]:
+    """By call, what the integers between layers mean, and which tensor of the float model they stand for."""
+    found = {}
+    for name, attrs in attributes(quantized.mod).items():
+        q, held = operators.output_of(attrs), quantized.held.get(name)
+        if q is not None and held is not None:
+            found[name] = {
+                "bits": q.bits, "scale": q.scale, "zero_point": q.zero_point, "tensor": held.tensor,
+                "view": list(held.view), "axes": list(held.axes),
+            }  # fmt: skip
+    return found
 
 
 def _where_known(

@@ -25,7 +25,8 @@ from .qdq.write import emit_qdq as write_qdq
 from .quant.io_dtype import with_ends
 from .report.text import write_report
 from .run import execute
-from .run.evaluate import Evaluation, Samples, evaluate, load_labelled
+from .run.compare import Difference, compare_modules, compare_with_float, one_batch, write_tensors
+from .run.evaluate import Evaluation, Samples, evaluate, float_reference, load_labelled
 from .run.files import check_file, check_folder, write_file, write_text
 from .run.images import check_no_preprocess, labelled_images, read_inputs
 from .run.package import write_program
@@ -186,6 +187,28 @@ class Module:
                 samples, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
             with progress_bar("evaluating", len(labels), progress) as advance:
                 return replace(evaluate(self.runner, samples, labels, reference, advance), notes=notes)
+
+    def dump_tensors(self, inputs: Mapping[str, np.ndarray] | np.ndarray, folder: str | Path) -> Path:
+        """Write what every layer makes of the first batch of ``inputs``: tensors.npz, and tensors.json with their meaning.
+
+        Integers are NHWC. Raises UserError for inputs that do not fit, and for a folder that cannot be written.
+        """
+        with boundary("run"):
+            return write_tensors(folder, self.runner, one_batch(self.runner, inputs))
+
+    def compare(
+        self, inputs: Mapping[str, np.ndarray] | np.ndarray, reference: Module | str | Path
+    ) -> tuple[Difference, ...]:
+        """Tensor by tensor against another module (a `Module`, a .so or .tar) or the float model (.onnx), on the first batch.
+
+        `run.compare.first_parting` names the first tensor in which they part. Raises UserError for a reference with other inputs.
+        """
+        with boundary("run"):
+            batch = one_batch(self.runner, inputs)
+            if isinstance(reference, str | os.PathLike) and path_of(reference, "--reference").suffix == ".onnx":
+                return compare_with_float(self.runner, float_reference(reference, self.runner), batch)
+            other = reference.runner if isinstance(reference, Module) else execute.load(reference)
+            return compare_modules(self.runner, other, batch)
 
     def export_library(self, path: str | Path) -> Path:
         """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""

@@ -101,7 +101,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> QuantizedModel:
     """The stages import, calibrate and quantize."""
-    chosen_passes(options.passes)  # a mistake in them shows before the long work
+    chosen_passes(options.passes, options.effort)  # a mistake in them shows before the long work
     with stages("import"):
         forms = REQUANTIZED if options.requantize else QUANTIZED
         imported = import_model(model, options.input_shapes, options.model_format, options.input_values, forms)
@@ -132,7 +132,8 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
     with stages("quantize"):
-        quantized = run_passes(quantize_measured(model, calibration, options.bits), calibration, options.passes)
+        rounded = quantize_measured(model, calibration, options.bits)
+        quantized = run_passes(rounded, calibration, options.passes, options.effort)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)
@@ -212,6 +213,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
     for flag, given in (
         ("--io-dtype", options.io_dtype != "float32"), ("--input-range", options.input_range is not None),
         ("--preprocess", options.preprocess is not None), ("--passes", options.passes is not None),
+        ("--effort", options.effort is not None),
     ):  # fmt: skip
         if given:
             raise UserError(

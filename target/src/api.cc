@@ -15,19 +15,24 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
-// JSON options: "mode" ("functional" or "cycle"), "initialised" and "read_only" (lists of [start, end] in DRAM),
-// "program_addr", "layers" (names), "trace" (list every instruction's times). JSON result: "cycles", "instructions",
-// "macs", "dram_bytes", "peak_sram_bytes", "layers", "trace"; cycle mode only: "cycles", "stalls", "trace".
-ffi::String SimulateTensor(ffi::String hw, ffi::Bytes program, ffi::TensorView dram, ffi::String options) {
-  if (dram.device().device_type != kDLCPU || dram.ndim() != 1 || dram.dtype().code != kDLUInt ||
-      dram.dtype().bits != 8 || dram.dtype().lanes != 1 || !dram.IsContiguous()) {
-    TVM_FFI_THROW(ValueError) << "dram must be a contiguous uint8 vector on the CPU";
+Bytes BytesOf(const ffi::TensorView& tensor, const char* name) {
+  if (tensor.device().device_type != kDLCPU || tensor.ndim() != 1 || tensor.dtype().code != kDLUInt ||
+      tensor.dtype().bits != 8 || tensor.dtype().lanes != 1 || !tensor.IsContiguous()) {
+    Fail(name, " must be a contiguous uint8 vector on the CPU");
   }
-  auto* data = static_cast<uint8_t*>(dram.data_ptr()) + dram.byte_offset();
+  return {static_cast<uint8_t*>(tensor.data_ptr()) + tensor.byte_offset(), tensor.size(0)};
+}
+
+// JSON options: "mode" ("functional" or "cycle"), "initialised" and "read_only" (lists of [start, end] in DRAM),
+// "program_addr", "layers" (names), "trace" (list every instruction's times), "snapshots" (lists of [instruction, address,
+// bytes]: what SRAM holds there once the instruction has run goes into `kept`, one after the other). JSON result: "cycles", "instructions",
+// "macs", "dram_bytes", "peak_sram_bytes", "layers", "trace"; cycle mode only: "cycles", "stalls", "trace".
+ffi::String SimulateTensor(ffi::String hw, ffi::Bytes program, ffi::TensorView dram, ffi::String options,
+                           ffi::TensorView kept) {
   return Guarded([&] {
     return ffi::String(Simulate(std::string_view(hw.data(), hw.size()),
-                                std::string_view(program.data(), program.size()), data, dram.size(0),
-                                std::string_view(options.data(), options.size())));
+                                std::string_view(program.data(), program.size()), BytesOf(dram, "dram"),
+                                std::string_view(options.data(), options.size()), BytesOf(kept, "kept")));
   });
 }
 

@@ -127,7 +127,7 @@ void Core::CheckEnd() {
   trace_.peak_sram_bytes = machine_.sram.peak();
 }
 
-Trace RunFunctional(const Program& program, Machine& machine) {
+Trace RunFunctional(const Program& program, Machine& machine, const std::function<void(int)>& executed) {
   Core core(program, machine);
   while (!core.Done()) {
     bool progress = false;
@@ -138,7 +138,8 @@ Trace RunFunctional(const Program& program, Machine& machine) {
     for (int engine = 0; engine < kEngines; ++engine) {
       if (core.Running(engine) >= 0) progress |= core.Complete(engine, 0);
       while (core.CanStart(engine)) {
-        core.Start(engine, 0);
+        const int index = core.Start(engine, 0);
+        if (executed) executed(index);
         progress = true;
         core.Complete(engine, 0);
       }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -73,8 +74,8 @@ class Core {
 };
 
 // Runs a program to its end. Throws Fault, complete with "machine error: instruction ...", on every error of the
-// manual.
-Trace RunFunctional(const Program& program, Machine& machine);
+// manual. `executed` is called after each instruction, with its index.
+Trace RunFunctional(const Program& program, Machine& machine, const std::function<void(int)>& executed = nullptr);
 Trace RunCycles(const Program& program, Machine& machine, int64_t program_addr);
 
 }  // namespace qaccel

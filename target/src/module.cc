@@ -122,7 +122,10 @@ ffi::Module CreateModule(ffi::Bytes bytes) {
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef().def("qaccel.module_create", CreateModule).def("ffi.Module.load_from_bytes.qaccel", CreateModule);
+  refl::GlobalDef()
+      .def("qaccel.module_create", CreateModule)
+      .def("ffi.Module.load_from_bytes.qaccel", CreateModule)
+      .def("qaccel.isa_version", [] { return static_cast<int64_t>(isa::kVersion); });
 }
 
 }  // namespace

@@ -10,8 +10,15 @@
 
 namespace qaccel {
 
-// Runs `program` on `dram`, in place. The JSON texts are described in api.cc. Throws Fault on every error.
-std::string Simulate(std::string_view hw_json, std::string_view program, uint8_t* dram, int64_t dram_bytes,
-                     std::string_view options_json);
+// Bytes that the caller holds.
+struct Bytes {
+  uint8_t* data;
+  int64_t size;
+};
+
+// Runs `program` on `dram`, in place; `kept` takes the snapshots. The JSON texts are described in api.cc. Throws Fault on
+// every error.
+std::string Simulate(std::string_view hw_json, std::string_view program, Bytes dram, std::string_view options_json,
+                     Bytes kept = {nullptr, 0});
 
 }  // namespace qaccel

@@ -153,13 +153,18 @@ def prepared(sheet: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(((pixels - MEAN) / DEVIATION).transpose(2, 0, 1))
 
 
-def pages(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images float32 [4 * count, 3, 224, 224], label = quarter turns clockwise) of ``count`` pages, each turned four ways."""
+def pages(count: int, seed: int, wear: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """(images float32 [4 * count, 3, 224, 224], label = quarter turns clockwise) of ``count`` pages, each turned four ways.
+
+    ``wear``: how much noise the sheets have, and how far they are out of focus; 1 is a fair copy, 3 one that is hardly read.
+    """
     rng = np.random.default_rng(seed)
     images, labels = [], []
     for _ in range(count):
         sheet = page(rng)
-        noise = rng.normal(0, rng.uniform(0, 40), (sheet.height, sheet.width, 1))
+        if wear > 1:
+            sheet = sheet.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, wear))))
+        noise = rng.normal(0, rng.uniform(0, 40 * wear), (sheet.height, sheet.width, 1))
         sheet = Image.fromarray(np.clip(np.asarray(sheet) + noise, 0, 255).astype(np.uint8))
         for quarter in range(4):
             images.append(prepared(sheet.rotate(-90 * quarter, expand=True)))

@@ -19,7 +19,7 @@ from golden import table
 from qaccel.machine.cost import raw_streams
 
 ALLOCATE = "qaccel.npu.plan.allocate"
-BIAS_CORRECTION = "qaccel.quant.passes.bias_correction"
+CONSTANTS = "qaccel.quant.passes.constants"
 CODEGEN = "qaccel.npu.codegen"
 LOWER = "qaccel.npu.lower.from_relax"
 PASSES = "qaccel.quant.passes.PASSES"
@@ -41,7 +41,7 @@ class Fault:
 
 
 def _accelerator(network: str, config: str, bits: str) -> list[str]:
-    quantized = qaccel.quantize(table.model_of(network), table.data_of(network), bits=bits)
+    quantized = qaccel.quantize(table.model_of(network), table.data_of(network), bits=bits, effort="fast")
     return list(table.accelerator(network, config, bits, quantized))
 
 
@@ -62,8 +62,8 @@ def _wrapped(module: str, name: str, wrapper: Callable[..., Any]) -> Callable[[p
 
 def _any_bias(patch: pytest.MonkeyPatch) -> None:
     """A bias may leave int32 and the accumulator."""
-    patch.setattr(f"{BIAS_CORRECTION}._INT32", np.iinfo(np.int64))
-    patch.setattr(f"{BIAS_CORRECTION}.accumulator_width", lambda *bits: 63)
+    patch.setattr(f"{CONSTANTS}._INT32", np.iinfo(np.int64))
+    patch.setattr(f"{CONSTANTS}.accumulator_width", lambda *bits: 63)
 
 
 def _set(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
@@ -104,7 +104,9 @@ def _as_if_raw(estimate_streams: Callable[..., Any], matrices: Any, hw: Any) -> 
 
 
 def _biases(network: str) -> list[str]:
-    return table.biases(network, "W8A8", qaccel.quantize(table.model_of(network), table.data_of(network), bits="W8A8"))
+    return table.biases(
+        network, "W8A8", qaccel.quantize(table.model_of(network), table.data_of(network), bits="W8A8", effort="fast")
+    )
 
 
 FAULTS = (

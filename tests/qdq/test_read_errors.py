@@ -158,7 +158,8 @@ def test_float_islands(name: str) -> None:
     wanted = every_tensor(model, X)["y"]
     got = run_model(q, {"x": X})["y"]
     off = np.abs(got - wanted) / (0.05 if name == "no pair behind" else 0.2)
-    assert off.max() <= 1.001 and (off > 0.5).mean() < 0.02
+    # At one pixel a float32 sum may lie at a tie, where its order decides; computed weights are the same for all four channels.
+    assert off.max() <= 1.001 and (off > 0.5).any(axis=1).sum() <= 1
 
 
 def test_bits_stay_unless_requantized() -> None:

@@ -298,3 +298,19 @@ def test_beside_the_reference_kernels(name: str, tmp_path: Path) -> None:
     wanted = runtime.get_tensor(runtime.get_output_details()[0]["index"]).astype(int)
     off = np.abs(results(read(data, tmp_path), {x: feed}, out) - wanted)
     assert off.max() <= 1 and (off == 0).mean() >= 0.9
+
+
+def test_layers_have_the_names_of_the_file(tmp_path: Path) -> None:
+    """Of a fused operator the first of the names that TFLite joins; two layers of one name are told apart by a number."""
+    x, middle, out = (
+        tensor(n, PLANE, "int8", s) for n, s in (("x", 1.0), ("net/a/Relu;net/a/BiasAdd", 2.0), ("net/a/Relu", 3.0))
+    )
+    named = [weights("int8", (4, 3, 3, 4), 0, seed) for seed in (1, 2)]
+    second = Tensor(**{**vars(named[1]), "name": "v"})
+    built = options("Conv2DOptions", StrideW=1, StrideH=1, FusedActivationFunction=1)
+    ops = [
+        Operator("CONV_2D", ["x", "w"], [middle.name], built),
+        Operator("CONV_2D", [middle.name, "v"], [out.name], built),
+    ]
+    quantized = read(written([x, named[0], middle, second, out], ops, ["x"], [out.name]), tmp_path)
+    assert list(quantized.plan) == ["net/a/Relu", "net/a/Relu1"]

@@ -199,6 +199,22 @@ def test_flatten_and_copies_and_float_operators():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("mean", "scale"), [(127.5, 127.5), (127.5, 63.75), (128, 128), (0, 255)])
+def test_every_pixel_is_rounded_as_in_the_file(mean, scale):
+    """Around a mean of 127.5 each of the 256 pixels lies between two integers of the input's scale."""
+    made = model(
+        [node("Conv", "y", ["x", "w"])], {"x": (1, 1, 16, 16)}, ["y"], {"w": np.ones((1, 1, 1, 1), np.float32)}
+    )
+    x = ((np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16) - np.float32(mean)) / np.float32(scale)).astype(
+        np.float32
+    )
+    imported = import_onnx(made)
+    q = quantize(imported, calibrate(imported, {"x": x}), BitWidths(8, 8))
+    np.testing.assert_array_equal(
+        run_model(q, {"x": x})["y"], session(qdq_model(q), optimized=False).run(None, {"x": x})[0]
+    )
+
+
 def test_a_matmul_with_a_folded_constant_gets_its_bias():
     matrix = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
     nodes = [node("Gemm", "fc", ["x", "m", "b"], alpha=0.5, beta=2.0)]

@@ -73,3 +73,18 @@ def test_float_ends_are_named(capfd):
         from qaccel.stages import Stages
 
         compile_model(chain(), CompileOptions(target=parse_target("llvm"), io_dtype="int8"), "m", Stages())
+
+
+def test_indices_stay_as_they_are() -> None:
+    """An int64 output beside a float one, which alone becomes integers."""
+    nodes = [node("Conv", "c", ["x", "w"]), node("ArgMax", "best", ["c"], axis=1)]
+    made = model(nodes, {"x": (1, 4, 3, 3)}, ["c", "best"], {"w": WEIGHT})
+    made.graph.output[1].type.tensor_type.elem_type = 7
+    x = np.random.default_rng(2).normal(size=(4, 4, 3, 3)).astype(np.float32)
+    plain, whole = (compiled(made, dtype, {"x": x}) for dtype in ("float32", "int8"))
+    assert [each["dtype"] for each in whole.metadata["outputs"]] == ["int8", "int64"]
+    assert any("'best' stays int64" in each for each in whole.notes)
+    entry = whole.metadata["inputs"][0]
+    integers = np.clip(np.rint(x[:1] / np.float32(entry["scale"])) + entry["zero_point"], -128, 127).astype(np.int8)
+    got, wanted = whole.run({"x": integers}), plain.run({"x": x[:1]})
+    np.testing.assert_array_equal(got["best"], wanted["best"])

@@ -216,3 +216,22 @@ def test_damaged_artefacts(name: str) -> None:
     with pytest.raises(QaccelError, match=message) as caught:
         create_module(data)
     assert str(caught.value).startswith("accelerator subgraph") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "mode", "error"),
+    [
+        ((10**6, 0, 4), "functional", r"snapshot \[1000000, 0, 4\] is outside the program or SRAM"),
+        ((0, 1 << 40, 4), "functional", "is outside the program or SRAM"),
+        ((0, 4096, 4), "functional", r"snapshot: nothing has written byte \d+ of SRAM after instruction 0"),
+        ((0, 0, 4), "cycle", "snapshots are for functional mode"),
+    ],
+)
+def test_snapshots_that_cannot_be_taken(snapshot: tuple[int, int, int], mode: str, error: str) -> None:
+    artefact = negation(8)
+    dram = np.zeros(artefact.dram_bytes, np.uint8)
+    with pytest.raises(QaccelError, match=error):
+        simulate(
+            artefact.hw, artefact.program, dram, mode=mode, initialised=[(0, dram.size)], snapshots=[snapshot],
+            program_addr=artefact.program_addr,
+        )  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..options import CALIBRATION_METHODS, IO_DTYPES, MODEL_FORMATS
+from ..options import CALIBRATION_METHODS, EFFORTS, IO_DTYPES, MODEL_FORMATS
 
 if TYPE_CHECKING:
     from ..schedules.floating.choose import Choice
@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
     )
-    data.add_argument("--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: all)")
+    data.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
+    data.add_argument(
+        "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
+    )
     data.add_argument(
         "--requantize",
         action="store_true",
@@ -95,6 +98,7 @@ def execute(arguments: argparse.Namespace) -> None:
         io_dtype=arguments.io_dtype,
         tuning_records=arguments.tuning_records,
         passes=arguments.passes,
+        effort=arguments.effort,
         requantize=arguments.requantize,
         output=arguments.output,
         report=arguments.report,

@@ -29,6 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print-time", action="store_true", help="time on this machine, simulator included")
     parser.add_argument("--profile", action="store_true", help="where cycles (on the CPU alone: time) go, by layer")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run so many times (default: %(default)s)")
+    parser.add_argument(
+        "--dump-tensors",
+        metavar="DIR",
+        type=Path,
+        help="write what every layer makes of the first batch, and what it means",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="PATH",
+        type=Path,
+        help="another module, or the float model (.onnx): compare tensor by tensor on the first batch",
+    )
     remote = parser.add_argument_group("on another machine, through TVM's RPC")
     remote.add_argument(
         "--rpc-tracker", metavar="HOST:PORT", help="where the tracker is (python -m tvm.exec.rpc_tracker)"
@@ -47,6 +59,7 @@ def execute(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from .. import api
+    from ..report.differences import print_differences
     from ..report.text import print_summary
     from ..run.images import read_inputs
     from ..run.profile_cpu import profile_cpu, profile_text
@@ -62,6 +75,10 @@ def execute(arguments: argparse.Namespace) -> None:
         data, notes = read_inputs(module.runner, arguments.inputs, arguments.preprocess, "--inputs")
         for note in notes:
             print(f"note: {note}")
+    if arguments.dump_tensors is not None:
+        print(f"written: {module.dump_tensors(data, arguments.dump_tensors)}")
+    if arguments.reference is not None:
+        print_differences(module.compare(data, arguments.reference), str(arguments.reference))
     milliseconds = []
     for _ in range(arguments.repeat):
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,20 @@ class UnlikePart:
 
 
 @dataclass(frozen=True)
+class TablePart:
+    """The part of a steep function that one scale of its operand holds: min(max(f(max(x, bottom)), lo), hi) - value.
+
+    ``bottom``: where the next finer scale ends, None for the finest one, whose part is all that lies below; ``value``: the
+    function there. All are exactly float32.
+    """
+
+    bottom: float | None
+    value: float
+    lo: float
+    hi: float
+
+
+@dataclass(frozen=True)
 class InputSeen:
     """What calibration saw of one input: its range, mean and standard deviation, and those of each channel.
 
@@ -50,6 +65,43 @@ class InputSeen:
         return f"<InputSeen '{self.name[:60]}': {self.samples} samples, {self.lo:g}..{self.hi:g}, {len(self.channels)} channels>"
 
 
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor of the float model whose integers a call of the quantized one makes.
+
+    ``tensor``: the node, or the input, whose value it is in the float model. Of one batch, reshaped to ``view`` and transposed by
+    ``axes``, the float tensor has its values in the order of the integers.
+    """
+
+    tensor: str
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RealLayer:
+    """What a layer with weights was before it was rounded.
+
+    ``weight``: real values OHWI; ``node``: whose output in the float model is the layer's, with its bias. That output of one run,
+    reshaped to ``view``, transposed by ``axes`` and reshaped to ``nhwc``, lies as the layer's integers do.
+    """
+
+    weight: np.ndarray
+    node: str
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+    nhwc: tuple[int, ...]
+
+    def outputs(self, value: np.ndarray) -> np.ndarray:
+        """The float output of one run or several, one after the other along axis 0, as NHWC."""
+        runs = value.size // math.prod(self.nhwc)
+        turned = value.reshape(runs, *self.view).transpose(0, *(axis + 1 for axis in self.axes))
+        return turned.reshape(runs * self.nhwc[0], *self.nhwc[1:])
+
+    def __repr__(self) -> str:
+        return f"<RealLayer of '{self.node}': weights {list(self.weight.shape)}>"
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedModel:
     """A model on integers.
@@ -57,15 +109,16 @@ class QuantizedModel:
     `mod`: `main` takes and returns the float tensors of `model`; between them the quantized dialect, and float
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
-    `inner`: nodes before it that its table stands for. `levels`: the nodes between products and a steep function, the key, that
-    are computed at several scales.
+    `inner`: nodes before it that its table stands for. `levels`: the parts of a steep function, the key, that
+    reads its operand at several scales, the coarsest first.
+    `held`: by the name of a call, the float tensor that its integers stand for.
     `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
     `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
     `unquantized`: (node, operator, reason) of what stays in float. `notes`: what a user may want to know, one line each,
     beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
     report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
     arrays, None where they were arrays. `spans`: least and greatest input and output, real values, that a table of 16 bits is
-    made for, by node.
+    made for, by node. `real`: what layers were before, by node, but for those whose weights came as integers.
     """
 
     mod: tvm.IRModule
@@ -76,13 +129,15 @@ class QuantizedModel:
     fused: Mapping[str, tuple[str, ...]]
     added: Mapping[str, str]
     inner: Mapping[str, tuple[str, ...]]
+    held: Mapping[str, HeldTensor] = field(default_factory=dict)
     apart: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     undone: frozenset[str] = frozenset()
     unlike: tuple[UnlikePart, ...] = ()
-    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    levels: Mapping[str, tuple[TablePart, ...]] = field(default_factory=dict)
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
     spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
     ranges: Mapping[str, Any] = field(default_factory=dict)
+    real: Mapping[str, RealLayer] = field(default_factory=dict)
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None
 

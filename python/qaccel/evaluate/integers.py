@@ -25,6 +25,11 @@ from .steps import COMFORTABLE_ELEMENTS, TvmNode, holds_tensors
 
 Observer = Callable[[str, np.ndarray], None]
 Correct = Callable[[operators.ConvAttrs, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# (attributes, the layer's integers in every pass, weight, bias, weight_scale) -> weight, bias and weight_scale to go on with
+Reweigh = Callable[
+    [operators.ConvAttrs, Sequence[np.ndarray], np.ndarray, np.ndarray, np.ndarray],
+    tuple[np.ndarray, np.ndarray, np.ndarray],
+]
 CallSubgraph = Callable[[str, list[np.ndarray]], Sequence[np.ndarray]]
 BATCH = 64  # samples in one pass of a small network
 SIDE_BY_SIDE = 16  # passes of a large one that go from layer to layer together
@@ -37,6 +42,7 @@ def run_quantized(
     observe: Observer | None = None,
     correct: Correct | None = None,
     subgraph: CallSubgraph | None = None,
+    reweigh: Reweigh | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs ``main``; inputs by parameter name, outputs by position ("0", "1", ...).
 
@@ -44,6 +50,8 @@ def run_quantized(
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
     ``correct(attributes, means, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``means``
     [channels] are those of its products' sums over all samples, without the bias, in float64.
+    ``reweigh(attributes, operands, weight, bias, weight_scale)`` gives the weights, bias and scales that it is to have instead,
+    before that; ``operands`` are its integers, NHWC, of every pass, in the order of the samples.
     ``subgraph(symbol, operands)`` runs an accelerator subgraph of a partitioned module and gives its results.
     Raises UserError for a missing input, a wrong shape, or a float operator without a NumPy rule.
     """
@@ -71,10 +79,11 @@ def run_quantized(
         }
         for first in range(0, int(min(factors)), step)
     ]
-    # A bias is corrected by all samples at once, so the passes then go from layer to layer side by side.
-    side = len(parts) if correct is not None else SIDE_BY_SIDE if large else 1
+    # A layer is changed by all samples at once, so the passes then go from layer to layer side by side.
+    changes = correct is not None or reweigh is not None
+    side = len(parts) if changes else SIDE_BY_SIDE if large else 1
     groups = [parts[k : k + side] for k in range(0, len(parts), side)]
-    run = _Run(mod, large, observe, correct, subgraph)
+    run = _Run(mod, large, observe, correct, subgraph, reweigh)
     with one_thread():
         pieces = [piece for group in groups for piece in run(group)]
     return {str(k): np.concatenate([np.atleast_1d(piece[k]) for piece in pieces]) for k in range(len(pieces[0]))}
@@ -145,6 +154,7 @@ class _Run:
     observe: Observer | None
     correct: Correct | None
     subgraph: CallSubgraph | None
+    reweigh: Reweigh | None
 
     def __call__(self, parts: Sequence[Mapping[str, np.ndarray]]) -> list[list[np.ndarray]]:
         """The results of each part, all of them taken from binding to binding together."""
@@ -154,8 +164,8 @@ class _Run:
         last = _last_reads(steps, function.body.body)
         for k, binding in enumerate(steps):
             attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
-            if self.correct is not None and isinstance(attrs, operators.ConvAttrs):
-                made = self.corrected(attrs, binding, passes, self.correct)
+            if (self.correct or self.reweigh) and isinstance(attrs, operators.ConvAttrs):
+                made = self.changed(attrs, binding, passes)
             else:
                 made = self.each(self.computation(binding, attrs), passes)
             for values, value in zip(passes, made, strict=True):
@@ -183,14 +193,17 @@ class _Run:
             return lambda values: _value(binding, attrs, self.mod, values, self.subgraph)
         return lambda values: compute(*(_value_of(arg, values) for arg in args[:count]))
 
-    def corrected(
-        self, attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[Values], correct: Correct
-    ) -> list[np.ndarray]:
-        """A convolution's result in each pass, with the bias that ``correct`` gives for the means of all passes."""
+    def changed(self, attrs: operators.ConvAttrs, binding: relax.Binding, passes: list[Values]) -> list[np.ndarray]:
+        """A convolution's result in each pass, with the weights and the bias that ``reweigh`` and ``correct`` give."""
         q, *constants = binding.value.args
         weight, bias, weight_scale = (operators.constant(arg) for arg in constants)
-        layer = layer_with_weights(attrs, weight, weight_scale, self.large)
         given = [_value_of(q, values) for values in passes]
+        if self.reweigh is not None:
+            weight, bias, weight_scale = self.reweigh(attrs, given, weight, bias, weight_scale)
+        layer = layer_with_weights(attrs, weight, weight_scale, self.large)
+        correct = self.correct
+        if correct is None:
+            return self.each(lambda operand: layer.finish(layer.sums(operand), bias), given)
         bytes_of_all = 8 * math.prod(attrs.output_shape(given[0].shape, weight.shape)) * len(given)
         keep = bytes_of_all <= HELD_BYTES
 

@@ -25,7 +25,12 @@ TensorType = tuple[tuple[int, ...], int]  # static shape, onnx.TensorProto data 
 
 class NotStatic(UserError):
     """The model is no graph of tensors whose shapes are known beforehand. Raised for that and nothing else, so that the
-    CPU alone may try what TVM makes of it."""
+    CPU alone may try what TVM makes of it. The message is ``reason`` and ``way_out``."""
+
+    def __init__(self, reason: str, way_out: str = "") -> None:
+        super().__init__(f"{reason}{way_out}")
+        self.reason = reason
+        self.way_out = way_out
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ def import_for_cpu(
             raise
         from .import_by_tvm import import_by_tvm
 
-        return import_by_tvm(model, input_shapes, refusal), (f"imported as it is by TVM's own importer: {refusal}",)
+        return import_by_tvm(model, input_shapes, refusal), (
+            f"imported as it is by TVM's own importer: {refusal.reason}",
+        )
 
 
 def import_frontend_module(mod: tvm.IRModule, forms: Forms = AS_FLOAT) -> Model:

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from ..errors import UserError
+from .from_tflite.labels import labelled
 from .from_tflite.sparse import dense
 
 CONTROL_FLOW = ("IF", "WHILE", "CALL", "STABLEHLO_WHILE", "STABLEHLO_CASE")
@@ -43,7 +44,9 @@ def from_tflite_file(path: Path) -> tvm.IRModule:
             f"'{path}' keeps a state between its runs in a variable tensor; export the state as an input and an output"
         )
     try:
-        return from_tflite(model, op_converter=_converter())
+        made: list[Any] = []
+        mod = from_tflite(model, op_converter=_converter(made))
+        return labelled(mod, made[0].labels)
     except UserError:
         raise
     except Exception as error:  # TVM's frontend raises AssertionError, KeyError and others
@@ -75,12 +78,19 @@ def _refuse(path: Path, name: str, custom: str) -> None:
         )
 
 
-def _converter() -> type:
-    """The converter with what TVM's gets wrong: EXPAND_DIMS calls an operator of Relax wrongly, DENSIFY knows one element type,
-    RESHAPE takes no computed shape, although the file states the result's, and FULLY_CONNECTED no batch of planes."""
+def _converter(made: list[Any]) -> type:
+    """The converter, which puts itself into ``made``, with what TVM's gets wrong.
+
+    EXPAND_DIMS calls an operator of Relax wrongly, DENSIFY knows one element type, RESHAPE takes no computed shape, although the
+    file states the result's, and FULLY_CONNECTED no batch of planes.
+    """
     from .from_tflite.integers import RealConverter
 
     class Converter(RealConverter):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            made.append(self)
+
         def convert_expand_dims(self, op: Any) -> relax.Expr:
             data, axis = self.get_input_tensors(op)
             return relax.op.expand_dims(self.get_tensor_expr(data), int(self.get_tensor_value(axis).reshape(-1)[0]))

@@ -16,6 +16,11 @@ CONTAINER_VERSION = 1
 _HEADER = struct.Struct("<4sIII")  # magic, container version, bytes of JSON, CRC-32 of all that follows
 
 
+def channel_bytes(channels: int, bits: int) -> int:
+    """Bytes of that many channels of one pixel (4-bit pairs share a byte)."""
+    return -(-channels * bits // 8)
+
+
 @dataclass(frozen=True)
 class TensorSlot:
     """A subgraph input or output in DRAM: one sample, NHWC without N; 4-bit values packed low nibble first per pixel."""
@@ -27,7 +32,7 @@ class TensorSlot:
 
     @property
     def pixel_bytes(self) -> int:
-        return -(-self.shape[2] * self.bits // 8)
+        return channel_bytes(self.shape[2], self.bits)
 
     @property
     def dram_bytes(self) -> int:
@@ -35,8 +40,32 @@ class TensorSlot:
 
 
 @dataclass(frozen=True)
+class MapSlot:
+    """What a layer makes, and where it lies whole once the layer is done: one sample, packed as a `TensorSlot`.
+
+    ``layer``: its number in the program; ``memory``: "sram" or "dram". ``order``: which channel lies at each place; empty where
+    they lie as they are numbered. A map in SRAM is there until its last reader is done.
+    """
+
+    layer: int
+    name: str
+    memory: str
+    addr: int
+    shape: tuple[int, int, int]
+    bits: int
+    order: tuple[int, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return self.shape[0] * self.shape[1] * channel_bytes(self.shape[2], self.bits)
+
+
+@dataclass(frozen=True)
 class Artefact:
-    """``program`` and ``constants`` lie in DRAM at their addresses; the rest of ``dram_bytes`` is inputs, outputs, scratch."""
+    """``program`` and ``constants`` lie in DRAM at their addresses; the rest of ``dram_bytes`` is inputs, outputs, scratch.
+
+    ``maps``: what each layer makes, for whoever looks inside; no program needs it.
+    """
 
     symbol: str
     isa_version: int
@@ -49,6 +78,7 @@ class Artefact:
     dram_bytes: int
     inputs: tuple[TensorSlot, ...]
     outputs: tuple[TensorSlot, ...]
+    maps: tuple[MapSlot, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Artefact '{self.symbol[:60]}' for {self.hw.name[:60]}: {len(self.layers)} layers, {self.dram_bytes:,} B of DRAM>"
@@ -64,6 +94,7 @@ class Artefact:
             "dram_bytes": self.dram_bytes,
             "inputs": [asdict(slot) for slot in self.inputs],
             "outputs": [asdict(slot) for slot in self.outputs],
+            "maps": [asdict(slot) for slot in self.maps],
         }
         text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
         body = text + self.program + self.constants
@@ -101,4 +132,8 @@ class Artefact:
             dram_bytes=meta["dram_bytes"],
             inputs=tuple(TensorSlot(**{**slot, "shape": tuple(slot["shape"])}) for slot in meta["inputs"]),
             outputs=tuple(TensorSlot(**{**slot, "shape": tuple(slot["shape"])}) for slot in meta["outputs"]),
+            maps=tuple(
+                MapSlot(**{**slot, "shape": tuple(slot["shape"]), "order": tuple(slot["order"])})
+                for slot in meta.get("maps", ())  # modules of before have none
+            ),
         )

@@ -223,16 +223,23 @@ def table_bytes(in_bits: int, out_bits: int, knots: str) -> int:
     return (1 << in_bits) * (2 if out_bits == 16 else 1)
 
 
-def _run_grid(ins: Instruction) -> tuple[int, int, int, int, int, int]:
-    """A transfer's DRAM runs as ``(address, rows, row stride, runs of a row, run stride, bytes of a run)``."""
+RunGrid = tuple[int, int, int, int, int, int]  # address, rows, row stride, runs of a row, run stride, bytes of a run
+
+
+def _run_grid(ins: Instruction) -> RunGrid:
+    """A transfer's DRAM runs."""
     if ins.op == "LOAD_RAW":
         return ins["dram_addr"], 1, 0, 1, 0, ins["bytes"]
     if ins.op == "LOADW":
         return ins["stream_addr"], 1 if ins["source"] == "dram" else 0, 0, 1, 0, ins["stream_bytes"]
     if ins.op not in ("LOAD", "STORE"):
         raise CompilerFault(f"{ins.op} transfers nothing from or to DRAM")
-    addr, rows, row_stride = ins["dram_addr"], ins["rows"], ins["dram_row_stride"]
-    pixels, pixel_stride, size = ins["pixels"], ins["dram_pixel_stride"], ins["pixel_bytes"]
+    sizes = ins["rows"], ins["dram_row_stride"], ins["pixels"], ins["dram_pixel_stride"], ins["pixel_bytes"]
+    return _runs_of_box(ins["dram_addr"], *sizes)
+
+
+def _runs_of_box(addr: int, rows: int, row_stride: int, pixels: int, pixel_stride: int, size: int) -> RunGrid:
+    """The runs of ``size`` bytes of each pixel of each row; those that touch are one."""
     if pixels > 1 and size != pixel_stride:
         return addr, rows, row_stride, pixels, pixel_stride, size
     if row_stride == pixels * size:
@@ -263,8 +270,24 @@ def _floor_sum(count: int, divisor: int, step: int, start: int) -> int:
 
 def dram_beats(ins: Instruction, hw: HwConfig) -> int:
     """Cycles that the DRAM channel spends on a transfer. Errors as ``dram_runs``."""
-    addr, rows, row_stride, runs, run_stride, size = _run_grid(ins)
-    bus = hw.dram_bytes_per_cycle
+    return _grid_beats(_run_grid(ins), hw.dram_bytes_per_cycle)
+
+
+def box_beats(rows: int, row_stride: int, pixels: int, pixel_stride: int, size: int, hw: HwConfig) -> int:
+    """Cycles that the DRAM channel spends on ``size`` bytes of each pixel of each row, the first at a boundary of the bus.
+
+    Strides in bytes. A run shorter than the bus takes a whole cycle, and two where it lies across a boundary.
+    """
+    return _grid_beats(_runs_of_box(0, rows, row_stride, pixels, pixel_stride, size), hw.dram_bytes_per_cycle)
+
+
+def bytes_beats(count: int, hw: HwConfig) -> int:
+    """Cycles that the DRAM channel spends on that many bytes one after the other, the first at a boundary of the bus."""
+    return _ceil(count, hw.dram_bytes_per_cycle)
+
+
+def _grid_beats(grid: RunGrid, bus: int) -> int:
+    addr, rows, row_stride, runs, run_stride, size = grid
     if runs == 1:  # the long side of the grid goes into the closed form
         rows, row_stride, runs, run_stride = 1 if rows else 0, 0, rows, row_stride
     beats = 0
@@ -333,19 +356,20 @@ def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWork:
-    """What a layer does in all: COMPUTE instructions (each kind of work and how often), transfers and their bytes.
+    """What a layer does in all: COMPUTE instructions (each kind of work and how often), transfers and what they cost.
 
-    ``weight_bytes`` are of streams. ``first_bytes`` are fetched before anything is computed, ``last_bytes`` stored after.
+    ``load_beats`` and ``store_beats`` are cycles of the DRAM channel (`box_beats`); ``weight_bytes`` are of streams, each one run.
+    ``first_bytes`` are fetched before anything is computed, ``last_bytes`` stored after.
     """
 
     computes: tuple[tuple[Work, int], ...]
     loads: int
-    load_bytes: int
+    load_beats: int
     weight_loads: int
     weight_bytes: int
     decode_cycles: int
     stores: int
-    store_bytes: int
+    store_beats: int
     first_bytes: int
     last_bytes: int
 
@@ -354,14 +378,14 @@ def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
     """Estimate: perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
     start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
     compute = sum(count * work_cycles(work, hw) for work, count in layer.computes)
-    load = layer.loads * (start.load + hw.dram_latency_cycles) + layer.load_bytes // bus
+    load = layer.loads * (start.load + hw.dram_latency_cycles) + layer.load_beats
     fetch = layer.weight_loads * hw.dram_latency_cycles + layer.weight_bytes // bus
     loadw = layer.weight_loads * start.loadw + max(fetch, layer.decode_cycles)
-    store = layer.stores * (start.store + hw.dram_latency_cycles) + layer.store_bytes // bus
+    store = layer.stores * (start.store + hw.dram_latency_cycles) + layer.store_beats
     # Instructions are fetched through the same channel, which is what makes many small tiles dear.
     instructions = sum(count for _, count in layer.computes) + layer.loads + layer.weight_loads + layer.stores
     program_bytes = instructions * isa().instruction_bytes
-    dram = (layer.load_bytes + layer.weight_bytes + layer.store_bytes + program_bytes) // bus
+    dram = layer.load_beats + layer.store_beats + (layer.weight_bytes + program_bytes) // bus
     return max(compute, load, loadw, store, dram) + (layer.first_bytes + layer.last_bytes) // bus
 
 

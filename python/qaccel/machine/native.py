@@ -10,6 +10,7 @@ import tvm_ffi
 
 from ..errors import UserError
 from .hw import target_dir
+from .isa import isa
 
 _LIBRARY = "libqaccel_sim.so"
 
@@ -27,8 +28,24 @@ def library_path() -> Path:
 
 @lru_cache(maxsize=1)
 def load_library() -> Any:
-    """Load the library once; this registers its global functions and the loader of saved modules."""
-    return tvm_ffi.load_module(str(library_path()))
+    """Load the library once; this registers its global functions and the loader of saved modules.
+
+    Raises UserError for one that was built for another version of the ISA.
+    """
+    path = library_path()
+    library = tvm_ffi.load_module(str(path))
+    built_for = tvm_ffi.get_global_func("qaccel.isa_version", allow_missing=True)
+    check_version(path, isa().version if built_for is None else int(built_for()))
+    return library
+
+
+def check_version(path: Path, version: int) -> None:
+    """Raises UserError, with how to make it anew, where a library at ``path`` is of another ISA version than this Python code."""
+    if version != isa().version:
+        again = "pip install ." if path.parent == target_dir() / "lib" else "make sim"
+        raise UserError(
+            f"'{path}' is built for ISA version {version}, this qaccel has {isa().version}; rebuild it: {again}"
+        )
 
 
 def native_function(name: str) -> Any:

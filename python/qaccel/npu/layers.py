@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..dialect.pieces import Piece
+from ..machine.artefact import channel_bytes as channel_bytes
 from ..machine.cost import StreamEstimate
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """An activation tensor; ``data`` is the packed image of a constant one, else None."""
+    """An activation tensor; ``data`` is the packed image of a constant one, else None.
+
+    ``order``: which channel of the network's tensor lies at each place; empty where they lie as they are numbered.
+    """
 
     name: str
     h: int
@@ -24,6 +28,7 @@ class FeatureMap:
     bits: int
     zero_point: int
     data: bytes | None = None
+    order: tuple[int, ...] = ()
 
     @property
     def pixel_bytes(self) -> int:
@@ -32,11 +37,6 @@ class FeatureMap:
     @property
     def total_bytes(self) -> int:
         return self.h * self.w * self.pixel_bytes
-
-
-def channel_bytes(channels: int, bits: int) -> int:
-    """Bytes of that many channels of one pixel (4-bit pairs share a byte)."""
-    return -(-channels * bits // 8)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from .plans import read_plan as read_plan
 from .values import BITS_WITHOUT_DATA as BITS_WITHOUT_DATA
 from .values import CALIBRATION_METHODS as CALIBRATION_METHODS
 from .values import DEFAULT_BITS as DEFAULT_BITS
+from .values import EFFORTS as EFFORTS
 from .values import GUESSED_INPUT_RANGE as GUESSED_INPUT_RANGE
 from .values import IO_DTYPES as IO_DTYPES
 from .values import MODEL_FORMATS as MODEL_FORMATS

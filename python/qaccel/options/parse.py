@@ -34,6 +34,7 @@ def options_of(
     model_format: str | None = None,
     tuning_records: str | Path | None = None,
     passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
     requantize: bool = False,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
@@ -57,6 +58,7 @@ def options_of(
         model_format=model_format,
         tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,
         passes=parse_passes(passes) if passes is not None else None,
+        effort=effort,
         requantize=requantize,
     )
 

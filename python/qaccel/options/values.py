@@ -17,6 +17,7 @@ from ..machine.isa import isa
 WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
+EFFORTS = ("fast", "default")  # how long the quantizer may work
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
 # Without data, weights need none and 16-bit activations forgive loose ranges.
 GUESSED_INPUT_RANGE = (-1.0, 1.0)
@@ -69,7 +70,8 @@ class CompileOptions:
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
     ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
-    ``passes``: names of the quantizer's that may run; None for all. ``requantize``: what came quantized is taken as float.
+    ``passes``: names of the quantizer's that may run; None for those that ``effort`` takes, None being "default".
+    ``requantize``: what came quantized is taken as float.
 
     Raises UserError for a value that is none, and for what does nothing beside the rest: a method without data, a range with data.
     """
@@ -86,6 +88,7 @@ class CompileOptions:
     model_format: str | None = None
     tuning_records: Path | None = None
     passes: tuple[str, ...] | None = None
+    effort: str | None = None
     requantize: bool = False
     synthetic_samples: int = field(default=16, repr=False)
 
@@ -96,6 +99,10 @@ class CompileOptions:
                 raise UserError(
                     f"--calibration {self.calibration} measures samples; add --calibration-data, or drop it"
                 )
+        if self.effort is not None:
+            check_choice("--effort", self.effort, EFFORTS)
+            if self.passes is not None:
+                raise UserError(f"--effort {self.effort} chooses among the passes, and --passes names them; drop one")
         check_choice("--io-dtype", self.io_dtype, IO_DTYPES)
         if self.model_format is not None:
             check_choice("--model-format", self.model_format, MODEL_FORMATS)

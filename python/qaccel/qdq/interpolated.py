@@ -6,7 +6,7 @@ import re
 
 Span = tuple[float, float, float, float]  # least and greatest input, least and greatest output, real values
 _TEXT = "a 16-bit table, interpolated; made for inputs within {!r}..{!r} and outputs within {!r}..{!r}"
-_NUMBER = r"([-+0-9.e]+?)"
+_NUMBER = r"([-+0-9.einf]+?)"
 _PATTERN = re.compile(re.escape(_TEXT).replace(re.escape("{!r}"), _NUMBER) + "$")
 
 

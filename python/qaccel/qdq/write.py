@@ -3,7 +3,7 @@
 All integers are those of the quantized Relax module: weights and biases are integer initializers with a
 DequantizeLinear, every operation on integers reads a DequantizeLinear of its own and is followed by a QuantizeLinear.
 Constants of element-wise operators are integers too. What ONNX cannot say: 16-bit tables interpolate, which the node's doc string
-says; and a tensor that is held at several scales is left in float, which is nearer to it than any one scale.
+says.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from ..dialect.rescale import quantize_constant
 from ..errors import UserError
 from ..relax_tools import bindings
 from .interpolated import span_text
-from .kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
+from .written.ends import integer_ends
+from .written.kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
+from .written.levels import RENAMING, Call, Spelled, spelled_out
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
-_RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
-# A call's attributes, and the constants of a convolution: weight, bias, weight scale.
-Operation = tuple[operators.Attrs, tuple[np.ndarray, ...]]
 _TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 
 
@@ -69,30 +68,22 @@ def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
 
 def qdq_model(q: QuantizedModel) -> onnx.ModelProto:
     """The model that `emit_qdq` writes, checked by onnx. Raises UserError as that does."""
-    calls = _calls(q)
-    wide = any(bits != 8 for attrs, _ in calls for bits in _widths(attrs))
+    calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
+    wide = any(bits != 8 for call in calls for bits in _widths(operators.read(call)))
     if q.model.onnx_model is None:
         raise UserError(
             "no QDQ model can be written: the model came as Relax, with operators that ONNX does not have; leave --emit-qdq out"
         )
     source = at_opset(q.model.onnx_model, NARROW_AND_WIDE_OPSET if wide else PER_CHANNEL_OPSET)
-    graph = _Graph(source, q)
-    for attrs, constants in calls:
+    spelled = spelled_out(q, source)
+    graph = _Graph(spelled, q)
+    for attrs, constants in spelled.calls:
         graph.learn(attrs, constants)
     model = graph.build()
+    if q.model.given is not None:
+        integer_ends(model, q.model.given.ends)
     onnx.checker.check_model(model)
     return model
-
-
-def _calls(q: QuantizedModel) -> list[Operation]:
-    """Every call of the dialect, in order."""
-    result = []
-    for binding in bindings(q.mod["main"]):
-        if operators.is_quantized(binding.value):
-            attrs = operators.read(binding.value)
-            constants = binding.value.args[1:] if isinstance(attrs, ConvAttrs) else []
-            result.append((attrs, tuple(operators.constant(value) for value in constants)))
-    return result
 
 
 def _widths(attrs: operators.Attrs) -> list[int]:
@@ -104,29 +95,27 @@ def _widths(attrs: operators.Attrs) -> list[int]:
 class _Graph:
     """The new graph as it grows: the source's nodes in order, each between the Q and DQ nodes that it needs."""
 
-    def __init__(self, source: onnx.ModelProto, q: QuantizedModel) -> None:
-        self.source = source
-        self.fused = q.fused
+    def __init__(self, spelled: Spelled, q: QuantizedModel) -> None:
+        self.source = source = spelled.source
+        self.fused = spelled.fused
         self.added = q.added
-        self.spans = q.spans
+        self.spans = spelled.spans
         self.apart = q.apart
         self.undone = q.undone
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.levels = q.levels
-        self.at_several_scales = {name for chain in q.levels.values() for name in chain}
-        self.operations: dict[str, Operation] = {}
+        self.operations: dict[str, Call] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
-        self.slopes: dict[str, Operation] = {}  # the product of a PRelu
+        self.slopes: dict[str, Call] = {}  # the product of a PRelu
         self.phases: dict[str, list[Phase]] = {}
-        self.first_phases: dict[str, Operation] = {}  # whose bias and scales are those of all phases
+        self.first_phases: dict[str, Call] = {}  # whose bias and scales are those of all phases
         self.reads: dict[str, int] = {}  # bits at which an operation reads its tensors
         self.made: dict[str, Quantization] = {}  # tensors that operations on integers produce
         self.copied: dict[tuple[str, Quantization], Quantization] = {}  # from which bits a copy was made
         self.integers: dict[tuple[str, Quantization], str] = {}
         self.meaning: dict[tuple[str, int], Quantization] = {}
-        self.part_of = {inner: name for name, each in q.inner.items() for inner in each}
-        self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in _RENAMING}
+        self.part_of = {inner: name for name, each in spelled.inner.items() for inner in each}
+        self.renamed = {node.output[0]: node.input[0] for node in source.graph.node if node.op_type in RENAMING}
         self.in_float: set[str] = set()  # joined tensors under whose name lies what their parts are in float
         self.outputs = {value.name for value in source.graph.output}
         self.constants = {value.name: value for value in source.graph.initializer}
@@ -143,12 +132,7 @@ class _Graph:
             return
         made = attrs.result
         node, _, part = attrs.name.rpartition(".")
-        if {attrs.name, node} & self.at_several_scales or node in self.levels:
-            return
-        if attrs.name in self.levels:
-            self.made[self.output_of[attrs.name]] = made
-            self._means(self.output_of[attrs.name], made)
-        elif attrs.name in self.output_of:
+        if attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
             self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
             self.operations.setdefault(attrs.name, (attrs, constants))
@@ -291,7 +275,7 @@ class _Graph:
         scale = self._initializer(f"{name}_scale", np.float32(q.scale))
         return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
 
-    def _transposed(self, source: onnx.NodeProto, node: onnx.NodeProto, operation: Operation) -> None:
+    def _transposed(self, source: onnx.NodeProto, node: onnx.NodeProto, operation: Call) -> None:
         """ConvTranspose on integer weights: its kernel put together from its phases, or turned back from its only one."""
         attrs, (_, bias, scale) = self.first_phases.get(source.name) or operation
         assert isinstance(attrs, ConvAttrs)
@@ -333,7 +317,7 @@ class _Graph:
             node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
         self.nodes.append(node)
 
-    def _slopes(self, tensor: str, product: Operation) -> str:
+    def _slopes(self, tensor: str, product: Call) -> str:
         """The slopes of a PRelu as the integers of its product, dequantized; as they are where those are in another order."""
         attrs, constants = product
         if isinstance(attrs, EltwiseAttrs):

@@ -49,22 +49,29 @@ class IntegerEnds:
 def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, IntegerEnds | None]:
     """The quantized module with inputs and outputs of ``io_dtype``, and what they mean if they are integers.
 
-    "float32" leaves those as they are that were no integers in the model; errors as `with_integer_ends`.
+    "float32" leaves those as they are that were no integers in the model; what is not float32 in the model (indices, say)
+    stays as it is. Errors as `with_integer_ends`.
     """
     given = model.model.given.ends if model.model.given is not None else {}
+    ends = model.model.inputs, model.model.outputs
     types = [
-        [given.get(spec.name, io_dtype) for spec in specs] for specs in (model.model.inputs, model.model.outputs)
+        [given.get(spec.name, io_dtype if spec.dtype == _FLOAT else spec.dtype) for spec in specs] for specs in ends
     ]  # fmt: skip
-    if set(types[0] + types[1]) <= {_FLOAT}:
+    if not set(types[0] + types[1]) & OFFSET.keys():
         return model.mod, None
-    return with_integer_ends(model.mod, types[0], types[1], model.model.inputs, model.model.outputs, model.apart)
+    mod, made = with_integer_ends(model.mod, types[0], types[1], *ends, model.apart)
+    kept = [] if io_dtype == _FLOAT else [spec for specs in ends for spec in specs if spec.dtype != _FLOAT]
+    notes = (
+        f"'{spec.name}' stays {spec.dtype}: --io-dtype {io_dtype} is for float32 inputs and outputs" for spec in kept
+    )
+    return mod, replace(made, notes=(*made.notes, *notes))
 
 
 def with_integer_ends(
     mod: tvm.IRModule, input_types: list[str], output_types: list[str], inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...], apart: Mapping[str, tuple[float, float]],
 ) -> tuple[tvm.IRModule, IntegerEnds]:  # fmt: skip
-    """``main`` with inputs and outputs in these types (those of OFFSET, or float32), and what their integers mean, in order.
+    """``main`` with inputs and outputs in these types (those of OFFSET, or their own), and what their integers mean, in order.
 
     ``apart``: ranges of joined tensors by node. Shapes and order of axes stay the model's. Raises UserError naming an input that
     is not quantized to as many bits by what reads it first, or an output that is not such an integer before it is dequantized.
@@ -77,7 +84,7 @@ def with_integer_ends(
     meanings: list[Meaning] = []
     for param, spec, dtype in zip(function.params, inputs, input_types, strict=True):
         attrs = reads.get(param)
-        if dtype == _FLOAT:
+        if dtype not in OFFSET:
             params.append(param)
             meanings.append(None)
             continue
@@ -115,7 +122,7 @@ def with_integer_ends(
             out_meanings: list[Meaning] = []
             notes: list[str] = []
             for result, spec, dtype in zip(results(function), outputs, output_types, strict=True):
-                if dtype == _FLOAT:
+                if dtype not in OFFSET:
                     ends.append(renewed(result, values))
                     out_meanings.append(None)
                     continue

@@ -17,9 +17,9 @@ from tvm import ir, relax
 from ..dialect import kinds, operators
 from ..dialect.check import check_quantized
 from ..dialect.kinds import WEIGHTED, Kind
-from ..dialect.quantized import QuantizedModel
+from ..dialect.quantized import HeldTensor, QuantizedModel
 from ..errors import UserError, did_you_mean, shown
-from ..model import Given, Model
+from ..model import Given, Model, TensorSpec
 from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, main_function, use_counts, variables
 from .calibrate.masks import Masks
@@ -119,16 +119,29 @@ def _quantized(
         fused={n: tuple(each.name for each in x.joined) for n, x in quantized.items() if x.joined},
         added={n: x.added[0].name for n, x in quantized.items() if x.added},
         inner={n: tuple(each.name for each in x.inner) for n, x in quantized.items() if x.inner},
+        held=_held(nodes, inputs, emitter, mod["main"]),
         spans=emitter.table_spans,
+        real=emitter.layers,
         apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
-        levels={
-            n: tuple(each.name for node in steep[x.output].chain for each in node.all_nodes)
-            for n, x in quantized.items()
-            if x.output in steep and widths[x.output].out == 16
-        },
+        levels=emitter.levels,
     )
     return made, failed
+
+
+def _held(
+    nodes: list[Node], inputs: Mapping[relax.Var, TensorSpec], emitter: Emitter, made: relax.Function
+) -> dict[str, HeldTensor]:
+    """What `QuantizedModel.held` is; what only renames is left to the node that makes the integers."""
+    names = {b.var: operators.read(b.value).name for b in bindings(made) if operators.is_quantized(b.value)}
+    tensors = {var: spec.name for var, spec in inputs.items()}
+    tensors |= {node.output: node.range_name for node in nodes if not renames(node)}
+    held: dict[str, HeldTensor] = {}
+    for var, tensor in tensors.items():
+        own = emitter.held.get(var)
+        if own is not None and own.var in names:
+            held.setdefault(names[own.var], HeldTensor(tensor, own.layout.view, own.layout.axes))
+    return held
 
 
 def plan_widths(

@@ -81,7 +81,7 @@ def evaluate(
     advance: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Runs all samples; ``advance`` hears how many were done. Raises UserError if no output, or more than one, has classes."""
-    model = _reference(reference, module) if reference is not None else None
+    model = float_reference(reference, module) if reference is not None else None
     output = _score_output(module.outputs).name
     entries = {entry["name"]: entry for entry in module.metadata["inputs"]}
 
@@ -110,7 +110,7 @@ def evaluate(
     )
 
 
-def _reference(path: str | Path, module: Runner) -> Model:
+def float_reference(path: str | Path, module: Runner) -> Model:
     """The float model. Raises UserError where it has other inputs than the module."""
     proto = load(path_of(path, "--reference"))
     fixed = module.metadata.get("fixed_inputs") or {}

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import tvm
 
-from ..dialect.operators import carrier
 from ..evaluate.integers import run_quantized
-from ..machine.artefact import Artefact, TensorSlot
-from ..machine.streams import pack_pixels, unpack
-from .program import run_program
+from ..machine.artefact import Artefact
+from ..machine.streams import pack_pixels
+from .program import run_program, unpacked
 
 
 def golden_inputs(
@@ -33,7 +32,9 @@ def golden_inputs(
             given = [pack_pixels(v[n], slot.bits) for v, slot in zip(operands, artefact.inputs, strict=True)]
             seen.setdefault(symbol, tuple(given))
             made = run_program(artefact, given).outputs
-            results.append([_unpacked(data, slot) for data, slot in zip(made, artefact.outputs, strict=True)])
+            results.append(
+                [unpacked(data, slot.shape, slot.bits) for data, slot in zip(made, artefact.outputs, strict=True)]
+            )
         return [np.stack(each) for each in zip(*results, strict=True)]
 
     params = mod["main"].params
@@ -51,11 +52,3 @@ def _as_input(value: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
     return np.clip(np.rint(value / np.float32(entry["scale"])) + entry["zero_point"], limits.min, limits.max).astype(
         dtype
     )
-
-
-def _unpacked(data: bytes, slot: TensorSlot) -> np.ndarray:
-    """DRAM contents of a slot as integers [H, W, C]."""
-    height, width, channels = slot.shape
-    per_pixel = slot.pixel_bytes * 8 // slot.bits
-    values = unpack(data, height * width * per_pixel, slot.bits).reshape(height, width, per_pixel)
-    return values[..., :channels].astype(carrier(slot.bits))

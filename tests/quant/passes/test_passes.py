@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tvm
+from tvm.ir import assert_structural_equal
 
 import qaccel
 from qaccel.backend import qaccel_pipeline
@@ -17,7 +18,7 @@ from qaccel.pipeline import compile_model
 from qaccel.quant import passes
 from qaccel.quant.calibrate.calibration import Calibration, measure
 from qaccel.quant.passes import PASSES, Pass, chosen_passes, run_passes
-from qaccel.quant.passes.bias_correction import _with_biases
+from qaccel.quant.passes.constants import LayerConstants, with_constants
 from qaccel.quant.quantize import quantize
 from qaccel.stages import Stages
 from small_models import chain, samples
@@ -71,8 +72,8 @@ def test_relax_modules_take_the_same_list(ran, way):
 
 
 def test_unknown_names_and_missing_samples_are_said_in_one_line():
-    with pytest.raises(QaccelError, match=r"^--passes 'rounding' is unknown; the passes are bias_correction$"):
-        qaccel.quantize("no such file.onnx", passes=["bias_correction", "rounding"])
+    with pytest.raises(QaccelError, match=r"^--passes 'rouding' is unknown; the passes are rounding, bias_correction$"):
+        qaccel.quantize("no such file.onnx", passes=["bias_correction", "rouding"])
     with pytest.raises(QaccelError, match=r"^--passes bias_correction: .*none; add --calibration-data$"):
         qaccel.quantize(chain(), passes=["bias_correction"])
     with pytest.raises(QaccelError, match="quantized already"):
@@ -92,8 +93,11 @@ def test_tvmc_takes_names(capsys):
 
 def test_a_pass_that_breaks_the_form_is_found_at_once(monkeypatch):
     def broken(model: QuantizedModel, calibration: Calibration) -> QuantizedModel:
-        (name, *_) = model.plan
-        return replace(model, mod=_with_biases(model.mod, {name: np.zeros(3, np.int32)}))
+        ((name, real), *_) = model.real.items()
+        return replace(
+            model,
+            mod=with_constants(model.mod, {name: LayerConstants(real.weight, np.zeros(3), np.ones(len(real.weight)))}),
+        )
 
     imported = import_model(chain(), None, None)
     calibration = measure(imported, CompileOptions(calibration_data=samples(chain())))
@@ -103,4 +107,28 @@ def test_a_pass_that_breaks_the_form_is_found_at_once(monkeypatch):
 
 
 def test_names_are_unique():
-    assert len({each.name for each in PASSES}) == len(PASSES) == len(chosen_passes(None))
+    assert len({each.name for each in PASSES}) == len(PASSES)
+
+
+def test_effort_chooses_passes():
+    assert chosen_passes(None) == chosen_passes(None, "default") == PASSES
+    assert [each.name for each in chosen_passes(None, "fast")] == ["bias_correction"]
+    with pytest.raises(QaccelError, match=r"^--effort great is unknown; choose one of fast, default$"):
+        qaccel.quantize(chain(), samples(chain()), effort="great")
+    with pytest.raises(
+        QaccelError, match=r"^--effort fast chooses among the passes, and --passes names them; drop one$"
+    ):
+        qaccel.quantize(chain(), samples(chain()), effort="fast", passes=["rounding"])
+    with pytest.raises(QaccelError, match=r"^--effort is for quantization"):
+        compile_model(chain(), CompileOptions(parse_target("llvm"), effort="fast"), "chain", Stages())
+
+
+def test_effort_decides_the_integers():
+    made = {
+        effort: qaccel.quantize(chain(), samples(chain()), bits="W4A8", effort=effort).quantized
+        for effort in ("fast", "default")
+    }
+    named = qaccel.quantize(chain(), samples(chain()), bits="W4A8", passes=["bias_correction"]).quantized
+    assert_structural_equal(made["fast"].mod, named.mod)
+    with pytest.raises(ValueError):
+        assert_structural_equal(made["fast"].mod, made["default"].mod)

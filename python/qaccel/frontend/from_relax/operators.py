@@ -53,13 +53,15 @@ def _rsqrt(call: relax.Call, to: Translation) -> str:
 
 
 def _reshape(call: relax.Call, to: Translation) -> str:
-    return to.reshape(to.tensor(call.args[0]), shape_of(call))
+    return to.node("Reshape", [to.tensor(call.args[0]), to.const(list(shape_of(call)), np.int64)])
 
 
 def _permute(call: relax.Call, to: Translation) -> str:
     rank = len(shape_of(call))
     axes = ints(call.attrs.axes) or list(range(rank))[::-1]
-    return to.transpose(to.tensor(call.args[0]), [a % rank for a in axes])
+    perm = [a % rank for a in axes]
+    source = to.tensor(call.args[0])
+    return source if perm == sorted(perm) else to.node("Transpose", [source], perm=perm)
 
 
 def _fields(expr: relax.Expr, to: Translation) -> Sequence[relax.Expr]:

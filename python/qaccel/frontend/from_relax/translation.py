@@ -69,12 +69,19 @@ class Translation:
         return names[0]
 
     def reshape(self, source: str, shape: Sequence[int]) -> str:
-        """Reshape to a static shape."""
-        return self.node("Reshape", [source, self.const(list(shape), np.int64)])
+        """Reshape to a static shape, beside the node that has the call's name."""
+        return self._beside("Reshape", [source, self.const(list(shape), np.int64)])
 
     def transpose(self, source: str, perm: Sequence[int]) -> str:
-        """Transpose, unless it is the identity."""
-        return source if list(perm) == sorted(perm) else self.node("Transpose", [source], perm=list(perm))
+        """Transpose, unless it is the identity, beside the node that has the call's name."""
+        return source if list(perm) == sorted(perm) else self._beside("Transpose", [source], perm=list(perm))
+
+    def _beside(self, op: str, inputs: Sequence[str], **attrs: Any) -> str:
+        own = self.node_name
+        self.node_name = f"{own}:{op.lower()}"
+        made = self.node(op, inputs, **attrs)
+        self.node_name = own
+        return made
 
 
 Operator: TypeAlias = Callable[[relax.Call, Translation], str]

@@ -13,6 +13,7 @@ from tvm import relax
 from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter, TensorWrapper, get_tensor_name
 
 from ...errors import UserError
+from .labels import label_of
 from .sparse import dense
 
 # TensorType of TFLite's schema; those of more than 16 bits are quantized where they are a layer's bias.
@@ -54,6 +55,7 @@ class RealConverter(OperatorConverter):
 
     def __init__(self, model: Any, subgraph: Any, exp_tab: Any, ctx: Any, conversion_state: Any = None) -> None:
         super().__init__(model, subgraph, exp_tab, ctx, conversion_state)
+        self.labels: dict[relax.Var, str] = {}  # of operators, by the last variable of each
         self.biases: dict[int, np.ndarray] = {}  # scales of integer biases, by tensor
         self.integers: dict[int, relax.Expr] = {}  # what quantized results were rounded to
 
@@ -133,9 +135,11 @@ class RealConverter(OperatorConverter):
                     )
             self._take_bias(op, name)
             made = convert(op=op)
-            if made is None or not any(self._scales(index) is not None for index in outputs):
+            if made is None:
+                return None
+            made = self._labelled(self.bb.normalize(made), label_of(self._label(outputs[0])))
+            if not any(self._scales(index) is not None for index in outputs):
                 return made
-            made = self.bb.normalize(made)
             if len(outputs) == 1:
                 return self._both(outputs[0], made)
             return relax.Tuple(
@@ -144,12 +148,20 @@ class RealConverter(OperatorConverter):
 
         return converted
 
+    def _labelled(self, made: relax.Expr, label: str) -> relax.Expr:
+        """What an operator, or a rounding, gave, bound under its name."""
+        if isinstance(made, relax.Call):
+            made = self.bb.emit(made, label)
+            self.labels[made] = label
+        return made
+
     def _both(self, index: int, real: relax.Expr) -> relax.Expr:
         """Real values rounded to a tensor's integers; as they are where it is not quantized."""
         if self._scales(index) is None:
             return real
-        self.integers[index] = self.bb.normalize(self._quantized(index, real))
-        return self.bb.normalize(self._dequantized(index, self.integers[index]))
+        label = label_of(self._label(index))
+        self.integers[index] = self._labelled(self.bb.normalize(self._quantized(index, real)), f"{label}:rounded")
+        return self._labelled(self.bb.normalize(self._dequantized(index, self.integers[index])), f"{label}:real")
 
     def _quantized(self, index: int, real: relax.Expr) -> relax.Expr:
         scale, zero_point, axis = self._along(index)

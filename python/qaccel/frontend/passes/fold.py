@@ -87,13 +87,20 @@ def fold(graph: Graph) -> Graph:
         try:
             types.update(_infer(node, consts, types, graph))
         except NotStatic as refusal:
-            raise NotStatic(f"{refusal}{_way_out(node.input[1:], nodes, types, graph)}") from refusal
+            way_out = refusal.way_out or _way_out(node.input[1:], nodes, types, graph) or _BY_TVM
+            raise NotStatic(refusal.reason, way_out) from refusal
         nodes.append(node)
     for out in graph.outputs:  # a constant output is an Identity of a constant with another name
         if out in consts:
             alias[out] = fresh_name(f"{out}_value", consts)
             consts[alias[out]] = consts.pop(out)
     return pruned(substitute(replace(graph, nodes=tuple(nodes), consts=consts, types=types), alias))
+
+
+_BY_TVM = (
+    ": cut it off and run it behind the module, or take --target llvm without --bits and data, for which TVM may import it as "
+    "it is"
+)
 
 
 def _way_out(tensors: Iterable[str], nodes: list[onnx.NodeProto], types: Mapping[str, TensorType], graph: Graph) -> str:
@@ -326,8 +333,8 @@ def _infer(
             continue
         if kind is not None and (kind.HasField("sequence_type") or kind.HasField("optional_type")):
             raise NotStatic(
-                f"node '{node.name}': output '{out}' of {node.op_type} is a sequence or an optional; only tensors compile: "
-                "export the model without them"
+                f"node '{node.name}': output '{out}' of {node.op_type} is a sequence or an optional; only tensors compile",
+                ": export the model without them",
             )
         if shape is None:
             raise NotStatic(

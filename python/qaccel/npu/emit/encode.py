@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...machine.artefact import Artefact, TensorSlot
+from ...machine.artefact import Artefact, MapSlot, TensorSlot
 from ...machine.hw import HwConfig
 from ...machine.isa import encode, isa
 from ..layers import LayerGraph
@@ -24,6 +24,12 @@ def build_artefact(graph: LayerGraph, allocation: Allocation, program: Program, 
         m = graph.maps[index]
         return TensorSlot(m.name, allocation.dram_addr[index], (m.h, m.w, m.c), m.bits)
 
+    def made(number: int, index: int) -> MapSlot:
+        m, inside = graph.maps[index], index in allocation.sram_addr
+        addr = allocation.sram_addr[index] if inside else allocation.dram_addr[index]
+        memory = "sram" if inside else "dram"
+        return MapSlot(number, m.name, memory, addr, (m.h, m.w, m.c), m.bits, m.order)
+
     return Artefact(
         symbol=graph.symbol,
         isa_version=isa().version,
@@ -36,4 +42,5 @@ def build_artefact(graph: LayerGraph, allocation: Allocation, program: Program, 
         dram_bytes=program_addr + len(words),
         inputs=tuple(slot(index) for index in graph.inputs),
         outputs=tuple(slot(index) for index in graph.outputs),
+        maps=tuple(made(number, layer.output) for number, layer in enumerate(graph.layers)),
     )

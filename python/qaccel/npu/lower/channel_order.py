@@ -70,8 +70,11 @@ def _sorted(makers: list[ConvLayer], unlike: list[frozenset[int]]) -> np.ndarray
 
 
 def _with_data(each: FeatureMap, order: np.ndarray | None) -> FeatureMap:
-    """A map; a constant one with its channels in that order."""
-    if order is None or each.data is None:
+    """A map with its channels in that order, the values of a constant one too."""
+    if order is None:
+        return each
+    each = replace(each, order=tuple(order.tolist()))
+    if each.data is None:
         return each
     pixels = np.frombuffer(each.data, np.uint8).reshape(each.h * each.w, -1)
     values = np.stack([unpack(pixel.tobytes(), each.c, each.bits) for pixel in pixels])

@@ -29,6 +29,11 @@ class Strided:
     pixel_stride: int
     run_bytes: int
 
+    def beats(self, hw: HwConfig) -> int:
+        """Cycles of the DRAM channel; what repeats is fetched once."""
+        rows, pixels = self.rows if self.row_stride else 1, self.pixels if self.pixel_stride else 1
+        return cost.box_beats(rows, self.row_stride, pixels, self.pixel_stride, self.run_bytes, hw)
+
 
 @lru_cache(maxsize=8)
 def _longest() -> tuple[int, int, int]:
@@ -106,7 +111,7 @@ def _tiling(
 ) -> Tiling:
     y = maps[layer.output]
     slots, out_bytes, parts = [0] * len(layer.inputs), 0, 0
-    computes, loads, load_bytes = [], 0, 0
+    computes, loads, load_beats, store_beats = [], 0, 0, 0
     for piece in layer.pieces:
         x = maps[layer.inputs[piece.source]]
         first = next(cut(piece, tile_values))
@@ -119,19 +124,20 @@ def _tiling(
         if layer.inputs[piece.source] not in resident:
             slots[piece.source] = max(slots[piece.source], read_bytes)
             loads += count
-            load_bytes += count * read_bytes
+            load_beats += count * read.beats(hw)
         parts += count
+        store_beats += count * written.beats(hw)
         computes.append((move_tile(first, x, y), count))
     output_resident = layer.output in resident
     work = cost.LayerWork(
         computes=tuple(computes),
         loads=loads,
-        load_bytes=load_bytes,
+        load_beats=load_beats,
         weight_loads=0,
         weight_bytes=0,
         decode_cycles=0,
         stores=0 if output_resident else parts,
-        store_bytes=0 if output_resident else y.total_bytes,
+        store_beats=0 if output_resident else store_beats,
         first_bytes=max(slots),
         last_bytes=0 if output_resident else out_bytes,
     )

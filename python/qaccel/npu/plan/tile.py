@@ -15,7 +15,16 @@ from ...machine.isa import isa
 from ..extents import halvings, input_pixels, input_rows, spans, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
 from .strided import move_candidates
-from .tile_work import AxisTiles, axis_tiles, conv_tile, pointwise_tile, window_anywhere, window_tile
+from .tile_work import (
+    AxisTiles,
+    axis_tiles,
+    conv_tile,
+    pointwise_tile,
+    store_beats,
+    tile_beats,
+    window_anywhere,
+    window_tile,
+)  # fmt: skip
 from .tiling import Tiling
 
 
@@ -119,11 +128,8 @@ def _conv_tiling(
     spaces = ceil(y.h / tile_h) * ceil(y.w / tile_w)
     oc_tiles = ceil(part.out_channels / tile_oc)
     chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
-    in_tile_bytes = (
-        min(x.h, input_rows(tile_h, window, tile_kh))
-        * min(x.w, input_pixels(tile_w, window))
-        * channel_bytes(tile_ic, x.bits)
-    )
+    in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
+    in_tile_bytes = in_h * in_w * channel_bytes(tile_ic, x.bits)
     if chunks > 1:
         in_loads = chunks if spaces == 1 and in_slots >= chunks else spaces * oc_tiles * chunks
     else:
@@ -143,12 +149,16 @@ def _conv_tiling(
     work = cost.LayerWork(
         computes=tuple((each, count * tiles) for each, count in reduction),
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
-        load_bytes=parts * (oc_tiles * param_bytes + (0 if input_resident else in_loads * in_tile_bytes)),
+        load_beats=parts
+        * (
+            oc_tiles * cost.bytes_beats(param_bytes, hw)
+            + (0 if input_resident else in_loads * tile_beats(x, in_h, in_w, tile_ic, hw))
+        ),
         weight_loads=parts * weight_set * again,
         weight_bytes=parts * weight_set * again * stream_bytes,
         decode_cycles=parts * weight_set * again * streams.decode_cycles(depth, tile_oc),
         stores=0 if output_resident else tiles,
-        store_bytes=0 if output_resident else y.total_bytes,
+        store_beats=0 if output_resident else store_beats(y, tile_h, tile_w, tile_oc, hw),
         first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes),
         last_bytes=0 if output_resident else out_tile_bytes,
     )
@@ -229,17 +239,19 @@ def _pixelwise_tiling(
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
     spaces, oc_tiles = rows.count * pixels.count, ceil(y.c / tile_oc)
     chunks = ceil(window.kernel_h / tile_kh)
-    slots = []
+    slots, in_beats = [], 0
     for index, source in enumerate(layer.inputs):
         feature_map = maps[source]
         if source in resident:
             slots.append(0)
         elif index == 1:
-            in_h, in_w = min(feature_map.h, tile_h), min(feature_map.w, tile_w)
-            slots.append(in_h * in_w * channel_bytes(min(feature_map.c, tile_oc), feature_map.bits))
+            in_h, in_w, channels = min(feature_map.h, tile_h), min(feature_map.w, tile_w), min(feature_map.c, tile_oc)
+            slots.append(in_h * in_w * channel_bytes(channels, feature_map.bits))
+            in_beats += tile_beats(feature_map, in_h, in_w, channels, hw)
         else:
             in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
             slots.append(in_h * in_w * channel_bytes(tile_oc, x.bits))
+            in_beats += tile_beats(x, in_h, in_w, tile_oc, hw)
     tiles = spaces * oc_tiles
     in_bytes = sum(slots)
     depthwise = isinstance(layer, DepthwiseLayer)
@@ -260,12 +272,14 @@ def _pixelwise_tiling(
     work = cost.LayerWork(
         computes=tuple((each, tiles) for each in tile),
         loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
-        load_bytes=tiles * chunks * in_bytes + oc_tiles * param_bytes + table_bytes,
+        load_beats=tiles * chunks * in_beats
+        + oc_tiles * cost.bytes_beats(param_bytes, hw)
+        + cost.bytes_beats(table_bytes, hw),
         weight_loads=oc_tiles * chunks if depthwise else 0,
         weight_bytes=oc_tiles * chunks * stream_bytes,
         decode_cycles=oc_tiles * chunks * decode_cycles,
         stores=0 if output_resident else tiles,
-        store_bytes=0 if output_resident else y.total_bytes,
+        store_beats=0 if output_resident else store_beats(y, tile_h, tile_w, tile_oc, hw),
         first_bytes=in_bytes + stream_bytes,
         last_bytes=0 if output_resident else out_tile_bytes,
     )

@@ -9,9 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...dialect.pieces import Piece
-from ...machine.cost import ConvWork, CopyWork, DepthwiseWork, EltwiseWork, PoolWork, TableWork
+from ...machine.cost import ConvWork, CopyWork, DepthwiseWork, EltwiseWork, PoolWork, TableWork, box_beats
+from ...machine.hw import HwConfig
 from ..extents import InputSpan, kernel_chunks, pixels_under, rows_under
-from ..layers import AnyLayer, ConvLayer, ConvPart, DepthwiseLayer, EltwiseLayer, FeatureMap, PoolLayer, TableLayer
+from ..layers import (
+    AnyLayer,
+    ConvLayer,
+    ConvPart,
+    DepthwiseLayer,
+    EltwiseLayer,
+    FeatureMap,
+    PoolLayer,
+    TableLayer,
+    channel_bytes,
+)  # fmt: skip
 
 Span = tuple[int, int]  # (begin, length)
 
@@ -132,3 +143,15 @@ def pointwise_tile(
 def move_tile(part: Piece, x: FeatureMap, y: FeatureMap) -> CopyWork:
     """The copy of one part of a piece."""
     return CopyWork(h=part.rows, w=part.pixels, channels=part.channels, in_bits=x.bits, out_bits=y.bits)
+
+
+def tile_beats(feature_map: FeatureMap, rows: int, pixels: int, channels: int, hw: HwConfig) -> int:
+    """Cycles of the DRAM channel for a tile of a map that lies there."""
+    row_stride, size = feature_map.w * feature_map.pixel_bytes, channel_bytes(channels, feature_map.bits)
+    return box_beats(rows, row_stride, pixels, feature_map.pixel_bytes, size, hw)
+
+
+def store_beats(y: FeatureMap, rows: int, pixels: int, channels: int, hw: HwConfig) -> int:
+    """Cycles of the DRAM channel for all of a map that is stored in tiles of that size; tiles at the border are smaller."""
+    tile_bytes = rows * pixels * channel_bytes(channels, y.bits)
+    return -(-y.total_bytes * tile_beats(y, rows, pixels, channels, hw) // tile_bytes)

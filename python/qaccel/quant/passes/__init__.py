@@ -12,28 +12,37 @@ from dataclasses import dataclass
 from ...dialect.check import check_quantized
 from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
+from ...options import EFFORTS
 from ..calibrate.calibration import Calibration
 from .bias_correction import correct_biases
+from .rounding import round_to_outputs
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One algorithm. ``needs_samples``: it learns from the user's samples and is left out where there are none."""
+    """One algorithm. ``needs_samples``: it learns from the user's samples and is left out where there are none. ``effort``: the
+    least of EFFORTS that takes it."""
 
     name: str
     run: Callable[[QuantizedModel, Calibration], QuantizedModel]
     needs_samples: bool = False
+    effort: str = EFFORTS[0]
 
 
-PASSES = (Pass("bias_correction", correct_biases, needs_samples=True),)
+PASSES = (
+    Pass("rounding", round_to_outputs, needs_samples=True, effort="default"),
+    Pass("bias_correction", correct_biases, needs_samples=True),
+)
 
 
-def run_passes(model: QuantizedModel, calibration: Calibration, names: Sequence[str] | None = None) -> QuantizedModel:
-    """The model after all PASSES that the data allow, or after those in ``names`` alone.
+def run_passes(
+    model: QuantizedModel, calibration: Calibration, names: Sequence[str] | None = None, effort: str | None = None
+) -> QuantizedModel:
+    """The model after the `chosen_passes` that the data allow.
 
     The form of the module is checked after each. Raises UserError for a name that asks for samples where there are none.
     """
-    for each in chosen_passes(names):
+    for each in chosen_passes(names, effort):
         if not each.needs_samples or calibration.measured:
             model = each.run(model, calibration)
             check_quantized(model.mod)
@@ -42,10 +51,14 @@ def run_passes(model: QuantizedModel, calibration: Calibration, names: Sequence[
     return model
 
 
-def chosen_passes(names: Sequence[str] | None) -> tuple[Pass, ...]:
-    """Those of PASSES that are named, in the order of PASSES; all of them for None. Raises UserError for an unknown name."""
+def chosen_passes(names: Sequence[str] | None, effort: str | None = None) -> tuple[Pass, ...]:
+    """Those of PASSES that are named, in the order of PASSES; for None those that ``effort`` takes, by itself "default".
+
+    Raises UserError for an unknown name.
+    """
     if names is None:
-        return PASSES
+        most = EFFORTS.index(effort or "default")
+        return tuple(each for each in PASSES if EFFORTS.index(each.effort) <= most)
     known = [each.name for each in PASSES]
     for name in names:
         if name not in known:

@@ -10,6 +10,7 @@ from tvm import relax
 
 from ...dialect import kinds, names, operators
 from ...dialect.operators import Clamp, Quantization, RoundedAttrs
+from ...dialect.quantized import RealLayer, TablePart
 from ...errors import CompilerFault
 from ...model import Given
 from .given import check_on_machine, reach_of, rounding_of
@@ -53,7 +54,9 @@ class Emitter:
         self.tuples: dict[relax.Var, relax.Tuple] = {}
         self.same: dict[relax.Var, relax.Var] = {}
         self.notes: list[str] = []
+        self.layers: dict[str, RealLayer] = {}  # layers whose weights are rounded here
         self.table_spans: dict[str, tuple[float, float, float, float]] = {}  # of tables that interpolate
+        self.levels: dict[str, tuple[TablePart, ...]] = {}  # of functions that read several scales
         self.in_float: dict[str, str] = {}
         self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
         self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change

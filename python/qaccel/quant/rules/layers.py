@@ -16,15 +16,23 @@ from tvm import ir, relax
 from ...dialect import kinds, operators
 from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, Quantization
+from ...dialect.quantized import RealLayer
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter
 from .given import check_on_machine, given_output, given_weights, reach_of, rounding_of
-from .layout import Layout, arranged, canonical, channels_last, layout, samples_of, with_channels
+from .layout import Layout, arranged, canonical, channels_last, in_place, layout, samples_of, with_channels
 from .match import Node, NodeBits
 from .moving import Held
 from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
-from .weights import NotQuantizable, QuantizedWeights, activation_quantization, quantize_real, quantize_weights
+from .weights import (
+    NotQuantizable,
+    QuantizedWeights,
+    activation_quantization,
+    quantize_real,
+    quantize_weights,
+    within_reach,
+)
 
 
 @dataclass(frozen=True)
@@ -108,9 +116,9 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     else:
         held = emitter.layout(data)
         weight = values.T.reshape(-1, 1, 1, values.shape[0])
-        in_place = with_channels(held, shape, len(weight))
-        source = emitter.integers(data, bits.activation, held if in_place is not None else wanted)
-        result = in_place or replace(result, nhwc=(*wanted.nhwc[:3], len(weight)))
+        found = with_channels(held, shape, len(weight))
+        source = emitter.integers(data, bits.activation, held if found is not None else wanted)
+        result = found or replace(result, nhwc=(*wanted.nhwc[:3], len(weight)))
     _weighted(node, bits, emitter, source, weight, bias_of(node, (len(weight),), emitter), ConvGeometry(), result)
 
 
@@ -121,15 +129,6 @@ def _flat_plane(held: Layout, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     order = arranged(np.arange(n * shape[1]).reshape(shape), held).reshape(n, -1)
     return order[0] if np.array_equal(order, order[0] + np.arange(n)[:, None] * shape[1]) else None
-
-
-def _in_place(held: Layout, wanted: Layout, planes: int) -> Layout:
-    """``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``.
-
-    Its rows must divide into the planes of a sample.
-    """
-    same = (held.view, held.axes) == (wanted.view, wanted.axes) and held.nhwc[1] % planes == 0
-    return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _weighted(
     """A convolution of real ``weight`` OHWI and ``bias`` [OC]."""
     out = output(node, bits.out, emitter)
     if node.range_name in emitter.masked and node.name not in emitter.given.weights:
-        bias = _within_reach(bias, weight, source.q, out.q)
+        bias = within_reach(bias, weight, source.q, out.q)
     made = integer_weights(node, bits, emitter, source.q, out.q, weight, bias)
     attrs = operators.ConvAttrs(
         node.name, node.op, out.q, out.clamp, source.q, geometry.strides, geometry.padding, geometry.dilation,
@@ -157,16 +156,9 @@ def _weighted(
     )  # fmt: skip
     call = attrs.call(source.var, made.weight, made.bias, made.scale)
     emitter.hold(node.output, call, out.q, result, out.span)
-
-
-def _within_reach(bias: np.ndarray, weight: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
-    """The bias [OC] with what lies so far out that the output is at its end whatever the input is brought to where that begins.
-
-    A padding mask of -1e9 that became a bias would otherwise take the scale of its channel's weights.
-    """
-    ends = [[float(end - q.zero_point) * q.scale for end in activation_limits(q.bits)] for q in (source, out)]
-    reach = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * max(map(abs, ends[0]))
-    return np.clip(bias, ends[1][0] - reach, ends[1][1] + reach)
+    if node.name not in emitter.given.weights:
+        biased = (*node.added, node)[0].name
+        emitter.layers[node.name] = RealLayer(weight, biased, result.view, result.axes, result.nhwc)
 
 
 def integer_weights(
@@ -290,8 +282,6 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
     lo, hi = out_span = out.span if own else emitter.spans.room(node.range_name, bits.out)
     if node.name in emitter.given.spans:
         within, out_span = emitter.given.spans[node.name][:2], emitter.given.spans[node.name][2:]
-    if source.q.bits == 16:
-        emitter.table_spans[node.name] = (*within, *out_span)
     function = partial(evaluate, node)
     made = make_table(function, source.q, out.q, within, out_span)
     if source.q.bits == bits.out == 16 and not own and made.off_by > GOOD_STEPS:
@@ -302,11 +292,13 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
         wider = make_table(function, source.q, wide.q, within, out_span)
         if wider.off_by * wide.q.scale < made.off_by * out.q.scale:
             out, made = wide, wider
-    if made.off_by > worst_steps(out.q):
+    if made.off_by > worst_steps(out.q) and node.name not in emitter.given.spans:
         raise NotQuantizable(
             f"a table of 16-bit inputs interpolates between {len(made.values)} entries and would be off by "
             f"{made.off_by:.0f} steps of {out.q.bits} bits; 8-bit activations make its table exact"
         )
+    if source.q.bits == 16:
+        emitter.table_spans[node.name] = (*within, *out_span)
     return out, made
 
 
@@ -337,7 +329,7 @@ def _reduce(node: Node, bits: NodeBits, emitter: Emitter, kind: str, axes: list[
     order = [*outer, *axes, *kept[len(outer) :]]
     wanted = layout(shape, order, (samples, planes * first, rest, channels))
     before = emitter.layout(node.inputs[0])
-    source = emitter.integers(node.inputs[0], bits.activation, _in_place(before, wanted, planes))
+    source = emitter.integers(node.inputs[0], bits.activation, in_place(before, wanted, planes))
     if max(source.layout.nhwc[1] // planes, source.layout.nhwc[2]) > LARGEST_KERNEL:
         source = emitter.integers(node.inputs[0], bits.activation, wanted)
     _, first, rest, _ = source.layout.nhwc

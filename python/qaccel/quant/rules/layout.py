@@ -87,6 +87,15 @@ def with_channels(held: Layout, shape: Shape, channels: int) -> Layout | None:
     return layout(sizes, [*turned, len(kept)], (*held.nhwc[:3], channels))
 
 
+def in_place(held: Layout, wanted: Layout, planes: int) -> Layout:
+    """``held`` if its values lie in the order of ``wanted`` with as many channels, so that none has to move; else ``wanted``.
+
+    Its rows must divide into the planes of a sample.
+    """
+    same = (held.view, held.axes) == (wanted.view, wanted.axes) and held.nhwc[1] % planes == 0
+    return held if same and (held.nhwc[0], held.nhwc[3]) == (wanted.nhwc[0], wanted.nhwc[3]) else wanted
+
+
 def transposed(before: Layout, shape: Shape, turn: Sequence[int]) -> Layout | None:
     """The layout of ``source.transpose(turn)`` for a source of ``shape`` laid out as ``before``; the values stay.
 

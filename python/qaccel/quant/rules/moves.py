@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import ir, relax
@@ -19,6 +19,12 @@ from .layout import Layout, arranged, canonical, layout, offsets, order_of
 from .match import Node, NodeBits
 from .moving import Held, move, pieced
 from .weights import NotQuantizable, quantize_real
+
+NEAR_A_TIE = 2.0**-14  # of a step: what float32 may be off on sums of 8-bit values
+LARGER_BY = (
+    0.0,
+    *(1 / k for k in range(128, 192)),
+)  # of itself: what a scale may grow so that no sum is this near to a tie
 
 
 def _move(node: Node, bits: NodeBits, emitter: Emitter) -> None:
@@ -198,7 +204,8 @@ def _interleave(
 def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """Linear resizing by whole factors: every phase is a small fixed kernel, its weights exact fractions.
 
-    It has a range of its own, as a pool has: on its input's scale many sums would lie exactly between two integers.
+    It has a range of its own, as a pool has. On the scale of its input many sums would lie exactly between two integers, where
+    floating point rounds either way: then its own is a little larger.
     """
     attrs = node.call.attrs
     mode = str(attrs.coordinate_transformation_mode)
@@ -222,7 +229,10 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     out = output(node, bits.out, emitter)
     largest = max(int(k.max()) for k, _ in kernels[0]) * max(int(k.max()) for k, _ in kernels[1])
     weight_bits = next(b for b in (8, 16) if largest < 1 << (b - 1))
-    unit = np.float32(1.0 / (kernels[0][0][1] * kernels[1][0][1]))
+    cells = kernels[0][0][1] * kernels[1][0][1]
+    unit = np.float32(1.0 / cells)
+    if not emitter.given.activations:
+        out = output(node, bits.out, emitter, _off_ties(source.q, out.q, cells))
     parts: list[Held] = []
     for r, (vertical, _) in enumerate(kernels[0]):
         for p, (horizontal, _) in enumerate(kernels[1]):
@@ -237,6 +247,22 @@ def _resize(node: Node, bits: NodeBits, emitter: Emitter) -> None:
             )
     rows, pixels = ([Phase((), 0, 0, size)] * f for size, f in zip((h, w), factors, strict=True))
     _interleave(node, emitter, parts, rows, pixels, result, out.q, out.span)
+
+
+def _off_ties(source: Quantization, q: Quantization, cells: int) -> Quantization:
+    """``q``, or the next larger scale on which no whole number of ``cells``-th steps of ``source`` lies between two integers.
+
+    Then rounding in float32 gives what exact rounding does. Of 16 bits float32 holds no such sum, whatever the scale.
+    """
+    if source.bits == 16:
+        return q
+    sums = np.arange(source.reach * cells + 1) / cells
+    for more in LARGER_BY:
+        wider = replace(q, scale=float(np.float32(q.scale * (1 + more))))
+        steps = sums * source.ratio(wider)
+        if np.abs(steps - np.floor(steps) - 0.5).min() > NEAR_A_TIE:
+            return wider
+    return q
 
 
 def _linear_kernels(factor: int, asymmetric: bool) -> list[tuple[np.ndarray, int]]:

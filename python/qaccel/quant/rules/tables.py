@@ -105,7 +105,8 @@ def make_table(
     def table(knots: str, origin: int, to_beat: float) -> Table | None:
         """None as soon as some of the inputs are ``to_beat`` steps off: most origins are soon out of the race."""
         stands = table_knots(knots, origin)
-        entries = np.clip(np.rint(_ended(_steps(function, stands, source, out), stands, exact, counted)), lo, hi)
+        reached = np.clip(_steps(function, stands, source, out), lo, hi)
+        entries = np.clip(np.rint(_ended(reached, stands, exact, counted)), lo, hi)
         entries, off_by = entries.astype(np.int64), 0.0
         for some in (places[::SOME], places):
             made = interpolated(inputs[some], entries, knots, origin)

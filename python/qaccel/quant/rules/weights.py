@@ -125,3 +125,13 @@ def fit_scales(
             return scale, integers, constant
         factor = np.maximum(largest / room, 1.0) * (1 + 2.0**-10)
         scale = np.where(over, _float32_up(scale * factor), scale)
+
+
+def within_reach(bias: np.ndarray, weight: np.ndarray, source: Quantization, out: Quantization) -> np.ndarray:
+    """The bias [OC] with what lies so far out that the output is at its end whatever the input is brought to where that begins.
+
+    A padding mask of -1e9 that became a bias would otherwise take the scale of its channel's weights.
+    """
+    ends = [[float(end - q.zero_point) * q.scale for end in activation_limits(q.bits)] for q in (source, out)]
+    reach = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * max(map(abs, ends[0]))
+    return np.clip(bias, ends[1][0] - reach, ends[1][1] + reach)

@@ -17,6 +17,7 @@ from tvm import relax
 from ....dialect import kinds, names, operators
 from ....dialect.kinds import Kind
 from ....dialect.operators import Clamp, EltwiseAttrs, Quantization
+from ....dialect.quantized import TablePart
 from ..emitter import Emitter, Held
 from ..layers import NodeBits, Output, Rule, expressible, output
 from ..match import Node
@@ -25,7 +26,6 @@ from ..tables import evaluate, make_table
 from ..weights import NotQuantizable, activation_quantization
 from .find import Levels, is_product, least_constant, within
 
-_Values = Callable[[np.ndarray], np.ndarray]
 # Their values are values of their operand.
 _PASSING = (kinds.CLAMP, kinds.MOVE, kinds.NEAREST, kinds.MAX_POOL, kinds.MAX)
 
@@ -48,25 +48,22 @@ def emit_levels(
     finer = _Finer(emitter, rules, widths, tops, levels.operands)
     held = [first, *(finer.level(node.inputs[0], k) for k in range(1, len(tops)))]
     out = output(node, bits.out, emitter)
-    room = emitter.spans.room(node.range_name, bits.out)
-
-    def function(x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return within(evaluate(node, x), room)
-
+    parts = _parts(node, tops, emitter.spans.room(node.range_name, bits.out))
     off_by, total = 0.0, None
     for k in reversed(range(len(tops))):
-        bottom = tops[k + 1] if k + 1 < len(tops) else None
-        part = partial(_part, function, bottom)
-        ends = part(np.linspace(0.0, tops[k], 1025))
-        q = activation_quantization(min(float(ends.min()), 0.0), max(float(ends.max()), 0.0), 16)
-        made = make_table(part, held[k].q, q, (0.0, tops[k]), (-np.inf, np.inf))
+        function = partial(_value, node, parts[k])
+        ends = function(np.linspace(0.0, tops[k], 1025))
+        q = activation_quantization(min(float(np.nanmin(ends)), 0.0), max(float(np.nanmax(ends)), 0.0), 16)
+        span = 0.0, tops[k], -np.inf, np.inf
+        made = make_table(function, held[k].q, q, span[:2], span[2:])
         off_by += made.off_by * q.scale / out.q.scale
-        name = names.step(node.name, f"level{k}")
+        name = names.level(node.name, k)
+        emitter.table_spans[name] = span
         attrs = operators.TableAttrs(name, node.op, q, held[k].q, made.knots, made.origin)
         looked_up = replace(first, var=emitter.builder.emit(attrs.call(held[k].var, made.values)), q=q)
-        ends = function(np.array([0.0, tops[k]]))
+        ends = within(_value(node, parts[-1], np.array([0.0, tops[k]])), (parts[-1].lo, parts[-1].hi))
         total = looked_up if total is None else _added(node, emitter, k, looked_up, total, ends, out)
+    emitter.levels[node.name] = parts
     assert total is not None
     emitter.notes.append(
         f"{node.name}: steep near zero, it reads its operand at {len(tops)} scales of 16 bits; its tables are off by at most "
@@ -75,11 +72,22 @@ def emit_levels(
     emitter.held[node.output] = replace(total, span=out.span)
 
 
-def _part(function: _Values, bottom: float | None, x: np.ndarray) -> np.ndarray:
-    """The part of a function that lies above ``bottom``, or all of it."""
-    if bottom is None:
-        return function(x)
-    return function(np.maximum(x, bottom)) - function(np.array([bottom]))
+def _parts(node: Node, tops: list[float], room: tuple[float, float]) -> tuple[TablePart, ...]:
+    """The function's parts, in numbers that float32 has, so that every form of the network holds the same ones."""
+    lo, hi = (float(np.float32(bound)) for bound in room)
+    parts = []
+    for top in tops[1:]:
+        bottom = float(np.float32(top))
+        value = _value(node, TablePart(None, 0.0, lo, hi), np.array([bottom]))
+        parts.append(TablePart(bottom, float(np.float32(value[0])), lo, hi))
+    return (*parts, TablePart(None, 0.0, lo, hi))
+
+
+def _value(node: Node, part: TablePart, x: np.ndarray) -> np.ndarray:
+    """A part of the function; what is no number stays none."""
+    with np.errstate(all="ignore"):
+        above = x if part.bottom is None else np.maximum(x, part.bottom)
+        return np.clip(evaluate(node, above), part.lo, part.hi) - part.value
 
 
 def _added(node: Node, emitter: Emitter, k: int, upper: Held, lower: Held, ends: np.ndarray, out: Output) -> Held:
@@ -87,7 +95,7 @@ def _added(node: Node, emitter: Emitter, k: int, upper: Held, lower: Held, ends:
     q, clamp, name = out.q, out.clamp, node.name
     if k:
         q = activation_quantization(min(float(ends.min()), 0.0), max(float(ends.max()), 0.0), 16)
-        clamp, name = Clamp.whole(16), names.step(node.name, f"sum{k}")
+        clamp, name = Clamp.whole(16), names.sum_of_levels(node.name, k)
     attrs = EltwiseAttrs(name, node.op, q, clamp, "add", upper.q, lower.q)
     expressible(attrs.multipliers)
     return replace(upper, var=emitter.builder.emit(attrs.call(upper.var, lower.var)), q=q)
@@ -193,10 +201,8 @@ class _Finer:
         for level in range(k):
             coarse = self.emitter.held[source] if level == 0 else self.held(source, steps[level], level)
             above = self._above(node, coarse, steps[level + 1], (k, level))
-            part = self._again(
-                replace(bare, name=names.step(node.name, f"above{level}")), {source: above}, top, k, node
-            )
-            name = names.step(node.name, f"sum{k}_{level}")
+            part = self._again(replace(bare, name=names.above(node.name, level)), {source: above}, top, k, node)
+            name = names.sum_above(node.name, k, level)
             attrs = EltwiseAttrs(name, node.op, total.q, Clamp.whole(16), "add", part.q, total.q)
             expressible(attrs.multipliers)
             total = replace(total, var=self.emitter.builder.emit(attrs.call(part.var, total.var)))
@@ -209,9 +215,10 @@ class _Finer:
 
     def _above(self, node: Node, held: Held, bottom: float, which: tuple[int, int]) -> Held:
         """max(x - bottom, 0)."""
-        name = names.step(node.name, f"excess{which[0]}_{which[1]}")
+        name = names.excess(node.name, *which)
         one = Quantization(16, float(np.float32(bottom / (1 << 14))), 0)
-        attrs = EltwiseAttrs(name, "Sub", held.q, Clamp(0, Clamp.whole(16).hi), "add", held.q, one)
+        clamp = Clamp(held.q.zero_point, Clamp.whole(held.q.bits).hi)
+        attrs = EltwiseAttrs(name, "Sub", held.q, clamp, "add", held.q, one)
         expressible(attrs.multipliers)
         constant = relax.const(np.full((1, 1, 1, 1), -(1 << 14), "int16"))
         return replace(held, var=self.emitter.builder.emit(attrs.call(held.var, constant)))
@@ -222,7 +229,7 @@ class _Finer:
         """A node computed once more, from other operands and with a range to ``top``."""
         emitter = self.emitter
         result = (of or node).output
-        clone = replace(node, name=names.step(node.name, f"fine{k}"), output=result)
+        clone = replace(node, name=names.fine(node.name, k), output=result)
         spans, notes = emitter.spans, len(emitter.notes)
         name = clone.range_name
         least = -top if spans.of((of or node).range_name)[0] < 0 else 0.0

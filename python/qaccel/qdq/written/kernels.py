@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
-from ..dialect.operators import ConvAttrs
-from ..errors import UserError
+from ...dialect.operators import ConvAttrs
+from ...errors import UserError
+from ...frontend.graph import DOMAIN, attrs_of
 
 _IR_VERSION_OF_21 = 10
 NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
@@ -52,7 +54,7 @@ def at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     have = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
     if have < least:
         try:
-            result = onnx.version_converter.convert_version(model, least)
+            result = _resized(onnx.version_converter.convert_version(_kept(model), least))
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the model cannot be brought from opset {have} to {least}: {reason}") from None
@@ -62,6 +64,37 @@ def at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     if least >= NARROW_AND_WIDE_OPSET:
         result.ir_version = max(result.ir_version, _IR_VERSION_OF_21)
     return result
+
+
+def _kept(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with each Upsample in a domain of our own, where the converter, which would rename it and its tensor, leaves it."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        if node.op_type == "Upsample" and not node.domain:
+            node.domain = DOMAIN
+    if any(node.domain == DOMAIN for node in result.graph.node):
+        result.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return result
+
+
+def _resized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Each such Upsample as the Resize that it is."""
+    for node in (each for each in model.graph.node if each.domain == DOMAIN):
+        attrs = attrs_of(node)
+        scales = node.input[1] if len(node.input) > 1 else f"{node.output[0]}_scales"
+        if len(node.input) < 2:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(attrs["scales"], np.float32), scales))
+        node.CopyFrom(
+            helper.make_node(
+                "Resize", [node.input[0], "", scales], list(node.output), node.name, mode=attrs.get("mode", "nearest"),
+                coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+            )
+        )  # fmt: skip
+    kept = [each for each in model.opset_import if each.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 def nibbles(values: np.ndarray) -> bytes:

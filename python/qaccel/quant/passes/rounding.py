@@ -1,0 +1,94 @@
+"""Rounding in closed form: integers and scales of each layer's weights for the least error of its outputs.
+
+Layers go in order, each on what the rounded integer layers before it deliver, towards what the float model gives on the same
+samples: a ridge regression of that on the integers is the target, and the rounding to the lattice of integers follows from
+their Gram matrix (the family of GPTAQ, arXiv 2504.02692, and Qronos, arXiv 2505.11695). No gradients are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...dialect import operators
+from ...dialect.quantized import QuantizedModel, RealLayer
+from ...evaluate.executor import execute
+from ...evaluate.integers import run_quantized
+from ...relax_tools import bindings
+from ..calibrate.calibration import Calibration
+from .constants import LayerConstants, fits_machine, with_constants
+from .lattice import round_weights
+from .regression import Moments, regression
+from .rows import Rows
+
+WIDEST = 8  # bits: rounding to 16 loses nothing
+MOST_RUNS = 128  # of the model's own batch
+MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
+
+
+def round_to_outputs(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
+    """The model with other integer weights, scales and biases in its layers of 4 and 8 weight bits."""
+    layers = _layers(q)
+    if not layers:
+        return q
+    own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
+    runs = min(MOST_RUNS, min((len(calibration.samples[name]) // size for name, size in own.items()), default=1))
+    samples = {name: value[: runs * own[name]] if name in own else value for name, value in calibration.samples.items()}
+    rows = {name: Rows(real, runs, seed) for seed, (name, real) in enumerate(layers.items())}
+    of_node: dict[str, list[str]] = {}
+    for name, real in layers.items():
+        of_node.setdefault(real.node, []).append(name)
+
+    def observe(node: str, value: np.ndarray) -> None:
+        for name in of_node.get(node, ()):
+            rows[name].add(layers[name].outputs(value))
+
+    execute(q.model, samples, observe)
+    made: dict[str, LayerConstants] = {}
+
+    def reweigh(
+        attrs: operators.ConvAttrs, given: Sequence[np.ndarray], weight: np.ndarray, bias: np.ndarray, scale: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if attrs.name not in layers:
+            return weight, bias, scale
+        before = LayerConstants(weight, bias, scale)
+        after = _rounded(attrs, layers[attrs.name], rows.pop(attrs.name), given, before)
+        made[attrs.name] = after
+        return after.weight, after.bias, after.scale
+
+    params = q.mod["main"].params
+    inputs = {param.name: samples[spec.name] for param, spec in zip(params, q.model.inputs, strict=True)}
+    run_quantized(q.mod, inputs, reweigh=reweigh)
+    return dataclasses.replace(q, mod=with_constants(q.mod, made))
+
+
+def _layers(q: QuantizedModel) -> dict[str, RealLayer]:
+    """The layers that are rounded anew, by name."""
+    calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
+    convs = {attrs.name: attrs for attrs in map(operators.read, calls) if isinstance(attrs, operators.ConvAttrs)}
+    return {
+        name: real
+        for name, real in q.real.items()
+        if name in convs and convs[name].weight_bits <= WIDEST and real.weight[0].size <= MOST_WEIGHTS
+    }
+
+
+def _rounded(
+    attrs: operators.ConvAttrs, real: RealLayer, rows: Rows, given: Sequence[np.ndarray], before: LayerConstants
+) -> LayerConstants:
+    """Better constants of a layer. A channel keeps its own where it has no weights, or the machine could not hold the others."""
+    groups, limit = attrs.groups, (1 << (attrs.weight_bits - 1)) - 1
+    step = float(attrs.source.scale)
+    moments = Moments.of(rows.patches(attrs, real.weight.shape[1:3], given), rows.outputs(groups), rows.each)
+    weight = real.weight.astype(np.float64).reshape(groups, len(real.weight) // groups, -1) * step
+    target, gram = regression(weight, moments)
+    largest = np.abs(target).max(axis=2)
+    q, scale = round_weights(target, gram, np.where(largest > 0, largest, 1.0) / limit, limit)
+    bias = moments.output_means - scale * np.einsum("gmk,gk->gm", q, moments.input_means)
+    unit = (scale / step).reshape(-1).astype(np.float32)
+    constant = np.rint(bias.reshape(-1) / (np.float32(step) * unit).astype(np.float64))
+    after = LayerConstants(q.reshape(before.weight.shape), constant, unit)
+    dead = ~before.weight.reshape(len(before.weight), -1).any(axis=1)
+    return before.where(dead | ~fits_machine(attrs, after), after)

@@ -1,0 +1,137 @@
+"""Where two modules part, or a module and the float model: tensor by tensor on the same inputs, in the order of the module."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..evaluate.dataset import check_inputs
+from ..evaluate.executor import execute
+from ..model import Model
+from .execute import Runner
+from .files import write_folder
+from .tensors import Tensor, tensors_of
+
+CLOSE_DB = 20.0  # an error of 1% of a tensor's power: less is counted as parting from the float model
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor in two runs.
+
+    ``differing``: how many of its ``count`` values differ, ``largest``: by how much at most, in steps where both are the same kind
+    of integers and in real numbers else; ``db``: power of the values to that of the difference, infinite where there is none.
+    ``parts``: the two count as different here.
+    """
+
+    name: str
+    where: str
+    count: int
+    differing: int
+    largest: float
+    db: float
+    parts: bool
+
+
+def compare_modules(one: Runner, other: Runner, inputs: Mapping[str, np.ndarray]) -> tuple[Difference, ...]:
+    """Every tensor that both have, outputs last; they part where one value differs. ``inputs``: one batch, real values."""
+    theirs = {tensor.name: tensor.values for tensor in tensors_of(other, inputs)}
+    differences = []
+    for tensor in tensors_of(one, inputs):
+        if tensor.name not in theirs or theirs[tensor.name].size != tensor.values.size:
+            continue
+        mine, yours = (each.metadata["tensors"].get(tensor.name) for each in (one, other))
+        step = mine["scale"] if mine is not None and mine == yours else 1.0
+        a, b = _real(tensor.values, mine), _real(theirs[tensor.name], yours)
+        differences.append(_difference(tensor.name, tensor.where, a, b, step=step))
+    outputs = one.run(inputs), other.run(inputs)
+    for name in outputs[0]:
+        if name in outputs[1] and outputs[0][name].shape == outputs[1][name].shape:
+            differences.append(_difference(name, "output", outputs[0][name], outputs[1][name]))
+    return tuple(differences)
+
+
+def compare_with_float(one: Runner, model: Model, inputs: Mapping[str, np.ndarray]) -> tuple[Difference, ...]:
+    """Every tensor of the accelerator that the float model has too, outputs last; they part below `CLOSE_DB`."""
+    floats: dict[str, np.ndarray] = {}
+    wanted = {entry["tensor"] for entry in one.metadata["tensors"].values()}
+
+    def see(name: str, value: np.ndarray) -> None:
+        if name in wanted:
+            floats.setdefault(name, np.array(value))
+
+    outputs = execute(model, inputs, see)
+    differences = []
+    for tensor in tensors_of(one, inputs):
+        meaning = one.metadata["tensors"].get(tensor.name)
+        value = floats.get(meaning["tensor"]) if meaning is not None else None
+        if meaning is None or value is None or value.size != tensor.values.size:
+            continue
+        lies = value.reshape(meaning["view"]).transpose(meaning["axes"]).reshape(-1)
+        real = _real(tensor.values, meaning).reshape(-1)
+        differences.append(_difference(tensor.name, tensor.where, lies, real, CLOSE_DB))
+    made = one.run(inputs)
+    for name, value in outputs.items():
+        if name in made and made[name].shape == value.shape:
+            differences.append(_difference(name, "output", value, made[name], CLOSE_DB))
+    return tuple(differences)
+
+
+def first_parting(differences: tuple[Difference, ...]) -> Difference | None:
+    """The first tensor in which the two part; None if there is none."""
+    return next((each for each in differences if each.parts), None)
+
+
+def write_tensors(folder: str | Path, runner: Runner, inputs: Mapping[str, np.ndarray]) -> Path:
+    """``tensors.npz``, an array for each tensor, and ``tensors.json``: their order, and what the integers mean.
+
+    Raises UserError for a folder that cannot be written, for more than one batch, and for a module on another machine.
+    """
+    found = tensors_of(runner, inputs)
+    arrays = BytesIO()
+    np.savez(arrays, **{tensor.name: tensor.values for tensor in found})  # type: ignore[arg-type]
+    listed = [_entry(tensor, runner.metadata["tensors"].get(tensor.name, {})) for tensor in found]
+    text = json.dumps({"model": runner.metadata["model"], "tensors": listed}, indent=1)
+    return write_folder(folder, {"tensors.npz": arrays.getvalue(), "tensors.json": text.encode()}, "--dump-tensors")
+
+
+def _entry(tensor: Tensor, meaning: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"name": tensor.name, "where": tensor.where, "dtype": str(tensor.values.dtype)}
+    return {**own, "shape": list(tensor.values.shape), **meaning}
+
+
+def _real(values: np.ndarray, meaning: Mapping[str, Any] | None) -> np.ndarray:
+    """Integers as what they mean; what has no meaning as it is."""
+    if meaning is None:
+        return values.astype(np.float64)
+    return (values.astype(np.float64) - meaning["zero_point"]) * meaning["scale"]
+
+
+def _difference(
+    name: str, where: str, a: np.ndarray, b: np.ndarray, close_db: float | None = None, step: float = 1.0
+) -> Difference:  # fmt: skip
+    a, b = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
+    error = np.abs(a - b)
+    power, lost = float((a**2).sum()), float((error**2).sum())
+    db = math.inf if lost == 0 else 10 * math.log10(power / lost) if power > 0 else -math.inf
+    differing = int(np.count_nonzero(error))
+    parts = differing > 0 if close_db is None else db < close_db
+    return Difference(name, where, error.size, differing, float(error.max(initial=0.0)) / step, db, parts)
+
+
+def one_batch(runner: Runner, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+    """The first batch of ``inputs``. Raises UserError where they do not fit, or hold no sample."""
+    arrays = check_inputs(inputs, runner.inputs, "inputs", runner.metadata.get("fixed_inputs"))
+    sizes = {spec.name: spec.shape[0] if spec.shape else 0 for spec in runner.inputs}
+    for name, size in sizes.items():
+        if size and len(arrays[name]) < size:
+            raise UserError(f"input '{name}' holds no sample; give at least one")
+    return {name: value[: sizes[name]] if sizes.get(name) else value for name, value in arrays.items()}

@@ -73,7 +73,7 @@ def main() -> None:
     example = (next(iter(Batches()))[0],)
     for bits in ("W4A8", "W4A4"):
         rounded = qaccel.compile(qaccel.quantize(MODEL, calibration, bits=bits), target="llvm")
-        print(f"top-1 {bits}, rounded          {top1(rounded):.2f}%")
+        print(f"top-1 {bits}, untrained        {top1(rounded):.2f}%")
 
         # 3. QaccelQuantizer says which tensors become integers, of which bits, and which share a scale: what the
         #    compiler would do with the plan. `fit` trains weights and step sizes, by the labels and by what the float

@@ -16,85 +16,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch_networks import MobileNet, ResNet
 
 SEED = 20
 BATCH = 125
-
-
-def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution without bias, padded to keep the size, and its batch normalization."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)
-    )
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = convolution(inputs, outputs, 3, stride)
-        self.conv2 = convolution(outputs, outputs, 3)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else convolution(inputs, outputs, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        return functional.relu(self.conv2(functional.relu(self.conv1(x))) + self.shortcut(x))
-
-
-class ResNet(nn.Module):
-    """Stem, max-pool, five residual blocks, global average pool, one Gemm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = convolution(3, 16, 3)
-        self.pool = nn.MaxPool2d(2)
-        self.blocks = nn.Sequential(
-            Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 32, 1), Residual(32, 64, 2), Residual(64, 64, 1)
-        )
-        self.average = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(64, data.CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [N, 3, 32, 32] to scores [N, 10]."""
-        x = self.blocks(self.pool(functional.relu(self.stem(x))))
-        return self.classifier(torch.flatten(self.average(x), 1))
-
-
-class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, 1x1 linear projection; a shortcut where the shape stays."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        expand = [convolution(inputs, hidden, 1), nn.ReLU6()] if expansion > 1 else []
-        self.layers = nn.Sequential(
-            *expand, convolution(hidden, hidden, 3, stride, hidden), nn.ReLU6(), convolution(hidden, outputs, 1)
-        )
-        self.shortcut = inputs == outputs and stride == 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, H / stride, W / stride]."""
-        return x + self.layers(x) if self.shortcut else self.layers(x)
-
-
-class MobileNet(nn.Module):
-    """MobileNetV2 in small: stem, seven inverted residual blocks, 1x1 head, average pool, one Gemm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(convolution(3, 16, 3, 2), nn.ReLU6())
-        shapes = [(16, 16, 1, 1), (16, 24, 1, 4), (24, 24, 1, 4), (24, 40, 2, 4), (40, 40, 1, 4), (40, 64, 2, 4)]
-        self.blocks = nn.Sequential(*(InvertedResidual(*shape) for shape in shapes), InvertedResidual(64, 64, 1, 4))
-        self.head = nn.Sequential(convolution(64, 160, 1), nn.ReLU6())
-        self.average = nn.AvgPool2d(4)
-        self.classifier = nn.Linear(160, data.CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [N, 3, 32, 32] to scores [N, 10]."""
-        x = self.average(self.head(self.blocks(self.stem(x))))
-        return self.classifier(torch.flatten(x, 1))
 
 
 def tensors(split: str) -> tuple[Tensor, Tensor]:
@@ -179,7 +104,7 @@ def main() -> None:
     for name in arguments.networks:
         torch.manual_seed(SEED)
         network_type, fold = NETWORKS[name]
-        network = network_type()
+        network = network_type(data.CLASSES)
         train(network, arguments.epochs)
         export(network, arguments.out / f"{name}.onnx", fold)
 

@@ -25,6 +25,7 @@ from .rules.weights import activation_quantization
 # Of the caller's integers over those of the machine.
 OFFSET = {"int8": 0, "uint8": 128, "int16": 0, "uint16": 1 << 15}
 _FLOAT = "float32"
+_STAYS = ""  # in the place of a type: the model's own, whatever it is
 Meaning = Quantization | None
 _MOVES = {
     "relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze", "relax.flatten", "relax.concat",
@@ -55,7 +56,7 @@ def with_ends(model: QuantizedModel, io_dtype: str) -> tuple[tvm.IRModule, Integ
     given = model.model.given.ends if model.model.given is not None else {}
     ends = model.model.inputs, model.model.outputs
     types = [
-        [given.get(spec.name, io_dtype if spec.dtype == _FLOAT else spec.dtype) for spec in specs] for specs in ends
+        [given.get(spec.name, io_dtype if spec.dtype == _FLOAT else _STAYS) for spec in specs] for specs in ends
     ]  # fmt: skip
     if not set(types[0] + types[1]) & OFFSET.keys():
         return model.mod, None
@@ -71,7 +72,7 @@ def with_integer_ends(
     mod: tvm.IRModule, input_types: list[str], output_types: list[str], inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...], apart: Mapping[str, tuple[float, float]],
 ) -> tuple[tvm.IRModule, IntegerEnds]:  # fmt: skip
-    """``main`` with inputs and outputs in these types (those of OFFSET, or their own), and what their integers mean, in order.
+    """``main`` with inputs and outputs in these types (those of OFFSET, else they stay), and what their integers mean, in order.
 
     ``apart``: ranges of joined tensors by node. Shapes and order of axes stay the model's. Raises UserError naming an input that
     is not quantized to as many bits by what reads it first, or an output that is not such an integer before it is dequantized.
@@ -134,8 +135,8 @@ def with_integer_ends(
         builder.emit_func_output(out)
     result_mod = tvm.IRModule({**others, "main": builder.get()["main"]}, attrs=mod.attrs)
     return relax.transform.DeadCodeElimination(["main"])(result_mod), IntegerEnds(
-        input_types,
-        output_types,
+        [dtype or spec.dtype for dtype, spec in zip(input_types, inputs, strict=True)],
+        [dtype or spec.dtype for dtype, spec in zip(output_types, outputs, strict=True)],
         [_as_shown(q, dtype) for q, dtype in zip(meanings, input_types, strict=True)],
         [_as_shown(q, dtype) for q, dtype in zip(out_meanings, output_types, strict=True)],
         tuple(notes),

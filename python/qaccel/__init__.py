@@ -25,6 +25,7 @@ __all__ = [
     "QuantizedNetwork",
     "UserError",
     "__version__",
+    "analyze",
     "compile",
     "load",
     "partition_for_qaccel",
@@ -38,6 +39,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 _HOMES = {
     "Module": "api",
     "QuantizedNetwork": "api",
+    "analyze": "api",
     "compile": "api",
     "load": "api",
     "partition_for_qaccel": "relax_idioms",

@@ -15,7 +15,7 @@ from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .machine.native import load_library
 from .networks import Module, Places, QuantizedNetwork, dumps_of
 from .options import Data, TargetOptions, options_of, parse_target
-from .pipeline import ModelLike, compile_model, compile_quantized, quantize_model
+from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
 from .run import execute
 from .run.remote import load_remote
 from .stages import Stages
@@ -36,6 +36,10 @@ def quantize(
     passes: str | Sequence[str] | None = None,
     effort: str | None = None,
     requantize: bool = False,
+    minimize: str | None = None,
+    max_drop: float | None = None,
+    max_cycles: int | None = None,
+    max_bytes: int | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
     """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or in memory an ONNX model or a
@@ -44,8 +48,9 @@ def quantize(
     ``calibration_data``: an .npz, a folder of images, arrays by input name with samples along axis 0, the array of the only
     input, or an iterable of such samples; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
-    (8, 16), or a plan by node name (a dictionary or the path of a plan.json). ``input_shapes``: by input name, or as
-    ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
+    (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses what ``minimize``
+    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow.
+    ``input_shapes``: by input name, or as ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
     ``effort``: "fast" rounds weights to nearest, "default" towards the float model's outputs. ``passes``: names of the quantizer's
     passes that may run instead. A model that came quantized keeps its integers;
     ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
@@ -57,10 +62,41 @@ def quantize(
         options = options_of(
             TargetOptions(config), calibration_data=calibration_data, bits=bits, calibration=calibration,
             input_range=input_range, input_shapes=input_shapes, input_values=input_values, preprocess=preprocess,
-            model_format=model_format, passes=passes, effort=effort, requantize=requantize,
+            model_format=model_format, passes=passes, effort=effort, requantize=requantize, minimize=minimize,
+            max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
         stages = Stages(progress)
         return QuantizedNetwork(name, config, options, quantize_model(model, options, stages), stages.seconds)
+
+
+def analyze(
+    model: ModelLike,
+    calibration_data: Data,
+    *,
+    bits: Any = None,
+    hw: str | HwConfig = DEFAULT_CONFIG,
+    calibration: str | None = None,
+    input_shapes: str | Mapping[str, tuple[int, ...]] | None = None,
+    input_values: str | Mapping[str, Any] | None = None,
+    preprocess: str | None = None,
+    model_format: str | None = None,
+    passes: str | Sequence[str] | None = None,
+    effort: str | None = None,
+    progress: bool = False,
+) -> Analysis:
+    """What a float model loses by its quantization, where, why, and what would cure it.
+
+    Arguments as `quantize`; ``bits``: a width or a plan, 8 by default. ``Analysis.tensors`` has the error of every tensor, alone
+    and accumulated; ``Analysis.sources`` each source of error with its cause, its remedy and what that would gain, worst first.
+    Raises UserError without samples, and for a model that came quantized.
+    """
+    with boundary("analyze"):
+        options = options_of(
+            TargetOptions(load_config(hw)), calibration_data=calibration_data, bits=bits, calibration=calibration,
+            input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, model_format=model_format,
+            passes=passes, effort=effort,
+        )  # fmt: skip
+        return analyze_model(model, options, Stages(progress))
 
 
 def compile(
@@ -79,6 +115,10 @@ def compile(
     passes: str | Sequence[str] | None = None,
     effort: str | None = None,
     requantize: bool = False,
+    minimize: str | None = None,
+    max_drop: float | None = None,
+    max_cycles: int | None = None,
+    max_bytes: int | None = None,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
     output: str | Path | None = None,
@@ -106,7 +146,7 @@ def compile(
         if given is not None:
             before = (
                 calibration_data, bits, calibration, input_range, input_shapes, input_values, preprocess, model_format,
-                passes, effort, requantize or None,
+                passes, effort, requantize or None, minimize, max_drop, max_cycles, max_bytes,
             )  # fmt: skip
             if any(each is not None for each in before):
                 raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
@@ -116,8 +156,8 @@ def compile(
         options = options_of(
             parsed, calibration_data=calibration_data, bits=bits, calibration=calibration, input_range=input_range,
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
-            model_format=model_format, tuning_records=tuning_records, passes=passes,
-            effort=effort, requantize=requantize,
+            model_format=model_format, tuning_records=tuning_records, passes=passes, effort=effort,
+            requantize=requantize, minimize=minimize, max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
         places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report)
         places.check(options, given is not None or options.quantizes)

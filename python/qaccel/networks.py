@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .dialect.quantized import QuantizedModel
+from .dialect.quantized import QuantizedModel, plan_entries
 from .errors import UserError, boundary, path_of, shown
 from .evaluate.dataset import check_inputs
 from .evaluate.integers import run_model
@@ -50,10 +50,9 @@ class QuantizedNetwork:
         return f"<QuantizedNetwork '{self.name[:60]}': {len(self.plan)} layers with weights, {', '.join(widths) or 'none'}>"
 
     @property
-    def plan(self) -> dict[str, dict[str, int]]:
-        """Bits of each layer with weights, as plan.json has them."""
-        plan = self.quantized.plan
-        return {n: {"weight_bits": b.weight_bits, "activation_bits": b.activation_bits} for n, b in plan.items()}
+    def plan(self) -> dict[str, dict[str, Any]]:
+        """Bits of each layer with weights, as plan.json has them; of bits that were searched for also ``why``."""
+        return plan_entries(self.quantized)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
+from .dialect.plan_cost import LayerCost, PlanCost
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .frontend.import_model import import_for_cpu, import_model
@@ -26,18 +28,23 @@ from .metadata import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import BitWidths, CompileOptions
+from .options import Bits, BitWidths, CompileOptions
 from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
+from .quant.analysis.analyze import Analysis, analyze
 from .quant.calibrate.calibration import Calibration, measure, samples_of
+from .quant.calibrate.narrow import narrowed
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_passes
 from .quant.quantize import quantize
+from .quant.search.judge import judged
+from .quant.search.laboratory import Laboratory
+from .quant.search.search import search
 from .quant.unlike import quantize_measured
-from .report.report import ProfiledSubgraph, make_report, timeline
+from .report.report import ProfiledSubgraph, layer_entries, make_report, timeline
 from .run.golden import golden_inputs
 from .run.program import profile
 from .schedules.floating.choose import Choice
-from .stages import Stages
+from .stages import Stages, progress_lines
 
 ModelLike: TypeAlias = Any  # the path of a file, an onnx.ModelProto, or a torch.export.ExportedProgram
 
@@ -131,9 +138,13 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         return _with_notes(quantized, calibration)
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
-    with stages("quantize"):
-        rounded = quantize_measured(model, calibration, options.bits)
-        quantized = run_passes(rounded, calibration, options.passes, options.effort)
+    lab = laboratory(model, calibration, options)
+    if options.auto:
+        with stages("search", own_progress=True), progress_lines("searching", stages.show) as advance:
+            quantized = search(lab, options.limits, advance)
+    else:
+        with stages("quantize"):
+            quantized = judged(lab.make(options.bits), lab, options.bits, options.limits)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)
@@ -144,6 +155,79 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     return _with_notes(quantized, calibration)
 
 
+def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> Analysis:
+    """The stages import, calibrate and quantize, and what the network loses by them, and where.
+
+    Raises UserError without calibration data, and for a model that came quantized.
+    """
+    chosen_passes(options.passes, options.effort)
+    if options.calibration_data is None:
+        raise UserError("analyze measures on samples what each rounding loses; add --calibration-data")
+    if options.auto:
+        raise UserError("analyze says what given bits lose, and --bits auto chooses them; give 8, W4A8, or a plan.json")
+    with stages("import"):
+        imported = import_model(model, options.input_shapes, options.model_format, options.input_values, QUANTIZED)
+    if imported.given is not None:
+        raise UserError(
+            "the model came quantized: there is no float network to hold its integers against; analyze the float model"
+        )
+    with stages("calibrate", own_progress=True):
+        calibration = measure(imported, options, stages.show)
+    with stages("analyze"):
+        return analyze(laboratory(imported, calibration, options), options.bits)
+
+
+def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
+    """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
+    make, plain = (partial(each, model, calibration, options) for each in (_quantized, _plain))
+    return Laboratory(model, calibration, make, plain, partial(_price, options), options.io_dtype != "float32")
+
+
+def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
+    """The network at these bits, after the passes."""
+    rounded, own = _rounded(model, calibration, options, bits)
+    quantized = run_passes(rounded, own, options.passes, options.effort)
+    return replace(quantized, ranges=own.ranges.summary())
+
+
+def _rounded(
+    model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None
+) -> tuple[QuantizedModel, Calibration]:
+    """The network at these bits before the passes, and the calibration with the ranges that tensors of few bits have."""
+    rounded = quantize_measured(model, calibration, bits)
+    own = calibration if options.effort == "fast" else narrowed(rounded, calibration, options.calibration)
+    return (rounded if own is calibration else quantize_measured(model, own, bits)), own
+
+
+def _plain(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
+    """The network at these bits before the passes."""
+    return _rounded(model, calibration, options, bits)[0]
+
+
+def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
+    """What a quantized network costs on the accelerator: compiled without the proofs, and simulated.
+
+    Raises UserError for one that the accelerator, or the module's ends, cannot take.
+    """
+    assert options.target.config is not None
+    hw = load_config(options.target.config)
+    source, _ = with_ends(quantized, options.io_dtype)
+    partitioned = partition(source, hw, quantized.unquantized, float_macs(quantized.model.mod))
+    check_fits(partitioned, hw)
+    functions = subgraph_functions(partitioned.mod)
+    cycles, size, layers = 0, 0, list[LayerCost]()
+    for symbol in partitioned.subgraphs:
+        compiled = compile_subgraph(functions[symbol], symbol, hw, proven=False)
+        counters = profile(compiled.artefact, trace=False)
+        cycles += int(counters["cycles"])
+        size += len(compiled.artefact.constants)
+        layers += [
+            LayerCost(entry["name"], entry["cycles"], entry["stream_bytes"])
+            for entry in layer_entries(ProfiledSubgraph(compiled, counters))
+        ]
+    return PlanCost(cycles, size, tuple(layers), sum(each.macs for each in partitioned.rejections))
+
+
 def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> QuantizedModel:
     model = quantized.model
     notes = (*calibration.notes, *model.notes, *quantized.notes)
@@ -151,7 +235,7 @@ def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> Quantize
         quantized,
         notes=notes,
         sample=calibration.one_batch(model),
-        ranges=calibration.ranges.summary(),
+        ranges=quantized.ranges or calibration.ranges.summary(),
         seen=calibration.seen,
         preprocess=calibration.preprocess,
     )
@@ -160,6 +244,8 @@ def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> Quantize
 def _check_bits(model: Model, options: CompileOptions) -> None:
     """Raises UserError where bits are asked for that a model which came quantized does not have."""
     given, bits = model.given, options.bits
+    if given is not None and given.activations and options.auto:
+        raise UserError("--bits auto: the model came quantized and keeps its own bits; add --requantize")
     if given is None or bits is None:
         return
     way_out = "leave --bits out, or add --requantize, which takes it as a float model"

@@ -61,3 +61,15 @@ def progress_bar(what: str, total: int, show: bool) -> Iterator[Callable[[int], 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def progress_lines(what: str, show: bool) -> Iterator[Callable[[str], object]]:
+    """A line on standard error, if wanted and if that is a terminal; the block calls what it gets with what is done now."""
+    if not (show and _is_terminal()):
+        yield lambda step: log.debug("%s: %s", what, step)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{what} ...") as status:
+        yield lambda step: status.update(f"{what}: {step}")

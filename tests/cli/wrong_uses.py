@@ -83,6 +83,22 @@ COMMANDS: dict[str, Command] = {
     "plan is no JSON": (f"{Q} --bits damaged.json", 1, ("'damaged.json'", "not valid JSON")),
     "plan without a node": (f"{Q} --bits unknown.json", 1, ("'conv9'", "no such node", "did you mean")),
     "plan of another form": (f"{Q} --bits form.json", 1, ("'conv1'", '{"weight_bits": 8, "activation_bits": 8}')),
+    "plan of 5 bits": (f"{Q} --bits five.json", 1, ("'conv1'", "5 bits for weights", "4, 8 and 16")),
+    "auto without data": (f"{Q} --bits auto", 1, ("--bits auto", "add --calibration-data")),
+    "auto for the CPU": (f"{L} llvm --bits auto --calibration-data calibration.npz", 1, ("--bits auto", "add qaccel")),
+    "auto's typo": (f"{D} --bits atuo", 1, ("'atuo'", "use 8, W8A16", "auto")),
+    "what to minimize": (f"{D} --bits auto --minimize cycle", 1, ("--minimize 'cycle'", "cycles, bytes, drop")),
+    "minimize without auto": (f"{D} --bits 8 --minimize bytes", 1, ("--minimize bytes", "add --bits auto")),
+    "cycles without auto": (f"{D} --max-cycles 5000", 1, ("--max-cycles 5000", "add --bits auto")),
+    "bytes without auto": (f"{D} --max-bytes 5000", 1, ("--max-bytes 5000", "add --bits auto")),
+    "drop without data": (f"{Q} --max-drop 1", 1, ("--max-drop 1", "add --calibration-data")),
+    "drop 0": (f"{D} --bits auto --max-drop 0", 1, ("--max-drop 0", "above 0")),
+    "drop is a word": (f"{D} --bits auto --max-drop some", 1, ("--max-drop 'some'", "points above 0")),
+    "half a cycle": (f"{D} --bits auto --max-cycles 0.5", 1, ("--max-cycles '0.5'", "whole number")),
+    "cycles that no plan keeps": (f"{D} --bits auto --max-cycles 10", 1, ("--max-cycles 10", "nearest", "cycles", "higher limit")),
+    "limits that contradict": (
+        f"{D} --bits auto --max-bytes 1200 --max-drop 0.0001", 1, ("--max-drop 0.0001 and --max-bytes 1200", "nearest", "points")
+    ),  # fmt: skip
     "range of one number": (f"{Q} --input-range 1", 1, ("--input-range '1'", "LO,HI")),
     "range with a colon": (f"{Q} --input-range -1:1", 1, ("'-1:1'", "LO,HI")),
     "range turned round": (f"{Q} --input-range 5,-5", 1, ("5,-5", "first below the second")),
@@ -175,6 +191,10 @@ COMMANDS: dict[str, Command] = {
     "tar holds no code": ("inspect other.tar", 1, ("'other.tar' holds no object files", "give the .tar")),
     "tar holds damaged code": ("inspect junk.tar", 1, ("'junk.tar'", "cannot be linked", "copy it again")),
     # evaluate and tune
+    "analyze without data": ("analyze model.onnx", 1, ("measures on samples", "add --calibration-data")),
+    "analyze bits auto": (
+        "analyze model.onnx --calibration-data inputs.npz --bits auto", 1, ("chooses them", "give 8, W4A8, or a plan.json"),
+    ),
     "no labels": ("evaluate {so} --data inputs.npz", 1, ("no array 'labels'", "add one integer per sample")),
     "too few labels": ("evaluate {so} --data few.npz", 1, ("3 labels for 4 samples", "give one each")),
     "labels are real": ("evaluate {so} --data real.npz", 1, ("float64", "one integer per sample")),
@@ -197,6 +217,8 @@ PYTHON: dict[str, tuple[Callable[[Place], object], tuple[str, ...]]] = {
     "compile an array": (lambda p: qaccel.compile(p.x), ("model must be", "a float32 array [8, 3, 16, 16]")),
     "bits as an array": (lambda p: p.compile(bits=p.x), ("float32 array", "use 8, W8A16")),
     "bits as true": (lambda p: p.compile(bits=True), ("True", "use 8, W8A16")),
+    "drop as true": (lambda p: p.compile(calibration_data=p.x, max_drop=True), ("--max-drop True", "points above 0")),
+    "limits of a quantized network": (lambda p: qaccel.compile(p.network, max_drop=1), ("quantized already",)),
     "plan by widths": (lambda p: p.compile(bits={"conv1": (8, 8)}), ("(8, 8)", "weight_bits")),
     "plan of an array": (
         lambda p: p.compile(bits={"conv1": {"weight_bits": p.x, "activation_bits": 8}}), ("float32 array", "4, 8 and 16")
@@ -251,6 +273,7 @@ def files(folder: Path) -> Path:
     plan, config = {"weight_bits": 8, "activation_bits": 8}, (target_dir() / "configs" / "qaccel-64.toml").read_text()
     for name, text in {
         "damaged.json": "{", "unknown.json": json.dumps({"conv9": plan}), "form.json": '{"conv1": 8}',
+        "five.json": json.dumps({"conv1": {**plan, "weight_bits": 5}}),
         "broken.toml": config.replace("rows = 8", "rows = 7"),
         "tiny.toml": re.sub(r"(?m)^line_buffer_bytes = \d+", "line_buffer_bytes = 1", config),
     }.items():  # fmt: skip

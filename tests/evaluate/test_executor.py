@@ -159,6 +159,16 @@ SHAPED = {
         {},
         False,
     ),
+    "each sample's own indices": (
+        [
+            node("ReduceMax", ["x"], ["m"], axes=[2, 3], keepdims=0),
+            node("ArgMax", ["m"], ["i"], axis=1, keepdims=0),
+            node("Gather", ["x", "i"], ["g"], axis=1),
+            node("Relu", ["g"], ["y"]),
+        ],
+        {},
+        False,
+    ),  # fmt: skip
     "split": ([node("Split", ["x"], ["a", "b", "c"], axis=1), node("Sub", ["a", "c"], ["y"])], {}, True),
     "two dense layers": (
         [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "w"], ["g"]), node("MatMul", ["g", "v"], ["y"])],

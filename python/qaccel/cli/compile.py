@@ -6,28 +6,25 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..options import CALIBRATION_METHODS, EFFORTS, IO_DTYPES, MODEL_FORMATS
+from ..options import IO_DTYPES, MINIMIZED
+from .flags import add_model, add_quantizer
 
 if TYPE_CHECKING:
     from ..schedules.floating.choose import Choice
 
 NOTES_SHOWN = 5
+FIRST = ("warning: ", "--bits auto: ")  # how notes begin that nobody should miss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("model", metavar="MODEL", type=Path, help=".onnx, .pt2 (torch.export.save) or .tflite")
+    add_model(parser)
     parser.add_argument(
         "--target", required=True, help='"qaccel", "llvm", "qaccel -config=qaccel-1024, llvm -mcpu=native"'
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
     )
-    parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
-    parser.add_argument(
-        "--input-values", metavar="VALUES", help='"sr:16000", several with spaces: inputs that are fixed'
-    )
-    parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
     parser.add_argument(
         "--io-dtype",
         metavar="TYPE",
@@ -35,23 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of inputs and outputs: {', '.join(IO_DTYPES)} (default: float32)",
     )
     data = parser.add_argument_group("quantization")
-    data.add_argument(
-        "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
+    add_quantizer(
+        data,
+        "8, W8A16, plan.json, or auto (default: 8 with calibration data, single layers 16 where it loses too much, "
+        "W8A16 without; llvm alone: float without either)",
     )
-    data.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
-    data.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
     data.add_argument(
         "--input-range", metavar="LO,HI", help="of the inputs' values, where there is no calibration data"
     )
+    data.add_argument("--minimize", metavar="WHAT", help=f"of --bits auto: {', '.join(MINIMIZED)} (default: cycles)")
     data.add_argument(
-        "--bits",
-        metavar="BITS",
-        help="8, W8A16, or plan.json (default: 8 with calibration data, W8A16 without; llvm alone: float without either)",
+        "--max-drop", metavar="POINTS", help="points that may be lost against float, estimated (default: 1.0)"
     )
-    data.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
-    data.add_argument(
-        "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
-    )
+    data.add_argument("--max-cycles", metavar="CYCLES", help="of --bits auto: of one sample, simulated")
+    data.add_argument("--max-bytes", metavar="BYTES", help="of --bits auto: of streams, parameter records and tables")
     data.add_argument(
         "--requantize",
         action="store_true",
@@ -100,6 +94,10 @@ def execute(arguments: argparse.Namespace) -> None:
         passes=arguments.passes,
         effort=arguments.effort,
         requantize=arguments.requantize,
+        minimize=arguments.minimize,
+        max_drop=arguments.max_drop,
+        max_cycles=arguments.max_cycles,
+        max_bytes=arguments.max_bytes,
         output=arguments.output,
         report=arguments.report,
         emit_qdq=arguments.emit_qdq,
@@ -119,6 +117,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
 
 def _print_notes(notes: tuple[str, ...], verbose: int) -> None:
+    notes = tuple(sorted(notes, key=lambda note: not note.startswith(FIRST)))
     shown = notes if verbose else notes[:NOTES_SHOWN]
     for note in shown:
         print(note if note.startswith("warning: ") else f"note: {note}")

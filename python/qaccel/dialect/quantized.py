@@ -12,6 +12,7 @@ import tvm
 
 from ..model import Model
 from ..options import BitWidths
+from .chosen import Chosen, Drop
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class QuantizedModel:
     beginning with the node. `sample`: one batch of what the ranges come from, by input name. `ranges`: how they were found, as the
     report says it. `seen`: of each real input, where the ranges come from a user's data; `preprocess`: how those became
     arrays, None where they were arrays. `spans`: least and greatest input and output, real values, that a table of 16 bits is
-    made for, by node. `real`: what layers were before, by node, but for those whose weights came as integers.
+    made for, by node. `real`: what layers were before, by node, but for those whose weights came as integers. `drop`: what it is
+    estimated to lose, where it was judged; `chosen`: how its bits were searched for.
     """
 
     mod: tvm.IRModule
@@ -140,6 +142,23 @@ class QuantizedModel:
     real: Mapping[str, RealLayer] = field(default_factory=dict)
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None
+    drop: Drop | None = None
+    chosen: Chosen | None = None
 
     def __repr__(self) -> str:
         return f"<QuantizedModel: {len(self.plan)} layers with weights, {len(self.unquantized)} nodes in float>"
+
+
+def plan_entries(quantized: QuantizedModel) -> dict[str, dict[str, Any]]:
+    """The plan of a network as plan.json has it; of bits that were searched for also ``why``."""
+    chosen = quantized.chosen
+    plan: Mapping[str, BitWidths] = quantized.plan if chosen is None else chosen.plan
+    entries: dict[str, dict[str, Any]] = {
+        name: {"weight_bits": each.weight_bits, "activation_bits": each.activation_bits} for name, each in plan.items()
+    }
+    for decision in chosen.decisions if chosen is not None else ():
+        for name in (decision.name, *decision.tensors)[: None if decision.what == "activations" else 1]:
+            if name in entries:
+                said = f"{decision.what} {decision.why}"
+                entries[name]["why"] = f"{entries[name]['why']}; {said}" if "why" in entries[name] else said
+    return entries

@@ -182,6 +182,8 @@ def moves_apart(name: str, call: relax.Call, batched: Sequence[bool]) -> bool | 
         return (
             bool(batched[1]) and call.attrs.axis is not None and int(call.attrs.axis) % len(_shape(call.args[0])) == 0
         )
+    if name == "relax.take" and batched[1]:
+        return False  # each sample's own indices would be taken of every sample
     if name in ("relax.take", "relax.repeat", "relax.flip"):
         return (
             bool(batched[0]) and call.attrs.axis is not None and int(call.attrs.axis) % len(_shape(call.args[0])) != 0

@@ -35,7 +35,8 @@ class Step:
     """`run` on the values of `loads` fills the slots `outs`; the slots in `dead` are freed afterwards.
 
     `node` is the ONNX node whose value this is, empty for intermediate values. `in_place` marks a bias addition whose
-    left operand nobody else sees.
+    left operand nobody else sees. `reads`: the slots that the loads read. `layer`: the call of a layer with
+    constant weights.
     """
 
     run: Run
@@ -44,6 +45,8 @@ class Step:
     dead: tuple[int, ...]
     node: str
     in_place: bool
+    reads: tuple[int, ...] = ()
+    layer: relax.Call | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Plan:
 
     `batchable`: axis 0 may have another size than at import. `comfortable`: the multiple of the model's batch at which
     the largest activation still fits in the cache; beyond it every value costs page faults. `compiled`: the network is so
-    large that its heavy steps are compiled.
+    large that its heavy steps are compiled. `macs`: of its layers, for one sample.
     """
 
     steps: tuple[Step, ...]
@@ -60,6 +63,7 @@ class Plan:
     batchable: bool
     comfortable: int
     compiled: bool
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class _Piece:
     results: tuple[relax.Var, ...]
     node: str
     in_place: bool
+    layer: relax.Call | None = None
 
 
 @lru_cache(maxsize=4)
@@ -84,7 +89,8 @@ def plan_of(model: Model) -> Plan:
     batched: dict[relax.Var, bool] = dict.fromkeys(function.params, True)
     specs = model.inputs + model.outputs
     batchable = all(spec.shape and spec.shape[0] == specs[0].shape[0] for spec in specs)
-    compiled = sum(_macs(binding.value) for binding in computed) >= WORTH_MACS * max(1, (specs[0].shape or (1,))[0])
+    macs = sum(_macs(binding.value) for binding in computed) // max(1, (specs[0].shape or (1,))[0])
+    compiled = macs >= WORTH_MACS
     pieces: list[_Piece] = []
     for number, (name, group) in enumerate(groups):
         outside = tuple(b.var for b in group if readers.get(b.var, set()) - {number}) or (group[-1].var,)
@@ -103,20 +109,44 @@ def plan_of(model: Model) -> Plan:
             assert kernel is not None
             in_place = k > 0 and _adds_bias(binding.value, group[k - 1]) and group[k - 1].var not in outside
             seen = name if binding.var in outside else ""
-            pieces.append(_Piece(kernel, _arguments(binding.value), (binding.var,), seen, in_place))
+            layer = binding.value if has_weights(binding.value) else None
+            pieces.append(_Piece(kernel, _arguments(binding.value), (binding.var,), seen, in_place, layer))
     largest = max([math.prod(known_shape(b.var) or ()) for b in computed], default=1)
     comfortable = max(1, COMFORTABLE_ELEMENTS // max(1, largest))
     steps, loads = _assigned(pieces, list(function.params), outputs)
-    return Plan(steps, loads, batchable, comfortable, compiled)
+    return Plan(steps, loads, batchable, comfortable, compiled, macs)
 
 
 def _macs(value: relax.Expr) -> int:
     """Multiply-adds of a convolution or a product with constant weights, in all samples of the model's batch."""
-    name = getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
-    if name not in kinds.WEIGHTED or not isinstance(value.args[1], tvm.ir.GenericConst):
+    if not has_weights(value):
         return 0
     weight = static_shape(value.args[1])
-    return math.prod(known_shape(value) or ()) * math.prod(weight[:-1] if name == "relax.matmul" else weight[1:])
+    gemm = value.op.name == "relax.matmul"
+    return math.prod(known_shape(value) or ()) * math.prod(weight[:-1] if gemm else weight[1:])
+
+
+def has_weights(value: relax.Expr) -> bool:
+    """Whether a binding is a convolution or a product with constant weights."""
+    name = getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
+    return name in kinds.WEIGHTED and isinstance(value.args[1], tvm.ir.GenericConst)
+
+
+def with_weights(step: Step, weight: np.ndarray, compiled: bool) -> Run:
+    """The function of a layer's step with other weights, float32 of the same shape; it takes what ``step.run`` takes.
+
+    ``compiled``: as in the plan that the step is of.
+    """
+    assert step.layer is not None
+    call = step.layer
+    other = relax.BlockBuilder().normalize(
+        relax.Call(call.op, [call.args[0], relax.const(weight), *call.args[2:]], call.attrs, call.ty_args, call.span)
+    )
+    kernel = rule_of(other) if compiled else None
+    if kernel is not None:
+        return kernel
+    run = step.run
+    return lambda x, _: run(x, weight)
 
 
 def _assigned(
@@ -132,7 +162,8 @@ def _assigned(
     for k, (piece, (load, read)) in enumerate(zip(pieces, loads, strict=True)):
         outs = tuple(slot_of[r] for r in piece.results)
         dead = {s for s in read if last_use[s] == k} | {s for s in outs if s not in last_use}
-        steps.append(Step(piece.run, load, outs, tuple(sorted(dead - forever)), piece.node, piece.in_place))
+        freed = tuple(sorted(dead - forever))
+        steps.append(Step(piece.run, load, outs, freed, piece.node, piece.in_place, tuple(read), piece.layer))
     return tuple(steps), results
 
 

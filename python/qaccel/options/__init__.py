@@ -1,5 +1,7 @@
 """What the user can choose, as frozen values, and how the command line's strings become them."""
 
+from .limits import MINIMIZED as MINIMIZED
+from .limits import Limits as Limits
 from .parse import options_of as options_of
 from .parse import parse_input_shapes as parse_input_shapes
 from .parse import parse_input_values as parse_input_values

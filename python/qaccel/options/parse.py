@@ -10,8 +10,9 @@ from typing import Any
 
 from ..errors import UserError, did_you_mean, path_of, shown
 from ..machine.hw import DEFAULT_CONFIG, HwConfig
+from .limits import is_auto, is_whole, limits_of
 from .plans import bits_of
-from .values import CompileOptions, Data, TargetOptions, is_whole, name_of_config
+from .values import CompileOptions, Data, TargetOptions, name_of_config
 
 # Flags of TVM's llvm target that make sense on a command line, and the type that TVM wants.
 _HOST_FLAGS: dict[str, type] = {
@@ -36,11 +37,15 @@ def options_of(
     passes: str | Sequence[str] | None = None,
     effort: str | None = None,
     requantize: bool = False,
+    minimize: str | None = None,
+    max_drop: Any = None,
+    max_cycles: Any = None,
+    max_bytes: Any = None,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
     ``input_shapes``: by input name, or `parse_input_shapes`; ``input_values``: by input name, or `parse_input_values`;
-    ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`;
+    ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`, or "auto";
     ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
     """
     if preprocess is not None and not isinstance(preprocess, str):
@@ -53,7 +58,9 @@ def options_of(
         preprocess=preprocess,
         calibration=calibration,
         input_range=_input_range(input_range) if input_range is not None else None,
-        bits=bits_of(bits) if bits is not None else None,
+        bits=bits_of(bits) if bits is not None and not is_auto(bits) else None,
+        auto=is_auto(bits),
+        limits=limits_of(minimize, max_drop, max_cycles, max_bytes),
         io_dtype=io_dtype,
         model_format=model_format,
         tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,

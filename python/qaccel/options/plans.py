@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, path_of, shown
-from .values import WIDTHS, Bits, BitWidths, is_whole
+from .limits import is_whole
+from .values import WIDTHS, Bits, BitWidths
 
 
 def bits_of(given: Any) -> Bits:
@@ -39,7 +40,7 @@ def parse_bits(text: str) -> Bits:
         weight, activation = int(both[1]), int(both[both.re.groups])
         return _widths(weight, activation, f"--bits {text}")
     if not text.endswith(".json"):
-        raise UserError(f"--bits {text!r} is not a width; use 8, W8A16 (weights, activations), or a plan.json")
+        raise UserError(f"--bits {text!r} is not a width; use 8, W8A16 (weights, activations), auto, or a plan.json")
     return read_plan(text)
 
 
@@ -56,7 +57,7 @@ def read_plan(path: str | Path) -> dict[str, BitWidths]:
 
 def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
     """Plan entries as bit widths; ``origin`` names the plan in errors."""
-    keys = {"weight_bits", "activation_bits"}
+    keys = {"weight_bits", "activation_bits"}  # and "why", a note for people
     if not isinstance(plan, Mapping):
         raise UserError(f"{origin}: a plan is an object of node names, this is a {type(plan).__name__}")
     checked = {}
@@ -64,7 +65,7 @@ def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:
         if isinstance(entry, BitWidths):
             checked[name] = _widths(entry.weight_bits, entry.activation_bits, f"{origin}: {name!r}")
             continue
-        if not isinstance(entry, Mapping) or set(entry) != keys:
+        if not isinstance(entry, Mapping) or set(entry) - {"why"} != keys:
             raise UserError(
                 f'{origin}: {name!r} must be {{"weight_bits": 8, "activation_bits": 8}}; it is {shown(entry)}'
             )

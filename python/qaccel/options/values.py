@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UserError, shown
 from ..machine.hw import DEFAULT_CONFIG, HwConfig
 from ..machine.isa import isa
+from .limits import Limits, check_choice
 
 WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
@@ -69,7 +70,8 @@ class CompileOptions:
     """Everything that decides what a module contains. Defaults are those of ``tvmc compile``.
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
-    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``model_format`` None: by suffix.
+    ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``auto``: bits are searched for within
+    ``limits``, of which ``max_drop`` judges bits that are given, too. ``model_format`` None: by suffix.
     ``passes``: names of the quantizer's that may run; None for those that ``effort`` takes, None being "default".
     ``requantize``: what came quantized is taken as float.
 
@@ -90,6 +92,8 @@ class CompileOptions:
     passes: tuple[str, ...] | None = None
     effort: str | None = None
     requantize: bool = False
+    auto: bool = False
+    limits: Limits = Limits()
     synthetic_samples: int = field(default=16, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,11 +116,31 @@ class CompileOptions:
                 raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
             if self.calibration_data is not None:
                 raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
+        self._check_limits()
+
+    def _check_limits(self) -> None:
+        if self.auto and self.calibration_data is None:
+            raise UserError(
+                "--bits auto measures on samples what each width loses; add --calibration-data, or give bits"
+            )
+        if self.auto and self.target.config is None:
+            raise UserError(
+                f"--bits auto weighs the accelerator's cycles and bytes, and --target '{self.target}' has none; add qaccel"
+            )
+        limits = self.limits
+        for flag, given in (
+            ("--minimize", limits.minimize), ("--max-cycles", limits.max_cycles), ("--max-bytes", limits.max_bytes)
+        ):  # fmt: skip
+            if given is not None and not self.auto:
+                raise UserError(f"{flag} {given} is for bits that the compiler chooses; add --bits auto")
+        if limits.max_drop is not None and self.calibration_data is None:
+            raise UserError(f"--max-drop {limits.max_drop:g} is judged on samples; add --calibration-data")
 
     @property
     def quantizes(self) -> bool:
         """Whether the network will run in integers: on the accelerator always, on the CPU alone where bits or data ask for it."""
-        return self.target.config is not None or self.bits is not None or self.calibration_data is not None
+        given = self.bits is not None or self.auto or self.calibration_data is not None
+        return self.target.config is not None or given
 
     def __repr__(self) -> str:
         given = [each.name for each in fields(self)[1:] if each.repr and getattr(self, each.name) is not each.default]
@@ -126,15 +150,3 @@ class CompileOptions:
 def name_of_config(config: str | HwConfig) -> str:
     """An accelerator's config as a user knows it."""
     return config.name if isinstance(config, HwConfig) else config if isinstance(config, str) else shown(config)
-
-
-def check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises UserError for a value that is none of the ``choices``."""
-    if not isinstance(value, str) or value not in choices:
-        given = value if isinstance(value, str) else shown(value)
-        raise UserError(f"{flag} {given} is unknown; choose one of {', '.join(choices)}")
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, Python's or NumPy's."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..dialect.quantized import QuantizedModel, UnlikePart
@@ -15,6 +15,7 @@ from ..machine.hw import HwConfig
 from ..metadata import Boundary, seen_entries
 from ..npu.codegen import CompiledSubgraph
 from ..npu.partition.partition import Rejection
+from .bits import search_entry
 
 STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
 BITS_OF_FLOAT = 8  # width at which the bound counts the MACs of an operator that has no integer form
@@ -77,6 +78,8 @@ def make_report(
         ],
         "shared_scales": [_shared_scale(part) for part in quantized.unlike],
         "ranges": dict(quantized.ranges),
+        "drop": None if quantized.drop is None else asdict(quantized.drop),
+        "search": None if quantized.chosen is None else search_entry(quantized.chosen),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run.files import write_folder
+from .bits import search_html
 from .report import STALLS
 from .tables import Column, make_console, print_table
 
@@ -83,6 +84,15 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     decode_bound = [layer["name"] for layer in report["layers"] if _bound_by(layer) == "decode"]
     if decode_bound:
         rows.append(("decode-bound layers", ", ".join(decode_bound)))
+    if report["drop"] is not None:
+        drop = report["drop"]
+        judged = "held out" if drop["held_out"] else "that calibrated it"
+        rows.append(
+            (
+                "estimated drop",
+                f"{drop['points']:.2f} +- {drop['error']:.2f} points on {drop['samples']} samples {judged}",
+            )
+        )
     if report["batch"] > 1:
         rows.insert(4, ("batch", f"{report['batch']} samples, {report['cycles_per_batch']:,} cycles"))
     return rows
@@ -197,6 +207,7 @@ def report_html(report: Mapping[str, Any]) -> str:
     ]
     heads_of_shared = ["part", "joined in", "plan.json", "taken"], ["share of the range", "SQNR in dB"]
     unlike = f"<h2>Parts that share a scale</h2>{_table(*heads_of_shared, shared)}" if shared else ""
+    bits = search_html(report["search"]) if report["search"] is not None else ""
     key = "".join(f'<span style="background:{_COLOURS[cause]}"></span>{cause.replace("_", " ")}' for cause in STALLS)
     facts = "".join(_row([name, value], []) for name, value in summary_rows(report))
     title = html.escape(f"{report['model']} on {report['hw']['name']}")
@@ -207,7 +218,7 @@ def report_html(report: Mapping[str, Any]) -> str:
         f"<h1>{title}</h1><table>{facts}</table><h2>Layers</h2>"
         f'<p class="key">Where the cycles of a layer went:{key}</p>'
         f"{_table(['layer', 'operator', 'bits', 'codecs'], heads, rows)}"
-        f"{unlike}<h2>On the CPU</h2>{cpu}</html>\n"
+        f"{bits}{unlike}<h2>On the CPU</h2>{cpu}</html>\n"
     )
 
 

@@ -67,6 +67,6 @@ def unpacked(data: bytes | np.ndarray, shape: tuple[int, int, int], bits: int) -
     return values[..., :channels].astype(carrier(bits))
 
 
-def profile(artefact: Artefact) -> dict[str, Any]:
+def profile(artefact: Artefact, trace: bool = True) -> dict[str, Any]:
     """Cycles and traffic of one sample, with the trace. They depend on no value, so the inputs are zeros."""
-    return run_program(artefact, [bytes(slot.dram_bytes) for slot in artefact.inputs], "cycle", trace=True).counters
+    return run_program(artefact, [bytes(slot.dram_bytes) for slot in artefact.inputs], "cycle", trace=trace).counters

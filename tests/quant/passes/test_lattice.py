@@ -39,9 +39,9 @@ def test_each_step_is_better_than_the_one_before(groups, channels, count, limit)
     scale = lattice.searched_scales(target, gram, start, limit)
     searched = lattice.errors(target, lattice.nearest(target, scale, limit), scale, gram)
     assert (searched <= nearest).all()
-    carried = lattice.carried(target, gram, scale, limit)
+    carried = lattice.carried(target, gram, scale, lattice.closest(limit))
     assert lattice.errors(target, carried, scale, gram).sum() < (0.8 if count > 9 else 0.97) * searched.sum()
-    descended = lattice.descended(target, gram, carried, scale, limit)
+    descended = lattice.descended(target, gram, carried, scale, lattice.closest(limit))
     after = lattice.errors(target, descended, scale, gram)
     assert (after <= lattice.errors(target, carried, scale, gram) * (1 + 1e-9)).all()
     fitted = lattice.fitted_scales(target, gram, descended, scale)
@@ -53,7 +53,7 @@ def test_each_step_is_better_than_the_one_before(groups, channels, count, limit)
 def test_carrying_on_is_the_plain_recursion():
     """Column after column with the inverse of what is left of the Gram matrix, as the paper's equations 2 and 3 say."""
     target, gram, largest = problem(2, 1, 6, lattice.BLOCK + 30)
-    found = lattice.carried(target, gram, largest, 7)[0]
+    found = lattice.carried(target, gram, largest, lattice.closest(7))[0]
     order = list(np.argsort(-np.diag(gram[0]), kind="stable"))
     left, expected = target[0].copy(), np.zeros_like(target[0])
     while order:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from ...dialect.operators import BITS
 from ...dialect.quantized import QuantizedModel
 from ...options import BitWidths
+from ..calibrate.narrow import FEW_BITS
 from .losses import TensorLoss
 
 DB_PER_BIT = 20 * math.log10(2)  # of uniform rounding: a bit halves the step
 WEIGHTS, ACTIVATIONS = "weights", "activations"
 ROUNDING, CUT, OUTLIER, SHARED, TABLE = "rounding", "range cut", "outlier channel", "shared scale", "16-bit table"
 OUTLIER_RATIO = 4.0  # of a channel's reach to the median's, from which it counts as an outlier
-OUTLIER_GAIN_DB = 6.0  # what scales of their own would have to give the channels
+OUTLIER_GAIN_DB = 6.0  # what a scale of its own would have to give the median channel
+TABLE_LOSS_DB = 6.0  # that a table loses beside rounding its result
 CUT_SHARE = 0.5  # of a tensor's error, from which its range is the cause
 LEAST_GAIN_DB = 1.0  # a remedy that gives less is none
 
@@ -76,13 +78,13 @@ def _of_activations(q: QuantizedModel, loss: TensorLoss, readers: Mapping[str, S
         cause = SHARED
         detail = f"{shared.share:.2g} of the range that it shares in '{shared.join}'"
         plan = dict(shared.cure)
-    elif loss.cut_share >= CUT_SHARE and loss.uncut_db - loss.rounded_db >= LEAST_GAIN_DB:
-        cause, detail = CUT, f"{loss.cut_share:.0%} of its error lies beyond the range's ends"
-        remedy, plan, gain = "--calibration minmax", {}, loss.uncut_db - loss.rounded_db
-    elif loss.channel_ratio >= OUTLIER_RATIO and loss.channels_db - loss.rounded_db >= OUTLIER_GAIN_DB:
+    elif loss.channel_ratio >= OUTLIER_RATIO and loss.channels_gain_db >= OUTLIER_GAIN_DB:
         cause = OUTLIER
         detail = f"channel {loss.channel} reaches {loss.channel_ratio:.3g} times as far as the median of them"
-    elif loss.table_db is not None and loss.table_db < loss.rounded_db - OUTLIER_GAIN_DB:
+    elif bits > FEW_BITS and loss.cut_share >= CUT_SHARE and loss.uncut_db - loss.rounded_db >= LEAST_GAIN_DB:
+        cause, detail = CUT, f"{loss.cut_share:.0%} of its error lies beyond the range's ends"
+        remedy, plan, gain = "--calibration minmax", {}, loss.uncut_db - loss.rounded_db
+    elif loss.table_db is not None and loss.table_db < loss.rounded_db - TABLE_LOSS_DB:
         cause, detail, remedy, plan, gain = TABLE, f"{loss.table_db:.1f} dB on the float input", "", {}, 0.0
     return Finding(loss.node, ACTIVATIONS, bits, loss.rounded_db, cause, detail, remedy, plan, gain)
 

@@ -34,9 +34,10 @@ class TensorLoss:
     products with rounded weights on the float network's input, apart from their channels' means; None for what has no weights,
     and where the input was moved before it was read. ``table_db``: of a look-up table on the float network's rounded input.
 
-    What would change ``rounded_db``: ``wider_db`` with the next width on the same range, ``uncut_db`` with the same bits on the
-    samples' whole range, ``channels_db`` with a scale for each channel. ``channel``: the one of the largest values, and
-    ``channel_ratio``: how many times as far as the median of the channels it reaches.
+    What would change ``rounded_db``: ``wider_db`` with the next width, on the same range or on the samples' whole range,
+    ``uncut_db`` with the same bits on the samples' whole range; ``channels_gain_db``: by how much the error of the median channel
+    would fall with a scale of its own.
+    ``channel``: the one of the largest values, and ``channel_ratio``: how many times as far as their median it reaches.
     """
 
     node: str
@@ -52,7 +53,7 @@ class TensorLoss:
     table_db: float | None
     wider_db: float
     uncut_db: float
-    channels_db: float
+    channels_gain_db: float
     channel: int
     channel_ratio: float
 
@@ -144,6 +145,7 @@ def _loss(
     error = _power(real - _rounded(real, q))
     wider = next((bits for bits in BITS if bits > q.bits), q.bits)
     steps = np.maximum((highs - lows) / (2**q.bits - 1), np.finfo(np.float32).tiny)
+    whole = float(lows.min()), float(highs.max())
     reach = np.maximum(highs, -lows)
     median = float(np.median(reach))
     return TensorLoss(
@@ -158,9 +160,9 @@ def _loss(
         cut_share=min(1.0, cut / error) if error else 0.0,
         weights_db=None,
         table_db=None,
-        wider_db=of(_rounded(real, activation_quantization(lo, hi, wider))),
-        uncut_db=of(_rounded(real, activation_quantization(float(lows.min()), float(highs.max()), q.bits))),
-        channels_db=of(np.rint(real / steps) * steps),
+        wider_db=max(of(_rounded(real, activation_quantization(*ends, wider))) for ends in ((lo, hi), whole)),
+        uncut_db=of(_rounded(real, activation_quantization(*whole, q.bits))),
+        channels_gain_db=_median_gain(real - _rounded(real, q), real - np.rint(real / steps) * steps),
         channel=int(reach.argmax()),
         channel_ratio=float(reach.max()) / median if median > 0 else math.inf,
     )
@@ -180,6 +182,14 @@ def _weights_db(call: relax.Call, given: np.ndarray, products: np.ndarray) -> fl
     sums = layer.sums(np.rint(given / np.float32(fine.scale)).astype(np.int16))
     error = products - sums * (fine.scale * scale.astype(np.float64))
     return decibels(_power(products), _power(error - error.mean((0, 1, 2))))
+
+
+def _median_gain(before: np.ndarray, after: np.ndarray) -> float:
+    """By how many dB the error of the median channel falls; both [..., channels]."""
+    powers = (np.square(each, dtype=np.float64).mean((0, 1, 2)) for each in (before, after))
+    least = np.finfo(np.float64).tiny
+    first, second = (np.maximum(each, least) for each in powers)
+    return float(np.median(10 * np.log10(first / second)))
 
 
 def _table_db(call: relax.Call, given: np.ndarray, real: np.ndarray) -> float:

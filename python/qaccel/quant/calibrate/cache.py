@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
@@ -49,14 +50,13 @@ def key_of(model: Model, data: Mapping[str, np.ndarray], method: str) -> str:
 
 def load(key: str) -> Ranges | None:
     """The ranges under a key; None where there are none, or the entry is damaged."""
-    path = folder() / f"{key}.json"
+    entry = load_entry(key)
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
         values = {str(name): (float(lo), float(hi)) for name, (lo, hi) in entry["values"].items()}
         means = {str(name): np.array(each, np.float64) for name, each in entry["means"].items()}
         cuts = {str(name): Cut(*map(float, each)) for name, each in entry["cuts"].items()}
         ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means, float(entry["headroom"]), cuts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if not ranges.headroom >= 1:
         return None
@@ -64,14 +64,24 @@ def load(key: str) -> Ranges | None:
         return None
     if not all(math.isfinite(lo) and math.isfinite(hi) and lo <= 0 <= hi for lo, hi in values.values()):
         return None
-    log.info("ranges of the same model and samples are known: %s", path)
-    with contextlib.suppress(OSError):
-        os.utime(path)  # the least recently used entries go first
     return ranges
 
 
+def load_entry(key: str) -> Any:
+    """The JSON value under a key; None where there is none that can be read."""
+    path = folder() / f"{key}.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    log.info("what is asked of the same model and samples is known: %s", path)
+    with contextlib.suppress(OSError):
+        os.utime(path)  # the least recently used entries go first
+    return entry
+
+
 def store(key: str, ranges: Ranges) -> None:
-    """Keeps ranges under a key; the oldest entries make room."""
+    """Keeps ranges under a key."""
     entry = {
         "values": {k: list(v) for k, v in ranges.values.items()},
         "method": ranges.method,
@@ -80,6 +90,11 @@ def store(key: str, ranges: Ranges) -> None:
         "means": {k: v.tolist() for k, v in ranges.means.items()},
         "cuts": {k: [v.share, v.least, v.most] for k, v in ranges.cuts.items()},
     }
+    store_entry(key, entry)
+
+
+def store_entry(key: str, entry: Any) -> None:
+    """Keeps a JSON value under a key; the oldest entries make room."""
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder(), suffix=".tmp")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from .ranges import NotFinite, Ranges, calibrate
 from .seen import inputs_seen, line
 from .synthetic import synthetic_inputs, those_of, widened
 
+HELD_OUT = 4  # one run of so many is held out to judge a search
+FEWEST_TO_HOLD_OUT = 16
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 
 
@@ -39,6 +41,7 @@ class Calibration:
     notes: tuple[str, ...] = ()
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None
+    held: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
@@ -61,8 +64,11 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     method = options.calibration or CALIBRATION_METHODS[0]
     outliers = find_outliers(model.inputs, given)
     samples, spoilt = without(model.inputs, given, outliers)
+    held: dict[str, np.ndarray] = {}
+    if options.auto:
+        samples, held = held_out(model, samples)
     notes = [*(each.note(method) for each in outliers), *said]
-    key = cache.key_of(model, given, method)
+    key = cache.key_of(model, given, f"{method} with samples held out" if held else method)
     ranges = cache.load(key)
     if ranges is not None:
         notes.append(f"calibration: ranges of the same model and samples are known from before ({cache.folder()})")
@@ -79,7 +85,21 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
         *_notes_on_cuts(ranges),
         *([line(seen)] if seen else []),
     ]
-    return Calibration(ranges, samples, True, tuple(notes), seen, (options.preprocess or "") if images else None)
+    preprocess = (options.preprocess or "") if images else None
+    return Calibration(ranges, samples, True, tuple(notes), seen, preprocess, held)
+
+
+def held_out(
+    model: Model, samples: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # fmt: skip
+    """The samples without every HELD_OUT-th run's, and those; none are held out of fewer than FEWEST_TO_HOLD_OUT runs."""
+    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
+    runs = min((len(samples[name]) // size for name, size in own.items()), default=1)
+    if runs < FEWEST_TO_HOLD_OUT:
+        return samples, {}
+    held = [k for k in range(runs) if k % HELD_OUT == HELD_OUT - 1]
+    left = [k for k in range(runs) if k % HELD_OUT != HELD_OUT - 1]
+    return those_of(model.inputs, samples, left), those_of(model.inputs, samples, held)
 
 
 def _widened(ranges: Ranges, others: Ranges) -> Ranges:

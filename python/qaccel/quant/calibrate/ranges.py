@@ -27,7 +27,7 @@ PERCENTILE = 99.99
 # How much wider 16-bit ranges are than what the samples gave. Samples 1.5 times as large as those then keep all their bits though
 # they have farther tails; it costs 4.9 of 96 dB.
 HEADROOM = 1.75
-LEVELS = 256  # of the 8-bit grid that entropy and mse judge a range by
+LEVELS = 256  # of the grid that entropy and mse judge a range by, where the width is not known
 
 
 class NotFinite(UserError):
@@ -255,7 +255,7 @@ def _best(histogram: Histogram, loss: Callable[[float, float], float]) -> tuple[
     return best
 
 
-def mse_range(histogram: Histogram) -> tuple[float, float]:
+def mse_range(histogram: Histogram, levels: int = LEVELS) -> tuple[float, float]:
     """Minimises the expected squared error: clipped values by their distance, the others by step^2 / 12.
 
     The rounding error is uniform within a step, variance step^2 / 12; a value that the grid holds exactly, zero, adds
@@ -265,7 +265,7 @@ def mse_range(histogram: Histogram) -> tuple[float, float]:
     counts, centres = _without_zeros(histogram)
 
     def loss(lo: float, hi: float) -> float:
-        step = (hi - lo) / (LEVELS - 1)
+        step = (hi - lo) / (levels - 1)
         if step <= 0:
             return math.inf
         outside = centres - np.clip(centres, lo, hi)
@@ -275,11 +275,11 @@ def mse_range(histogram: Histogram) -> tuple[float, float]:
     return _best(histogram, loss) if counts.sum() else (histogram.lo, histogram.hi)
 
 
-def entropy_range(histogram: Histogram) -> tuple[float, float]:
+def entropy_range(histogram: Histogram, levels: int = LEVELS) -> tuple[float, float]:
     """Minimises the Kullback-Leibler divergence between the values and their quantized selves.
 
     P is the histogram within the range, with what lies outside added to the border bins; Q spreads the count of each
-    of the LEVELS cells evenly over its non-empty bins. Source: Migacz, "8-bit inference with TensorRT", GTC 2017,
+    of the ``levels`` cells evenly over its non-empty bins. Source: Migacz, "8-bit inference with TensorRT", GTC 2017,
     slides 26 to 38, with the range asymmetric instead of +-T. As there, exact zeros are left out: ReLU makes so many
     that the search would see nothing else.
     """
@@ -295,12 +295,12 @@ def entropy_range(histogram: Histogram) -> tuple[float, float]:
         reference = inner.copy()
         reference[0] += counts[:first].sum()
         reference[-1] += counts[last:].sum()
-        cell = np.arange(last - first) * LEVELS // (last - first)
+        cell = np.arange(last - first) * levels // (last - first)
         filled = reference > 0
-        members = np.bincount(cell[filled], minlength=LEVELS)
-        total = np.bincount(cell, weights=inner, minlength=LEVELS)
+        members = np.bincount(cell[filled], minlength=levels)
+        total = np.bincount(cell, weights=inner, minlength=levels)
         quantized = np.where(filled, total[cell] / np.maximum(members[cell], 1), 0.0)
-        if last - first < LEVELS or not quantized.sum():
+        if last - first < levels or not quantized.sum():
             return math.inf  # fewer bins than levels would always look perfect
         p, q = reference / reference.sum(), quantized / quantized.sum()
         # A bin that only holds clipped values has q = 0; a floor keeps the loss finite and large there.
@@ -319,6 +319,7 @@ def _without_zeros(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
     return counts, histogram.centres
 
 
+SEARCHES: dict[str, Callable[[Histogram, int], tuple[float, float]]] = {"entropy": entropy_range, "mse": mse_range}
 CHOICES: dict[str, Callable[[Histogram], tuple[float, float]]] = {
     "percentile": percentile_range,
     "entropy": entropy_range,

@@ -7,13 +7,18 @@ definite, the second moments of what the weights multiply.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+# (values in steps [G, M], what a squared step of error costs [G, M]) -> whole numbers [G, M]
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SCALES = np.linspace(0.6, 1.05, 24)  # of the scale that just reaches the largest weight
 ROUNDS = 3  # of coordinate descent and scale in turn
 BLOCK = 64  # weights whose error is carried on together
 BEAM_WEIGHTS = 32  # per channel, at most: then several ways to round go on side by side
-BEAM = 24
+BEAM = 8
+STARTS = np.linspace(0.65, 1.1, 10)  # scales that such a channel starts from, of that which reaches its largest weight
 NEIGHBOURS = 4  # whole numbers that each of them tries
 
 
@@ -31,12 +36,26 @@ def errors(target: np.ndarray, q: np.ndarray, scale: np.ndarray, gram: np.ndarra
 def round_weights(target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers [G, M, K] within +-limit and scales [G, M] for real ``target`` [G, M, K]; ``start`` [G, M] are scales that reach
     the largest weight of each channel."""
-    scale = searched_scales(target, gram, start, limit)
-    wide = target.shape[2] > BEAM_WEIGHTS
-    q = carried(target, gram, scale, limit) if wide else beamed(target, gram, scale, limit)
+    if target.shape[2] > BEAM_WEIGHTS:
+        scale = searched_scales(target, gram, start, limit)
+        return _settled(target, gram, carried(target, gram, scale, closest(limit)), scale, limit)
+    best, scales, least = np.zeros_like(target), start, np.full(start.shape, np.inf)
+    for factor in STARTS:
+        q, scale = _settled(target, gram, beamed(target, gram, start * factor, limit), start * factor, limit)
+        found = errors(target, q, scale, gram)
+        better = found < least
+        best, scales = np.where(better[..., None], q, best), np.where(better, scale, scales)
+        least = np.minimum(found, least)
+    return best, scales
+
+
+def _settled(
+    target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.ndarray, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and scales after ROUNDS of fitting the scale and putting each integer where it is best."""
     for _ in range(ROUNDS):
         scale = fitted_scales(target, gram, q, scale)
-        q = descended(target, gram, q, scale, limit)
+        q = descended(target, gram, q, scale, closest(limit))
     return q, scale
 
 
@@ -59,7 +78,12 @@ def fitted_scales(target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np
     return np.where((over > 0) & (best > 0.5 * scale), best, scale)
 
 
-def carried(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+def closest(limit: int) -> Choose:
+    """The whole number within +-limit that is closest."""
+    return lambda value, _: np.clip(np.rint(value), -limit, limit)
+
+
+def carried(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, choose: Choose) -> np.ndarray:
     """Weight after weight rounded, its error carried on into those that follow (GPTQ, arXiv 2210.17323), those first whose
     inputs are the largest. It is Babai's nearest plane."""
     order = np.argsort(-np.einsum("gkk->gk", gram), axis=1, kind="stable")
@@ -74,7 +98,7 @@ def carried(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int)
         last = min(first + BLOCK, count)
         made = np.empty((*left.shape[:2], last - first))
         for k in range(first, last):
-            q[:, :, k] = np.clip(np.rint(left[:, :, k] / scale), -limit, limit)
+            q[:, :, k] = choose(left[:, :, k] / scale, (scale / upper[:, k, k][:, None]) ** 2)
             error = (left[:, :, k] - q[:, :, k] * scale) / upper[:, k, k][:, None]
             left[:, :, k:last] -= error[:, :, None] * upper[:, None, k, k:last]
             made[:, :, k - first] = error
@@ -108,8 +132,8 @@ def beamed(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, limit: int) 
     return np.take_along_axis(ways[:, :, 0], np.repeat(back[:, None, :], channels, 1), 2)
 
 
-def descended(target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
-    """Each integer in turn put where the error is least, given the others: it never grows."""
+def descended(target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.ndarray, choose: Choose) -> np.ndarray:
+    """Each integer in turn put where the error, or what ``choose`` makes of it, is least given the others: it never grows."""
     q = q.copy()
     count = target.shape[2]
     diagonal = np.einsum("gkk->gk", gram)
@@ -119,9 +143,8 @@ def descended(target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.nda
         within = slope[:, :, first:last].copy()
         moved = np.empty_like(within)
         for k in range(first, last):
-            best = np.clip(
-                np.rint(q[:, :, k] + within[:, :, k - first] / (diagonal[:, k][:, None] * scale)), -limit, limit
-            )
+            size = diagonal[:, k][:, None] * scale
+            best = choose(q[:, :, k] + within[:, :, k - first] / size, size * scale)
             step = (best - q[:, :, k]) * scale
             q[:, :, k] = best
             within -= step[:, :, None] * gram[:, None, k, first:last]

@@ -12,7 +12,7 @@ import numpy as np
 
 # Ridges towards the float weights to choose from, of the Gram matrix's mean diagonal.
 RIDGES = (0.05, 0.2, 1.0, 5.0, 25.0)
-DAMPING = 0.2  # of the Gram matrix that rounding sees: samples know directions in which inputs hardly vary badly
+PLACES = 12  # of a sample that count as independent of each other: neighbouring pixels are alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +20,12 @@ class Moments:
     """Second moments of centred inputs and outputs in two halves of the samples.
 
     ``grams`` [G, K, K] are those of the inputs, ``both`` [G, M, K] of outputs with inputs.
-    ``input_means`` [G, K] and ``output_means`` [G, M] are those of all samples.
+    ``independent``: how many rows tell something new. ``input_means`` [G, K] and ``output_means`` [G, M] are those of all samples.
     """
 
     grams: tuple[np.ndarray, np.ndarray]
     both: tuple[np.ndarray, np.ndarray]
+    independent: int
     input_means: np.ndarray
     output_means: np.ndarray
 
@@ -37,7 +38,8 @@ class Moments:
         half = inputs.shape[2] // each // 2 * each
         halves = [(inputs[:, :, part], outputs[:, :, part]) for part in (slice(half), slice(half, None))]
         first, second = [(_product(x, x), _product(y, x)) for x, y in halves]
-        return cls((first[0], second[0]), (first[1], second[1]), *means)
+        independent = inputs.shape[2] // each * min(each, PLACES)
+        return cls((first[0], second[0]), (first[1], second[1]), independent, *means)
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -47,7 +49,9 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def regression(weight: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """(target [G, M, K], Gram matrix [G, K, K]): real ``weight`` [G, M, K] moved to where it gives the float outputs best.
 
-    The ridge is that of RIDGES whose regression on either half of the samples does best on the other half.
+    The ridge is that of RIDGES whose regression on either half of the samples does best on the other half. The Gram matrix is
+    damped by as much of its mean diagonal as a channel has weights per independent row: fewer rows than weights say little of
+    what other samples will be like.
     """
     gram, both = sum(moments.grams), sum(moments.both)
     assert isinstance(gram, np.ndarray)
@@ -61,7 +65,9 @@ def regression(weight: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.nda
             yield float(((moved @ moments.grams[other] - 2 * off[other]) * moved).sum())
 
     ridge = min(RIDGES, key=lambda each: sum(left_out(each))) if moments.grams[0].any() else RIDGES[-1]
-    return weight + _solved(gram + ridge * unit, both - weight @ gram), gram + DAMPING * unit
+    return weight + _solved(gram + ridge * unit, both - weight @ gram), gram + gram.shape[
+        1
+    ] / moments.independent * unit
 
 
 def _solved(gram: np.ndarray, off: np.ndarray) -> np.ndarray:

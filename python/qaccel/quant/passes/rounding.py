@@ -20,6 +20,7 @@ from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
 from .constants import LayerConstants, fits_machine, with_constants
 from .lattice import round_weights
+from .priced import priced_weights
 from .regression import Moments, regression
 from .rows import Rows
 
@@ -28,8 +29,11 @@ MOST_RUNS = 128  # of the model's own batch
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
 
 
-def round_to_outputs(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
-    """The model with other integer weights, scales and biases in its layers of 4 and 8 weight bits."""
+def round_to_outputs(q: QuantizedModel, calibration: Calibration, rate: float = 0.0) -> QuantizedModel:
+    """The model with other integer weights, scales and biases in its layers of 4 and 8 weight bits.
+
+    ``rate``: what a bit of a layer's stream is worth, as a share of the mean square of the layer's outputs; see `priced_weights`.
+    """
     layers = _layers(q)
     if not layers:
         return q
@@ -51,10 +55,10 @@ def round_to_outputs(q: QuantizedModel, calibration: Calibration) -> QuantizedMo
     def reweigh(
         attrs: operators.ConvAttrs, given: Sequence[np.ndarray], weight: np.ndarray, bias: np.ndarray, scale: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if attrs.name not in layers:
+        if attrs.name not in layers or not rows[attrs.name].full:
             return weight, bias, scale
         before = LayerConstants(weight, bias, scale)
-        after = _rounded(attrs, layers[attrs.name], rows.pop(attrs.name), given, before)
+        after = _rounded(attrs, layers[attrs.name], rows.pop(attrs.name), given, before, rate)
         made[attrs.name] = after
         return after.weight, after.bias, after.scale
 
@@ -65,18 +69,26 @@ def round_to_outputs(q: QuantizedModel, calibration: Calibration) -> QuantizedMo
 
 
 def _layers(q: QuantizedModel) -> dict[str, RealLayer]:
-    """The layers that are rounded anew, by name."""
+    """The layers that are rounded anew, by name. Parts of a node that is computed at several scales have no float output."""
     calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
     convs = {attrs.name: attrs for attrs in map(operators.read, calls) if isinstance(attrs, operators.ConvAttrs)}
     return {
         name: real
         for name, real in q.real.items()
-        if name in convs and convs[name].weight_bits <= WIDEST and real.weight[0].size <= MOST_WEIGHTS
+        if name in q.plan
+        and name in convs
+        and convs[name].weight_bits <= WIDEST
+        and real.weight[0].size <= MOST_WEIGHTS
     }
 
 
 def _rounded(
-    attrs: operators.ConvAttrs, real: RealLayer, rows: Rows, given: Sequence[np.ndarray], before: LayerConstants
+    attrs: operators.ConvAttrs,
+    real: RealLayer,
+    rows: Rows,
+    given: Sequence[np.ndarray],
+    before: LayerConstants,
+    rate: float,
 ) -> LayerConstants:
     """Better constants of a layer. A channel keeps its own where it has no weights, or the machine could not hold the others."""
     groups, limit = attrs.groups, (1 << (attrs.weight_bits - 1)) - 1
@@ -85,7 +97,11 @@ def _rounded(
     weight = real.weight.astype(np.float64).reshape(groups, len(real.weight) // groups, -1) * step
     target, gram = regression(weight, moments)
     largest = np.abs(target).max(axis=2)
-    q, scale = round_weights(target, gram, np.where(largest > 0, largest, 1.0) / limit, limit)
+    start = np.where(largest > 0, largest, 1.0) / limit
+    if rate > 0 and groups == 1:
+        q, scale = priced_weights(target, gram, start, limit, rate)
+    else:
+        q, scale = round_weights(target, gram, start, limit)
     bias = moments.output_means - scale * np.einsum("gmk,gk->gm", q, moments.input_means)
     unit = (scale / step).reshape(-1).astype(np.float32)
     constant = np.rint(bias.reshape(-1) / (np.float32(step) * unit).astype(np.float64))

@@ -37,6 +37,11 @@ class Rows:
         self._parts.append(np.take_along_axis(flat, places[:, :, None], axis=1).reshape(-1, value.shape[3]))
         self._seen += len(value)
 
+    @property
+    def full(self) -> bool:
+        """Whether all samples were seen: what the float executor computes as a whole with other nodes is not."""
+        return self._seen == len(self._places)
+
     def outputs(self, groups: int) -> np.ndarray:
         """The float outputs at the places, float32 [G, M, rows]."""
         values = np.concatenate(self._parts)

@@ -1,0 +1,33 @@
+"""Flags that several verbs have: the model, and how it is quantized."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..options import CALIBRATION_METHODS, EFFORTS, MODEL_FORMATS
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, and what its file leaves open."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help=".onnx, .pt2 (torch.export.save) or .tflite")
+    parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
+    parser.add_argument(
+        "--input-values", metavar="VALUES", help='"sr:16000", several with spaces: inputs that are fixed'
+    )
+    parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
+
+
+def add_quantizer(group: Any, bits: str) -> None:
+    """Calibration, bits and passes; ``bits``: the help of ``--bits``."""
+    group.add_argument(
+        "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
+    )
+    group.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
+    group.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
+    group.add_argument("--bits", metavar="BITS", help=bits)
+    group.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
+    group.add_argument(
+        "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
+    )

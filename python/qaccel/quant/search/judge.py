@@ -1,0 +1,166 @@
+"""Whether bits that were given, or are the default, lose too much: judged on samples, said, and for the default mended.
+
+The samples that judge took part in calibration: who wants them held out asks for --bits auto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...dialect.quantized import QuantizedModel
+from ...evaluate.executor import execute
+from ...evaluate.steps import plan_of
+from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
+from ..calibrate.synthetic import those_of
+from .laboratory import Laboratory, drop_of, losses_of
+from .losses import Estimate, Loss, Points, parts_of, points_of
+from .samples import first_runs, runs_of
+from .sensitivity import Sensitivities, measure_sensitivities
+from .space import Choice, Space, tensor_quantizations
+
+MOST_JUDGED = 32  # runs of a small network
+MOST_JUDGED_LARGE = 16
+NAMED = 3  # layers to blame
+WIDENINGS = 4  # sets of layers at 16 bits that are tried
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """What a network of one model is judged by."""
+
+    lab: Laboratory
+    limits: Limits
+    samples: Mapping[str, np.ndarray]
+    reference: Mapping[str, np.ndarray]
+    points: Points
+
+    def estimate(self, quantized: QuantizedModel) -> Estimate:
+        return self.points.estimate(losses_of(quantized, self.samples, self.points.parts, self.reference).losses())
+
+    def told(self, quantized: QuantizedModel, estimate: Estimate, *notes: str) -> QuantizedModel:
+        """The network with its estimate, and with notes."""
+        drop = drop_of(self.points, estimate, runs_of(self.lab.model, self.samples), False)
+        return replace(quantized, drop=drop, notes=(*notes, *quantized.notes))
+
+    def fails(self, estimate: Estimate) -> bool:
+        """Whether an estimate is above the limit by more than its own standard error."""
+        return estimate.points - estimate.error > self.limits.max_points
+
+
+def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits: Limits) -> QuantizedModel:
+    """The network with what it is estimated to lose; ``bits`` None: the default, which takes 16 bits where 8 lose too much.
+
+    Fewer runs' samples than FEWEST_TO_HOLD_OUT judge nothing: the network comes back as it is.
+    """
+    model, calibration = lab.model, lab.calibration
+    runs = runs_of(model, calibration.samples) if calibration.measured else 0
+    if runs < FEWEST_TO_HOLD_OUT or not quantized.plan:
+        return quantized
+    every = those_of(model.inputs, calibration.samples, range(HELD_OUT - 1, runs, HELD_OUT))
+    samples = first_runs(model, every, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
+    reference = execute(model, samples)
+    points = points_of(parts_of(model, reference), reference)
+    judge = _Judge(lab, limits, samples, reference, points)
+    estimate = judge.estimate(quantized)
+    if not judge.fails(estimate):
+        return judge.told(quantized, estimate)
+    space = lab.space
+    if bits is None:
+        return _widened(judge, quantized, estimate, space)
+    choice = _choice(space, quantized)
+    found = _alone(judge, space, choice)
+    note = (
+        f"warning: --bits {bits if isinstance(bits, BitWidths) else 'as planned'}: an estimated drop of {_said(estimate)}, "
+        f"more than --max-drop {limits.max_points:g}; to blame: {_blamed(judge, space, choice, found)}"
+    )
+    return judge.told(quantized, estimate, note)
+
+
+def _said(estimate: Estimate) -> str:
+    return f"{estimate.points:.2f} +- {estimate.error:.2f} points"
+
+
+def _choice(space: Space, quantized: QuantizedModel) -> Choice:
+    """The widths that a network has, of tensors that copies read in fewer bits the fewest."""
+    plan = quantized.plan
+    weights = tuple(plan[x.name].weight_bits if x.name in plan else x.widths[0] for x in space.layers)
+    activations = []
+    for k, _ in enumerate(space.groups):
+        read = [plan[x.name].activation_bits for x in space.layers if x.group == k and x.name in plan]
+        activations.append(min(read, default=DEFAULT_BITS.activation_bits))
+    return Choice(weights, tuple(activations))
+
+
+def _alone(judge: _Judge, space: Space, choice: Choice) -> Sensitivities:
+    """What each of the chosen widths alone loses."""
+    tensors = {bits: tensor_quantizations(judge.lab.plain(BitWidths(8, bits))) for bits in {*choice.activations}}
+    return measure_sensitivities(
+        judge.lab.model, space, tensors, judge.lab.calibration.samples, judge.points.parts, (choice,)
+    )  # fmt: skip
+
+
+def _points(judge: _Judge, losses: tuple[Loss, ...]) -> float:
+    return judge.points.estimate(losses).points
+
+
+def _blamed(judge: _Judge, space: Space, choice: Choice, found: Sensitivities) -> str:
+    """The layers and tensors that lose most by themselves."""
+    lost = [
+        (_points(judge, found.weights[k, bits]), f"weights of '{space.layers[k].name}' at {bits} bits")
+        for k, bits in enumerate(choice.weights)
+    ]
+    lost += [
+        (_points(judge, found.activations[k, bits]), f"activations of {_tensors(space, k)} at {bits} bits")
+        for k, bits in enumerate(choice.activations)
+    ]
+    lost.sort(key=lambda each: -each[0])
+    return ", ".join(f"{what} (alone {points:.2f})" for points, what in lost[:NAMED])
+
+
+def _tensors(space: Space, group: int) -> str:
+    names = space.groups[group].tensors
+    more = f" and {len(names) - 1} that share its width" if len(names) > 1 else ""
+    return f"'{names[0]}'{more}" if names else "what stays in float"
+
+
+def _widened(
+    judge: _Judge, quantized: QuantizedModel, estimate: Estimate, space: Space
+) -> QuantizedModel:  # fmt: skip
+    """The network with 16 bits for what loses most, as little of it as keeps the limit; else the best that was tried."""
+    narrow = space.uniform(DEFAULT_BITS)
+    found = _alone(judge, space, narrow)
+    budget = judge.points.budget(judge.limits.max_points)
+    gains = [(float((np.array([x.value for x in found.weights[k, 8]]) / budget).max()), "weights", k)
+             for k, layer in enumerate(space.layers) if WIDTHS[-1] in layer.widths]  # fmt: skip
+    gains += [(float((np.array([x.value for x in found.activations[k, 8]]) / budget).max()), "activations", k)
+              for k, group in enumerate(space.groups) if not (group.outer and judge.lab.narrow_ends)]  # fmt: skip
+    gains.sort(key=lambda each: (-each[0], each[1:]))
+    total = sum(gain for gain, _, _ in gains)
+    best, least, chosen = quantized, estimate, narrow
+    left = 0.5 * total / max(1.0, float((np.array([x.value for x in estimate.losses]) / budget).max()))
+    for number in range(WIDENINGS):
+        wide, kept = narrow, total
+        for gain, what, k in gains:
+            if kept <= left and number < WIDENINGS - 1:
+                break
+            wide = wide.with_weight(k, 16) if what == "weights" else wide.with_activation(k, 16)
+            kept -= gain
+        made = judge.lab.make(space.bits(wide))
+        own = judge.estimate(made)
+        if own.points < least.points:
+            best, least, chosen = made, own, wide
+        if not judge.fails(own):
+            break
+        left /= 4
+    failed = judge.fails(least)
+    names = [f"weights of '{space.layers[k].name}'" for k, bits in enumerate(chosen.weights) if bits == 16]
+    names += [f"activations of {_tensors(space, k)}" for k, bits in enumerate(chosen.activations) if bits == 16]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    lost = f"8 bits lose an estimated {_said(estimate)}, more than --max-drop {judge.limits.max_points:g}"
+    taken = f"; 16 bits are taken for {', '.join(names[:NAMED])}{more}" if names else "; 16 bits lose no less"
+    end = ", and no plan of 8 and 16 bits that was tried loses less than" if failed else ", which loses"
+    return judge.told(best, least, f"{'warning: ' if failed else ''}{lost}{taken}{end} {_said(least)}")

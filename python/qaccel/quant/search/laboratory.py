@@ -1,0 +1,215 @@
+"""Where plans are tried: quantized with all passes, compiled for their price, run on held-out samples beside the float network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from ...dialect.chosen import Drop
+from ...dialect.plan_cost import PlanCost, Price
+from ...dialect.quantized import QuantizedModel
+from ...errors import UserError
+from ...evaluate.executor import execute
+from ...evaluate.integers import run_model
+from ...model import Model
+from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
+from ..calibrate.calibration import Calibration
+from .losses import Estimate, Part, Points, Sums, parts_of, points_of
+from .samples import first_runs, runs_of
+from .sensitivity import Sensitivities, measure_sensitivities
+from .space import Choice, Space, base_name, known_names, space_of, tensor_quantizations
+from .tables import Tables, Trial
+
+Make = Callable[[Bits | None], QuantizedModel]
+UNIFORM = tuple(BitWidths(w, a) for w in WIDTHS for a in WIDTHS)
+MOST_HELD = 128  # runs of the network that a plan is judged on
+
+
+class Laboratory:
+    """Tries the plans of one network. ``make`` quantizes with all passes, ``quantize`` without any, ``price`` compiles.
+
+    ``narrow_ends``: the module is to have 8-bit inputs and outputs.
+    """
+
+    def __init__(
+        self, model: Model, calibration: Calibration, make: Make, quantize: Make, price: Price, narrow_ends: bool
+    ) -> None:
+        self.narrow_ends = narrow_ends
+        self.model, self.calibration = model, calibration
+        self.make, self.quantize, self.price = make, quantize, price
+        self.held_out = bool(calibration.held)
+        self.trials: dict[Choice, Trial] = {}
+        self._plain: dict[BitWidths, QuantizedModel] = {}
+
+    def plain(self, widths: BitWidths) -> QuantizedModel:
+        """The network at one pair of widths, without passes."""
+        if widths not in self._plain:
+            self._plain[widths] = self.quantize(widths)
+        return self._plain[widths]
+
+    @cached_property
+    def held(self) -> Mapping[str, np.ndarray]:
+        """What plans are judged on."""
+        return first_runs(self.model, self.calibration.held or self.calibration.samples, MOST_HELD)
+
+    @cached_property
+    def space(self) -> Space:
+        """What can be chosen."""
+        return space_of(self.plain(DEFAULT_BITS))
+
+    @cached_property
+    def reference(self) -> Mapping[str, np.ndarray]:
+        """The float network's outputs on the held-out samples."""
+        return execute(self.model, self.held)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What is judged by itself."""
+        return parts_of(self.model, self.reference)
+
+    @cached_property
+    def sensitivities(self) -> Sensitivities:
+        """What each width alone loses."""
+        tensors = {bits: tensor_quantizations(self.plain(BitWidths(8, bits))) for bits in WIDTHS}
+        return measure_sensitivities(self.model, self.space, tensors, self.calibration.samples, self.parts)
+
+    @cached_property
+    def points(self) -> Points:
+        """From losses to points, learnt from all samples, with what the sensitivities' samples add."""
+        own = execute(self.model, first_runs(self.model, self.calibration.samples, MOST_HELD))
+        both = {
+            name: np.concatenate([np.atleast_1d(own[name]), np.atleast_1d(x)]) for name, x in self.reference.items()
+        }
+        sens = self.sensitivities
+        return points_of(self.parts, both, sens.all, execute(self.model, sens.samples))
+
+    @cached_property
+    def prices(self) -> Mapping[BitWidths, PlanCost]:
+        """What the uniform plans cost, without passes; those that the machine takes."""
+        found = {widths: self._price(self.plain(widths)) for widths in UNIFORM}
+        priced = {widths: cost for widths, cost in found.items() if cost is not None}
+        if not priced:
+            self.price(self.plain(DEFAULT_BITS))  # says why
+        return priced
+
+    @cached_property
+    def least_fallback(self) -> int:
+        """Multiply-adds that stay on the CPU whatever is chosen: a plan that leaves more there is none."""
+        return min(cost.fallback_macs for cost in self.prices.values())
+
+    def _price(self, quantized: QuantizedModel) -> PlanCost | None:
+        try:
+            return self.price(quantized)
+        except UserError:
+            return None  # a layer fits the machine at other widths
+
+    def trial(self, choice: Choice) -> Trial:
+        """The choice tried; known ones are not tried again."""
+        if choice not in self.trials:
+            quantized = self.make(self.space.bits(choice))
+            cost = self._price(quantized)
+            if cost is not None and cost.fallback_macs > self.least_fallback:
+                cost = None
+            self.trials[choice] = Trial(choice, quantized, cost, self.judge(quantized))
+        return self.trials[choice]
+
+    def judge(self, quantized: QuantizedModel) -> Estimate:
+        """What a quantized network loses on the held-out samples."""
+        return self.points.estimate(losses_of(quantized, self.held, self.parts, self.reference).losses())
+
+    def drop(self, estimate: Estimate) -> Drop:
+        """An estimate as the report has it."""
+        return drop_of(self.points, estimate, runs_of(self.model, self.held), self.held_out)
+
+    def tables(self) -> Tables:
+        """The first tables: each layer's cost from the uniform plans, each loss from the sensitivities."""
+        layer_cycles: dict[tuple[int, int, int], float] = {}
+        group_cycles: dict[tuple[int, int], list[int]] = {}
+        layer_bytes: dict[tuple[int, int], list[int]] = {}
+        for widths, cost in self.prices.items():
+            w, a = widths.weight_bits, widths.activation_bits
+            own, size, of_groups = self.shares(cost)
+            layer_cycles |= {(k, w, a): float(each) for k, each in own.items()}
+            for k, each in size.items():
+                layer_bytes.setdefault((k, w), []).append(each)
+            for k, each in of_groups.items():
+                group_cycles.setdefault((k, a), []).append(each)
+        on_machine = {k for k, _, _ in layer_cycles}
+        for k, layer in enumerate(self.space.layers):
+            for w, a in itertools.product(WIDTHS, WIDTHS):
+                if w not in layer.widths:
+                    layer_cycles.pop((k, w, a), None)
+                elif k not in on_machine:
+                    layer_cycles[k, w, a] = 0.0  # on the CPU in any case
+        sens = self.sensitivities
+        keys = [(k, w) for k, _ in enumerate(self.space.layers) for w in WIDTHS]
+        made = Tables(
+            layer_cycles, {key: float(np.mean(each)) for key, each in group_cycles.items()},
+            {key: float(np.mean(layer_bytes.get(key, [0]))) for key in keys}, 0.0, 0.0,
+            {key: np.array([x.value for x in losses]) for key, losses in sens.weights.items()},
+            {key: np.array([x.value for x in losses]) for key, losses in sens.activations.items()},
+            np.zeros(len(self.parts)),
+        )  # fmt: skip
+        widths, cost = min(self.prices.items(), key=lambda each: each[1].bytes)
+        return self._balanced(made, self.space.uniform(widths), cost)
+
+    def corrected(self, tables: Tables, trial: Trial) -> Tables:
+        """The tables with what a trial's layers really cost in the place of what they had for the widths that it chose."""
+        if trial.cost is None:
+            return tables
+        own, size, of_groups = self.shares(trial.cost)
+        weights, activations = trial.choice.weights, trial.choice.activations
+        cycles, bytes_, group_cycles = dict(tables.layer_cycles), dict(tables.layer_bytes), dict(tables.group_cycles)
+        for k, each in own.items():
+            cycles[k, weights[k], activations[self.space.layers[k].group]] = float(each)
+            bytes_[k, weights[k]] = float(size[k])
+        group_cycles |= {(k, activations[k]): float(each) for k, each in of_groups.items()}
+        made = replace(tables, layer_cycles=cycles, layer_bytes=bytes_, group_cycles=group_cycles)
+        return self._balanced(made, trial.choice, trial.cost)
+
+    def _balanced(self, tables: Tables, choice: Choice, cost: PlanCost) -> Tables:
+        """The tables with a rest that makes the sums of a choice what it costs."""
+        return replace(
+            tables,
+            rest_cycles=tables.rest_cycles + cost.cycles - tables.cycles(self.space, choice),
+            rest_bytes=tables.rest_bytes + cost.bytes - tables.bytes(choice),
+        )
+
+    def shares(self, cost: PlanCost) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+        """Cycles and stream bytes by layer, and cycles of the operations without weights by group."""
+        known = known_names(self.plain(DEFAULT_BITS))
+        layers = {layer.name: k for k, layer in enumerate(self.space.layers)}
+        groups = {name: k for k, group in enumerate(self.space.groups) for name in group.nodes}
+        own, size, of_groups = dict[int, int](), dict[int, int](), dict[int, int]()
+        for each in cost.layers:
+            name = base_name(each.name, known)
+            if name in layers:
+                at = layers[name]
+                own[at] = own.get(at, 0) + each.cycles
+                size[at] = size.get(at, 0) + each.stream_bytes
+            elif name in groups:
+                of_groups[groups[name]] = of_groups.get(groups[name], 0) + each.cycles
+        return own, size, of_groups
+
+
+def losses_of(
+    quantized: QuantizedModel, samples: Mapping[str, np.ndarray], parts: tuple[Part, ...], reference: Mapping[str, np.ndarray]
+) -> Sums:  # fmt: skip
+    """What a quantized network loses on samples, on which the float one gives ``reference``."""
+    sums = Sums(parts)
+    sums.add(reference, run_model(quantized, samples))
+    return sums
+
+
+def drop_of(points: Points, estimate: Estimate, samples: int, held_out: bool) -> Drop:
+    """An estimate as the report has it."""
+    named = list(zip(points.parts, estimate.losses, strict=True))
+    return Drop(
+        estimate.points, estimate.error, samples, held_out,
+        {part.name: loss.value for part, loss in named},
+        {part.name: loss.changed for part, loss in named if part.scores},
+    )  # fmt: skip

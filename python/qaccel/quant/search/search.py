@@ -1,0 +1,259 @@
+"""Bits by search: estimate, solve, plan, correct; and the uniform plans where they are better.
+
+Each trial is a plan quantized with all passes, compiled, simulated and run on the held-out samples. The tables then say of it what
+was measured: layers cost what they cost in it, and the widths in which it differs from the plan that the estimates start from lose
+what it lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ...dialect.chosen import Chosen
+from ...dialect.plan_cost import PlanCost
+from ...dialect.quantized import QuantizedModel
+from ...errors import UserError
+from ...evaluate.compiled import WORTH_MACS
+from ...evaluate.steps import plan_of
+from ...options import Limits
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
+from .explain import curve, decisions, described, measured_plans
+from .laboratory import UNIFORM, Laboratory, Trial
+from .program import Aim, Solution, solve
+from .samples import runs_of
+from .space import Choice
+from .tables import Tables, anchored, learnt
+
+ROUNDS = 5
+# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
+TRIALS = {2_000_000: 24, WORTH_MACS: 10}
+# By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
+CURIOUS, CURIOUS_COST = 2.0, 1.03
+W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
+Advance = Callable[[str], object]
+
+
+@dataclass
+class State:
+    """A search under way. ``anchor``: the trial that estimates start from; ``rounds``: how far costs were off, relatively."""
+
+    lab: Laboratory
+    limits: Limits
+    tables: Tables
+    anchor: Trial
+    best: Trial | None = None
+    rounds: list[float] = field(default_factory=list)
+
+    def aim(self) -> Aim:
+        """What the integer program is asked for: the best plan, or one that was not tried."""
+        points, most = self.lab.points, self.limits.max_points
+        one = points.budget(1.0)
+        allowed = points.budget(most) if math.isfinite(most) else one * math.inf
+        tried = tuple(choice for choice, trial in self.lab.trials.items() if trial is not self.best)
+        limits = self.limits
+        return Aim(
+            limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, tried
+        )  # fmt: skip
+
+    def curious_aim(self) -> Aim:
+        """The same for what may do if the tables are a little wrong: a choice that was never tried."""
+        aim = self.aim()
+        return replace(
+            aim, budget=aim.budget * CURIOUS, forbidden=tuple(self.lab.trials),
+            max_cycles=aim.max_cycles * CURIOUS_COST, max_bytes=aim.max_bytes * CURIOUS_COST,
+        )  # fmt: skip
+
+    def is_beaten(self, solution: Solution, curious: bool) -> bool:
+        """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
+        if self.best is None or curious and self.limits.minimized == "drop":
+            return False  # of small drops the tables know little: trials are used up
+        return solution.bound >= self.objective(self.best) * (CURIOUS_COST if curious else 1.0)
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether a trial keeps every limit."""
+        within = trial.cost is not None and self.affordable(trial.cost)
+        return within and trial.estimate.points <= self.limits.max_points
+
+    def affordable(self, cost: PlanCost, times: float = 1.0) -> bool:
+        """Whether a cost is within so many times the limits."""
+        limits = (self.limits.max_cycles, self.limits.max_bytes)
+        return all(
+            own <= (most or math.inf) * times for own, most in zip((cost.cycles, cost.bytes), limits, strict=True)
+        )
+
+    def rank(self, trial: Trial) -> tuple[float, ...]:
+        """Of two trials the one of lower rank is better."""
+        assert trial.cost is not None
+        cost, points = trial.cost, trial.estimate.points
+        by = {"cycles": (cost.cycles, points, cost.bytes), "bytes": (cost.bytes, points, cost.cycles)}
+        return by.get(self.limits.minimized, (self.objective(trial), cost.cycles, cost.bytes))
+
+    def objective(self, trial: Trial) -> float:
+        """What is minimized; of the drop the worst part's loss over that of one point."""
+        assert trial.cost is not None
+        if self.limits.minimized == "drop":
+            losses = np.array([each.value for each in trial.estimate.losses])
+            return float((losses / self.lab.points.budget(1.0)).max())
+        return float(trial.cost.cycles if self.limits.minimized == "cycles" else trial.cost.bytes)
+
+    def take(self, choice: Choice) -> Trial:
+        """Tries a choice, learns from it, and keeps it where it is the best."""
+        new = choice not in self.lab.trials
+        trial = self.lab.trial(choice)
+        if new:
+            self.tables = learnt(self.lab.corrected(self.tables, trial), self.anchor, trial)
+        if self.keeps(trial) and (self.best is None or self.rank(trial) < self.rank(self.best)):
+            self.best = trial
+            self.anchor = trial
+        return trial
+
+    def solve(self, aim: Aim) -> Solution | None:
+        """The integer program's choice, by the tables as they are."""
+        return solve(self.lab.space, anchored(self.tables, self.anchor), aim)
+
+
+def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
+    """The network at the bits that are best within the limits, with `Chosen` beside it; ``advance`` hears what is done.
+
+    Raises UserError where no plan keeps the limits; it names the nearest one.
+    """
+    advance("the nine uniform plans")
+    if not lab.space.layers and not lab.space.groups:
+        return lab.make(W8A8)
+    _ = lab.prices
+    advance("sensitivities")
+    tables = lab.tables()
+    advance("W8A8")
+    base = lab.trial(lab.space.uniform(W8A8))
+    state = State(lab, limits, tables, base)
+    for known in list(lab.trials):
+        state.take(known)
+    # What rounding makes of 4-bit weights is not to be had without trying; of 4-bit activations it makes little.
+    for widths in (W4A8,) if plan_of(lab.model).compiled else (W4A8, W8A4):
+        advance(str(widths))
+        state.take(lab.space.uniform(widths))
+    _rounds(state, advance)
+    _try_uniform(state, advance)
+    if state.best is None:
+        _extremes(state, advance)
+    if state.best is None:
+        raise _none_keeps(state)
+    return _finished(state)
+
+
+def _rounds(state: State, advance: Advance) -> None:
+    """Estimate, solve, plan, correct, until the best plan is the one that the integer program finds, or trials run out.
+
+    Then, of a small network, plans that may be better if the tables are a little wrong.
+    """
+    lab = state.lab
+    large = plan_of(lab.model).compiled
+    macs = plan_of(lab.model).macs
+    left = next((trials for most, trials in TRIALS.items() if macs < most), ROUNDS)
+    for curious in (False,) if large else (False, True):
+        while left > 0:
+            solution = state.solve(state.curious_aim() if curious else state.aim())
+            if solution is None and state.best is None:
+                free = state.aim()
+                solution = state.solve(replace(free, minimize="drop", budget=free.scale * math.inf))
+            if solution is None or solution.choice in lab.trials or state.is_beaten(solution, curious):
+                break
+            left -= 1
+            advance(f"plan {len(lab.trials) + 1}")
+            estimated = state.tables.bytes(solution.choice), state.tables.cycles(lab.space, solution.choice)
+            trial = state.take(solution.choice)
+            if trial.cost is not None and len(state.rounds) < ROUNDS:
+                actual = trial.cost.bytes, trial.cost.cycles
+                state.rounds.append(max(abs(a - b) / max(b, 1) for a, b in zip(estimated, actual, strict=True)))
+
+
+def _try_uniform(state: State, advance: Advance) -> None:
+    """Tries each uniform plan that may be better than the best so far."""
+    lab = state.lab
+    for widths in sorted(lab.prices, key=lambda each: (lab.prices[each].cycles, lab.prices[each].bytes)):
+        choice, cost = lab.space.uniform(widths), lab.prices[widths]
+        losses = anchored(state.tables, state.anchor).losses(choice)
+        over = (
+            float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
+        )
+        if choice in lab.trials or not state.affordable(cost, CURIOUS_COST) or over > CURIOUS**2:
+            continue
+        if state.best is not None:
+            promised = {"cycles": float(cost.cycles), "bytes": float(cost.bytes)}.get(
+                state.limits.minimized, float((losses / lab.points.budget(1.0)).max()) / CURIOUS
+            )
+            if promised >= state.objective(state.best):
+                continue
+        advance(str(widths))
+        state.take(choice)
+
+
+def _extremes(state: State, advance: Advance) -> None:
+    """Tries the cheapest plans and the best one, whatever the limits say of their other sides."""
+    scale = state.aim().scale
+    for minimize in ("cycles", "bytes", "drop"):
+        extreme = state.solve(Aim(minimize, scale, scale * math.inf))
+        if extreme is not None:
+            advance(f"least {minimize}")
+            state.take(extreme.choice)
+
+
+def _finished(state: State) -> QuantizedModel:
+    """The best network with what the report says of the search."""
+    best, lab, limits = state.best, state.lab, state.limits
+    assert best is not None and best.cost is not None
+    tables = anchored(state.tables, state.anchor)
+    bits = lab.space.bits(best.choice)
+    plan = {
+        layer.name: best.quantized.plan[layer.name] for layer in lab.space.layers if layer.name in best.quantized.plan
+    }
+    plan |= dict(bits) if isinstance(bits, dict) else {}
+    solution = state.solve(state.aim())
+    objective = state.objective(best)
+    bound, gap = (solution.bound, solution.gap) if solution is not None else (objective, 0.0)
+    drop = lab.drop(best.estimate)
+    chosen = Chosen(
+        plan=plan, minimize=limits.minimized, limits=limits.given, drop=drop, cycles=best.cost.cycles,
+        bytes=best.cost.bytes, mean_weight_bits=lab.space.mean_weight_bits(best.choice), rounds=tuple(state.rounds),
+        objective=objective, bound=min(bound, objective), gap=gap, trials=len(lab.trials),
+        sensitivity_samples=runs_of(lab.model, lab.sensitivities.samples), decisions=decisions(lab, tables, best.choice),
+        curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best.choice),
+    )  # fmt: skip
+    note = _note(chosen, described(lab.space, best.choice))
+    return replace(best.quantized, chosen=chosen, drop=drop, notes=(note, *best.quantized.notes))
+
+
+def _note(chosen: Chosen, plan: str) -> str:
+    drop = chosen.drop
+    judged = f"on {drop.samples} held-out samples" if drop.held_out else (
+        f"on the {drop.samples} samples that calibrated it: of fewer than {FEWEST_TO_HOLD_OUT} none are held out"
+    )  # fmt: skip
+    return (
+        f"--bits auto: {plan}; {chosen.mean_weight_bits:.2f} bits a weight, {chosen.cycles:,} cycles, {chosen.bytes:,} bytes, "
+        f"estimated drop {drop.points:.2f} +- {drop.error:.2f} points {judged}; {chosen.trials} plans tried"
+    )
+
+
+def _none_keeps(state: State) -> UserError:
+    """The one line where no plan keeps the limits."""
+    lab, limits = state.lab, state.limits
+
+    def away(trial: Trial) -> float:
+        assert trial.cost is not None
+        ratios = [trial.estimate.points / limits.max_points]
+        ratios += [trial.cost.cycles / limits.max_cycles] if limits.max_cycles else []
+        ratios += [trial.cost.bytes / limits.max_bytes] if limits.max_bytes else []
+        return sum(max(0.0, each - 1) for each in ratios)
+
+    nearest = min((each for each in lab.trials.values() if each.cost is not None), key=away)
+    assert nearest.cost is not None
+    asked = " and ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in limits.given.items())
+    return UserError(
+        f"--bits auto: no plan keeps {asked}; the nearest, {described(lab.space, nearest.choice)}, takes "
+        f"{nearest.cost.cycles:,} cycles and {nearest.cost.bytes:,} bytes and loses an estimated {nearest.estimate.points:.2f} "
+        "points; use a higher limit"
+    )

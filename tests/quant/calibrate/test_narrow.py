@@ -1,0 +1,76 @@
+"""Ranges of 4-bit tensors: of the least error that their own 16 steps allow, judged by the layers that read them."""
+
+import numpy as np
+import pytest
+
+import qaccel
+from qaccel.evaluate.executor import execute
+from qaccel.evaluate.integers import run_model
+from qaccel.options import BitWidths
+from qaccel.quant.calibrate.calibration import Calibration
+from qaccel.quant.calibrate.narrow import narrowed
+from qaccel.quant.calibrate.ranges import Histogram, mse_range
+from qaccel.quant.quantize import quantize
+from quant.layers import model, node, prepared
+from small_models import chain, samples
+
+
+def two_layers(wide: float = 1.0):
+    """A layer, a Relu and a layer that multiplies the first channel by ``wide``."""
+    rng = np.random.default_rng(3)
+    second = rng.normal(size=(6, 8, 3, 3))
+    second[:, 0] *= wide
+    nodes = [node("Conv", "first", ["x", "w"]), node("Relu", "relu", ["first"]), node("Conv", "second", ["relu", "v"])]
+    constants = {"w": rng.normal(size=(8, 4, 1, 1)).astype(np.float32), "v": second.astype(np.float32)}
+    return prepared(model(nodes, {"x": (1, 4, 12, 12)}, ["second"], constants), samples=32)
+
+
+def test_less_error_than_least_and_greatest():
+    imported, ranges, data = two_layers()
+    calibration = Calibration(ranges, data, measured=True)
+    plain = quantize(imported, ranges, BitWidths(8, 4))
+    other = narrowed(plain, calibration, None)
+    lo, hi = other.ranges.values["relu"]
+    assert lo == 0 and 0.3 * ranges.values["relu"][1] < hi < 0.9 * ranges.values["relu"][1]
+    assert other.ranges.values["second"] == ranges.values["second"]  # what the user reads has 8 bits
+    assert set(other.ranges.cuts) == {"x", "relu"}
+    wanted = execute(imported, data)["second"]
+    errors = [
+        np.square(run_model(quantize(imported, each, BitWidths(8, 4)), data)["second"] - wanted).mean()
+        for each in (ranges, other.ranges)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_channel_that_counts_more_keeps_its_values():
+    """Of channels with other ranges: with the layer behind reading one alone, that one's values decide."""
+    imported, ranges, data = two_layers(wide=1e3)
+    made = narrowed(quantize(imported, ranges, BitWidths(8, 4)), Calibration(ranges, data, measured=True), None)
+    values = execute_relu(imported, data)[:, 0]
+    alone = mse_range(Histogram(np.histogram(values, 4096, ranges.values["relu"])[0], *ranges.values["relu"]), 16)
+    assert made.ranges.values["relu"] == pytest.approx(alone, rel=0.03)
+
+
+def execute_relu(imported, data) -> np.ndarray:
+    seen = []
+    execute(imported, data, lambda name, value: seen.append(value.copy()) if name == "relu" else None)
+    return np.concatenate(seen)
+
+
+def test_as_asked_for():
+    imported, ranges, data = two_layers()
+    calibration = Calibration(ranges, data, measured=True)
+    four, eight = (quantize(imported, ranges, BitWidths(8, bits)) for bits in (4, 8))
+    assert narrowed(four, calibration, "minmax") is calibration
+    assert narrowed(eight, calibration, None) is calibration
+    assert narrowed(four, Calibration(ranges, data, measured=False), None).ranges is ranges
+    plain = {name: each.values for name in ("mse", "entropy") for each in [narrowed(four, calibration, name).ranges]}
+    assert plain["mse"]["relu"] != plain["entropy"]["relu"]
+
+
+def test_every_door_takes_it():
+    made = {
+        effort: qaccel.quantize(chain(), samples(chain()), bits="W8A4", effort=effort) for effort in ("fast", "default")
+    }
+    cut = {effort: {each["name"] for each in q.quantized.ranges["cut"]} for effort, q in made.items()}
+    assert not cut["fast"] and "relu1" in cut["default"]

@@ -1,0 +1,182 @@
+"""Bits by search from end to end on networks small enough to know better: limits, what is said, what is kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import qaccel
+from qaccel.evaluate.perturbed import Variant, perturbed, weights_of
+from qaccel.frontend.import_model import import_model
+from qaccel.options import CompileOptions, Limits
+from qaccel.pipeline import laboratory
+from qaccel.quant.calibrate.calibration import measure
+from qaccel.quant.search.sensitivity import nearest
+from qaccel.report.text import report_html
+from quant.search.enumerable import network
+
+
+def quantize(seed: int, **arguments: Any) -> qaccel.QuantizedNetwork:
+    model, samples = network(seed)
+    return qaccel.quantize(model, samples, **{"bits": "auto", **arguments})
+
+
+def test_the_module_costs_and_the_network_loses_what_the_search_says() -> None:
+    """Against the simulator's report, and ONNX Runtime's float network beside the integers on the samples that were held out."""
+    model, samples = network(0)
+    q = qaccel.quantize(model, samples, bits="auto")
+    module = qaccel.compile(q)
+    chosen, drop = q.quantized.chosen, q.quantized.drop
+    assert chosen is not None and drop is not None
+    assert (module.report["cycles"], module.report["dram_bytes"]["weights"]) == (chosen.cycles, chosen.bytes)
+    held = samples["x"][3::4]
+    assert (drop.samples, drop.held_out) == (len(held), True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    wanted = np.concatenate([session.run(None, {"x": each[None]})[0] for each in held]).astype(np.float64)
+    got = q.run({"x": held})["y"].astype(np.float64)
+    logs = [x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (wanted, got)]
+    kl = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean()
+    assert drop.losses["y"] == pytest.approx(kl, rel=1e-3)
+    assert drop.points <= 1.0
+    assert module.report["drop"]["points"] == drop.points and module.report["search"]["gap"] <= 0.01
+    assert any(note.startswith("--bits auto: ") for note in q.notes)
+    page, entry = report_html(module.report), module.report["search"]
+    assert page.count("<circle") == len(entry["curve"]) + len(entry["plans"]) + 4  # and four of the key
+    assert all(decision.why.replace("+", "&#43;") in page or decision.why in page for decision in chosen.decisions)
+    assert json.loads(json.dumps(entry)) == json.loads(json.dumps(module.metadata["report"]["search"]))
+
+
+def test_hard_limits_combine() -> None:
+    """The least bytes at 16 points are a limit that can be kept beside the drop, at some price in cycles."""
+    least = quantize(0, minimize="bytes", max_drop=16).quantized.chosen
+    both = quantize(0, max_drop=16, max_bytes=least.bytes).quantized.chosen
+    assert both.bytes <= least.bytes and both.drop.points <= 16 and both.cycles <= least.cycles
+    assert both.limits == {"max_drop": 16, "max_bytes": least.bytes}
+    with pytest.raises(qaccel.UserError, match="no plan keeps --max-drop 16 and --max-bytes"):
+        quantize(0, max_drop=16, max_bytes=least.bytes // 2)
+
+
+def test_only_a_cost_is_limited_and_the_drop_is_least() -> None:
+    chosen = quantize(0, max_bytes=800).quantized.chosen
+    assert chosen is not None and chosen.minimize == "drop" and chosen.bytes <= 800
+    limits = [
+        Limits(),
+        Limits(max_cycles=9),
+        Limits(max_cycles=9, max_drop=2),
+        Limits("drop"),
+        Limits("bytes", max_bytes=9),
+    ]
+    assert [(x.minimized, x.max_points) for x in limits] == [
+        ("cycles", 1.0), ("drop", np.inf), ("cycles", 2.0), ("drop", np.inf), ("bytes", 1.0)
+    ]  # fmt: skip
+
+
+def test_a_plan_says_why_and_can_be_read_back(tmp_path: Path) -> None:
+    model, samples = network(1)
+    q = qaccel.quantize(model, samples, bits="auto", minimize="bytes")
+    assert all("would take" in entry["why"] for name, entry in q.plan.items() if name.startswith("conv"))
+    (tmp_path / "plan.json").write_text(json.dumps(q.plan))
+    again = qaccel.quantize(model, samples, bits=tmp_path / "plan.json")
+    assert again.quantized.plan == q.quantized.plan
+    assert (
+        qaccel.compile(again).report["weights"]["quantized_bytes"]
+        == qaccel.compile(q).report["weights"]["quantized_bytes"]
+    )
+
+
+def test_other_limits_measure_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = quantize(2).quantized.chosen
+
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("qaccel.quant.search.sensitivity.perturbed", measured)
+    monkeypatch.setattr("qaccel.quant.calibrate.calibration.calibrate", measured)
+    second = quantize(2, minimize="bytes", max_drop=3).quantized.chosen
+    assert first is not None and second is not None and second.bytes <= first.bytes
+    model, samples = network(2)
+    with pytest.raises(qaccel.CompilerFault, match="measured again"):
+        qaccel.quantize(model, {"x": samples["x"][::-1]}, bits="auto")
+
+
+def test_few_samples_are_said() -> None:
+    model, samples = network(0)
+    q = qaccel.quantize(model, {"x": samples["x"][:15]}, bits="auto")
+    assert q.quantized.drop is not None and not q.quantized.drop.held_out
+    assert any("fewer than 16" in note for note in q.notes)
+
+
+def test_no_width_fails_silently() -> None:
+    """Given bits that lose too much are said, with what is to blame; the default takes 16 bits for it."""
+    model, samples = network(0)
+    good = qaccel.quantize(model, samples, max_drop=5)
+    assert not any("drop" in note for note in good.notes) and {*good.plan["conv0"].values()} == {8}
+    cpu = qaccel.compile(model, target="llvm", calibration_data=samples, max_drop=good.quantized.drop.points / 8)
+    assert any("16 bits are taken for" in note for note in cpu.notes)
+    ends = qaccel.compile(model, calibration_data=samples, max_drop=good.quantized.drop.points / 8, io_dtype="int8")
+    assert {entry["activation_bits"] for entry in ends.report["layers"]} == {8}
+    given = qaccel.quantize(model, samples, bits=4)
+    (warning,) = [note for note in given.notes if note.startswith("warning: ")]
+    assert "--bits W4A4" in warning and "more than --max-drop 1" in warning and "alone" in warning
+    assert {*given.plan["conv0"].values()} == {4}
+    kept = qaccel.quantize(model, samples, bits=8, max_drop=1e-3)
+    assert {*kept.plan["conv0"].values()} == {8} and any("--bits W8A8" in note for note in kept.notes)
+    widened = qaccel.quantize(model, samples, max_drop=good.quantized.drop.points / 8)  # type: ignore[union-attr]
+    (said,) = [note for note in widened.notes if "16 bits are taken for" in note]
+    assert 16 in {bits for entry in widened.plan.values() for bits in entry.values()}
+    assert widened.quantized.drop.points < good.quantized.drop.points / 4, said  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_no_uniform_plan_is_better(seed: int) -> None:
+    """Under what each uniform plan costs, a plan that loses no more than it."""
+    model, samples = network(seed)
+    imported, options = import_model(model, None, None, None), CompileOptions(calibration_data=samples, auto=True)
+    lab = laboratory(imported, measure(imported, options), options)
+    for widths, cost in lab.prices.items():
+        trial = lab.trial(lab.space.uniform(widths))
+        chosen = qaccel.quantize(
+            model, samples, bits="auto", max_cycles=cost.cycles, max_bytes=cost.bytes
+        ).quantized.chosen
+        assert chosen is not None and chosen.cycles <= cost.cycles and chosen.bytes <= cost.bytes
+        assert chosen.drop.points <= trial.estimate.points * (1 + 1e-9)
+
+
+def test_a_layer_with_other_weights_is_onnx_runtimes() -> None:
+    """The weights in the file replaced by the rounded ones, and the layer's mean put back by its bias."""
+    model, samples = network(0)
+    imported = import_model(model, None, None, None)
+    weight, axis = weights_of(imported)["conv0"]
+    rounded = nearest(weight, axis, 4)
+    flat = weight.reshape(len(weight), -1)
+    scale = np.abs(flat).max(axis=1) / 7
+    assert np.allclose(rounded.reshape(len(weight), -1), np.round(flat / scale[:, None]) * scale[:, None], atol=1e-6)
+    results = {}
+    for name, value in (("float", weight), ("rounded", rounded)):
+        changed = onnx.ModelProto.FromString(model.SerializeToString())
+        (tensor,) = [each for each in changed.graph.initializer if each.name == "w_conv0"]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(value, "w_conv0"))
+        changed.graph.output.append(onnx.helper.make_tensor_value_info("conv0", onnx.TensorProto.FLOAT, None))
+        if name == "rounded":
+            shift = (results["float"][1] - results_of(changed, samples)[1]).mean(axis=(0, 2, 3))
+            changed.graph.initializer.append(onnx.numpy_helper.from_array(shift.astype(np.float32), "b"))
+            next(node for node in changed.graph.node if node.name == "conv0").input.append("b")
+        results[name] = results_of(changed, samples)
+    passes = list(
+        perturbed(imported, samples, [Variant(weights={"conv0": rounded}), Variant(values={"conv0": np.zeros_like})])
+    )
+    got = np.concatenate([made[0]["y"] for _, made in passes])
+    assert np.allclose(np.concatenate([reference["y"] for reference, _ in passes]), results["float"][0], atol=1e-4)
+    assert np.allclose(got, results["rounded"][0], atol=1e-4)
+    assert not np.concatenate([made[1]["y"] for _, made in passes]).any()  # scores of nothing
+
+
+def results_of(model: onnx.ModelProto, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    runs = [session.run(None, {"x": each[None]}) for each in samples["x"]]
+    return [np.concatenate(each) for each in zip(*runs, strict=True)]

@@ -6,6 +6,7 @@ multiplier are Python integers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -311,6 +312,24 @@ def prelu(x: Tensor, slopes: np.ndarray, out: Q) -> Result:
     )  # fmt: skip
 
 
+def off_ties(source: Q, out: Q, cells: int) -> Q:
+    """What a linear Resize of 4 or 8 bits has for the scale ``out``: that, or 1 + 1/128, 1 + 1/129, ... 1 + 1/191 times as much.
+
+    It is the first on which no whole number of ``cells``-ths of the source's steps comes within 2**-14 of the middle between two
+    integers; the scale itself where there is none.
+    """
+    if source.bits == 16:
+        return out
+    least, most = source.limits
+    numbers = np.arange(max(most - source.zero, source.zero - least) * cells + 1)
+    for more in (0.0, *(1 / k for k in range(128, 192))):
+        scale = np.float32(out.scale * (1 + more))
+        steps = numbers * float(np.float32(source.scale) / scale) / cells
+        if (np.abs(steps % 1 - 0.5) > 2**-14).all():
+            return dataclasses.replace(out, scale=float(scale))
+    return out
+
+
 def linear_resize(x: Tensor, factors: Sequence[int], half_pixel: bool, out: Q) -> Result:
     """[N, C, H, W] by whole factors: exact fractions over unit = factor (asymmetric) or 2 * factor."""
     acc, size, unit = x.centred, np.abs(x.centred), 1
@@ -325,6 +344,7 @@ def linear_resize(x: Tensor, factors: Sequence[int], half_pixel: bool, out: Q) -
             matrix[o, min(max(below + 1, 0), cells - 1)] += part
         acc, size = (np.moveaxis(np.moveaxis(v, axis, -1) @ matrix.T, -1, axis) for v in (acc, size))
         unit *= per
+    out = off_ties(x.q, out, unit)
     ratio = np.float32(x.q.scale) * np.float32(1 / unit) / np.float32(out.scale)
     return requantized(acc, np.asarray(ratio), out, (), size)
 

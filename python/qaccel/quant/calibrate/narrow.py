@@ -5,7 +5,7 @@ At 8 bits the least and greatest values of the samples are good ends; of 16 step
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +28,7 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
     ``method``: what the user asked for; one that is judged by its loss at so many levels is searched again at the tensor's own.
     None takes the expected squared error of the layers that read the tensor, from its values and their weights, channel by channel.
     """
-    widths = _few_bits(q)
+    widths = _few_bits(q, calibration.ranges.values)
     if method not in (None, *SEARCHES) or not widths or not calibration.measured:
         return calibration
     values, model = dict(calibration.ranges.values), q.model
@@ -60,14 +60,16 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
     return replace(calibration, ranges=replace(calibration.ranges, values=values, cuts=cuts))
 
 
-def _few_bits(q: QuantizedModel) -> dict[str, int]:
-    """The bits of tensors that are held in few, by the name that their range has."""
+def _few_bits(q: QuantizedModel, known: Container[str]) -> dict[str, int]:
+    """The bits of tensors that are held in few, by the name of their range, if it is ``known``: steps of a node have none."""
     widths = {}
     for binding in bindings(q.mod["main"]):
         attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
         made = operators.output_of(attrs) if attrs is not None else None
         if attrs is not None and made is not None and made.bits <= FEW_BITS:
-            widths[q.fused.get(attrs.name, (attrs.name,))[-1]] = made.bits
+            name = q.fused.get(attrs.name, (attrs.name,))[-1]
+            if name in known:
+                widths[name] = made.bits
     return widths
 
 

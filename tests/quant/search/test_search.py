@@ -138,8 +138,10 @@ def test_no_uniform_plan_is_better(seed: int) -> None:
     model, samples = network(seed)
     imported, options = import_model(model, None, None, None), CompileOptions(calibration_data=samples, auto=True)
     lab = laboratory(imported, measure(imported, options), options)
-    for widths, cost in lab.prices.items():
+    for widths in lab.prices:
         trial = lab.trial(lab.space.uniform(widths))
+        cost = trial.cost  # of the rounded weights, whose streams are others than those that the first prices are of
+        assert cost is not None
         chosen = qaccel.quantize(
             model, samples, bits="auto", max_cycles=cost.cycles, max_bytes=cost.bytes
         ).quantized.chosen

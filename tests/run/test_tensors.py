@@ -13,10 +13,11 @@ from onnx import numpy_helper
 import qaccel
 from qaccel.evaluate.integers import run_model
 from qaccel.machine.hw import load_config
-from qaccel.run.compare import first_parting
+from qaccel.run.compare import CLOSE_DB, _difference, first_parting
 from qaccel.run.tensors import tensors_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from qdq.every_operator import Net
 from small_models import chain, interrupted, samples, several
 
 NETWORKS = Path(__file__).parents[1] / "networks"
@@ -102,3 +103,30 @@ def test_a_reference_with_other_inputs_is_refused(tmp_path):
         module.compare(samples(chain()), tmp_path / "m.onnx")
     with pytest.raises(qaccel.UserError, match="inputs"):
         module.compare(samples(chain()), qaccel.compile(several(), calibration_data=samples(several()), bits=8))
+
+
+def test_modules_of_other_outputs_are_refused():
+    """Nothing in common must not read as no difference."""
+    other = onnx.ModelProto.FromString(chain().SerializeToString())
+    other.graph.node[-1].output[0] = other.graph.output[0].name = "z"
+    one, two = (qaccel.compile(each, calibration_data=samples(chain()), bits=8) for each in (chain(), other))
+    with pytest.raises(qaccel.UserError, match="--reference has other outputs"):
+        one.compare(samples(chain()), two)
+
+
+def test_what_is_no_number_parts():
+    a, b = np.array([1.0, np.nan, np.inf]), np.array([1.0, 2.0, np.inf])
+    assert _difference("t", "cpu", a, b, CLOSE_DB).parts and _difference("t", "cpu", a, b).differing == 1
+    assert not _difference("t", "cpu", a, a).parts
+
+
+def test_every_call_of_a_subgraph_is_seen():
+    """The steps of a recurrent network: no tensor of one call takes the place of another's."""
+    net = Net()
+    model = net.model(
+        net("LSTM", "x", net.normal(1, 16, 4), net.normal(1, 16, 4), outputs=1, hidden_size=4), shape=(3, 1, 4)
+    )  # fmt: skip
+    x = np.random.default_rng(1).standard_normal((24, 1, 4)).astype(np.float32)
+    module = qaccel.compile(model, calibration_data={"x": x}, bits=8)
+    seen = tensors_of(module.runner, {"x": x[:3]})
+    assert len({each.name for each in seen}) == len(seen) >= len([n for a in module.artefacts for n in a.layers])

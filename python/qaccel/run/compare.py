@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,6 +15,7 @@ from ..errors import UserError
 from ..evaluate.dataset import check_inputs
 from ..evaluate.executor import execute
 from ..model import Model
+from ..quant.analysis.losses import decibels
 from .execute import Runner
 from .files import write_folder
 from .tensors import Tensor, tensors_of
@@ -42,25 +42,27 @@ class Difference:
 
 
 def compare_modules(one: Runner, other: Runner, inputs: Mapping[str, np.ndarray]) -> tuple[Difference, ...]:
-    """Every tensor that both have, outputs last; they part where one value differs. ``inputs``: one batch, real values."""
+    """Every tensor that both have, outputs last; they part where one value differs. ``inputs``: one batch, real values.
+
+    Raises UserError for modules of other outputs.
+    """
     theirs = {tensor.name: tensor.values for tensor in tensors_of(other, inputs)}
     differences = []
     for tensor in tensors_of(one, inputs):
         if tensor.name not in theirs or theirs[tensor.name].size != tensor.values.size:
             continue
-        mine, yours = (each.metadata["tensors"].get(tensor.name) for each in (one, other))
+        mine, yours = (each.metadata["tensors"].get(tensor.layer) for each in (one, other))
         step = mine["scale"] if mine is not None and mine == yours else 1.0
         a, b = _real(tensor.values, mine), _real(theirs[tensor.name], yours)
         differences.append(_difference(tensor.name, tensor.where, a, b, step=step))
-    outputs = one.run(inputs), other.run(inputs)
-    for name in outputs[0]:
-        if name in outputs[1] and outputs[0][name].shape == outputs[1][name].shape:
-            differences.append(_difference(name, "output", outputs[0][name], outputs[1][name]))
-    return tuple(differences)
+    return (*differences, *_outputs(one.run(inputs), other.run(inputs), None))
 
 
 def compare_with_float(one: Runner, model: Model, inputs: Mapping[str, np.ndarray]) -> tuple[Difference, ...]:
-    """Every tensor of the accelerator that the float model has too, outputs last; they part below `CLOSE_DB`."""
+    """Every tensor of the accelerator that the float model has too, outputs last; they part below `CLOSE_DB`.
+
+    A layer that is called several times is compared the first time. Raises UserError for a model with other outputs.
+    """
     floats: dict[str, np.ndarray] = {}
     wanted = {entry["tensor"] for entry in one.metadata["tensors"].values()}
 
@@ -71,18 +73,24 @@ def compare_with_float(one: Runner, model: Model, inputs: Mapping[str, np.ndarra
     outputs = execute(model, inputs, see)
     differences = []
     for tensor in tensors_of(one, inputs):
-        meaning = one.metadata["tensors"].get(tensor.name)
+        meaning = one.metadata["tensors"].get(tensor.name)  # not of a second call, "#2"
         value = floats.get(meaning["tensor"]) if meaning is not None else None
         if meaning is None or value is None or value.size != tensor.values.size:
             continue
         lies = value.reshape(meaning["view"]).transpose(meaning["axes"]).reshape(-1)
         real = _real(tensor.values, meaning).reshape(-1)
         differences.append(_difference(tensor.name, tensor.where, lies, real, CLOSE_DB))
-    made = one.run(inputs)
-    for name, value in outputs.items():
-        if name in made and made[name].shape == value.shape:
-            differences.append(_difference(name, "output", value, made[name], CLOSE_DB))
-    return tuple(differences)
+    return (*differences, *_outputs(outputs, one.run(inputs), CLOSE_DB))
+
+
+def _outputs(
+    one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], close_db: float | None
+) -> list[Difference]:  # fmt: skip
+    """The outputs of both. Raises UserError where they do not have the same ones."""
+    shapes = [{name: list(value.shape) for name, value in each.items()} for each in (one, other)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"--reference has other outputs, {shapes[1]}, than {shapes[0]}; give one of the same network")
+    return [_difference(name, "output", one[name], other[name], close_db) for name in one]
 
 
 def first_parting(differences: tuple[Difference, ...]) -> Difference | None:
@@ -98,7 +106,7 @@ def write_tensors(folder: str | Path, runner: Runner, inputs: Mapping[str, np.nd
     found = tensors_of(runner, inputs)
     arrays = BytesIO()
     np.savez(arrays, **{tensor.name: tensor.values for tensor in found})  # type: ignore[arg-type]
-    listed = [_entry(tensor, runner.metadata["tensors"].get(tensor.name, {})) for tensor in found]
+    listed = [_entry(tensor, runner.metadata["tensors"].get(tensor.layer, {})) for tensor in found]
     text = json.dumps({"model": runner.metadata["model"], "tensors": listed}, indent=1)
     return write_folder(folder, {"tensors.npz": arrays.getvalue(), "tensors.json": text.encode()}, "--dump-tensors")
 
@@ -119,11 +127,11 @@ def _difference(
     name: str, where: str, a: np.ndarray, b: np.ndarray, close_db: float | None = None, step: float = 1.0
 ) -> Difference:  # fmt: skip
     a, b = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
-    error = np.abs(a - b)
-    power, lost = float((a**2).sum()), float((error**2).sum())
-    db = math.inf if lost == 0 else 10 * math.log10(power / lost) if power > 0 else -math.inf
+    with np.errstate(invalid="ignore"):  # infinities of one sign are equal, and so are two that are no numbers
+        error = np.where((a == b) | np.isnan(a) & np.isnan(b), 0.0, np.abs(a - b))
+    db = decibels(float((a**2).sum()), float((error**2).sum()))
     differing = int(np.count_nonzero(error))
-    parts = differing > 0 if close_db is None else db < close_db
+    parts = differing > 0 if close_db is None else not db >= close_db  # what is no number parts
     return Difference(name, where, error.size, differing, float(error.max(initial=0.0)) / step, db, parts)
 
 

@@ -20,12 +20,14 @@ from .program import run_program, unpacked
 class Tensor:
     """One tensor. ``values``: integers [samples, h, w, c] of a layer of the accelerator, or the array of a CPU's function.
 
-    ``where``: the subgraph, or "cpu". ``name``: the layer's, or the function's with its turn where it is called several times.
+    ``where``: the subgraph, or "cpu". ``name``: of the ``layer`` or function; with its turn, "#2" and so on, where it is called
+    again.
     """
 
     name: str
     where: str
     values: np.ndarray
+    layer: str
 
     def __repr__(self) -> str:
         return f"<Tensor '{self.name[:60]}' of {self.where}: {self.values.dtype} {list(self.values.shape)}>"
@@ -40,18 +42,22 @@ def tensors_of(runner: Runner, inputs: Mapping[str, np.ndarray]) -> tuple[Tensor
         raise UserError("tensors inside a module are seen on this machine only; run without --rpc-tracker")
     artefacts = {each.symbol: each for each in runner.artefacts()}
     found: list[Tensor] = []
-    calls: dict[str, int] = {}
+    turns: dict[str, int] = {}
+
+    def note(name: str, where: str, values: np.ndarray) -> None:
+        turns[name] = turns.get(name, 0) + 1
+        turn = f"#{turns[name]}" if turns[name] > 1 else ""
+        found.append(Tensor(name + turn, where, values, name))
 
     def observe(_function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> int:
         arrays = [each.numpy() for each in arguments if hasattr(each, "numpy")]
         if before or not arrays:
             return 0
         if name in artefacts:
-            found.extend(_inside(artefacts[name], arrays))
+            for layer, values in _inside(artefacts[name], arrays):
+                note(layer, name, values)
         elif not name.startswith("vm."):
-            calls[name] = calls.get(name, 0) + 1
-            turn = f"#{calls[name]}" if calls[name] > 1 else ""
-            found.append(Tensor(name + turn, "cpu", arrays[-1].copy()))
+            note(name, "cpu", arrays[-1].copy())
         return 0
 
     runner.vm.set_instrument(observe)
@@ -62,8 +68,8 @@ def tensors_of(runner: Runner, inputs: Mapping[str, np.ndarray]) -> tuple[Tensor
     return tuple(found)
 
 
-def _inside(artefact: Artefact, arrays: list[np.ndarray]) -> list[Tensor]:
-    """The maps of a subgraph, run again on what it was called with: inputs [samples, h, w, c], then outputs."""
+def _inside(artefact: Artefact, arrays: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """A subgraph's layers and what they make, run again on what it was called with: inputs [samples, h, w, c], then outputs."""
     given = arrays[: len(artefact.inputs)]
     inside = [slot for slot in artefact.maps if slot.memory == "sram"]
     last = _last_instructions(artefact)
@@ -77,10 +83,7 @@ def _inside(artefact: Artefact, arrays: list[np.ndarray]) -> list[Tensor]:
             _values(next(kept) if slot.memory == "sram" else ran.dram[slot.addr : slot.addr + slot.total_bytes], slot)
             for slot in artefact.maps
         ])  # fmt: skip
-    return [
-        Tensor(slot.name, artefact.symbol, np.stack(values))
-        for slot, *values in zip(artefact.maps, *samples, strict=True)
-    ]
+    return [(slot.name, np.stack(values)) for slot, *values in zip(artefact.maps, *samples, strict=True)]
 
 
 def _last_instructions(artefact: Artefact) -> dict[int, int]:

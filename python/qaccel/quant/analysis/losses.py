@@ -108,10 +108,12 @@ def measure_losses(q: QuantizedModel, samples: Mapping[str, np.ndarray]) -> tupl
 
 
 def decibels(signal: float, error: float) -> float:
-    """The ratio of two powers; infinite without an error, minus infinite for an error without a signal."""
+    """The ratio of two powers; infinite without an error, minus infinite for one without a signal, NaN where either is."""
     if error <= 0:
         return math.inf
-    return 10 * math.log10(signal / error) if signal > 0 else -math.inf
+    if math.isnan(signal + error):
+        return math.nan
+    return 10 * math.log10(signal / error) if signal > 0 and error < math.inf else -math.inf
 
 
 def _seen(

@@ -98,7 +98,7 @@ def per_tensor(q: QuantizedModel) -> QuantizedModel:
     made = {}
     for binding in bindings(q.mod["main"]):
         attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
-        if attrs is not None and attrs.name in q.real:
+        if isinstance(attrs, operators.ConvAttrs) and attrs.name in q.real:
             _, bias, scale = (operators.constant(arg) for arg in binding.value.args[1:])
             real, limit = q.real[attrs.name].weight, (1 << (attrs.weight_bits - 1)) - 1
             common = np.full_like(scale, np.abs(real).max() / limit)

@@ -78,29 +78,30 @@ class HeldTensor:
     view: tuple[int, ...]
     axes: tuple[int, ...]
 
+    def arranged(self, value: np.ndarray, nhwc: tuple[int, ...]) -> np.ndarray:
+        """The float tensor of one run or several, one after the other, as its integers lie; ``nhwc``: their shape in one run."""
+        runs = value.size // math.prod(nhwc)
+        turned = value.reshape(runs, *self.view).transpose(0, *(axis + 1 for axis in self.axes))
+        return turned.reshape(runs * nhwc[0], *nhwc[1:])
+
 
 @dataclass(frozen=True, eq=False)
 class RealLayer:
     """What a layer with weights was before it was rounded.
 
-    ``weight``: real values OHWI; ``node``: whose output in the float model is the layer's, with its bias. That output of one run,
-    reshaped to ``view``, transposed by ``axes`` and reshaped to ``nhwc``, lies as the layer's integers do.
+    ``weight``: real values OHWI; ``output``: of the float model, with the layer's bias; ``nhwc``: shape of the layer's integers.
     """
 
     weight: np.ndarray
-    node: str
-    view: tuple[int, ...]
-    axes: tuple[int, ...]
+    output: HeldTensor
     nhwc: tuple[int, ...]
 
     def outputs(self, value: np.ndarray) -> np.ndarray:
         """The float output of one run or several, one after the other along axis 0, as NHWC."""
-        runs = value.size // math.prod(self.nhwc)
-        turned = value.reshape(runs, *self.view).transpose(0, *(axis + 1 for axis in self.axes))
-        return turned.reshape(runs * self.nhwc[0], *self.nhwc[1:])
+        return self.output.arranged(value, self.nhwc)
 
     def __repr__(self) -> str:
-        return f"<RealLayer of '{self.node}': weights {list(self.weight.shape)}>"
+        return f"<RealLayer of '{self.output.tensor}': weights {list(self.weight.shape)}>"
 
 
 @dataclass(frozen=True, eq=False)

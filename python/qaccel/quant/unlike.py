@@ -23,6 +23,7 @@ from ..model import Model
 from ..options import BITS_WITHOUT_DATA, DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, variables
 from .calibrate.calibration import Calibration
+from .calibrate.runs import first_runs
 from .quantize import quantize
 
 SHARE = 1 / 16  # of the joined range: less is named
@@ -150,8 +151,7 @@ def _weight_bits(name: str, quantized: QuantizedModel) -> int:
 
 def _sqnrs(model: Model, calibration: Calibration, found: list[_Joined]) -> dict[tuple[str, str], float]:
     """Signal to error in dB of each part on its joined scale, by join and observed node, over RUNS runs of the float model."""
-    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
-    samples = {n: value[: RUNS * own[n]] if n in own else value for n, value in calibration.samples.items()}
+    samples = first_runs(model, calibration.samples, RUNS)
     sums = {(each.join, each.observed): np.zeros(2) for each in found}
 
     def observe(name: str, value: np.ndarray) -> None:

@@ -91,7 +91,9 @@ def test_float_outputs_and_integers_of_a_row_belong_together() -> None:
     plain = quantize(imported, ranges, BitWidths(8, 16))
     (real,) = plain.real.values()
     rows = Rows(real, 8, seed=0)
-    execute(imported, samples, lambda name, value: rows.add(real.outputs(value)) if name == real.node else None)
+    execute(
+        imported, samples, lambda name, value: rows.add(real.outputs(value)) if name == real.output.tensor else None
+    )
     ((attrs, (weight, bias, scale)),) = convs(plain.mod).values()
     seen = []
     params = plain.mod["main"].params

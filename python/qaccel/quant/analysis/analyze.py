@@ -14,10 +14,10 @@ from ...evaluate.executor import execute
 from ...evaluate.perturbed import Variant, perturbed, weights_of
 from ...machine.numerics import activation_limits
 from ...options import Bits
+from ..calibrate.runs import first_runs, runs_of
 from ..rules.weights import activation_quantization
 from ..search.laboratory import Laboratory, drop_of, losses_of
 from ..search.losses import Loss, Sums, parts_of, points_of
-from ..search.samples import first_runs, runs_of
 from ..search.sensitivity import nearest, rounding
 from .causes import ACTIVATIONS, Finding, findings
 from .losses import TensorLoss, measure_losses

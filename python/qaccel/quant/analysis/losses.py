@@ -17,6 +17,7 @@ from ...evaluate.integer_layers import layer_with_weights
 from ...evaluate.integers import run_model
 from ...machine.numerics import activation_limits
 from ...relax_tools import bindings, static_shape
+from ..calibrate.runs import first_runs, runs_of
 from ..rules.weights import activation_quantization
 
 HELD_BYTES = 1 << 29  # of float tensors at once; fewer runs are measured where they are large, at least one
@@ -74,10 +75,8 @@ def measure_losses(q: QuantizedModel, samples: Mapping[str, np.ndarray]) -> tupl
     }
     wanted = {each.tensor for each in (*held.values(), *raw.values())}
     bytes_per_run = 8 * sum(math.prod(static_shape(made[var])) for var in held)
-    own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
-    runs = min(RUNS, max(1, HELD_BYTES // max(1, bytes_per_run)))
-    runs = min([runs, *(len(samples[name]) // size for name, size in own.items() if size)])
-    few = {name: value[: runs * own[name]] if name in own else value for name, value in samples.items()}
+    runs = min(RUNS, runs_of(q.model, samples), max(1, HELD_BYTES // max(1, bytes_per_run)))
+    few = first_runs(q.model, samples, runs)
     floats = _seen(lambda see: execute(q.model, few, see), wanted)
     integers = _seen(lambda see: run_model(q, few, see), {names[var] for var in held})
 
@@ -86,8 +85,7 @@ def measure_losses(q: QuantizedModel, samples: Mapping[str, np.ndarray]) -> tupl
         shape, value = static_shape(call), floats.get(which.tensor)
         if value is None or value.size != runs * math.prod(shape):
             return None
-        moved = (0, *(axis + 1 for axis in which.axes))
-        return value.reshape(runs, *which.view).transpose(moved).reshape(runs * shape[0], *shape[1:])
+        return which.arranged(value, shape)
 
     losses = []
     for var, tensor in held.items():

@@ -18,6 +18,7 @@ from ...relax_tools import bindings
 from .calibration import Calibration
 from .channel_means import passes_of
 from .ranges import BINS, SEARCHES, Cut, Histogram, binned
+from .runs import first_runs
 
 FEW_BITS = 4  # and fewer are searched
 
@@ -47,9 +48,7 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
         for channel, weight in enumerate(each):
             counts[name] += weight * binned(value[:, channel], lo, hi)
 
-    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
-    runs = passes_of(model)
-    execute(model, {n: v[: runs * own[n]] if n in own else v for n, v in calibration.samples.items()}, count)
+    execute(model, first_runs(model, calibration.samples, passes_of(model)), count)
     cuts = dict(calibration.ranges.cuts)
     for name, found in counts.items():
         histogram = Histogram(found, *values[name])
@@ -67,9 +66,9 @@ def _few_bits(q: QuantizedModel, known: Container[str]) -> dict[str, int]:
         attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
         made = operators.output_of(attrs) if attrs is not None else None
         if attrs is not None and made is not None and made.bits <= FEW_BITS:
-            name = q.fused.get(attrs.name, (attrs.name,))[-1]
-            if name in known:
-                widths[name] = made.bits
+            held = q.held.get(attrs.name)  # of steps of a node there is none
+            if held is not None and held.tensor in known:
+                widths[held.tensor] = made.bits
     return widths
 
 

@@ -15,6 +15,7 @@ from ...dialect.quantized import QuantizedModel
 from ...evaluate.integers import run_quantized
 from ..calibrate.calibration import Calibration
 from ..calibrate.channel_means import passes_of
+from ..calibrate.runs import first_runs
 from .constants import LayerConstants, fits_machine, with_constants
 
 
@@ -25,11 +26,7 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
     weights.
     """
     means = calibration.ranges.means
-    own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
-    passes = passes_of(q.model)
-    samples = {
-        name: value[: passes * own[name]] if name in own else value for name, value in calibration.samples.items()
-    }
+    samples = first_runs(q.model, calibration.samples, passes_of(q.model))
     corrected: dict[str, LayerConstants] = {}
 
     def correct(

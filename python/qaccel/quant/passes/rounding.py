@@ -18,6 +18,7 @@ from ...evaluate.executor import execute
 from ...evaluate.integers import run_quantized
 from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
+from ..calibrate.runs import first_runs, runs_of
 from .constants import LayerConstants, fits_machine, with_constants
 from .lattice import round_weights
 from .priced import priced_weights
@@ -37,13 +38,12 @@ def round_to_outputs(q: QuantizedModel, calibration: Calibration, rate: float = 
     layers = _layers(q)
     if not layers:
         return q
-    own = {spec.name: spec.shape[0] for spec in q.model.inputs if spec.shape}
-    runs = min(MOST_RUNS, min((len(calibration.samples[name]) // size for name, size in own.items()), default=1))
-    samples = {name: value[: runs * own[name]] if name in own else value for name, value in calibration.samples.items()}
+    runs = min(MOST_RUNS, runs_of(q.model, calibration.samples))
+    samples = first_runs(q.model, calibration.samples, runs)
     rows = {name: Rows(real, runs, seed) for seed, (name, real) in enumerate(layers.items())}
     of_node: dict[str, list[str]] = {}
     for name, real in layers.items():
-        of_node.setdefault(real.node, []).append(name)
+        of_node.setdefault(real.output.tensor, []).append(name)
 
     def observe(node: str, value: np.ndarray) -> None:
         for name in of_node.get(node, ()):

@@ -16,7 +16,7 @@ from tvm import ir, relax
 from ...dialect import kinds, operators
 from ...dialect.kinds import Kind
 from ...dialect.operators import Clamp, Quantization
-from ...dialect.quantized import RealLayer
+from ...dialect.quantized import HeldTensor, RealLayer
 from ...machine.isa import field_maximum
 from ...machine.numerics import activation_limits
 from .emitter import Emitter
@@ -158,7 +158,7 @@ def _weighted(
     emitter.hold(node.output, call, out.q, result, out.span)
     if node.name not in emitter.given.weights:
         biased = (*node.added, node)[0].name
-        emitter.layers[node.name] = RealLayer(weight, biased, result.view, result.axes, result.nhwc)
+        emitter.layers[node.name] = RealLayer(weight, HeldTensor(biased, result.view, result.axes), result.nhwc)
 
 
 def integer_weights(

@@ -15,10 +15,10 @@ from ...evaluate.executor import execute
 from ...evaluate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
+from ..calibrate.runs import first_runs, runs_of
 from ..calibrate.synthetic import those_of
 from .laboratory import Laboratory, drop_of, losses_of
 from .losses import Estimate, Loss, Points, parts_of, points_of
-from .samples import first_runs, runs_of
 from .sensitivity import Sensitivities, measure_sensitivities
 from .space import Choice, Space, tensor_quantizations
 

@@ -18,8 +18,8 @@ from ...evaluate.integers import run_model
 from ...model import Model
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
 from ..calibrate.calibration import Calibration
+from ..calibrate.runs import first_runs, runs_of
 from .losses import Estimate, Part, Points, Sums, parts_of, points_of
-from .samples import first_runs, runs_of
 from .sensitivity import Sensitivities, measure_sensitivities
 from .space import Choice, Space, base_name, known_names, space_of, tensor_quantizations
 from .tables import Tables, Trial

@@ -14,12 +14,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from ...errors import CompilerFault
 from ...options import WIDTHS
 from .space import Choice, Space
 from .tables import Tables
 
 GAP = 1e-4  # relative, of the solution to its bound
 TIME_LIMIT_S = 60.0
+_INFEASIBLE = 2  # SciPy's status of a program that has no solution
 _TIE = 1e-6  # weight of what decides between equal objectives
 _TIE_POINTS = 1e3  # that weigh as much as the dearest width's cycles do
 
@@ -143,6 +145,10 @@ class _Program:
             objective, constraints=matrix, integrality=integrality, bounds=Bounds(0, upper),
             options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
         )  # fmt: skip
+        if (
+            found.x is None and found.status != _INFEASIBLE
+        ):  # that nothing was found in time does not say that there is nothing
+            raise CompilerFault(f"the integer program of {self.count} variables: {found.message}")
         if found.x is None:
             return None
         weights = {pair[0]: pair[1] for pair in self.pairs if found.x[self.column[pair]] > 0.5}

@@ -19,12 +19,12 @@ from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
 from ...evaluate.compiled import WORTH_MACS
 from ...evaluate.steps import plan_of
-from ...options import Limits
+from ...options import BitWidths, Limits
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
+from ..calibrate.runs import runs_of
 from .explain import curve, decisions, described, measured_plans
-from .laboratory import UNIFORM, Laboratory, Trial
+from .laboratory import Laboratory, Trial
 from .program import Aim, Solution, solve
-from .samples import runs_of
 from .space import Choice
 from .tables import Tables, anchored, learnt
 
@@ -33,7 +33,7 @@ ROUNDS = 5
 TRIALS = {2_000_000: 24, WORTH_MACS: 10}
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
 CURIOUS, CURIOUS_COST = 2.0, 1.03
-W8A8, W4A8, W8A4 = (UNIFORM[k] for k in (4, 1, 3))
+W8A8, W4A8, W8A4 = BitWidths(8, 8), BitWidths(4, 8), BitWidths(8, 4)
 Advance = Callable[[str], object]
 
 

@@ -20,8 +20,8 @@ from ...machine.numerics import activation_limits
 from ...model import Model
 from ...options import WIDTHS
 from ..calibrate import cache
+from ..calibrate.runs import first_runs
 from .losses import Loss, Part, Sums
-from .samples import first_runs
 from .space import Choice, Space
 
 SAMPLES = 48  # of a small network

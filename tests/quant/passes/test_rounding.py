@@ -14,7 +14,7 @@ from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration
 from qaccel.quant.calibrate.ranges import calibrate
-from qaccel.quant.passes import rounding
+from qaccel.quant.passes import rounding, run_passes
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.rounding import round_to_outputs
 from qaccel.quant.passes.rows import Rows
@@ -132,3 +132,13 @@ def test_layers_without_float_outputs_stay(monkeypatch) -> None:
     same = round_to_outputs(plain, calibration)
     for one, other in zip(convs(plain.mod)["conv"][1], convs(same.mod)["conv"][1], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_compiler_rounds_four_bits_alone() -> None:
+    imported, ranges, samples = prepared(conv_model(np.random.default_rng(3)), 3, samples=32)
+    calibration = Calibration(ranges, samples, measured=True)
+    for bits, changes in ((4, True), (8, False)):
+        plain = quantize(imported, ranges, BitWidths(bits, 8))
+        made = run_passes(plain, calibration, ("rounding",))
+        (before,), (after,) = (convs(q.mod).values() for q in (plain, made))
+        assert (before[1][0] != after[1][0]).any() == changes

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...options import EFFORTS
 from ..calibrate.calibration import Calibration
 from .bias_correction import correct_biases
-from .rounding import round_to_outputs
+from .rounding import round_few_bits
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pass:
 
 
 PASSES = (
-    Pass("rounding", round_to_outputs, needs_samples=True, effort="default"),
+    Pass("rounding", round_few_bits, needs_samples=True, effort="default"),
     Pass("bias_correction", correct_biases, needs_samples=True),
 )
 

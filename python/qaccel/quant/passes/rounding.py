@@ -18,6 +18,7 @@ from ...evaluate.executor import execute
 from ...evaluate.integers import run_quantized
 from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
+from ..calibrate.narrow import FEW_BITS
 from ..calibrate.runs import first_runs, runs_of
 from .constants import LayerConstants, fits_machine, with_constants
 from .lattice import round_weights
@@ -30,12 +31,19 @@ MOST_RUNS = 128  # of the model's own batch
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
 
 
-def round_to_outputs(q: QuantizedModel, calibration: Calibration, rate: float = 0.0) -> QuantizedModel:
-    """The model with other integer weights, scales and biases in its layers of 4 and 8 weight bits.
+def round_few_bits(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
+    """`round_to_outputs` of 4-bit weights alone: of 8 bits there is little to gain, for many times the time of all else."""
+    return round_to_outputs(q, calibration, widest=FEW_BITS)
+
+
+def round_to_outputs(
+    q: QuantizedModel, calibration: Calibration, rate: float = 0.0, widest: int = WIDEST
+) -> QuantizedModel:  # fmt: skip
+    """The model with other integer weights, scales and biases in its layers of at most ``widest`` weight bits.
 
     ``rate``: what a bit of a layer's stream is worth, as a share of the mean square of the layer's outputs; see `priced_weights`.
     """
-    layers = _layers(q)
+    layers = _layers(q, widest)
     if not layers:
         return q
     runs = min(MOST_RUNS, runs_of(q.model, calibration.samples))
@@ -68,7 +76,7 @@ def round_to_outputs(q: QuantizedModel, calibration: Calibration, rate: float = 
     return dataclasses.replace(q, mod=with_constants(q.mod, made))
 
 
-def _layers(q: QuantizedModel) -> dict[str, RealLayer]:
+def _layers(q: QuantizedModel, widest: int) -> dict[str, RealLayer]:
     """The layers that are rounded anew, by name. Parts of a node that is computed at several scales have no float output."""
     calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
     convs = {attrs.name: attrs for attrs in map(operators.read, calls) if isinstance(attrs, operators.ConvAttrs)}
@@ -77,7 +85,7 @@ def _layers(q: QuantizedModel) -> dict[str, RealLayer]:
         for name, real in q.real.items()
         if name in q.plan
         and name in convs
-        and convs[name].weight_bits <= WIDEST
+        and convs[name].weight_bits <= widest
         and real.weight[0].size <= MOST_WEIGHTS
     }
 

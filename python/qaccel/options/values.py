@@ -18,7 +18,7 @@ from .limits import Limits, check_choice
 WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
-EFFORTS = ("fast", "default")  # how long the quantizer may work
+EFFORTS = ("fast", "default", "best")  # how long the quantizer may work
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
 # Without data, weights need none and 16-bit activations forgive loose ranges.
 GUESSED_INPUT_RANGE = (-1.0, 1.0)

@@ -134,11 +134,12 @@ def test_layers_without_float_outputs_stay(monkeypatch) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_compiler_rounds_four_bits_alone() -> None:
+@pytest.mark.parametrize(("bits", "changes"), [(4, (True, True)), (8, (False, True)), (16, (False, False))])
+def test_weights_of_8_bits_are_rounded_at_best_effort(bits: int, changes: tuple[bool, bool]) -> None:
     imported, ranges, samples = prepared(conv_model(np.random.default_rng(3)), 3, samples=32)
     calibration = Calibration(ranges, samples, measured=True)
-    for bits, changes in ((4, True), (8, False)):
-        plain = quantize(imported, ranges, BitWidths(bits, 8))
-        made = run_passes(plain, calibration, ("rounding",))
-        (before,), (after,) = (convs(q.mod).values() for q in (plain, made))
-        assert (before[1][0] != after[1][0]).any() == changes
+    plain = quantize(imported, ranges, BitWidths(bits, 8))
+    ((_, before),) = convs(plain.mod).values()
+    for effort, changed in zip(("default", "best"), changes, strict=True):
+        ((_, after),) = convs(run_passes(plain, calibration, effort=effort).mod).values()
+        assert (before[0] != after[0]).any() == changed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...dialect.check import check_quantized
 from ...dialect.quantized import QuantizedModel
@@ -15,7 +16,7 @@ from ...errors import UserError
 from ...options import EFFORTS
 from ..calibrate.calibration import Calibration
 from .bias_correction import correct_biases
-from .rounding import round_few_bits
+from .rounding import round_to_outputs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Pass:
 
 
 PASSES = (
-    Pass("rounding", round_few_bits, needs_samples=True, effort="default"),
+    Pass("rounding", partial(round_to_outputs, widths=(4,)), needs_samples=True, effort="default"),
+    # There is less to gain: it takes several times as long as all else that a network of 8 bits needs.
+    Pass("rounding_of_8_bits", partial(round_to_outputs, widths=(8,)), needs_samples=True, effort="best"),
     Pass("bias_correction", correct_biases, needs_samples=True),
 )
 

@@ -8,7 +8,7 @@ their Gram matrix (the family of GPTAQ, arXiv 2504.02692, and Qronos, arXiv 2505
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from ...evaluate.executor import execute
 from ...evaluate.integers import run_quantized
 from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
-from ..calibrate.narrow import FEW_BITS
 from ..calibrate.runs import first_runs, runs_of
 from .constants import LayerConstants, fits_machine, with_constants
 from .lattice import round_weights
@@ -26,24 +25,19 @@ from .priced import priced_weights
 from .regression import Moments, regression
 from .rows import Rows
 
-WIDEST = 8  # bits: rounding to 16 loses nothing
+WIDTHS = (4, 8)  # bits of weights: rounding to 16 loses nothing
 MOST_RUNS = 128  # of the model's own batch
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
 
 
-def round_few_bits(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
-    """`round_to_outputs` of 4-bit weights alone: of 8 bits there is little to gain, for many times the time of all else."""
-    return round_to_outputs(q, calibration, widest=FEW_BITS)
-
-
 def round_to_outputs(
-    q: QuantizedModel, calibration: Calibration, rate: float = 0.0, widest: int = WIDEST
-) -> QuantizedModel:  # fmt: skip
-    """The model with other integer weights, scales and biases in its layers of at most ``widest`` weight bits.
+    q: QuantizedModel, calibration: Calibration, rate: float = 0.0, widths: Collection[int] = WIDTHS
+) -> QuantizedModel:
+    """The model with other integer weights, scales and biases in its layers whose weights have one of the ``widths``.
 
     ``rate``: what a bit of a layer's stream is worth, as a share of the mean square of the layer's outputs; see `priced_weights`.
     """
-    layers = _layers(q, widest)
+    layers = _layers(q, widths)
     if not layers:
         return q
     runs = min(MOST_RUNS, runs_of(q.model, calibration.samples))
@@ -76,7 +70,7 @@ def round_to_outputs(
     return dataclasses.replace(q, mod=with_constants(q.mod, made))
 
 
-def _layers(q: QuantizedModel, widest: int) -> dict[str, RealLayer]:
+def _layers(q: QuantizedModel, widths: Collection[int]) -> dict[str, RealLayer]:
     """The layers that are rounded anew, by name. Parts of a node that is computed at several scales have no float output."""
     calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
     convs = {attrs.name: attrs for attrs in map(operators.read, calls) if isinstance(attrs, operators.ConvAttrs)}
@@ -85,7 +79,7 @@ def _layers(q: QuantizedModel, widest: int) -> dict[str, RealLayer]:
         for name, real in q.real.items()
         if name in q.plan
         and name in convs
-        and convs[name].weight_bits <= widest
+        and convs[name].weight_bits in widths
         and real.weight[0].size <= MOST_WEIGHTS
     }
 

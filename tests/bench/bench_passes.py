@@ -7,7 +7,7 @@ order in which they run by default. EfficientNet-Lite0: 100 photographs calibrat
 training images of CIFAR-10 calibrate, the 10,000 test images test. Scores are those of the exact integers, as on the machine.
 
 Printed: mean KL divergence from the float model's classes, agreement with its first class, drop of accuracy in points with the
-standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with all passes, and whether it
+standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with all passes (those of `--effort best`), and whether it
 is kept; then the script fails where one is missed. ``--rates``: instead, rounding that pays so much for a bit, and what it saves.
 """
 

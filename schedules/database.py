@@ -149,6 +149,24 @@ def open_records(folder: Path, target: tvm.target.Target) -> Records:
     return _opened(folder)
 
 
+def add_measured(records: Records, earlier: Records) -> None:
+    """Adds the measurements of ``earlier`` that ``records`` have not. Raises UserError where ``earlier`` holds none."""
+    if earlier.database is None:
+        raise UserError(f"records '{earlier.folder}' hold the fastest plans alone; give a folder that tvmc tune wrote")
+    assert records.database is not None
+    known = {_measured_key(record) for record in records.database.get_all_tuning_records()}
+    for record in earlier.database.get_all_tuning_records():
+        if _measured_key(record) not in known:
+            workload = records.database.commit_workload(record.workload.mod)
+            records.database.commit_tuning_record(
+                ms.database.TuningRecord(record.trace, workload, record.run_secs, record.target, record.args_info)
+            )
+
+
+def _measured_key(record: ms.database.TuningRecord) -> tuple[str, str]:
+    return key_of(record.workload.mod), plan_of(record.trace)
+
+
 def records_for(folder: Path | None, target: tvm.target.Target) -> list[Records]:
     """The records in ``folder``, if one is given, then those that come with the package; errors as `open_records`."""
     own = [open_records(folder, target)] if folder is not None else []

@@ -127,6 +127,8 @@ def compile(
     emit_qdq: str | Path | None = None,
     emit_program: str | Path | None = None,
     dump_code: str | Sequence[str] = (),
+    dump_offloads: str | Path | None = None,
+    cross_compiler: str | None = None,
     progress: bool = False,
 ) -> Module:
     """Compile a model, or what `quantize` gave; all that ``tvmc compile`` can do, by keywords of the same names.
@@ -138,7 +140,8 @@ def compile(
 
     What else to write: ``output`` the module (.so or .tar), ``report`` a folder for report.json, layers.csv, timeline.json,
     report.html and compile_seconds.json, ``emit_qdq`` the quantized model as ONNX QDQ, ``emit_program`` a folder for
-    program, memory map and golden data, ``dump_code`` "relax" and "asm" beside ``output``; see `Module.written`.
+    program, memory map and golden data, ``dump_code`` "relax" and "asm" beside ``output``, ``dump_offloads`` a file that says
+    what runs where; see `Module.written`. ``cross_compiler`` links ``output`` for another machine: a program and its flags.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
     """
     given = model if isinstance(model, QuantizedNetwork) else None
@@ -160,7 +163,7 @@ def compile(
             model_format=model_format, tuning_records=tuning_records, passes=passes, effort=effort,
             requantize=requantize, minimize=minimize, max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
         )  # fmt: skip
-        places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report)
+        places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report, dump_offloads, cross_compiler)
         places.check(options, given is not None or options.quantizes)
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -14,36 +15,41 @@ from tvm import relax
 from tvm.support import cc
 
 from .errors import UserError, one_line, path_of
+from .options import MODULE_SUFFIXES
 from .run.files import check_file, write_file
 
-SUFFIXES = (".so", ".tar")
 
-
-def check_output_path(path: str | Path, mtriple: str | None = None) -> Path:
+def check_output_path(path: str | Path, mtriple: str | None = None, cross_compiler: str | None = None) -> Path:
     """The path, if a module for ``mtriple`` (None: this machine) can be written there.
 
-    Raises UserError for another suffix, a folder that is missing, and a .so that no installed compiler links.
+    Raises UserError for another suffix, a folder that is missing, a .so that no installed compiler links, and a
+    ``cross_compiler`` that is not installed or has nothing to link.
     """
     path = path_of(path, "output")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"output '{path}' must end in {' or '.join(SUFFIXES)}")
+    if path.suffix not in MODULE_SUFFIXES:
+        raise UserError(f"output '{path}' must end in {' or '.join(MODULE_SUFFIXES)}")
     if path.suffix == ".so":
-        _linker(mtriple)
+        _linker(mtriple, cross_compiler)
+    elif cross_compiler is not None:
+        raise UserError(f"--cross-compiler links a .so, and the output is '{path}'; drop it, or name a .so")
     return check_file(path, "output")
 
 
-def export_library(executable: relax.VMExecutable, path: str | Path, mtriple: str | None = None) -> Path:
+def export_library(
+    executable: relax.VMExecutable, path: str | Path, mtriple: str | None = None, cross_compiler: str | None = None
+) -> Path:
     """Write the module; the file appears whole or not at all.
 
-    ``mtriple`` cross-compiles: a .so then needs that triple's g++. Raises UserError if the path cannot be written or
-    no compiler links it. The same module gives the same bytes.
+    ``mtriple`` cross-compiles: a .so then needs that triple's g++, or ``cross_compiler``, a program and its flags as a shell
+    takes them. Raises UserError if the path cannot be written or no compiler links it. The same module gives the same bytes.
     """
-    path = check_output_path(path, mtriple)
+    path = check_output_path(path, mtriple, cross_compiler)
     arguments: dict[str, Any] = {}
     if path.suffix == ".tar":
         arguments["fcompile"] = _tar
-    elif mtriple is not None:
-        arguments["fcompile"] = cc.cross_compiler(_linker(mtriple))
+    elif mtriple is not None or cross_compiler is not None:
+        program, *flags = _linker(mtriple, cross_compiler)
+        arguments["fcompile"] = cc.cross_compiler(program, options=flags)
 
     # Where LLVM cannot write its files it ends the process: nothing of ours may lie beside the output then.
     try:
@@ -76,14 +82,26 @@ def _tar(output: str, files: Sequence[str], **_options: Any) -> None:
 _tar.output_format = "tar"  # type: ignore[attr-defined]  # what TVM reads of such a function
 
 
-def _linker(mtriple: str | None) -> str:
+def _linker(mtriple: str | None, cross_compiler: str | None = None) -> list[str]:
+    """The program that links a .so, and its flags."""
+    if cross_compiler is not None:
+        try:
+            words = shlex.split(cross_compiler)
+        except ValueError as error:
+            raise UserError(f"--cross-compiler {cross_compiler!r}: {error}; give it as a shell takes it") from None
+        if not words or shutil.which(words[0]) is None:
+            raise UserError(
+                f"--cross-compiler {cross_compiler!r} is not installed; give the name or path of a compiler"
+            )
+        return words
     if mtriple is None:
         if not cc.get_cc():
             raise UserError("a .so is linked by g++ or clang++, and none is installed; install one, or write a .tar")
-        return str(cc.get_cc())
+        return [str(cc.get_cc())]
     compiler = shutil.which(f"{mtriple}-g++") or shutil.which(f"{mtriple}-gcc")
     if compiler is None:
         raise UserError(
-            f"a .so for {mtriple} is linked by {mtriple}-g++, which is not installed; install it, or write a .tar"
+            f"a .so for {mtriple} is linked by {mtriple}-g++, which is not installed; install it, give --cross-compiler, "
+            "or write a .tar"
         )
-    return compiler
+    return [compiler]

@@ -23,6 +23,7 @@ from .options import CompileOptions
 from .pipeline import Compiled
 from .qdq.write import emit_qdq as write_qdq
 from .quant.io_dtype import with_ends
+from .report.offloads import offloads_text
 from .report.text import write_report
 from .run import execute
 from .run.compare import Difference, compare_modules, compare_with_float, one_batch, write_tensors
@@ -209,12 +210,19 @@ class Module:
             other = reference.runner if isinstance(reference, Module) else execute.load(reference)
             return compare_modules(self.runner, other, batch)
 
-    def export_library(self, path: str | Path) -> Path:
-        """Write the module as .so or .tar. Raises UserError if it was loaded from one, or the path cannot be written."""
+    def offloads(self) -> str:
+        """What runs where, one line for each layer: `report.offloads.offloads_text`. Raises UserError as `report`."""
+        return offloads_text(self.report)
+
+    def export_library(self, path: str | Path, cross_compiler: str | None = None) -> Path:
+        """Write the module as .so or .tar. ``cross_compiler``: what links a .so, with its flags, where the default does not fit.
+
+        Raises UserError if it was loaded from one, or the path cannot be written.
+        """
         if self.compiled is None:
             raise UserError("this module was loaded from a file; copy that file")
         with boundary("export"):
-            return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple)
+            return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple, cross_compiler)
 
 
 @dataclass(frozen=True)
@@ -226,11 +234,15 @@ class Places:
     emit_qdq: str | Path | None
     emit_program: str | Path | None
     report: str | Path | None
+    dump_offloads: str | Path | None
+    cross_compiler: str | None
 
     def check(self, options: CompileOptions, quantized: bool) -> None:
         """Raises UserError for a place that cannot be written, and for files that this target has not."""
         if self.output is not None:
-            check_output_path(self.output, options.target.mtriple)
+            check_output_path(self.output, options.target.mtriple, self.cross_compiler)
+        elif self.cross_compiler is not None:
+            raise UserError("--cross-compiler links the module's file; give its output")
         elif self.dump_code:
             raise UserError("--dump-code is written beside the module; give its output, or take Module.code")
         if "asm" in self.dump_code and options.target.config is None:
@@ -241,9 +253,14 @@ class Places:
             check_onnx(self.emit_qdq, "--emit-qdq")
             if not quantized:
                 raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
-        for flag, folder in (("--emit-program", self.emit_program), ("--report", self.report)):
-            if folder is not None:
-                check_folder(folder, flag)
+        accelerator_only = (
+            ("--emit-program", self.emit_program, check_folder),
+            ("--report", self.report, check_folder),
+            ("--dump-offloads", self.dump_offloads, check_file),
+        )
+        for flag, place, check in accelerator_only:
+            if place is not None:
+                check(place, flag)
                 if options.target.config is None:
                     raise UserError(
                         f"{flag} needs the accelerator, and --target '{options.target}' has none; add qaccel"
@@ -254,7 +271,7 @@ class Places:
         compiled, written = module.compiled, []
         assert compiled is not None
         if self.output is not None:
-            written.append(module.export_library(self.output))
+            written.append(module.export_library(self.output, self.cross_compiler))
         if self.emit_qdq is not None and compiled.quantized is not None:
             quantized = compiled.quantized
             written.append(write_file(self.emit_qdq, lambda path: write_qdq(quantized, path), "--emit-qdq"))
@@ -262,6 +279,8 @@ class Places:
             written.append(write_program(self.emit_program, module.artefacts, compiled.golden_inputs()))
         if self.report is not None and compiled.report is not None:
             written.append(write_report(self.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
+        if self.dump_offloads is not None:
+            written.append(write_text(self.dump_offloads, module.offloads(), "--dump-offloads"))
         for kind in self.dump_code:
             written.append(write_text(f"{self.output}.{kind}", module.code(kind), "dump"))
         return tuple(written)

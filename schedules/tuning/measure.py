@@ -15,10 +15,10 @@ from tvm.rpc import connect_tracker
 from tvm.s_tir import meta_schedule as ms
 
 from ...errors import UserError
+from ...options import SESSION_SECONDS
 
 _REPEATS = 10  # the shortest of them counts, because other programs may use the machine too
 _REPEAT_MS = 4  # the least length of a repeat, in milliseconds
-_SESSION_SECONDS = 60  # after which a server is given up
 _RETRIES = 3  # how often a candidate is tried whose server was lost
 
 
@@ -46,16 +46,24 @@ def _seconds(mod: tvm.IRModule, target: tvm.target.Target) -> float:
     return float(min(evaluator(*arguments).results))
 
 
-def measure_by_rpc(target: tvm.target.Target, host: str, port: int, key: str) -> Callable[..., None]:
-    """A ``tune.Measure`` that runs the candidates on all servers that the tracker has under ``key``, at the same time.
+def measure_by_rpc(
+    target: tvm.target.Target,
+    host: str,
+    port: int,
+    key: str,
+    most_servers: int | None = None,
+    session_seconds: int = SESSION_SECONDS,
+) -> Callable[..., None]:
+    """A ``tune.Measure`` that runs the candidates on the servers that the tracker has under ``key``, at the same time.
 
-    The work of a server that is lost goes to the others. Raises UserError if the tracker cannot be reached or has no server of
-    that key.
+    ``most_servers``: None for all; ``session_seconds``: after which a server is given up. The work of a server that is lost goes
+    to the others. Raises UserError if the tracker cannot be reached or has no server of that key.
     """
     config = ms.runner.RPCConfig(
-        tracker_host=host, tracker_port=port, tracker_key=key, session_timeout_sec=_SESSION_SECONDS
+        tracker_host=host, tracker_port=port, tracker_key=key, session_timeout_sec=session_seconds
     )
-    workers = _servers(host, port, key)
+    found_servers = _servers(host, port, key)
+    workers = found_servers if most_servers is None else min(found_servers, most_servers)
     evaluator = ms.runner.EvaluatorConfig(number=1, repeat=_REPEATS, min_repeat_ms=_REPEAT_MS)
 
     def measure(candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:

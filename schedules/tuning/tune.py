@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -116,11 +118,34 @@ def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[
     return tasks
 
 
+def chosen_tasks(tasks: Sequence[Task], which: str) -> list[Task]:
+    """Those of the tasks that ``which`` names by their positions, such as "0,2-4", or "all". Raises UserError for others."""
+    if which == "all":
+        return list(tasks)
+    chosen: set[int] = set()
+    for part in which.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise UserError(f'--tasks {which!r} must be all, list, or positions such as "0,2-4"')
+        chosen.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    beyond = sorted(chosen - set(range(len(tasks))))
+    if beyond or not chosen:
+        raise UserError(f"--tasks {which!r}: there are tasks 0 to {len(tasks) - 1}; --tasks list names them")
+    return [tasks[index] for index in sorted(chosen)]
+
+
 def tune(
-    tasks: Sequence[Task], records: Records, target: tvm.target.Target, trials: int, measure: Measure, tell: Tell
-) -> Progress:  # fmt: skip
+    tasks: Sequence[Task],
+    records: Records,
+    target: tvm.target.Target,
+    trials: int,
+    measure: Measure,
+    tell: Tell,
+    early_stopping: int | None = None,
+) -> Progress:
     """Measures until ``records`` hold ``trials`` measurements of the tasks, or no plan is left to measure.
 
+    ``early_stopping``: or so many measurements, looked at after each batch, made the network no faster; None: never.
     Each measurement is written to the records before the next begins; ``tell`` gets the progress after each. Raises UserError
     if there is nothing to tune.
     """
@@ -131,10 +156,15 @@ def tune(
     rng = random.Random(0)
     state = progress_of(tasks, trials)
     tell(state)
+    fastest, since = math.inf, state.done
     while state.done < trials and (next_task := _next_task(tasks)) is not None:
         batch = _batch(tasks, next_task, min(BATCH, trials - state.done), rng)
         _measure_batch(next_task, batch, records, target, measure, lambda: tell(progress_of(tasks, trials)))
         state = progress_of(tasks, trials)
+        if not all(task.measured for task in tasks) or state.seconds < fastest:
+            fastest, since = state.seconds, state.done
+        elif early_stopping is not None and state.done - since >= early_stopping:
+            break
     return state
 
 

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..options import IO_DTYPES, MINIMIZED
+from ..errors import UserError
+from ..options import IO_DTYPES, MINIMIZED, MODULE_SUFFIXES, parse_target
 from .flags import add_model, add_quantizer
+from .pass_context import add_pass_context, pass_context
 
 if TYPE_CHECKING:
     from ..schedules.floating.choose import Choice
@@ -23,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", required=True, help='"qaccel", "llvm", "qaccel -config=qaccel-1024, llvm -mcpu=native"'
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("module.so"), help=".so or .tar (default: %(default)s)"
+        "-o", "--output", type=Path, help=f"{' or '.join(MODULE_SUFFIXES)} (default: module.so, or by --output-format)"
     )
+    parser.add_argument("-f", "--output-format", metavar="FORMAT", help="so or tar (default: by the output's suffix)")
     parser.add_argument(
         "--io-dtype",
         metavar="TYPE",
@@ -57,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="what tvmc tune wrote; taken before the records that come along",
     )
+    host = parser.add_argument_group("the host's half")
+    host.add_argument(
+        "--cross-compiler", metavar="PROGRAM", help="links a .so for another machine (default: that of -mtriple)"
+    )
+    host.add_argument("--cross-compiler-options", metavar="FLAGS", help='such as "-static-libgcc"')
+    add_pass_context(host)
     extra = parser.add_argument_group("what else to write")
     extra.add_argument("--emit-qdq", metavar="FILE.onnx", type=Path, help="the quantized model as standard ONNX QDQ")
     extra.add_argument(
@@ -71,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extra.add_argument(
         "--dump-code", metavar="KINDS", help="relax,asm: written beside the module as module.so.relax, .asm"
     )
+    extra.add_argument(
+        "--dump-offloads",
+        metavar="PATH",
+        help="which layers run on the accelerator, and which on the CPU and why; - prints it",
+    )
 
 
 def execute(arguments: argparse.Namespace) -> None:
@@ -78,33 +92,41 @@ def execute(arguments: argparse.Namespace) -> None:
     from .. import api
     from ..report.text import calibration_lines, print_summary
 
-    module = api.compile(
-        arguments.model,
-        target=arguments.target,
-        calibration_data=arguments.calibration_data,
-        bits=arguments.bits,
-        calibration=arguments.calibration,
-        input_range=arguments.input_range,
-        input_shapes=arguments.input_shapes,
-        input_values=arguments.input_values,
-        preprocess=arguments.preprocess,
-        model_format=arguments.model_format,
-        io_dtype=arguments.io_dtype,
-        tuning_records=arguments.tuning_records,
-        passes=arguments.passes,
-        effort=arguments.effort,
-        requantize=arguments.requantize,
-        minimize=arguments.minimize,
-        max_drop=arguments.max_drop,
-        max_cycles=arguments.max_cycles,
-        max_bytes=arguments.max_bytes,
-        output=arguments.output,
-        report=arguments.report,
-        emit_qdq=arguments.emit_qdq,
-        emit_program=arguments.emit_program,
-        dump_code=arguments.dump_code or (),
-        progress=not arguments.verbose,
-    )
+    output = output_path(arguments.output, arguments.output_format)
+    if arguments.dump_offloads == "-" and parse_target(arguments.target).config is None:
+        raise UserError(
+            f"--dump-offloads needs the accelerator, and --target '{arguments.target}' has none; add qaccel"
+        )
+    with pass_context(arguments):
+        module = api.compile(
+            arguments.model,
+            target=arguments.target,
+            calibration_data=arguments.calibration_data,
+            bits=arguments.bits,
+            calibration=arguments.calibration,
+            input_range=arguments.input_range,
+            input_shapes=arguments.input_shapes,
+            input_values=arguments.input_values,
+            preprocess=arguments.preprocess,
+            model_format=arguments.model_format,
+            io_dtype=arguments.io_dtype,
+            tuning_records=arguments.tuning_records,
+            passes=arguments.passes,
+            effort=arguments.effort,
+            requantize=arguments.requantize,
+            minimize=arguments.minimize,
+            max_drop=arguments.max_drop,
+            max_cycles=arguments.max_cycles,
+            max_bytes=arguments.max_bytes,
+            output=output,
+            cross_compiler=_cross_compiler(arguments),
+            report=arguments.report,
+            emit_qdq=arguments.emit_qdq,
+            emit_program=arguments.emit_program,
+            dump_code=arguments.dump_code or (),
+            dump_offloads=None if arguments.dump_offloads == "-" else arguments.dump_offloads,
+            progress=not arguments.verbose,
+        )
     assert module.compiled is not None
     _print_notes(module.notes, arguments.verbose)
     if arguments.verbose:
@@ -113,7 +135,35 @@ def execute(arguments: argparse.Namespace) -> None:
         _print_choices(module.compiled.choices)
     if module.compiled.report is not None:
         print_summary(module.report, layers=arguments.verbose)
+    if arguments.print_pass_times:
+        for stage, seconds in module.compile_seconds.items():
+            print(f"{stage:<20} {seconds:8.2f} s")
+    if arguments.dump_offloads == "-":
+        print(module.offloads(), end="")
     print("written: " + ", ".join(map(str, module.written)))
+
+
+def output_path(output: Path | None, output_format: str | None) -> Path:
+    """Where the module goes, of ``--output`` and ``--output-format``. Raises UserError where the two do not agree."""
+    if output_format is None:
+        return output or Path("module.so")
+    suffix = f".{output_format}"
+    if suffix not in MODULE_SUFFIXES:
+        way_out = "Model Library Format is gone from TVM, a .tar holds object files" if output_format == "mlf" else ""
+        raise UserError(f"--output-format {output_format!r} is unknown{': ' * bool(way_out)}{way_out}; use so or tar")
+    if output is not None and output.suffix != suffix:
+        raise UserError(
+            f"--output '{output}' does not end in {suffix}, which --output-format asks for; drop one of them"
+        )
+    return output or Path(f"module{suffix}")
+
+
+def _cross_compiler(arguments: argparse.Namespace) -> str | None:
+    if arguments.cross_compiler is None:
+        if arguments.cross_compiler_options is not None:
+            raise UserError("--cross-compiler-options are for a --cross-compiler; give one")
+        return None
+    return " ".join(filter(None, (arguments.cross_compiler, arguments.cross_compiler_options)))
 
 
 def _print_notes(notes: tuple[str, ...], verbose: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .flags import PREPROCESS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
@@ -17,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".npz of arrays by input name and labels, or a folder with a folder of images for each class",
     )
     parser.add_argument(
-        "--preprocess", metavar="SPEC", help="of an image folder (default: that of the calibration images)"
+        "--preprocess",
+        metavar="SPEC",
+        help=f"of an image folder (default: that of the calibration images): {PREPROCESS}",
     )
     parser.add_argument("--reference", metavar="MODEL.onnx", type=Path, help="the float model, to compare with")
 

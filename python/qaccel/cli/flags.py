@@ -8,6 +8,12 @@ from typing import Any
 
 from ..options import CALIBRATION_METHODS, EFFORTS, MODEL_FORMATS
 
+PREPROCESS = (
+    '"mean=127,scale=128": (pixel - mean) / scale with pixels 0 to 255, or "mean=0.5,std=0.5" with pixels 0 to 1, values per '
+    "channel with colons between; resize=N: the shorter side first becomes N; crop=N: the N x N centre; layout=NCHW or NHWC of "
+    "the input"
+)
+
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The model, and what its file leaves open."""
@@ -24,7 +30,7 @@ def add_quantizer(group: Any, bits: str) -> None:
     group.add_argument(
         "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
     )
-    group.add_argument("--preprocess", metavar="SPEC", help='for an image folder: "mean=127,scale=128,layout=NCHW"')
+    group.add_argument("--preprocess", metavar="SPEC", help=f"for an image folder: {PREPROCESS}")
     group.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
     group.add_argument("--bits", metavar="BITS", help=bits)
     group.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")

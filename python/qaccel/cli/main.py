@@ -31,11 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.verbs = VERBS
     parser.add_argument("--version", action="version", version=f"tvmc of qaccel {__version__}")
+    parser.add_argument("-v", "--verbose", dest="verbose_before", action="count", default=0, help="as after the verb")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
         module = importlib.import_module(f".{verb}", __package__)
         summary = (module.__doc__ or "").split("\n")[0].split(": ", 1)[1]
         verb_parser = verbs.add_parser(verb, help=summary, description=summary, allow_abbrev=False)
+        verb_parser.verb = verb
         module.add_arguments(verb_parser)
         verb_parser.add_argument(
             "-v", "--verbose", action="count", default=0, help="say more, -vv still more; on an error, add the trace"
@@ -98,6 +100,7 @@ class _Output:
 
 def _main(arguments: Sequence[str]) -> int:
     parsed = build_parser().parse_args(arguments)
+    parsed.verbose += parsed.verbose_before
     try:
         with _logging(parsed.verbose), warnings.catch_warnings():
             if not parsed.verbose:

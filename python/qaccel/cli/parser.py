@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import did_you_mean
+from .old_flags import what_replaces
 
 _NEGATIVE = re.compile(r"-[\d.]")  # how a value such as -1,1 begins; no flag does
 
@@ -16,10 +17,11 @@ class Parser(argparse.ArgumentParser):
     """argparse's, which exits with 2 after the usage and one line.
 
     Beside that a value may begin with a minus and a digit (``--input-range -1,1``), an unknown flag is found before what it leaves
-    missing, and the line names the verbs or flags that look like it.
+    missing, and the line names the verbs or flags that look like it, or what came in the place of a flag that TVM's tvmc had.
     """
 
-    verbs: Sequence[str] = ()
+    verbs: Sequence[str] = ()  # of the parser that has them
+    verb = ""  # of the parser of one
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse; what neither a flag nor an argument takes is an error here already, of the verb that got it."""
@@ -48,6 +50,9 @@ class Parser(argparse.ArgumentParser):
                 continue
             flag = word.split("=")[0]
             if flag not in known and (flag.startswith("--") or flag[:2] not in known):
+                instead = what_replaces(self.verb, flag if flag.startswith("--") else flag[:2])
+                if instead is not None:
+                    self.error(f"{flag} of TVM's tvmc is gone: {instead}")
                 self.error(f"there is no flag {flag}{did_you_mean(flag, known)}")
 
     def error(self, message: str) -> NoReturn:

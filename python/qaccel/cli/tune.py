@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..options import MODEL_FORMATS, options_of, parse_target
+from ..options import MODEL_FORMATS, SESSION_SECONDS, options_of, parse_target
 
 if TYPE_CHECKING:
-    from ..schedules.tuning.tune import Progress
+    from ..schedules.tuning.tune import Progress, Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,24 +26,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", metavar="N", default="256", help="measurements in all (default: %(default)s)")
     parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
     parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
-    parser.add_argument("--rpc-tracker", metavar="HOST:PORT", help="measure on the servers of TVM's tracker")
-    parser.add_argument("--rpc-key", metavar="KEY", help="which of them")
+    parser.add_argument(
+        "--tasks",
+        metavar="WHICH",
+        default="all",
+        help='which functions: "0,2-4", all, or list to see them (default: all)',
+    )
+    parser.add_argument(
+        "--early-stopping", metavar="N", help="stop when N measurements have brought nothing (default: go on)"
+    )
+    parser.add_argument(
+        "--tuning-records", metavar="PATH", type=Path, help="measurements of another folder to begin with"
+    )
+    remote = parser.add_argument_group("on other machines, through TVM's RPC")
+    remote.add_argument("--rpc-tracker", metavar="HOST:PORT", help="measure on the servers of TVM's tracker")
+    remote.add_argument("--rpc-key", metavar="KEY", help="which of them")
+    remote.add_argument("--parallel", metavar="N", help="servers to use at most (default: all of that key)")
+    remote.add_argument(
+        "--timeout", metavar="SECONDS", help=f"after which a server is given up (default: {SESSION_SECONDS})"
+    )
 
 
 def execute(arguments: argparse.Namespace) -> None:
     """Tune until the folder holds as many measurements as asked for; stopping and starting again loses none."""
-    trials, target_options = _trials(arguments.trials), parse_target(arguments.target)
+    trials, target_options = _whole("--trials", arguments.trials), parse_target(arguments.target)
+    early_stopping = _whole("--early-stopping", arguments.early_stopping) if arguments.early_stopping else None
     if target_options.config is not None:
         raise UserError(f"--target '{target_options}': only the CPU's part is tuned; give llvm alone")
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
+    limits = _limits_of_servers(arguments, tracker is not None)
     options = options_of(target_options, input_shapes=arguments.input_shapes, model_format=arguments.model_format)
     from ..cpu.compile import fuse
     from ..frontend.import_model import import_model
     from ..host import host_target
-    from ..schedules.database import create_records, key_of, write_best
+    from ..schedules.database import add_measured, create_records, key_of, open_records, write_best
     from ..schedules.threads import use_all_cores
     from ..schedules.tuning.measure import measure_by_rpc, measure_here
-    from ..schedules.tuning.tune import confirm, progress_of, tasks_of, tune
+    from ..schedules.tuning.tune import chosen_tasks, confirm, progress_of, tasks_of, tune
 
     target = host_target(target_options)
     if target_options.mtriple is not None and tracker is None:
@@ -50,15 +71,24 @@ def execute(arguments: argparse.Namespace) -> None:
         )
     use_all_cores()
     logging.getLogger("tvm").setLevel(logging.ERROR)
-    measure = measure_here(target) if tracker is None else measure_by_rpc(target, *tracker)
+    measure = measure_here(target) if tracker is None else measure_by_rpc(target, *tracker, **limits)
+    earlier = None if arguments.tuning_records is None else open_records(arguments.tuning_records, target)
     network = fuse(import_model(arguments.model, options.input_shapes, options.model_format).mod, target)
+    if arguments.tasks == "list":
+        with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
+            _print_tasks(tasks_of(network, target, create_records(Path(folder) / "records", target)))
+        return
     records = create_records(arguments.output, target)
-    tasks = tasks_of(network, target, records)
+    if earlier is not None:
+        add_measured(records, earlier)
+    tasks = chosen_tasks(tasks_of(network, target, records), arguments.tasks)
     with _Shown(trials) as shown:
-        tune(tasks, records, target, trials, measure, shown)
+        tune(tasks, records, target, trials, measure, shown, early_stopping)
         confirm(tasks, records, target, measure, lambda done: shown.confirming(done, len(tasks)))
     result = progress_of(tasks, trials)
-    complete = "" if result.done >= trials else "; there is nothing else to measure"
+    measured_all = all(not task.open() for task in tasks)
+    why = "there is nothing else to measure" if measured_all else f"the last {early_stopping} brought nothing"
+    complete = "" if result.done >= trials else f"; {why}"
     print(
         f"{result.done} measurements of {len(tasks)} functions{complete}: "
         f"{result.seconds * 1e3:.3f} ms, by rule {result.untuned * 1e3:.3f} ms"
@@ -67,10 +97,25 @@ def execute(arguments: argparse.Namespace) -> None:
     print(f"written: {arguments.output}")
 
 
-def _trials(text: str) -> int:
+def _print_tasks(tasks: Sequence[Task]) -> None:
+    for index, task in enumerate(tasks):
+        print(f"{index:>3}  {task.name}: {task.uses} uses, {len(task.plans)} plans, {len(task.measured)} measured")
+
+
+def _whole(flag: str, text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise UserError(f"--trials {text}: must be a whole number, at least 1")
+        raise UserError(f"{flag} {text}: must be a whole number, at least 1")
     return int(text)
+
+
+def _limits_of_servers(arguments: argparse.Namespace, remote: bool) -> dict[str, int]:
+    """How many servers and for how long. Raises UserError where there are none: here one candidate runs after the other."""
+    given = {"--parallel": arguments.parallel, "--timeout": arguments.timeout}
+    for flag, text in given.items():
+        if text is not None and not remote:
+            raise UserError(f"{flag} is for servers of a tracker; add --rpc-tracker and --rpc-key, or drop it")
+    names = {"--parallel": "most_servers", "--timeout": "session_seconds"}
+    return {names[flag]: _whole(flag, text) for flag, text in given.items() if text is not None}
 
 
 def _tracker(address: str | None, key: str | None) -> tuple[str, int, str] | None:

@@ -18,6 +18,8 @@ from .values import EFFORTS as EFFORTS
 from .values import GUESSED_INPUT_RANGE as GUESSED_INPUT_RANGE
 from .values import IO_DTYPES as IO_DTYPES
 from .values import MODEL_FORMATS as MODEL_FORMATS
+from .values import MODULE_SUFFIXES as MODULE_SUFFIXES
+from .values import SESSION_SECONDS as SESSION_SECONDS
 from .values import WIDTHS as WIDTHS
 from .values import Bits as Bits
 from .values import BitWidths as BitWidths

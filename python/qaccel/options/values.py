@@ -18,6 +18,8 @@ from .limits import Limits, check_choice
 WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
 IO_DTYPES = ("float32", "int8", "uint8")
+MODULE_SUFFIXES = (".so", ".tar")
+SESSION_SECONDS = 60  # after which tuning gives a server up that does not answer
 EFFORTS = ("fast", "default", "best")  # how long the quantizer may work
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
 # Without data, weights need none and 16-bit activations forgive loose ranges.

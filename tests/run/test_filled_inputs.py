@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qaccel.run.random_inputs import random_inputs
+from qaccel.run.filled_inputs import filled_inputs
 
 REAL = {"dtype": "float32", "shape": [4, 50]}
 ENTRIES = [
@@ -16,7 +16,7 @@ ENTRIES = [
 
 
 def test_inputs_of_every_kind():
-    made, again = random_inputs(ENTRIES), random_inputs(ENTRIES)
+    made, again = filled_inputs(ENTRIES), filled_inputs(ENTRIES)
     for entry in ENTRIES:
         value = made[entry["name"]]
         assert (value.dtype, list(value.shape)) == (np.dtype(entry["dtype"]), entry["shape"])

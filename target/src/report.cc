@@ -93,24 +93,20 @@ class Attribution {
   std::vector<Segment> segments_;
 };
 
-// A layer's interval begins where the last instruction of the layers before it ends.
+// A layer is one run of instructions in the program, or several where it is worked on by stripes. A run's interval begins where the
+// last instruction of the runs before it ends.
 void AddCycles(const Program& program, const Trace& trace, std::map<int64_t, LayerTotals>& layers) {
-  std::map<int64_t, int64_t> ends;
-  for (size_t i = 0; i < program.size(); ++i) {
-    int64_t& end = ends[program.common(static_cast<int>(i)).layer];
-    end = std::max(end, trace.end[i]);
-  }
   int64_t cycles = 0;
-  for (const auto& [layer, end] : ends) cycles = std::max(cycles, end);
+  for (size_t i = 0; i < program.size(); ++i) cycles = std::max(cycles, trace.end[i]);
   const std::vector<Segment> segments = Attribution(program, trace).Segments(cycles);
   size_t at = 0;
   int64_t now = 0;
-  for (const auto& [layer, end] : ends) {
-    LayerTotals& totals = layers[layer];
-    totals.cycles = std::max<int64_t>(0, end - now);
-    while (now < end) {
-      const int64_t stop = std::min(end, segments[at].end);
+  for (size_t i = 0; i < program.size(); ++i) {
+    LayerTotals& totals = layers[program.common(static_cast<int>(i)).layer];
+    while (now < trace.end[i]) {
+      const int64_t stop = std::min(trace.end[i], segments[at].end);
       totals.stalls[segments[at].stall] += stop - now;
+      totals.cycles += stop - now;
       now = stop;
       if (now == segments[at].end) ++at;
     }

@@ -31,7 +31,7 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> np.nd
     return rng.integers(lo, hi + 1, shape)
 
 
-def _zero_point(rng: np.random.Generator, bits: int) -> int:
+def zero_point(rng: np.random.Generator, bits: int) -> int:
     if bits == 16 or rng.random() < 0.2:
         return 0
     lo, hi = activation_limits(bits)
@@ -46,7 +46,7 @@ def _clamp(rng: np.random.Generator, bits: int) -> tuple[int, int]:
     return a, b
 
 
-def _scale(rng: np.random.Generator, spread_bits: float) -> tuple[int, int]:
+def random_scale(rng: np.random.Generator, spread_bits: float) -> tuple[int, int]:
     """Multiplier and shift that bring sums of about ``spread_bits`` bits to the output's range; often a power of two (ties)."""
     shift = int(np.clip(30 + spread_bits + rng.integers(-2, 4), 1, 79))
     multiplier = 1 << 30 if rng.random() < 0.4 else int(rng.integers(1 << 30, 1 << 31))
@@ -70,8 +70,8 @@ def output_size(window: Window, h: int, w: int) -> tuple[int, int]:
     return rows // window.stride_h + 1, pixels // window.stride_w + 1
 
 
-def _params(rng: np.random.Generator, channels: int, spread_bits: float) -> ChannelParams:
-    pairs = [_scale(rng, spread_bits) for _ in range(channels)]
+def random_params(rng: np.random.Generator, channels: int, spread_bits: float) -> ChannelParams:
+    pairs = [random_scale(rng, spread_bits) for _ in range(channels)]
     limit = max(1, min(1 << 30, int(2 ** (spread_bits + 4))))
     return ChannelParams(
         rng.integers(-limit, limit, channels).astype(np.int32),
@@ -113,9 +113,9 @@ def random_layer(
             h, w = max(h, side), max(w, side)
             oc = int(rng.integers(1, 9)) if kind == "conv" else oc
             window = Window(*(min(k, 3) for k in (window.kernel_h, window.kernel_w)), 2, 2, 1, 1, 0, 0, 0, 0)
-    x = FeatureMap("x", h, w, c, activation_bits, _zero_point(rng, activation_bits))
+    x = FeatureMap("x", h, w, c, activation_bits, zero_point(rng, activation_bits))
     out_h, out_w = output_size(window, h, w)
-    out_zero = _zero_point(rng, out_bits)
+    out_zero = zero_point(rng, out_bits)
     common = ("layer", kind, (0,), 1, *_clamp(rng, out_bits))
     half = (1 << (weight_bits - 1)) - 1
     spread = activation_bits + weight_bits - out_bits - 1
@@ -132,22 +132,22 @@ def random_layer(
         spread += np.log2(weights[0].size) / 2
         y = FeatureMap("y", out_h, out_w, oc, out_bits, out_zero)
         parts = group_parts(weights, groups, weight_bits, x, y, hw)
-        layer = ConvLayer(*common, window, weight_bits, parts, _params(rng, oc, spread), weights, 0)
+        layer = ConvLayer(*common, window, weight_bits, parts, random_params(rng, oc, spread), weights, 0)
     elif kind == "depthwise":
         y = FeatureMap("y", out_h, out_w, c, out_bits, out_zero)
         weights = rng.integers(-half, half + 1, (window.kernel_h, window.kernel_w, c)).astype(np.int32)
-        layer = DepthwiseLayer(*common, window, weight_bits, _params(rng, c, spread), weights, 0)
+        layer = DepthwiseLayer(*common, window, weight_bits, random_params(rng, c, spread), weights, 0)
     elif kind == "pool":
         y = FeatureMap("y", out_h, out_w, c, out_bits, out_zero)
         maximum = bool(rng.random() < 0.5)
         counts = [1] if maximum else range(1, window.kernel_h * window.kernel_w + 1)
-        scales = {n: _scale(rng, activation_bits - out_bits + np.log2(n) / 2) for n in counts}
+        scales = {n: random_scale(rng, activation_bits - out_bits + np.log2(n) / 2) for n in counts}
         layer = PoolLayer(*common, window, "max" if maximum else "sum", bool(rng.random() < 0.5), scales)
     elif kind == "eltwise":
         return _random_eltwise(rng, x, out_bits, out_zero, common)
     elif kind == "copy":
         y = FeatureMap("y", h, w, c, out_bits, out_zero)
-        layer = CopyLayer(*common, *_scale(rng, activation_bits - out_bits))
+        layer = CopyLayer(*common, *random_scale(rng, activation_bits - out_bits))
     else:
         y = FeatureMap("y", h, w, c, out_bits, 0)
         octaves = activation_bits == 16 and rng.random() < 0.5
@@ -166,9 +166,9 @@ def _random_eltwise(rng: np.random.Generator, x: FeatureMap, out_bits: int, out_
     shape = [(x.h, x.w, x.c), (1, 1, x.c), (1, 1, 1)][int(rng.integers(3))]
     constant = shape != (x.h, x.w, x.c) and rng.random() < 0.5
     data = pack_pixels(values(rng, shape, b_bits), b_bits) if constant else None
-    b = FeatureMap("b", *shape, b_bits, _zero_point(rng, b_bits), data)
+    b = FeatureMap("b", *shape, b_bits, zero_point(rng, b_bits), data)
     y = FeatureMap("y", x.h, x.w, x.c, out_bits, out_zero)
-    multiplier, shift = _scale(rng, (x.bits + b_bits if kind == "mul" else max(x.bits, b_bits)) - out_bits)
+    multiplier, shift = random_scale(rng, (x.bits + b_bits if kind == "mul" else max(x.bits, b_bits)) - out_bits)
     b_multiplier = 0 if kind == "mul" else int(rng.integers(0, 1 << 31))
     scalar = shape[2] == 1 and x.c > 1
     lesser: frozenset[int] = frozenset()

@@ -45,6 +45,8 @@ class MapSlot:
 
     ``layer``: its number in the program; ``memory``: "sram" or "dram". ``order``: which channel lies at each place; empty where
     they lie as they are numbered. A map in SRAM is there until its last reader is done.
+    ``pieces``: of a map in SRAM that is never there as a whole (``addr`` 0), (instruction, address, bytes) of some rows after the
+    other: where they lie once that instruction is done.
     """
 
     layer: int
@@ -54,6 +56,7 @@ class MapSlot:
     shape: tuple[int, int, int]
     bits: int
     order: tuple[int, ...]
+    pieces: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -133,7 +136,14 @@ class Artefact:
             inputs=tuple(TensorSlot(**{**slot, "shape": tuple(slot["shape"])}) for slot in meta["inputs"]),
             outputs=tuple(TensorSlot(**{**slot, "shape": tuple(slot["shape"])}) for slot in meta["outputs"]),
             maps=tuple(
-                MapSlot(**{**slot, "shape": tuple(slot["shape"]), "order": tuple(slot["order"])})
+                MapSlot(
+                    **{
+                        **slot,
+                        "shape": tuple(slot["shape"]),
+                        "order": tuple(slot["order"]),
+                        "pieces": tuple((index, addr, size) for index, addr, size in slot.get("pieces", ())),
+                    }
+                )
                 for slot in meta.get("maps", ())  # modules of before have none
             ),
         )

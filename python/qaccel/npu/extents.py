@@ -7,6 +7,8 @@ from functools import lru_cache
 
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, Window
 
+Span = tuple[int, int]  # (begin, length)
+
 ALIGN_BYTES = 16  # of every SRAM block: keeps hazard tracking coarse without false sharing
 
 
@@ -92,23 +94,36 @@ def valid_taps(position: int, stride: int, kernel: int, dilation: int, pad: int,
     return sum(0 <= begin + tap * dilation < size for tap in range(kernel))
 
 
-def spans(layer: AnyLayer, maps: tuple[FeatureMap, ...], vertical: bool, step: int) -> list[tuple[int, int]]:
-    """``(begin, length)`` of the output tiles along one axis.
+def spans(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], vertical: bool, step: int, within: Span | None = None
+) -> list[Span]:
+    """``(begin, length)`` of the output tiles along one axis; ``within``: of that part of the output alone.
 
     An average that does not count its padding divides by another number at the borders: its tiles end where that changes.
     """
     x, y, w = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
-    size = y.h if vertical else y.w
-    cuts = [0, size]
+    first, length = within or (0, y.h if vertical else y.w)
+    cuts = [first, first + length]
     if isinstance(layer, PoolLayer) and layer.kind == "sum" and not layer.count_include_pad:
         axis = (
             (w.stride_h, w.kernel_h, w.dilation_h, w.pad_top, x.h) if vertical
             else (w.stride_w, w.kernel_w, w.dilation_w, w.pad_left, x.w)
         )  # fmt: skip
-        taps = [valid_taps(position, *axis) for position in range(size)]
-        cuts = [0, *(i for i in range(1, size) if taps[i] != taps[i - 1]), size]
+        taps = [valid_taps(position, *axis) for position in range(first, first + length)]
+        changes = (first + i for i in range(1, length) if taps[i] != taps[i - 1])
+        cuts = [first, *changes, first + length]
     return [
         (begin, min(step, end - begin))
         for start, end in zip(cuts, cuts[1:], strict=False)
         for begin in range(start, end, step)
     ]
+
+
+def rows_read(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...], y: int, rows: int) -> Span:
+    """``(begin, length)`` of the rows of an input under output rows from ``y`` on; of a single row that is repeated, that one."""
+    in_h = maps[layer.inputs[which]].h
+    if which > 0:
+        return (0, 1) if in_h == 1 else (y, rows)
+    window = window_of(layer)
+    span = rows_under(window, y, rows, 0, window.kernel_h, in_h)
+    return min(span.begin, in_h), max(span.length, 0)

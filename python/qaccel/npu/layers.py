@@ -35,8 +35,12 @@ class FeatureMap:
         return channel_bytes(self.c, self.bits)
 
     @property
+    def row_bytes(self) -> int:
+        return self.w * self.pixel_bytes
+
+    @property
     def total_bytes(self) -> int:
-        return self.h * self.w * self.pixel_bytes
+        return self.h * self.row_bytes
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,20 @@ def _inside(artefact: Artefact, arrays: list[np.ndarray]) -> list[tuple[str, np.
     given = arrays[: len(artefact.inputs)]
     inside = [slot for slot in artefact.maps if slot.memory == "sram"]
     last = _last_instructions(artefact)
-    places = [(last[slot.layer], slot.addr, slot.total_bytes) for slot in inside]
+    where = {slot.layer: slot.pieces or ((last[slot.layer], slot.addr, slot.total_bytes),) for slot in inside}
+    places = [place for slot in inside for place in where[slot.layer]]
     samples: list[list[np.ndarray]] = []
     for n in range(len(given[0])):
         packed = [pack_pixels(value[n], slot.bits) for value, slot in zip(given, artefact.inputs, strict=True)]
         ran = run_program(artefact, packed, snapshots=places)
         kept = iter(ran.snapshots)
         samples.append([
-            _values(next(kept) if slot.memory == "sram" else ran.dram[slot.addr : slot.addr + slot.total_bytes], slot)
+            _values(
+                b"".join(next(kept) for _ in where[slot.layer])
+                if slot.layer in where
+                else ran.dram[slot.addr : slot.addr + slot.total_bytes],
+                slot,
+            )
             for slot in artefact.maps
         ])  # fmt: skip
     return [(slot.name, np.stack(values)) for slot, *values in zip(artefact.maps, *samples, strict=True)]

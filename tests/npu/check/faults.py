@@ -201,8 +201,7 @@ def _all(op: str, /, **values: int | str) -> Callable[[Case], None]:
 
 
 def _too_low(case: Case) -> None:
-    index = next(i for i, ins in enumerate(case.instructions) if ins.values.get("in_addr"))
-    case.add(index, in_addr=-1)
+    case.add(case.find("POOL"), in_addr=-1)  # in a ring, after another map's rows
 
 
 def _fixed(op: str, which: int = 0, /, **values: int | str) -> Callable[[Case], None]:
@@ -272,7 +271,7 @@ STATIC: dict[str, Callable[[Case], None]] = {
     "parameters of the next channel": _field("CONV", where={"finish": 1}, param_addr=isa().params_bytes),
     "kernel too high": _field("CONV", kernel_h=1),
     "input too high": _all("CONV", in_h=100),
-    "output too high": _field("CONV", where={"finish": 1}, out_h=1),
+    "output too high": _field("POOL", -1, where={"finish": 1}, out_h=1),
     "channel too many": _field("CONV", where={"finish": 1}, out_channels=1),
     "weight too few": _field("LOADW", weight_count=-1),
     "width of the weights": _fixed("LOADW", weight_bits=16),

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, instruction
 from ...machine.streams import codec_of
-from ..extents import align, pixels_under, rows_under
+from ..extents import Span, align, pixels_under, rows_under
 from ..layers import AnyLayer, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
+from .rows import SramRows
 from .weights import Streams, TileName
 
 
@@ -27,6 +28,7 @@ class Program:
     """``constants`` lie in DRAM from ``constants_addr`` on. ``intent``: (reader, instructions whose data it reads).
 
     By layer: ``stream_bytes``, what its weight streams take, each once; ``codecs``, how many of them each codec made.
+    ``pieces``: of maps that are nowhere as a whole, what `MapSlot` says.
     """
 
     instructions: tuple[Instruction, ...]
@@ -35,6 +37,7 @@ class Program:
     constants_addr: int
     stream_bytes: tuple[int, ...]
     codecs: tuple[dict[str, int], ...]
+    pieces: dict[int, list[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,14 @@ class ProgramBuilder:
         self.intent: list[tuple[int, frozenset[int]]] = []
         self.constants = bytearray()
         self._constant_addr: dict[object, tuple[int, int]] = {}
-        self._writers: dict[int, set[int]] = {}
+        self.rows: dict[int, SramRows] = {
+            index: SramRows(graph.maps[index], addr, graph.maps[index].h)
+            for index, addr in allocation.sram_addr.items()
+        }
+        self._slots: dict[tuple[int, str], _Slots] = {}
+        self._tables: dict[int, int] = {}
+        self.pieces: dict[int, list[tuple[int, int, int]]] = {}
+        self._keeping_weights = False
         self._stores: dict[int, set[int]] = {}
         self._ring: list[tuple[TileName, int, int, int]] = []  # tile, begin, end, instruction
         self._ring_end = 0
@@ -111,11 +121,16 @@ class ProgramBuilder:
         self.codecs: list[Counter[str]] = [Counter() for _ in graph.layers]
         self.begin_layer(0)
 
-    def begin_layer(self, step: int) -> None:
+    def begin_layer(self, step: int, within: Span | None = None) -> None:
+        """Go on with a layer: with all of it, or with the rows ``(begin, length)`` of its output."""
         self.step = step
+        self.within = within or (0, self.graph.maps[self.layer.output].h)
         blocks = self.blocks
-        self._inputs = [_Slots(addresses) for addresses in blocks.inputs]
-        self._outputs, self._params = _Slots(blocks.output), _Slots(blocks.params)
+        self._inputs = [self._slots_of(f"in{which}", addresses) for which, addresses in enumerate(blocks.inputs)]
+        self._outputs, self._params = self._slots_of("out", blocks.output), self._slots_of("param", blocks.params)
+
+    def _slots_of(self, kind: str, addresses: tuple[int, ...]) -> _Slots:
+        return self._slots.setdefault((self.step, kind), _Slots(addresses))
 
     @property
     def layer(self) -> AnyLayer:
@@ -161,10 +176,12 @@ class ProgramBuilder:
     def _sram_view(
         self, which: int, source: int, feature_map: FeatureMap, part: Box, pad_top: int, pad_left: int
     ) -> View:
-        map_row, map_pixel = feature_map.w * feature_map.pixel_bytes, feature_map.pixel_bytes
+        map_row, map_pixel = feature_map.row_bytes, feature_map.pixel_bytes
         offset = part.y * map_row + part.x * map_pixel + channel_bytes(part.c, feature_map.bits)
-        if source in self.allocation.sram_addr:
-            addr, writers = self.allocation.sram_addr[source] + offset, frozenset(self._writers[source])
+        if source in self.rows:
+            held = self.rows[source]
+            addr = held.address(part.y) + offset - part.y * map_row
+            writers = held.writers(part.y, part.rows)
             return View(addr, map_row, map_pixel, part.rows, part.pixels, pad_top, pad_left, writers)
         pixel = channel_bytes(part.channels, feature_map.bits)
         slots = self._inputs[which]
@@ -193,8 +210,10 @@ class ProgramBuilder:
     def strided_input(self, which: int, part: Strided) -> View:
         """A strided part of an input; unless it is resident or already in a slot, it is loaded, repeated runs once."""
         source = self.layer.inputs[which]
-        if source in self.allocation.sram_addr:
-            addr, writers = self.allocation.sram_addr[source] + part.begin, frozenset(self._writers[source])
+        if source in self.rows:
+            held = self.rows[source]
+            writers = held.writers(*part.map_rows(held.map.row_bytes))
+            addr = held.addr + part.begin
             return View(addr, part.row_stride, part.pixel_stride, part.rows, part.pixels, 0, 0, writers)
         rows = part.rows if part.row_stride else 1
         pixels = part.pixels if part.pixel_stride else 1
@@ -223,8 +242,8 @@ class ProgramBuilder:
 
     def strided_output(self, part: Strided) -> View:
         """Where a strided part of the output goes; follow with ``finish_strided``."""
-        if self.layer.output in self.allocation.sram_addr:
-            addr = self.allocation.sram_addr[self.layer.output] + part.begin
+        if self.layer.output in self.rows:
+            addr = self.rows[self.layer.output].addr + part.begin
             return View(addr, part.row_stride, part.pixel_stride, part.rows, part.pixels, 0, 0, frozenset())
         row_bytes = part.pixels * part.run_bytes
         return View(self._outputs.next_addr, row_bytes, part.run_bytes, part.rows, part.pixels, 0, 0, frozenset())
@@ -232,8 +251,9 @@ class ProgramBuilder:
     def finish_strided(self, part: Strided, view: View, index: int) -> None:
         """Note that instruction ``index`` wrote the part, and store it if it is wanted in DRAM."""
         output = self.layer.output
-        if output in self.allocation.sram_addr:
-            self._writers.setdefault(output, set()).add(index)
+        if output in self.rows:
+            held = self.rows[output]
+            held.wrote(*part.map_rows(held.map.row_bytes), {index})
         else:
             self._outputs.put(part, index)
         if output in self.allocation.dram_addr:
@@ -264,10 +284,10 @@ class ProgramBuilder:
     def output_view(self, box: Box) -> View:
         """Where an output box goes; follow with ``finish_output``."""
         target = self.graph.maps[self.layer.output]
-        if self.layer.output in self.allocation.sram_addr:
-            row, pixel = target.w * target.pixel_bytes, target.pixel_bytes
-            addr = self.allocation.sram_addr[self.layer.output]
-            addr += box.y * row + box.x * pixel + channel_bytes(box.c, target.bits)
+        if self.layer.output in self.rows:
+            row, pixel = target.row_bytes, target.pixel_bytes
+            addr = self.rows[self.layer.output].address(box.y)
+            addr += box.x * pixel + channel_bytes(box.c, target.bits)
         else:
             pixel = channel_bytes(box.channels, target.bits)
             row, addr = box.pixels * pixel, self._outputs.next_addr
@@ -277,13 +297,13 @@ class ProgramBuilder:
         """Note which instructions wrote the box, the last one last, and store it if it is wanted in DRAM."""
         output = self.layer.output
         target = self.graph.maps[output]
-        if output in self.allocation.sram_addr:
-            self._writers.setdefault(output, set()).update(written_by)
+        if output in self.rows:
+            self.rows[output].wrote(box.y, box.rows, written_by)
         else:
             self._outputs.put(box, written_by[-1])
         if output not in self.allocation.dram_addr:
             return
-        row = target.w * target.pixel_bytes
+        row = target.row_bytes
         begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
         run_bytes = channel_bytes(box.channels, target.bits)
         part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
@@ -301,12 +321,43 @@ class ProgramBuilder:
         return found
 
     def table(self, data: bytes) -> tuple[int, int]:
-        """SRAM address of the layer's table, and the instruction that loads it now."""
-        dram_addr, size = self.constant((self.step, "table"), lambda: data)
-        return self.blocks.table, self.emit("LOAD_RAW", dram_addr=dram_addr, sram_addr=self.blocks.table, bytes=size)
+        """SRAM address of the layer's table, loaded on first use, and the loading instruction."""
+        if self.step not in self._tables:
+            dram_addr, size = self.constant((self.step, "table"), lambda: data)
+            self._tables[self.step] = self.emit(
+                "LOAD_RAW", dram_addr=dram_addr, sram_addr=self.blocks.table, bytes=size
+            )
+        return self.blocks.table, self._tables[self.step]
+
+    def load_rows(self, source: int, y: int, rows: int) -> None:
+        """Load some rows of a map into its ring."""
+        held = self.rows[source]
+        row_bytes = held.map.row_bytes
+        index = self.emit(
+            "LOAD",
+            frozenset(self._stores.get(source, ())),
+            dram_addr=self._dram_addr(source) + y * row_bytes,
+            dram_row_stride=row_bytes,
+            dram_pixel_stride=held.map.pixel_bytes,
+            sram_addr=held.address(y),
+            sram_row_stride=row_bytes,
+            sram_pixel_stride=held.map.pixel_bytes,
+            rows=rows,
+            pixels=held.map.w,
+            pixel_bytes=held.map.pixel_bytes,
+        )
+        held.wrote(y, rows, {index})
+
+    def keep_weights(self, total_bytes: int) -> None:
+        """All tiles of weights from here on stay together, so many bytes in all; 0: no longer."""
+        self._keeping_weights = False
+        self.reserve_weights(total_bytes)
+        self._keeping_weights = total_bytes > 0
 
     def reserve_weights(self, total_bytes: int) -> None:
         """Start at the buffer's begin if tiles that are to stay together would wrap around its end."""
+        if self._keeping_weights:
+            return
         if self._ring_end + total_bytes > self.hw.weight_buffer_bytes >= total_bytes:
             self._ring_end = 0
 
@@ -348,4 +399,5 @@ class ProgramBuilder:
             self.allocation.dram_bytes,
             tuple(self.stream_bytes),
             tuple(map(dict, self.codecs)),
+            self.pieces,
         )

@@ -25,10 +25,11 @@ def build_artefact(graph: LayerGraph, allocation: Allocation, program: Program, 
         return TensorSlot(m.name, allocation.dram_addr[index], (m.h, m.w, m.c), m.bits)
 
     def made(number: int, index: int) -> MapSlot:
-        m, inside = graph.maps[index], index in allocation.sram_addr
-        addr = allocation.sram_addr[index] if inside else allocation.dram_addr[index]
-        memory = "sram" if inside else "dram"
-        return MapSlot(number, m.name, memory, addr, (m.h, m.w, m.c), m.bits, m.order)
+        m = graph.maps[index]
+        pieces = tuple(program.pieces.get(index, ()))
+        memory = "dram" if index in allocation.dram_addr and not pieces else "sram"
+        addr = allocation.sram_addr.get(index, 0 if pieces else allocation.dram_addr.get(index, 0))
+        return MapSlot(number, m.name, memory, addr, (m.h, m.w, m.c), m.bits, m.order, pieces)
 
     return Artefact(
         symbol=graph.symbol,

@@ -27,6 +27,7 @@ from ..layers import (
 )
 from ..plan.allocate import Allocation
 from .builder import Box, Program, ProgramBuilder, View
+from .cascades import emit_cascade
 from .moves import emit_move
 from .weights import Streams, TileName
 
@@ -34,16 +35,28 @@ from .weights import Streams, TileName
 def emit_program(graph: LayerGraph, allocation: Allocation, streams: Streams, hw: HwConfig) -> Program:
     """All layers' instructions, without semaphores. ``streams`` has every tile of weights that the plan cuts."""
     builder = ProgramBuilder(graph, allocation, streams, hw)
-    for step, layer in enumerate(graph.layers):
-        builder.begin_layer(step)
-        _EMITTERS[type(layer)](builder, layer)
+
+    def emit_layer() -> None:
+        _EMITTERS[type(builder.layer)](builder, builder.layer)
+
+    cascades = {cascade.first: cascade for cascade in allocation.cascades}
+    step = 0
+    while step < len(graph.layers):
+        if step in cascades:
+            emit_cascade(builder, cascades[step], emit_layer)
+            step = cascades[step].last
+        else:
+            builder.begin_layer(step)
+            emit_layer()
+        step += 1
     return builder.program()
 
 
 def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
-    """(first row, rows, first pixel, pixels) of the layer's output tiles."""
+    """(first row, rows, first pixel, pixels) of the output tiles of the present stripe."""
     layer, maps, tiling = builder.layer, builder.graph.maps, builder.tiling
-    rows, pixels = spans(layer, maps, True, tiling.tile_h), spans(layer, maps, False, tiling.tile_w)
+    rows = spans(layer, maps, True, tiling.tile_h, builder.within)
+    pixels = spans(layer, maps, False, tiling.tile_w)
     return [(y, h, x, w) for y, h in rows for x, w in pixels]
 
 

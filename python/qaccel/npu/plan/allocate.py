@@ -1,19 +1,23 @@
-"""Which feature maps stay in SRAM, and where every SRAM block and DRAM tensor lies.
+"""The plan of a subgraph: cascades, tiles, which feature maps stay in SRAM, and where every SRAM block and DRAM tensor lies.
 
-Maps that pass between layers stay in SRAM while they fit beside the working blocks of every layer during which they live;
-the largest of those in the way is sent to DRAM. Blocks are placed first-fit, largest first, by lifetime.
+Maps that pass between layers stay in SRAM while they fit beside the working blocks of every layer during which they live; the
+largest of those in the way is sent to DRAM. Where that happens, ``choose.py`` looks for cascades that do with less. Blocks are
+placed first-fit, largest first, by lifetime; what belongs to a cascade lives as long as the cascade.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ..extents import align
 from ..layers import LayerGraph
-from .tile import Tiling, plan_layer
+from .cascade import Planner
+from .choose import choose
+from .stripes import Cascade, ring_bytes
+from .tiling import Tiling
 
 DRAM_ALIGN_BYTES = 64
 
@@ -30,11 +34,17 @@ class LayerBlocks:
 
 @dataclass(frozen=True)
 class Allocation:
-    """``sram_addr`` of resident maps, ``dram_addr`` of the others and of the subgraph's inputs and outputs."""
+    """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
+    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room.
+
+    Layers that are in no cascade run one after the other, each as a whole.
+    """
 
     tilings: tuple[Tiling, ...]
     blocks: tuple[LayerBlocks, ...]
+    cascades: tuple[Cascade, ...]
     sram_addr: dict[int, int]
+    ring_addr: dict[tuple[int, int], int]
     dram_addr: dict[int, int]
     dram_bytes: int
 
@@ -49,27 +59,30 @@ class _Block:
 
 def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
     """Raises UserError naming a layer that fits in no way."""
-    lifetimes = _lifetimes(graph)
-    resident = {index for index in lifetimes if align(graph.maps[index].total_bytes) <= hw.sram_bytes}
-    shrink = [1.0] * len(graph.layers)
+    planner = Planner(graph, hw)
+    state = _State(graph, planner, _lifetimes(graph))
+    state.plan()
+    choice = choose(graph, hw, planner, state.lifetimes, frozenset(state.resident))
+    if choice.cascades:
+        state = _State(graph, planner, state.lifetimes, set(choice.resident), dict(choice.cascades))
     while True:
-        tilings = _tile_all(graph, hw, lifetimes, resident, shrink)
-        blocks = _working_blocks(tilings)
-        blocks += [_Block(("map", i), align(graph.maps[i].total_bytes), *lifetimes[i]) for i in sorted(resident)]
+        tilings, cascades = state.plan()
+        living = state.living()
+        blocks = _working_blocks(graph, tilings, cascades)
+        blocks += [_Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
         placed, failed = _place(blocks, hw.sram_bytes)
         if failed is None:
             break
         # Fragmentation: first make the working blocks of that moment smaller, then send a map to DRAM.
-        step = failed.first
-        if shrink[step] > 0.3:
-            shrink[step] *= 0.75
-        elif not _spill(graph, lifetimes, resident, step):
-            raise _too_small(graph, step, hw)
-    dram_addr, dram_bytes = _dram(graph, resident)
+        state.make_room(failed)
+    elsewhere = state.resident | {m for c in cascades for m in c.inside(graph) if state.only_in(m, c)}
+    dram_addr, dram_bytes = _dram(graph, elsewhere)
     return Allocation(
         tilings=tuple(tilings),
         blocks=tuple(_layer_blocks(step, tiling, placed) for step, tiling in enumerate(tilings)),
-        sram_addr={index: placed["map", index] for index in resident},
+        cascades=tuple(cascades),
+        sram_addr={index: placed["map", index] for index in state.resident},
+        ring_addr={(c.first, r.map): placed["ring", c.first, r.map] for c in cascades for r in c.rings},
         dram_addr=dram_addr,
         dram_bytes=dram_bytes,
     )
@@ -82,36 +95,83 @@ def _lifetimes(graph: LayerGraph) -> dict[int, tuple[int, int]]:
     return {index: (step, max(step, last[index])) for index, step in made.items() if index in last}
 
 
-def _tile_all(
-    graph: LayerGraph, hw: HwConfig, lifetimes: dict[int, tuple[int, int]], resident: set[int], shrink: Sequence[float]
-) -> list[Tiling]:
-    """Tile every layer beside the maps that live then, sending maps to DRAM until each fits."""
-    step = 0
-    tilings: list[Tiling] = []
-    while step < len(graph.layers):
-        live = sum(align(graph.maps[i].total_bytes) for i in resident if lifetimes[i][0] <= step <= lifetimes[i][1])
-        budget = int((hw.sram_bytes - live) * shrink[step])
-        tiling = plan_layer(graph.layers[step], graph.maps, hw, frozenset(resident), budget)
-        if tiling is not None:
-            tilings.append(tiling)
-            step += 1
-            continue
-        before = set(resident)
-        if not _spill(graph, lifetimes, resident, step):
-            raise _too_small(graph, step, hw)
-        # Earlier layers that touch the map sent away need another tiling.
-        (gone,) = before - resident
-        step = min(step, lifetimes[gone][0])
-        del tilings[step:]
-    return tilings
+class _State:
+    """Which maps are ``resident`` and which layers cascade, while a fit is looked for; ``spans``: last layer by first."""
 
+    def __init__(
+        self, graph: LayerGraph, planner: Planner, lifetimes: dict[int, tuple[int, int]],
+        resident: set[int] | None = None, spans: dict[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        self.graph, self.planner, self.lifetimes = graph, planner, lifetimes
+        fitting = {i for i in lifetimes if align(graph.maps[i].total_bytes) <= planner.hw.sram_bytes}
+        self.resident = fitting if resident is None else resident
+        self.spans = spans or {}
+        self._shrink = [1.0] * len(graph.layers)
 
-def _spill(graph: LayerGraph, lifetimes: dict[int, tuple[int, int]], resident: set[int], step: int) -> bool:
-    live = [i for i in resident if lifetimes[i][0] <= step <= lifetimes[i][1]]
-    if not live:
-        return False
-    resident.remove(max(live, key=lambda i: (graph.maps[i].total_bytes, i)))
-    return True
+    def living(self) -> dict[int, tuple[int, int]]:
+        """Lifetimes, those of maps that a cascade makes or reads as long as the cascade."""
+        begin, end = list(range(len(self.graph.layers))), list(range(len(self.graph.layers)))
+        for first, last in self.spans.items():
+            for step in range(first, last + 1):
+                begin[step], end[step] = first, last
+        return {index: (begin[first], end[last]) for index, (first, last) in self.lifetimes.items()}
+
+    def only_in(self, index: int, cascade: Cascade) -> bool:
+        """Whether nobody but the cascade needs a map that it makes."""
+        return index not in self.graph.outputs and self.lifetimes[index][1] <= cascade.last
+
+    def plan(self) -> tuple[list[Tiling], list[Cascade]]:
+        """Tile every layer beside the maps that live then, sending maps to DRAM until each fits."""
+        step = 0
+        tilings: list[Tiling] = []
+        cascades: list[Cascade] = []
+        while step < len(self.graph.layers):
+            living, last = self.living(), self.spans.get(step, step)
+            live = frozenset(i for i in self.resident if living[i][0] <= last and step <= living[i][1])
+            budget = self.planner.hw.sram_bytes - sum(align(self.graph.maps[i].total_bytes) for i in live)
+            budget = int(budget * self._shrink[step])
+            if step in self.spans:
+                cascade = self.planner.cascade(step, last, live, budget)
+                if cascade is None:
+                    del self.spans[step]
+                else:
+                    cascades.append(cascade)
+                    tilings += cascade.tilings
+                    step = last + 1
+                continue
+            tiling = self.planner.whole(step, live, budget)
+            if tiling is not None:
+                tilings.append(tiling)
+                step += 1
+                continue
+            # Earlier layers that touch the map sent away need another tiling.
+            step = min(step, living[self._spill(step)][0])
+            del tilings[step:]
+            cascades = [cascade for cascade in cascades if cascade.last < step]
+        return tilings, cascades
+
+    def make_room(self, failed: _Block) -> None:
+        """Let cascades in the way of a block have less SRAM, or the layer; in the end without cascade or maps beside it."""
+        in_the_way = [c for c, last in self.spans.items() if c <= failed.last and failed.first <= last]
+        roomy = [first for first in in_the_way if self._shrink[first] > 0.5]
+        if roomy:
+            self._shrink[max(roomy, key=lambda first: self._shrink[first])] *= 0.94
+        elif in_the_way:
+            del self.spans[in_the_way[0]]
+        elif self._shrink[failed.first] > 0.3:
+            self._shrink[failed.first] *= 0.75
+        else:
+            self._spill(failed.first)
+
+    def _spill(self, step: int) -> int:
+        """Send the largest map that lives then to DRAM; gives it."""
+        living = self.living()
+        live = [i for i in self.resident if living[i][0] <= step <= living[i][1]]
+        if not live:
+            raise _too_small(self.graph, step, self.planner.hw)
+        gone = max(live, key=lambda i: (self.graph.maps[i].total_bytes, i))
+        self.resident.remove(gone)
+        return gone
 
 
 def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:
@@ -122,9 +182,15 @@ def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:
     )
 
 
-def _working_blocks(tilings: Sequence[Tiling]) -> list[_Block]:
-    blocks = []
+def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[_Block]:
+    spans = {step: (c.first, c.last) for c in cascades for step in range(c.first, c.last + 1)}
+    blocks = [
+        _Block(("ring", c.first, ring.map), ring_bytes(ring, graph), c.first, c.last)
+        for c in cascades
+        for ring in c.rings
+    ]
     for step, t in enumerate(tilings):
+        first, last = spans.get(step, (step, step))
         sizes: list[tuple[tuple[object, ...], int]] = [
             *((("in", step, i, slot), b) for i, b in enumerate(t.in_slot_bytes) for slot in range(t.in_slots)),
             *((("out", step, slot), t.out_slot_bytes) for slot in range(t.out_slots)),
@@ -132,15 +198,34 @@ def _working_blocks(tilings: Sequence[Tiling]) -> list[_Block]:
             (("table", step), t.table_bytes),
         ]
         # Parameters get their place one layer early, so that they can be fetched while the layer before computes.
-        begin = {"param": max(step - 1, 0), "table": max(step - 1, 0)}
-        blocks += [_Block(key, align(size), begin.get(str(key[0]), step), step) for key, size in sizes if size]
+        begin = {"param": max(first - 1, 0), "table": max(first - 1, 0)}
+        blocks += [_Block(key, align(size), begin.get(str(key[0]), first), last) for key, size in sizes if size]
     return blocks
 
 
 def _place(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[object, ...], int], _Block | None]:
-    """First fit, largest first; the first block that does not fit is returned beside what was placed."""
+    """First fit, largest first, or else in another order; the first block that does not fit is returned beside what was placed."""
+    orders: tuple[Callable[[_Block], int], ...] = (
+        lambda b: -b.size_bytes,
+        lambda b: -b.size_bytes * (b.last - b.first + 1),
+        lambda b: b.first - b.last,
+        lambda b: b.first,
+    )
+    failures = []
+    for order in orders:
+        places, failed = _first_fit(
+            sorted(blocks, key=lambda b: (order(b), -b.size_bytes, b.first, str(b.key))), capacity_bytes
+        )
+        if failed is None:
+            return places, None
+        failures.append(failed)
+    return {}, failures[0]
+
+
+def _first_fit(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[object, ...], int], _Block | None]:
+    """The blocks in this order, each as low as possible; and the first one that has no room."""
     placed: list[tuple[_Block, int]] = []
-    for block in sorted(blocks, key=lambda b: (-b.size_bytes, b.first, str(b.key))):
+    for block in blocks:
         taken = sorted(
             (addr, addr + other.size_bytes)
             for other, addr in placed
@@ -171,10 +256,10 @@ def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[object, ...], in
     )
 
 
-def _dram(graph: LayerGraph, resident: set[int]) -> tuple[dict[int, int], int]:
+def _dram(graph: LayerGraph, elsewhere: set[int]) -> tuple[dict[int, int], int]:
     """Addresses and total: inputs, outputs, scratch. Scratch is not reused, so that every tensor can be inspected."""
     order = list(dict.fromkeys([*graph.inputs, *graph.outputs]))
-    order += [layer.output for layer in graph.layers if layer.output not in resident and layer.output not in order]
+    order += [layer.output for layer in graph.layers if layer.output not in {*elsewhere, *order}]
     addresses, end = {}, 0
     for index in order:
         addresses[index] = end

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 
 from ...dialect.pieces import Piece
@@ -28,6 +28,12 @@ class Strided:
     pixels: int
     pixel_stride: int
     run_bytes: int
+
+    def map_rows(self, row_bytes: int) -> tuple[int, int]:
+        """First row of the map that it touches, and how many from there on."""
+        end = self.begin + (self.rows - 1) * self.row_stride + (self.pixels - 1) * self.pixel_stride + self.run_bytes
+        first = self.begin // row_bytes
+        return first, (end - 1) // row_bytes + 1 - first
 
     def beats(self, hw: HwConfig) -> int:
         """Cycles of the DRAM channel; what repeats is fetched once."""
@@ -97,13 +103,13 @@ def _strided(
 
 def move_candidates(
     layer: MoveLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
-) -> Iterator[list[Tiling]]:
+) -> Iterator[Sequence[Callable[[], Tiling]]]:
     """Tilings by the number of values that one instruction takes, halved from all of them down to a few."""
     largest = max(piece.rows * piece.pixels * piece.channels for piece in layer.pieces)
     sizes = [largest]
     while sizes[-1] > SMALLEST_TILE_VALUES:
         sizes.append(max(sizes[-1] // 4 & ~1, 2))
-    yield [_tiling(layer, maps, hw, resident, size) for size in sizes]
+    yield [partial(_tiling, layer, maps, hw, resident, size) for size in sizes]
 
 
 def _tiling(

@@ -6,7 +6,8 @@ traffic that the loop order causes. Reduction is split only where nothing fits o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import ceil
 
 from ...machine import cost
@@ -27,6 +28,8 @@ from .tile_work import (
 )  # fmt: skip
 from .tiling import Tiling
 
+Candidate = Callable[[], Tiling]  # made only when it is looked at
+
 
 def plan_layer(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], budget_bytes: int
@@ -37,7 +40,7 @@ def plan_layer(
     """
     best: Tiling | None = None
     for candidates in _candidates(layer, maps, hw, resident):
-        fitting = [tiling for tiling in candidates if tiling.working_bytes <= budget_bytes]
+        fitting = [tiling for make in candidates if (tiling := make()).working_bytes <= budget_bytes]
         if best is not None:
             fitting.append(best)
         if fitting:
@@ -47,13 +50,21 @@ def plan_layer(
     return best
 
 
+def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]) -> Tiling | None:
+    """The tiling with the largest tiles, or None if there is none. For layers whose transfers others hide: where operands lie in
+    SRAM and weights are there, fewer instructions are always quicker."""
+    for candidates in _candidates(layer, maps, hw, resident):
+        return candidates[0]()
+    return None
+
+
 def _columns(layer: AnyLayer, hw: HwConfig) -> int:
     return hw.array_columns(layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 8)
 
 
 def _candidates(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
-) -> Iterator[list[Tiling]]:
+) -> Iterator[Sequence[Candidate]]:
     if isinstance(layer, ConvLayer):
         return _conv_candidates(layer, maps, hw, resident)
     if isinstance(layer, MoveLayer):
@@ -65,7 +76,7 @@ def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwC
     """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
     least: int | None = None
     for group in _candidates(layer, maps, hw, frozenset()):
-        size = min((tiling.working_bytes for tiling in group), default=None)
+        size = min((make().working_bytes for make in group), default=None)
         if size is not None:
             if size <= hw.sram_bytes:
                 return size
@@ -75,7 +86,7 @@ def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwC
 
 def _conv_candidates(
     layer: ConvLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
-) -> Iterator[list[Tiling]]:
+) -> Iterator[Sequence[Candidate]]:
     """Groups of candidates, the most desirable group first: reduction whole, rows whole."""
     x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
     part = max(layer.parts, key=lambda p: p.weight.size)
@@ -104,9 +115,8 @@ def _conv_candidates(
                         in_slots = (2, chunks) if whole and chunks > 2 else (2,)
                         for weights_outer, slots in ((True, 2), *((False, slots) for slots in in_slots)):
                             shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, slots)
-                            found.append(
-                                _conv_tiling(layer, x, y, hw, shape, weight_tile_bytes, input_resident, resident)
-                            )
+                            sizes = shape, weight_tile_bytes, input_resident, resident
+                            found.append(partial(_conv_tiling, layer, x, y, hw, *sizes))
                 if found:
                     yield found
 
@@ -182,7 +192,7 @@ def _conv_tiling(
 
 def _pixelwise_candidates(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
-) -> Iterator[list[Tiling]]:
+) -> Iterator[Sequence[Candidate]]:
     """Everything whose output channel depends on one input channel: depthwise, pooling, element-wise, copy, table."""
     y, window = maps[layer.output], window_of(layer)
     weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
@@ -206,7 +216,7 @@ def _pixelwise_candidates(
                     ):
                         continue
                     shape = (tile_h, tile_w, tile_oc, tile_kh)
-                    found.append(_pixelwise_tiling(layer, maps, hw, shape, rows, pixels, resident))
+                    found.append(partial(_pixelwise_tiling, layer, maps, hw, shape, rows, pixels, resident))
         if found:
             yield found
 

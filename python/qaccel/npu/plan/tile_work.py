@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ...dialect.pieces import Piece
 from ...machine.cost import ConvWork, CopyWork, DepthwiseWork, EltwiseWork, PoolWork, TableWork, box_beats
 from ...machine.hw import HwConfig
-from ..extents import InputSpan, kernel_chunks, pixels_under, rows_under
+from ..extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under
 from ..layers import (
     AnyLayer,
     ConvLayer,
@@ -23,8 +23,6 @@ from ..layers import (
     TableLayer,
     channel_bytes,
 )  # fmt: skip
-
-Span = tuple[int, int]  # (begin, length)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,278 @@
+"""Planning one cascade: how many rows a stripe has, how large its rings are, how its layers are cut.
+
+Larger stripes need fewer instructions, larger rings fewer copies of halos; both take SRAM. What fits is compared by ``cost.py``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import islice
+
+from ...machine import cost
+from ...machine.hw import HwConfig
+from ...machine.isa import field_maximum
+from ..extents import align, in_steps, input_rows, window_of
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer, channel_bytes
+from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
+from .tile import plan_layer, plan_stripe
+from .tiling import Tiling
+
+LARGEST_TRIED = 3  # heights of stripes, of those that fit
+
+
+class Planner:
+    """Plans layers and cascades of one subgraph, and remembers what it has planned."""
+
+    def __init__(self, graph: LayerGraph, hw: HwConfig) -> None:
+        self.graph, self.hw = graph, hw
+        self._whole: dict[tuple[int, frozenset[int]], list[tuple[int, Tiling | None]]] = {}
+        self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
+        self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
+        self._cuts: dict[tuple[int, int, int, frozenset[int]], tuple[Stripes, list[Ring]]] = {}
+
+    def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
+        """How a layer is cut that runs as a whole: `plan_layer`. What is the quickest is so for fewer bytes while it fits."""
+        layer = self.graph.layers[step]
+        known = self._whole.setdefault((step, resident & {*layer.inputs, layer.output}), [])
+        for had_bytes, tiling in known:
+            if had_bytes == budget_bytes or (
+                had_bytes > budget_bytes and (tiling is None or tiling.working_bytes <= budget_bytes)
+            ):
+                return tiling
+        found = plan_layer(layer, self.graph.maps, self.hw, resident, budget_bytes)
+        known.append((budget_bytes, found))
+        return found
+
+    def cascade(self, first: int, last: int, resident: frozenset[int], budget_bytes: int) -> Cascade | None:
+        """The quickest cascade of these layers that fits beside the ``resident`` maps, or None.
+
+        ``resident``: maps that are in SRAM as a whole, inputs and outputs of the cascade among them.
+        """
+        layers = self.graph.layers[first : last + 1]
+        resident &= {index for layer in layers for index in (*layer.inputs, layer.output)}
+        key = first, last, resident, budget_bytes
+        if key not in self._cascades:
+            self._cascades[key] = self._cascade(first, last, resident, budget_bytes)
+        return self._cascades[key]
+
+    def _cascade(self, first: int, last: int, resident: frozenset[int], budget_bytes: int) -> Cascade | None:
+        heights = _heights(self.graph.maps[self.graph.layers[last].output].h)
+        # Rings grow with the stripes: the first that fits is looked for by halving.
+        fits = partial(self._rings_fit, first, last, resident=resident, budget_bytes=budget_bytes)
+        begin = bisect_left(heights, True, key=fits)
+        found = (self._with_rows(first, last, rows, resident, budget_bytes) for rows in heights[begin:])
+        planned = islice((cascade for cascade in found if cascade is not None), LARGEST_TRIED)
+        return min(planned, key=lambda cascade: cost.layer_cycles(cascade.work, self.hw), default=None)
+
+    def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[Stripes, list[Ring]]:
+        """Stripes of so many rows and the smallest rings."""
+        key = first, last, rows, resident
+        if key not in self._cuts:
+            layers = self.graph.layers[first : last + 1]
+            stripes = cut_stripes(self.graph, first, last, rows)
+            used = {index for layer in layers for index in (*layer.inputs, layer.output)} - {layers[-1].output}
+            constant = {index for index in used if self.graph.maps[index].data is not None}
+            self._cuts[key] = stripes, cut_rings(self.graph, first, stripes, used - resident - constant)
+        return self._cuts[key]
+
+    def _rings_fit(self, first: int, last: int, rows: int, resident: frozenset[int], budget_bytes: int) -> bool:
+        return sum(ring_bytes(ring, self.graph) for ring in self._cut(first, last, rows, resident)[1]) <= budget_bytes
+
+    @cached_property
+    def joined(self) -> tuple[bool, ...]:
+        """By layer: whether it may be in a cascade together with others."""
+        widest = field_maximum("COPY", "channels"), field_maximum("COPY", "w")
+        maps = self.graph.maps
+        return tuple(
+            not isinstance(layer, MoveLayer)
+            and all(maps[i].pixel_bytes <= widest[0] and maps[i].w <= widest[1] for i in (*layer.inputs, layer.output))
+            for layer in self.graph.layers
+        )
+
+    def _with_rows(
+        self, first: int, last: int, rows: int, resident: frozenset[int], budget_bytes: int
+    ) -> Cascade | None:
+        graph = self.graph
+        stripes, rings = self._cut(first, last, rows, resident)
+        layers = graph.layers[first : last + 1]
+        inside = {layer.output for layer in layers[:-1]}
+        in_sram = resident | {ring.map for ring in rings}
+        heights = [Counter(stripe[i][1] for stripe in stripes) for i in range(len(layers))]
+        tilings = [self._tiling(first + i, max(heights[i]), in_sram) for i in range(len(layers))]
+        if None in tilings:
+            return None
+        cut = tuple(
+            _keeping_records(layer, graph, tiling)
+            for layer, tiling in zip(layers, tilings, strict=True)
+            if tiling is not None
+        )
+        held = sum(_weight_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
+        stay = held <= self.hw.weight_buffer_bytes
+        spare = budget_bytes - sum(ring_bytes(ring, graph) for ring in rings) - sum(t.working_bytes for t in cut)
+        if spare < 0:
+            return None
+        rings = self._widened(rings, inside, spare)
+        works = [self._layer_work(first + i, heights[i], in_sram, stay) for i in range(len(layers))]
+        work = _together([*works, self._ring_work(rings, inside)])
+        fed = sum(r.ends[0] * graph.maps[r.map].row_bytes for r in rings if r.map in layers[0].inputs)
+        work = replace(work, first_bytes=works[0].first_bytes + fed, last_bytes=works[-1].last_bytes)
+        return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, work)
+
+    def _tiling(self, step: int, rows: int, in_sram: frozenset[int]) -> Tiling | None:
+        layer = self.graph.layers[step]
+        key = step, rows, layer.output in in_sram
+        if key not in self._tilings:
+            self._tilings[key] = plan_stripe(*_stripe_of(layer, self.graph.maps, rows), self.hw, in_sram)
+        return self._tilings[key]
+
+    def _layer_work(
+        self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool
+    ) -> cost.LayerWork:
+        """What one layer does in all stripes; ``heights``: how many stripes have how many rows of it."""
+        layer, works = self.graph.layers[step], []
+        for rows, count in heights.items():
+            tiling = self._tiling(step, rows, in_sram) if rows else None
+            if tiling is None:
+                continue
+            once = tiling.work
+            weights = 0 if weights_stay else count
+            works.append(
+                replace(
+                    once,
+                    computes=tuple((work, times * count) for work, times in once.computes),
+                    loads=0,
+                    load_beats=0,
+                    weight_loads=once.weight_loads * weights,
+                    weight_bytes=once.weight_bytes * weights,
+                    decode_cycles=once.decode_cycles * weights,
+                    stores=once.stores * count,
+                    store_beats=once.store_beats * count,
+                )
+            )
+        whole = self._tiling(step, max(heights), in_sram)
+        assert whole is not None
+        records = whole.param_slot_bytes * _record_tiles(layer, self.graph, whole) + whole.table_bytes
+        once = replace(
+            whole.work,
+            computes=(),
+            loads=_record_tiles(layer, self.graph, whole) + (whole.table_bytes > 0),
+            load_beats=cost.bytes_beats(records, self.hw),
+            stores=0,
+            store_beats=0,
+        )
+        if not weights_stay:
+            once = replace(once, weight_loads=0, weight_bytes=0, decode_cycles=0)
+        return replace(_together([*works, once]), first_bytes=whole.work.first_bytes, last_bytes=whole.work.last_bytes)
+
+    def _ring_work(self, rings: list[Ring], inside: set[int]) -> cost.LayerWork:
+        """Copies of halos, and the loads of what comes from DRAM."""
+        computes: Counter[cost.Work] = Counter()
+        loads = beats = 0
+        for ring in rings:
+            row_map = self.graph.maps[ring.map]
+            computes.update(copy_work(row_map, rows) for _, _, rows in ring.shifts() if rows)
+            if ring.map not in inside:
+                steps = [end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False) if end > begin]
+                loads += len(steps)
+                beats += sum(cost.bytes_beats(rows * row_map.row_bytes, self.hw) for rows in steps)
+        return cost.LayerWork(
+            computes=tuple(computes.items()), loads=loads, load_beats=beats, weight_loads=0, weight_bytes=0,
+            decode_cycles=0, stores=0, store_beats=0, first_bytes=0, last_bytes=0,
+        )  # fmt: skip
+
+    def _widened(self, rings: list[Ring], inside: set[int], spare_bytes: int) -> list[Ring]:
+        """With more rows where that saves most cycles for its bytes; before that, those that are loaded get rows to load into."""
+        result = list(rings)
+        for position, ring in enumerate(result):
+            if ring.map not in inside:
+                wider = self._wider(ring)
+                more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
+                if more <= spare_bytes:
+                    result[position], spare_bytes = wider, spare_bytes - more
+        while True:
+            options = []
+            for position, ring in enumerate(result):
+                wider = self._wider(ring)
+                more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
+                saved = self._shift_cycles(ring) - self._shift_cycles(wider)
+                if 0 < more <= spare_bytes and saved > 0:
+                    options.append((saved / more, position, wider, more))
+            if not options:
+                return result
+            _, position, wider, more = max(options, key=lambda option: option[:2])
+            result[position], spare_bytes = wider, spare_bytes - more
+
+    def _wider(self, ring: Ring) -> Ring:
+        """With rows for another stripe, or for more if it is large; never more than the map has."""
+        longest = max(end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False))
+        more = -(-max(ring.rows // 4, longest) // longest) * longest
+        return replace(ring, rows=min(ring.rows + more, self.graph.maps[ring.map].h))
+
+    def _shift_cycles(self, ring: Ring) -> int:
+        row_map = self.graph.maps[ring.map]
+        return sum(cost.work_cycles(copy_work(row_map, rows), self.hw) for _, _, rows in ring.shifts() if rows)
+
+
+def copy_work(row_map: FeatureMap, rows: int) -> cost.CopyWork:
+    """The copy of some rows of a map to the front of its ring: bytes, whatever they mean."""
+    return cost.CopyWork(h=rows, w=row_map.w, channels=row_map.pixel_bytes, in_bits=8, out_bits=8)
+
+
+def _heights(rows: int) -> list[int]:
+    """Rows of a stripe to try, from half of them down."""
+    return sorted({-(-rows // count) for count in range(2, rows + 1)}, reverse=True)
+
+
+def _stripe_of(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int) -> tuple[AnyLayer, tuple[FeatureMap, ...]]:
+    """The layer as if its output had these rows and no border above or below."""
+    window = window_of(layer)
+    if isinstance(layer, ConvLayer | DepthwiseLayer | PoolLayer):
+        layer = replace(layer, window=replace(window, pad_top=0, pad_bottom=0))
+    short = list(maps)
+    for which, source in enumerate(layer.inputs):
+        needed = input_rows(rows, window, window.kernel_h) if which == 0 else rows
+        short[source] = replace(maps[source], h=min(maps[source].h, needed))
+    short[layer.output] = replace(maps[layer.output], h=rows)
+    return layer, tuple(short)
+
+
+def _record_tiles(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:
+    """How many tiles of channels have parameter records of their own."""
+    if isinstance(layer, ConvLayer):
+        return sum(len(in_steps(part.out_channels, tiling.tile_oc)) for part in layer.parts)
+    return len(in_steps(graph.maps[layer.output].c, tiling.tile_oc)) if isinstance(layer, DepthwiseLayer) else 0
+
+
+def _keeping_records(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> Tiling:
+    """With a place for all parameter records at once, so that they are loaded once for all stripes."""
+    return replace(tiling, param_slots=_record_tiles(layer, graph, tiling))
+
+
+def _weight_bytes(layer: AnyLayer, tiling: Tiling) -> int:
+    """Bytes of the weight buffer that all tiles of the layer take together."""
+    if isinstance(layer, DepthwiseLayer):
+        parts = [(layer.window.kernel_h, layer.window.kernel_w, 1, layer.weights.shape[2])]
+    elif isinstance(layer, ConvLayer):
+        parts = [tuple(part.weight.shape) for part in layer.parts]
+    else:
+        return 0
+    return sum(
+        align(rows * kernel_w * depth * channel_bytes(channels, layer.weight_bits))
+        for kernel_h, kernel_w, in_channels, out_channels in parts
+        for _, rows in in_steps(kernel_h, tiling.tile_kh)
+        for _, depth in in_steps(in_channels, tiling.tile_ic)
+        for _, channels in in_steps(out_channels, tiling.tile_oc)
+    )
+
+
+def _together(works: list[cost.LayerWork]) -> cost.LayerWork:
+    """The sum of all, nothing of it first or last."""
+    totals = {
+        name: sum(getattr(work, name) for work in works)
+        for name in ("loads", "load_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores", "store_beats")
+    }
+    computes = tuple(each for work in works for each in work.computes)
+    return cost.LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)

@@ -13,7 +13,7 @@ from ...errors import UserError
 from ...machine.hw import HwConfig
 from ..extents import align
 from ..layers import LayerGraph
-from .tile import Tiling, plan_layer
+from .tile import KnownTilings, Tiling, plan_layer
 
 DRAM_ALIGN_BYTES = 64
 
@@ -52,8 +52,9 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
     lifetimes = _lifetimes(graph)
     resident = {index for index in lifetimes if align(graph.maps[index].total_bytes) <= hw.sram_bytes}
     shrink = [1.0] * len(graph.layers)
+    known: KnownTilings = {}
     while True:
-        tilings = _tile_all(graph, hw, lifetimes, resident, shrink)
+        tilings = _tile_all(graph, hw, lifetimes, resident, shrink, known)
         blocks = _working_blocks(tilings)
         blocks += [_Block(("map", i), align(graph.maps[i].total_bytes), *lifetimes[i]) for i in sorted(resident)]
         placed, failed = _place(blocks, hw.sram_bytes)
@@ -83,7 +84,12 @@ def _lifetimes(graph: LayerGraph) -> dict[int, tuple[int, int]]:
 
 
 def _tile_all(
-    graph: LayerGraph, hw: HwConfig, lifetimes: dict[int, tuple[int, int]], resident: set[int], shrink: Sequence[float]
+    graph: LayerGraph,
+    hw: HwConfig,
+    lifetimes: dict[int, tuple[int, int]],
+    resident: set[int],
+    shrink: Sequence[float],
+    known: KnownTilings,
 ) -> list[Tiling]:
     """Tile every layer beside the maps that live then, sending maps to DRAM until each fits."""
     step = 0
@@ -91,7 +97,7 @@ def _tile_all(
     while step < len(graph.layers):
         live = sum(align(graph.maps[i].total_bytes) for i in resident if lifetimes[i][0] <= step <= lifetimes[i][1])
         budget = int((hw.sram_bytes - live) * shrink[step])
-        tiling = plan_layer(graph.layers[step], graph.maps, hw, frozenset(resident), budget)
+        tiling = plan_layer(graph.layers[step], graph.maps, hw, frozenset(resident), budget, known)
         if tiling is not None:
             tilings.append(tiling)
             step += 1

@@ -15,7 +15,8 @@ from qaccel.machine.isa import Instruction, encode, instruction
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.numerics import activation_limits
 from qaccel.machine.streams import WeightTile, encode_stream
-from qaccel.npu.check.legal import first_fault
+from qaccel.npu.access import accesses
+from qaccel.npu.check.legal import first_fault, range_fault
 from qaccel.npu.emit.semaphores import insert_semaphores, semaphore_id
 from reference.streams import raw_stream
 
@@ -92,7 +93,7 @@ class Grower:
     def emit(self, op: str, **fields) -> bool:
         """Append an instruction if the machine has room for it."""
         ins = instruction(op, layer=self.integer(0, 3), **fields)
-        if first_fault(ins, self.hw, 1 << 32):
+        if first_fault(ins, self.hw) or range_fault(accesses(ins, self.hw), self.hw, 1 << 32):
             return False
         self.instructions.append(ins)
         return True

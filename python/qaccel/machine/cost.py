@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
+from math import gcd
 
 from ..errors import CompilerFault
 from .hw import HwConfig
@@ -290,10 +291,13 @@ def _grid_beats(grid: RunGrid, bus: int) -> int:
     addr, rows, row_stride, runs, run_stride, size = grid
     if runs == 1:  # the long side of the grid goes into the closed form
         rows, row_stride, runs, run_stride = 1 if rows else 0, 0, rows, row_stride
+    period = bus // gcd(row_stride, bus)  # rows that many apart lie alike on the bus
     beats = 0
-    for row in range(rows):
-        first = addr + row * row_stride
-        beats += _floor_sum(runs, bus, run_stride, first + size - 1) - _floor_sum(runs, bus, run_stride, first) + runs
+    for row in range(min(rows, period)):
+        first, like = addr + row * row_stride, _ceil(rows - row, period)
+        beats += like * (
+            _floor_sum(runs, bus, run_stride, first + size - 1) - _floor_sum(runs, bus, run_stride, first) + runs
+        )
     return beats
 
 

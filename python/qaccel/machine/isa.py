@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,37 @@ def _fields(op: str) -> dict[str, Field]:
     return {field.name: field for field in isa().formats[op].fields[1:]}
 
 
+@lru_cache(maxsize=32)
+def _plain_limits(op: str) -> dict[str, tuple[int, int]]:
+    """Limits of the fields that are numbers."""
+    return {name: limits(field) for name, field in _fields(op).items() if not _choices(field)}
+
+
+class _Coded(NamedTuple):
+    """A field as words hold it: ``codes`` by value of a width or enum, else None; ``choices`` by code."""
+
+    name: str
+    offset: int
+    mask: int
+    sign: int  # of an int: its highest bit
+    high: int  # the greatest value of a number, or code
+    codes: dict[Value, int] | None
+    choices: tuple[Value, ...]
+
+
+@lru_cache(maxsize=32)
+def _coded(op: str) -> tuple[_Coded, ...]:
+    """The fields of an instruction but its opcode."""
+    found = []
+    for field in isa().formats[op].fields[1:]:
+        choices = _choices(field)
+        codes = {value: code for code, value in enumerate(choices)} if choices else None
+        sign = 1 << (field.bits - 1) if field.type == "int" else 0
+        high = len(choices) - 1 if choices else limits(field)[1]
+        found.append(_Coded(field.name, field.offset, (1 << field.bits) - 1, sign, high, codes, choices))
+    return tuple(found)
+
+
 def _choices(field: Field) -> tuple[Value, ...]:
     """What the codes of a width or enum field mean; nothing for numbers and flags."""
     return isa().widths if field.type == "width" else isa().enums.get(field.type, ())
@@ -92,6 +123,7 @@ def field_maximum(op: str, name: str) -> int:
     return limits(_fields(op)[name])[1]
 
 
+@lru_cache(maxsize=1)
 def params_record() -> np.dtype:
     """An output channel's parameter record as a structured dtype: bias, multiplier, shift, and reserved, bytes that are zero."""
     spec = isa()
@@ -141,10 +173,14 @@ def replace(original: Instruction, **values: Value) -> Instruction:
     """The same instruction with some fields changed. Errors as ``instruction``."""
     fields, op = _fields(original.op), original.op
     changed = dict(original.values)
+    plain = _plain_limits(op)
     for name, value in values.items():
-        if name not in fields:
-            raise CompilerFault(f"{op} has no field {name!r}; it has {', '.join(fields)}")
-        changed[name] = _checked(op, fields[name], value)
+        low, high = plain.get(name, (0, -1))
+        if type(value) is not int or not low <= value <= high:
+            if name not in fields:
+                raise CompilerFault(f"{op} has no field {name!r}; it has {', '.join(fields)}")
+            value = _checked(op, fields[name], value)
+        changed[name] = value
     return Instruction(op, changed)
 
 
@@ -153,14 +189,20 @@ def encode(instructions: Iterable[Instruction]) -> bytes:
     spec = isa()
     words = []
     for item in instructions:
-        form = spec.formats[item.op]
-        word = form.opcode
-        for field in form.fields[1:]:
-            value = _checked(item.op, field, item.values[field.name])
-            code = value if isinstance(value, int) and field.type != "width" else _choices(field).index(value)
-            word |= (code & ((1 << field.bits) - 1)) << field.offset
+        word, values = spec.formats[item.op].opcode, item.values
+        for field in _coded(item.op):
+            code = values[field.name] if field.codes is None else field.codes.get(values[field.name], -1)
+            if type(code) is not int or code < 0 or code > field.high:
+                code = _code_of(item.op, field, values[field.name])
+            word |= code << field.offset
         words.append(word.to_bytes(spec.instruction_bytes, "little"))
     return b"".join(words)
+
+
+def _code_of(op: str, field: _Coded, value: Value) -> int:
+    """The bits of a value that is not simply its own code. Raises CompilerFault as ``instruction``."""
+    checked = _checked(op, _fields(op)[field.name], value)
+    return (int(checked) if field.codes is None else field.codes[checked]) & field.mask
 
 
 def decode(program: bytes) -> list[Instruction]:
@@ -184,17 +226,14 @@ def _decode_word(index: int, word: int) -> Instruction:
     if word >> form.bits:
         raise UserError(f"instruction {index} ({form.name}): reserved bits from {form.bits} on are not zero")
     values: dict[str, Value] = {}
-    for field in form.fields[1:]:
-        code = word >> field.offset & ((1 << field.bits) - 1)
-        if field.type in ("uint", "flag"):
-            values[field.name] = code
-        elif field.type == "int":
-            values[field.name] = code - (code >> (field.bits - 1) << field.bits)
+    for name, offset, mask, sign, _, codes, choices in _coded(form.name):
+        code = word >> offset & mask
+        if codes is None:
+            values[name] = code - mask - 1 if code & sign else code
+        elif code < len(choices):
+            values[name] = choices[code]
         else:
-            choices = _choices(field)
-            if code >= len(choices):
-                raise UserError(f"instruction {index} ({form.name}): {field.name} has the reserved code {code}")
-            values[field.name] = choices[code]
+            raise UserError(f"instruction {index} ({form.name}): {name} has the reserved code {code}")
     return Instruction(form.name, values)
 
 

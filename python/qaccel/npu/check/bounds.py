@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, params_record
 from ...machine.numerics import MULTIPLIER_BITS, accumulator_width, activation_limits
 from ...machine.streams import decode_stream
-from ..access import Access, accesses, out_channels, weight_rows
+from ..access import Access, out_channels, weight_rows
 from ..layers import channel_bytes
 from .hazards import touched_bytes
 
@@ -30,9 +31,9 @@ class Constants:
         self.known = {"dram": constant, "sram": np.zeros(hw.sram_bytes, bool)}
         self._sums: dict[tuple[int, int, int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def step(self, ins: Instruction, hw: HwConfig) -> None:
-        """Carry out what the instruction moves. Raises CompilerFault if a stream is damaged, unknown or unfitting."""
-        touched = accesses(ins, hw)
+    def step(self, ins: Instruction, touched: Sequence[Access], hw: HwConfig) -> None:
+        """Carry out what the instruction moves: ``touched``, its accesses. Raises CompilerFault for a stream that is damaged,
+        unknown or unfitting."""
         for access in touched:
             if access.write and access.memory == "sram":
                 touched_bytes(self.known["sram"], access.merged())[...] = False
@@ -80,12 +81,15 @@ class Constants:
         begin, channels = ins["param_addr"], out_channels(ins)
         data = self._bytes("sram", begin, begin + channels * layout.itemsize, "a parameter record")
         records = np.frombuffer(data, layout)
-        for channel, record in enumerate(records):
-            multiplier, reserved = int(record["multiplier"]), record["reserved"].tobytes()
-            if multiplier >> MULTIPLIER_BITS or any(reserved):
-                raise CompilerFault(
-                    f"parameter record of channel {channel} has M {multiplier}, reserved {reserved.hex()}"
-                )
+        reserved = records["reserved"].tobytes()
+        if any(reserved) or (records["multiplier"] >> MULTIPLIER_BITS).any():
+            size = len(reserved) // channels
+            for channel, multiplier in enumerate(records["multiplier"].tolist()):
+                own = reserved[channel * size : (channel + 1) * size]
+                if multiplier >> MULTIPLIER_BITS or any(own):
+                    raise CompilerFault(
+                        f"parameter record of channel {channel} has M {multiplier}, reserved {own.hex()}"
+                    )
         return records["bias"].astype(np.int64)
 
     def check_table(self, ins: Instruction) -> None:
@@ -105,7 +109,7 @@ class _Open:
     shape: tuple[object, ...]
     least: np.ndarray  # int64 [channels]
     most: np.ndarray
-    hit: np.ndarray  # bool [out_h, out_w]
+    hit: np.ndarray  # bool [out_h, out_w], of a maximum
 
 
 class Accumulators:
@@ -133,7 +137,8 @@ class Accumulators:
             state = _Open(shape, zeros, zeros, np.zeros((ins["out_h"], ins["out_w"]), bool))
         elif state.shape != shape:
             raise CompilerFault(f"accumulates {shape} onto open accumulators of {state.shape}")
-        state.hit |= _hit(ins)
+        if pooling and ins["kind"] == "max":
+            state.hit |= _hit(ins)
         self._extend(state, ins, constants)
         width = accumulator_width(weight_bits, ins["in_bits"], self.hw.accumulator_bits)
         _must_fit(state.least, state.most, width, "the sum")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
 import numpy as np
 
 from ...machine import cost
 from ...machine.hw import HwConfig
-from ...machine.isa import Instruction
+from ...machine.isa import Instruction, isa
 from ...machine.numerics import activation_limits
-from ..access import Access, accesses, out_channels
+from ..access import Access, out_channels
 
 # At least 1, as far as the instruction has them.
 _SIZES = (
@@ -33,14 +36,20 @@ _SIZES = (
 _PADS = ("pad_top", "pad_bottom", "pad_left", "pad_right")
 
 
-def first_fault(ins: Instruction, hw: HwConfig, dram_bytes: int) -> str | None:
-    """What is wrong with an instruction by itself: sizes, values, units too small, ranges outside a memory; or None."""
-    return _size_fault(ins) or _value_fault(ins) or _unit_fault(ins, hw) or _range_fault(ins, hw, dram_bytes)
+def first_fault(ins: Instruction, hw: HwConfig) -> str | None:
+    """What is wrong with an instruction by itself: sizes, values, units too small; or None."""
+    return _size_fault(ins) or _value_fault(ins) or _unit_fault(ins, hw)
+
+
+@cache
+def _sizes_of(op: str) -> tuple[str, ...]:
+    """The fields of an instruction that must be at least 1."""
+    return tuple(field.name for field in isa().formats[op].fields if field.name in _SIZES)
 
 
 def _size_fault(ins: Instruction) -> str | None:
-    for name in _SIZES:
-        if name in ins.values and ins[name] < 1:
+    for name in _sizes_of(ins.op):
+        if ins.values[name] < 1:  # type: ignore[operator]  # all of them are numbers
             return f"{name} is {ins[name]}, must be at least 1"
     return None
 
@@ -77,7 +86,7 @@ def _value_fault(ins: Instruction) -> str | None:
 
 
 def _unit_fault(ins: Instruction, hw: HwConfig) -> str | None:
-    work = cost.work_of(ins) if ins.engine == "COMPUTE" else None
+    work = cost.work_of(ins) if ins.op in ("DEPTHWISE", "POOL") else None
     if isinstance(work, cost.PoolWork):
         needed = cost.line_buffer_bytes(work, hw)
         if needed > hw.line_buffer_bytes:
@@ -89,9 +98,10 @@ def _unit_fault(ins: Instruction, hw: HwConfig) -> str | None:
     return None
 
 
-def _range_fault(ins: Instruction, hw: HwConfig, dram_bytes: int) -> str | None:
+def range_fault(touched: Sequence[Access], hw: HwConfig, dram_bytes: int) -> str | None:
+    """What is wrong with the accesses of an instruction without a fault: ranges outside a memory, outputs over themselves."""
     sizes = {"sram": hw.sram_bytes, "weights": hw.weight_buffer_bytes, "dram": dram_bytes}
-    for access in accesses(ins, hw):
+    for access in touched:
         begin, end = access.hull()
         if end > sizes[access.memory]:
             return f"{access.what} takes {access.memory} bytes {begin} to {end - 1}, there are {sizes[access.memory]}"

@@ -26,8 +26,8 @@ from ...machine.isa import Instruction, decode
 from ..access import Access, accesses
 from ..layers import channel_bytes
 from .bounds import Accumulators, Constants
-from .hazards import FIRST, INITIAL, NEVER, Order, Shadow, TokenError, touched_bytes
-from .legal import first_fault
+from .hazards import Hazard, Hazards, Order, TokenError
+from .legal import first_fault, range_fault
 
 Intent = Iterable[tuple[int, Iterable[int]]]
 
@@ -70,14 +70,19 @@ def check_instructions(
     read nothing but DRAM's initial contents. Without it, whose data are read is not checked. Raises CompilerFault.
     """
     checker = _Checker(hw, memory, None if intent is None else {reader: frozenset(data) for reader, data in intent})
+    fault = None
     for index, ins in enumerate(instructions):
         try:
             checker.step(index, ins)
         except (QaccelError, TokenError) as error:
-            layer = layers[ins["layer"]] if ins["layer"] < len(layers) else ins["layer"]
-            raise CompilerFault(
-                f"program check: instruction {index} ({ins.op}, layer {layer}): {error.args[0]}"
-            ) from None
+            fault = Hazard(index, str(error.args[0]))
+            break
+    # A hazard stops the machine before what was found behind it.
+    fault = checker.hazard() or fault
+    if fault is not None:
+        ins = instructions[fault.index]
+        layer = layers[ins["layer"]] if ins["layer"] < len(layers) else ins["layer"]
+        raise CompilerFault(f"program check: instruction {fault.index} ({ins.op}, layer {layer}): {fault.text}")
     leftover = checker.order.leftover()
     if leftover or checker.accumulators.open:
         raise CompilerFault(f"program check: end of the program: {leftover or 'accumulators are still open'}")
@@ -87,89 +92,41 @@ class _Checker:
     def __init__(self, hw: HwConfig, memory: DramMap, intent: dict[int, frozenset[int]] | None) -> None:
         self.hw, self.intent = hw, intent
         self.order = Order()
-        size = memory.image.size
-        sizes = {"sram": hw.sram_bytes, "weights": hw.weight_buffer_bytes, "dram": size}
-        self.shadows = {name: Shadow(count, len(self.order.engines)) for name, count in sizes.items()}
-        self.read_only = np.zeros(size, bool)
-        for begin, end in memory.initialised:
-            self.shadows["dram"].writer[begin:end] = INITIAL
+        self.dram_bytes = memory.image.size
+        sizes = hw.sram_bytes, hw.weight_buffer_bytes, self.dram_bytes
+        self.hazards = Hazards(sizes, memory.initialised, len(self.order.engines))
+        self.read_only = np.zeros(self.dram_bytes, bool)
         for begin, end in memory.read_only:
             self.read_only[begin:end] = True
         self.constants = Constants(hw, memory.image, self.read_only)
         self.accumulators = Accumulators(hw)
-        self.dram_bytes = size
-        self._engine_of = np.zeros(2 * FIRST, np.int8)  # by mark; grows with the program
 
     def step(self, index: int, ins: Instruction) -> None:
-        fault = first_fault(ins, self.hw, self.dram_bytes)
-        if fault:
+        """Everything of an instruction but its hazards, which ``hazard`` proves of all at once."""
+        if fault := first_fault(ins, self.hw):
             raise CompilerFault(fault)
-        clock = self.order.start(ins, index)
-        engine = self.order.engines.index(ins.engine)
-        if index + FIRST >= self._engine_of.size:
-            self._engine_of = np.concatenate([self._engine_of, np.zeros_like(self._engine_of)])
-        self._engine_of[FIRST + index] = engine
         touched = accesses(ins, self.hw)
-        for access in touched:
-            if not access.write:
-                self._check_read(index, access, clock)
-                if not _in_place(ins, access):
-                    self.shadows[access.memory].record(access, engine, index)
-        for access in touched:
-            if access.write:
-                self._check_write(index, access, clock, engine)
-        for access in touched:
-            self.shadows[access.memory].record(access, engine, index)
-        self.constants.step(ins, self.hw)
+        if fault := range_fault(touched, self.hw, self.dram_bytes):
+            raise CompilerFault(fault)
+        engine = self.order.engines.index(ins.engine)
+        clock = self.order.start(ins, engine, index)
+        self.hazards.add(engine, touched, [not each.write and _in_place(ins, each) for each in touched], clock)
+        self.constants.step(ins, touched, self.hw)
         if ins.op == "TABLE":
             self.constants.check_table(ins)
         self.accumulators.step(ins, self.constants)
-        self.order.complete(ins)
+        self.order.complete(ins, engine)
 
-    def _check_read(self, index: int, access: Access, clock: np.ndarray) -> None:
-        marks = self.shadows[access.memory].writers(access)
-        if marks[0] == NEVER:
-            raise CompilerFault(f"reads {access.what} in {_place(access)}, of which some bytes were never written")
-        self._ordered(marks, access, clock, "were written")
-        if self.intent is None:
-            return
-        wanted = {FIRST + writer for writer in self.intent.get(index, ())} or {INITIAL}
-        for mark in marks.tolist():
-            if mark not in wanted:
-                whose = "DRAM's initial contents" if mark == INITIAL else f"what instruction {mark - FIRST} wrote"
-                meant = ", ".join(str(writer - FIRST) for writer in sorted(wanted) if writer != INITIAL)
-                meant = f"that of instruction {meant}" if meant else "DRAM's initial contents"
-                raise CompilerFault(f"reads {access.what} in {_place(access)} and finds {whose}, not {meant}")
-
-    def _check_write(self, index: int, access: Access, clock: np.ndarray, engine: int) -> None:
-        shadow = self.shadows[access.memory]
-        if access.memory == "dram" and touched_bytes(self.read_only, access.merged()).any():
-            raise CompilerFault(f"writes {_place(access)}, of which some bytes are read-only")
-        self._ordered(shadow.writers(access), access, clock, "were written")
-        for other in range(len(self.order.engines)):
-            mark = shadow.last_reader(other, access)
-            if other == engine and mark == FIRST + index:
-                raise CompilerFault(f"writes {access.what} over its own operands in {_place(access)}")
-            self._ordered(np.array([mark]), access, clock, "were read")
-
-    def _ordered(self, marks: np.ndarray, access: Access, clock: np.ndarray, done: str) -> None:
-        late = marks[(marks >= FIRST) & (marks > clock[self._engine_of[marks]])]
-        if late.size:
-            raise CompilerFault(
-                f"accesses {access.what} in {_place(access)}, which {done} by instruction {int(late[0]) - FIRST}: "
-                "no semaphore orders the two, a race"
-            )
-
-
-def _place(access: Access) -> str:
-    begin, end = access.hull()
-    return f"{access.memory} bytes {begin} to {end - 1}"
+    def hazard(self) -> Hazard | None:
+        return self.hazards.first(self.read_only, self.intent)
 
 
 def _in_place(ins: Instruction, access: Access) -> bool:
     """Whether the operand may be overwritten by the output: an element-wise operand of the same view and width."""
+    if ins.op != "ELTWISE":
+        return False
     prefix = {"input": "in", "second operand": "b"}.get(access.what)
-    if ins.op != "ELTWISE" or prefix is None or access.run_bytes != channel_bytes(ins["channels"], ins["out_bits"]):
+    if prefix is None or access.run_bytes != channel_bytes(ins["channels"], ins["out_bits"]):
         return False
     # The stride between rows, or pixels, that are only one means nothing.
     names = ("addr", "bits", *(("row_stride",) if ins["h"] > 1 else ()), *(("pixel_stride",) if ins["w"] > 1 else ()))

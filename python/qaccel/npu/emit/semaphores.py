@@ -14,35 +14,18 @@ import numpy as np
 
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, isa, replace
-from ..access import Access, accesses
+from ..access import Access, accesses, run
 from ..extents import ALIGN_BYTES
+from ..touches import FIRST, Box, box_of, last_touches
 
 
-class _Shadow:
-    """Last writer and last reader (index + 1) of every granule of one memory, by engine. Coarse, so sometimes too careful."""
-
-    def __init__(self, size_bytes: int, engines: int) -> None:
-        granules = -(-size_bytes // ALIGN_BYTES)
-        self.last = {True: np.zeros((engines, granules), np.int32), False: np.zeros((engines, granules), np.int32)}
-
-    @staticmethod
-    def _slices(access: Access) -> list[slice]:
-        row_bytes = (access.pixels - 1) * access.pixel_stride + access.run_bytes
-        if access.rows == 1 or 2 * row_bytes >= access.row_stride:
-            end = access.start + (access.rows - 1) * access.row_stride + row_bytes
-            return [slice(access.start // ALIGN_BYTES, (end - 1) // ALIGN_BYTES + 1)]
-        starts = (access.start + row * access.row_stride for row in range(access.rows))
-        return [slice(start // ALIGN_BYTES, (start + row_bytes - 1) // ALIGN_BYTES + 1) for start in starts]
-
-    def conflicts(self, access: Access, needed: np.ndarray) -> None:
-        for part in self._slices(access):
-            np.maximum(needed, self.last[True][:, part].max(axis=1), out=needed)
-            if access.write:
-                np.maximum(needed, self.last[False][:, part].max(axis=1), out=needed)
-
-    def record(self, access: Access, engine: int, index: int) -> None:
-        for part in self._slices(access):
-            self.last[access.write][engine, part] = index + 1
+def _coarse(access: Access) -> list[Access]:
+    """The bytes of an access as one run, or one run a row where rows lie far apart. Sometimes too careful."""
+    begin, end = access.hull()
+    if access.rows == 1 or 2 * access.row_bytes >= access.row_stride:
+        return [run(access.memory, access.write, begin, end - begin, access.what)]
+    starts = (begin + row * access.row_stride for row in range(access.rows))
+    return [run(access.memory, access.write, start, access.row_bytes, access.what) for start in starts]
 
 
 def semaphore_id(producer: int, consumer: int, engines: int) -> int:
@@ -54,37 +37,25 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
     """The same instructions with waits and signals. DRAM from ``dram_data_bytes`` on is constant and has no hazards."""
     names = list(isa().engines)
     engines = len(names)
-    shadows = {
-        "sram": _Shadow(hw.sram_bytes, engines),
-        "weights": _Shadow(hw.weight_buffer_bytes, engines),
-        "dram": _Shadow(max(dram_data_bytes, 1), engines),
-    }
-    clocks = np.zeros((len(instructions), engines), np.int64)
-    engine_clock = np.zeros((engines, engines), np.int64)
+    engine_of = [names.index(instruction.engine) for instruction in instructions]
+    needed = _latest_conflicts(instructions, engine_of, engines, hw, dram_data_bytes)
+    clocks: list[list[int]] = []  # by instruction: of each engine, the mark up to which all is done before
+    engine_clock = [[0] * engines for _ in names]
     waits: list[list[int]] = [[] for _ in instructions]
     signals: list[list[int]] = [[] for _ in instructions]
-    for index, instruction in enumerate(instructions):
-        engine = names.index(instruction.engine)
-        touched = [
-            a
-            for a in accesses(instruction, hw)
-            if a.memory in shadows and (a.memory != "dram" or a.start < dram_data_bytes)
-        ]
-        needed = np.zeros(engines, np.int32)
-        for access in touched:
-            shadows[access.memory].conflicts(access, needed)
+    for index, engine in enumerate(engine_of):
         clock = engine_clock[engine]
-        for producer in np.argsort(-needed):
-            if producer != engine and needed[producer] > clock[producer]:
-                source = int(needed[producer]) - 1
-                number = semaphore_id(int(producer), engine, engines)
+        latest = needed[index]
+        for producer in sorted(range(engines), key=lambda each: -latest[each]):
+            if producer != engine and latest[producer] > clock[producer]:
+                source = latest[producer] - FIRST
+                number = semaphore_id(producer, engine, engines)
                 signals[source].append(number)
                 waits[index].append(number)
-                np.maximum(clock, clocks[source], out=clock)
-        clock[engine] = index + 1
-        clocks[index] = clock
-        for access in touched:
-            shadows[access.memory].record(access, engine, index)
+                clock = [max(pair) for pair in zip(clock, clocks[source], strict=True)]
+        clock = [*clock[:engine], FIRST + index, *clock[engine + 1 :]]
+        engine_clock[engine] = clock
+        clocks.append(clock)
     result = []
     for instruction, wait, signal in zip(instructions, waits, signals, strict=True):
         fields = {f"wait{i}": number for i, number in enumerate(wait)} | {
@@ -92,3 +63,25 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
         }
         result.append(replace(instruction, **fields) if fields else instruction)
     return result
+
+
+def _latest_conflicts(
+    instructions: Sequence[Instruction], engine_of: Sequence[int], engines: int, hw: HwConfig, dram_data_bytes: int
+) -> list[list[int]]:
+    """Marks [instructions][engines]: the latest instruction of each engine that wrote what this one touches, or read what it
+    writes."""
+    boxes: list[Box] = []
+    for index, instruction in enumerate(instructions):
+        for access in accesses(instruction, hw):
+            if access.memory != "dram" or access.start < dram_data_bytes:
+                boxes += [box_of(part, FIRST + index, engine_of[index]) for part in _coarse(access)]
+    last = last_touches(boxes, (hw.sram_bytes, hw.weight_buffer_bytes, dram_data_bytes), engines, ALIGN_BYTES)
+    reader = np.array([box[0] for box in boxes], np.int64) - FIRST
+    needed = np.zeros((len(instructions), engines), np.int64)
+    written = last.writers >= FIRST
+    writers = last.writers[written]
+    by = np.array(engine_of, np.int64)[writers - FIRST]
+    np.maximum.at(needed, (reader[last.access_of[written]], by), writers)
+    np.maximum.at(needed, reader, last.readers)
+    listed: list[list[int]] = needed.tolist()
+    return listed

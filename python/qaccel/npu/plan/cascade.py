@@ -17,7 +17,7 @@ from ...machine.isa import field_maximum
 from ..extents import align, in_steps, input_rows, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer, channel_bytes
 from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
-from .tile import plan_layer, plan_stripe
+from .tile import KnownTilings, plan_layer, plan_stripe
 from .tiling import Tiling
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
@@ -28,23 +28,14 @@ class Planner:
 
     def __init__(self, graph: LayerGraph, hw: HwConfig) -> None:
         self.graph, self.hw = graph, hw
-        self._whole: dict[tuple[int, frozenset[int]], list[tuple[int, Tiling | None]]] = {}
+        self._known: KnownTilings = {}
         self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
         self._cuts: dict[tuple[int, int, int, frozenset[int]], tuple[Stripes, list[Ring]]] = {}
 
     def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
-        """How a layer is cut that runs as a whole: `plan_layer`. What is the quickest is so for fewer bytes while it fits."""
-        layer = self.graph.layers[step]
-        known = self._whole.setdefault((step, resident & {*layer.inputs, layer.output}), [])
-        for had_bytes, tiling in known:
-            if had_bytes == budget_bytes or (
-                had_bytes > budget_bytes and (tiling is None or tiling.working_bytes <= budget_bytes)
-            ):
-                return tiling
-        found = plan_layer(layer, self.graph.maps, self.hw, resident, budget_bytes)
-        known.append((budget_bytes, found))
-        return found
+        """How a layer is cut that runs as a whole: `plan_layer`."""
+        return plan_layer(self.graph.layers[step], self.graph.maps, self.hw, resident, budget_bytes, self._known)
 
     def cascade(self, first: int, last: int, resident: frozenset[int], budget_bytes: int) -> Cascade | None:
         """The quickest cascade of these layers that fits beside the ``resident`` maps, or None.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import ceil
+from typing import NamedTuple
 
 from ...machine import cost
 from ...machine.hw import HwConfig
@@ -31,23 +32,61 @@ from .tiling import Tiling
 Candidate = Callable[[], Tiling]  # made only when it is looked at
 
 
+class _Scored(NamedTuple):
+    """A tiling with its estimated cycles and its SRAM."""
+
+    cycles: int
+    working_bytes: int
+    tiling: Tiling
+
+
+class LayerTilings:
+    """The tilings of one layer, made and scored once, while SRAM budgets are tried."""
+
+    def __init__(self, groups: Iterator[list[Candidate]], hw: HwConfig) -> None:
+        """``groups``: the most desirable first."""
+        self._more, self._hw = groups, hw
+        self._made: list[list[_Scored]] = []
+
+    def __iter__(self) -> Iterator[list[_Scored]]:
+        yield from self._made
+        for group in self._more:
+            sizes = [(tiling, tiling.working_bytes) for tiling in (make() for make in group)]
+            fitting = [each for each in sizes if each[1] <= self._hw.sram_bytes]
+            self._made.append([_Scored(cost.layer_cycles(t.work, self._hw), size, t) for t, size in fitting])
+            yield self._made[-1]
+
+
+# By a layer's output, and which of its own maps are resident.
+KnownTilings = dict[tuple[int, frozenset[int]], LayerTilings]
+
+
 def plan_layer(
-    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], budget_bytes: int
+    layer: AnyLayer,
+    maps: tuple[FeatureMap, ...],
+    hw: HwConfig,
+    resident: frozenset[int],
+    budget_bytes: int,
+    known: KnownTilings,
 ) -> Tiling | None:
     """The quickest tiling whose blocks fit ``budget_bytes`` of SRAM, or None if there is none.
 
-    ``resident`` holds the indices of feature maps that lie whole in SRAM.
+    ``resident`` holds the indices of feature maps that lie whole in SRAM; ``known`` what earlier calls made of the subgraph.
     """
-    best: Tiling | None = None
-    for candidates in _candidates(layer, maps, hw, resident):
-        fitting = [tiling for make in candidates if (tiling := make()).working_bytes <= budget_bytes]
+    key = layer.output, resident.intersection((*layer.inputs, layer.output))
+    if key not in known:
+        known[key] = LayerTilings(_candidates(layer, maps, hw, resident), hw)
+    enough = min(maps[layer.output].c, _columns(layer, hw))
+    best: _Scored | None = None
+    for group in known[key]:
+        fitting = [each for each in group if each.working_bytes <= budget_bytes]
         if best is not None:
             fitting.append(best)
         if fitting:
-            best = min(fitting, key=lambda tiling: (cost.layer_cycles(tiling.work, hw), tiling.working_bytes))
-            if best.tile_oc >= min(maps[layer.output].c, _columns(layer, hw)):
+            best = min(fitting, key=lambda each: (each.cycles, each.working_bytes))
+            if best.tiling.tile_oc >= enough:
                 break  # the array is filled; splitting further only costs
-    return best
+    return None if best is None else best.tiling
 
 
 def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]) -> Tiling | None:

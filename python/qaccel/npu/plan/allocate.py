@@ -133,7 +133,7 @@ class _State:
             if step in self.spans:
                 cascade = self.planner.cascade(step, last, live, budget)
                 if cascade is None:
-                    del self.spans[step]
+                    self._dissolve(step)
                 else:
                     cascades.append(cascade)
                     tilings += cascade.tilings
@@ -157,11 +157,16 @@ class _State:
         if roomy:
             self._shrink[max(roomy, key=lambda first: self._shrink[first])] *= 0.94
         elif in_the_way:
-            del self.spans[in_the_way[0]]
+            self._dissolve(in_the_way[0])
         elif self._shrink[failed.first] > 0.3:
             self._shrink[failed.first] *= 0.75
         else:
             self._spill(failed.first)
+
+    def _dissolve(self, first: int) -> None:
+        """Run the layers of a cascade each as a whole."""
+        del self.spans[first]
+        self._shrink[first] = 1.0
 
     def _spill(self, step: int) -> int:
         """Send the largest map that lives then to DRAM; gives it."""

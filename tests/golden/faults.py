@@ -19,6 +19,7 @@ from golden import table
 from qaccel.machine.cost import raw_streams
 
 ALLOCATE = "qaccel.npu.plan.allocate"
+PLANNER = "qaccel.npu.plan.cascade"
 CONSTANTS = "qaccel.quant.passes.constants"
 CODEGEN = "qaccel.npu.codegen"
 LOWER = "qaccel.npu.lower.from_relax"
@@ -71,9 +72,9 @@ def _set(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda patch: patch.setattr(name, value)
 
 
-def _late(working_blocks: Callable[..., Any], tilings: Any) -> Any:
+def _late(working_blocks: Callable[..., Any], *args: Any) -> Any:
     """Parameters and tables get their place no sooner than the rest of the layer, and are fetched when that is free."""
-    return [replace(block, first=block.last) for block in working_blocks(tilings)]
+    return [replace(block, first=block.last) for block in working_blocks(*args)]
 
 
 def _one_group_each(group_parts: Callable[..., Any], *args: Any) -> Any:
@@ -121,9 +122,9 @@ FAULTS = (
         "parameters fetched late", "resnet", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "_working_blocks", _late)
     ),
     _cycles("groups not packed", "grouped", "qaccel-256", "W8A8", _wrapped(LOWER, "group_parts", _one_group_each)),
-    _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(ALLOCATE, "plan_layer", _slow_writes)),
-    _cycles("planned for half the latency", "mobilenet", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "plan_layer", _half_the_latency)),
-    _cycles("not double-buffered", "grouped", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "plan_layer", _single_buffered)),
+    _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(PLANNER, "plan_layer", _slow_writes)),
+    _cycles("planned for half the latency", "mobilenet", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _half_the_latency)),
+    _cycles("not double-buffered", "grouped", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _single_buffered)),
     _cycles("planned for raw weights", "resnet", "qaccel-256", "W8A8", _wrapped(CODEGEN, "estimate_streams", _as_if_raw)),
     _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(

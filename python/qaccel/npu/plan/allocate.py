@@ -133,7 +133,7 @@ class _State:
             if step in self.spans:
                 cascade = self.planner.cascade(step, last, live, budget)
                 if cascade is None:
-                    del self.spans[step]
+                    self._dissolve(step)
                 else:
                     cascades.append(cascade)
                     tilings += cascade.tilings
@@ -155,13 +155,22 @@ class _State:
         in_the_way = [c for c, last in self.spans.items() if c <= failed.last and failed.first <= last]
         roomy = [first for first in in_the_way if self._shrink[first] > 0.5]
         if roomy:
-            self._shrink[max(roomy, key=lambda first: self._shrink[first])] *= 0.94
+            self._shrink[max(roomy, key=lambda first: self._shrink[first])] *= 0.9
         elif in_the_way:
-            del self.spans[in_the_way[0]]
-        elif self._shrink[failed.first] > 0.3:
-            self._shrink[failed.first] *= 0.75
+            self._dissolve(in_the_way[0])
         else:
-            self._spill(failed.first)
+            # What has its place early may lack room in both layers.
+            steps = (failed.first,) if failed.key[0] == "map" else (failed.first, failed.last)
+            large = [step for step in steps if self._shrink[step] > 0.3]
+            if large:
+                self._shrink[max(large, key=lambda step: self._shrink[step])] *= 0.75
+            else:
+                self._spill(failed.first)
+
+    def _dissolve(self, first: int) -> None:
+        """Run the layers of a cascade each as a whole."""
+        del self.spans[first]
+        self._shrink[first] = 1.0
 
     def _spill(self, step: int) -> int:
         """Send the largest map that lives then to DRAM; gives it."""

@@ -18,6 +18,7 @@ from .cascade import Planner
 
 LONGEST = 12  # layers of a cascade
 BESIDE = 2  # layers before and after those without room that may join them
+GRAIN = 16  # SRAM for working blocks is looked at in so many steps
 SHARE = 4  # a map is large that takes this part of SRAM or more
 Lifetimes = dict[int, tuple[int, int]]
 Cost = tuple[int, int]  # cycles, and cycles of the DRAM channel where they are equal
@@ -146,6 +147,7 @@ class _Search:
         budget = self.hw.sram_bytes - sum(self.sizes[index] for index in live)
         if budget < 0:
             return None
+        budget -= budget % (self.hw.sram_bytes // GRAIN)  # so that what was planned for one state serves for others
         found: list[tuple[Cost, bool]] = []
         if until == first + 1:
             tiling = self.planner.whole(first, live, budget)

@@ -90,10 +90,17 @@ def plan_layer(
 
 
 def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]) -> Tiling | None:
-    """The tiling with the largest tiles, or None if there is none. For layers whose transfers others hide: where operands lie in
-    SRAM and weights are there, fewer instructions are always quicker."""
+    """The tiling that computes in the fewest cycles, or None if there is none: for layers whose transfers others hide.
+
+    Where one tile takes all rows and pixels, none is better. As for `plan_layer`, splitting the reduction further only costs.
+    """
+    y = maps[layer.output]
     for candidates in _candidates(layer, maps, hw, resident):
-        return candidates[0]()
+        first = candidates[0]()
+        if (first.tile_h, first.tile_w) == (y.h, y.w):
+            return first
+        made = (make() for make in candidates)
+        return min(made, key=lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes))
     return None
 
 

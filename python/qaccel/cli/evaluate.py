@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .flags import add_workers
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preprocess", metavar="SPEC", help="of an image folder (default: that of the calibration images)"
     )
     parser.add_argument("--reference", metavar="MODEL.onnx", type=Path, help="the float model, to compare with")
+    add_workers(parser)
 
 
 def execute(arguments: argparse.Namespace) -> None:
@@ -27,7 +30,12 @@ def execute(arguments: argparse.Namespace) -> None:
     from .. import api
 
     result = api.load(arguments.module).evaluate(
-        arguments.data, arguments.reference, preprocess=arguments.preprocess, progress=not arguments.verbose
+        arguments.data,
+        arguments.reference,
+        preprocess=arguments.preprocess,
+        jobs=arguments.jobs,
+        cluster=arguments.cluster,
+        progress=not arguments.verbose,
     )
     for note in result.notes:
         print(f"note: {note}")

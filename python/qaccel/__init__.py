@@ -15,7 +15,7 @@ from .errors import CompilerFault, QaccelError, UserError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Module, QuantizedNetwork, compile, load, quantize
+    from .api import Module, QuantizedNetwork, analyze, compile, explore, load, quantize
     from .relax_idioms import partition_for_qaccel
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "analyze",
     "compile",
+    "explore",
     "load",
     "partition_for_qaccel",
     "quantize",
@@ -41,6 +42,7 @@ _HOMES = {
     "QuantizedNetwork": "api",
     "analyze": "api",
     "compile": "api",
+    "explore": "api",
     "load": "api",
     "partition_for_qaccel": "relax_idioms",
     "quantize": "api",

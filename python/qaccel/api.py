@@ -10,13 +10,17 @@ from typing import Any
 import onnx
 
 from .errors import UserError, boundary, path_of, shown
+from .exploration import Exploration, explore_quantized
 from .frontend.import_torch import is_program
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .machine.native import load_library
 from .networks import Module, Places, QuantizedNetwork, dumps_of
 from .options import Data, TargetOptions, options_of, parse_target
+from .options.sweep import Sweep, parse_sweep, swept_configs
+from .parallel import Workers
 from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
 from .run import execute
+from .run.files import check_folder
 from .run.remote import load_remote
 from .stages import Stages
 
@@ -172,6 +176,47 @@ def compile(
         else:
             compiled = compile_model(model, options, name, stages)
         return Module(compiled, written=places.write(Module(compiled)))
+
+
+def explore(
+    model: ModelLike | QuantizedNetwork,
+    sweep: Sweep,
+    *,
+    target: str = "qaccel",
+    hw: str | HwConfig | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    output: str | Path | None = None,
+    progress: bool = False,
+    **quantizer: Any,
+) -> Exploration:
+    """One quantization, many machines: what the network takes on every combination of ``sweep``.
+
+    ``sweep``: values of parameters of hw.toml, "rows=8,16 sram_bytes=256K,512K" or lists by name; all others are those of
+    ``hw``, or of the config that ``target`` names. ``quantizer``: what else `quantize` takes; bits that the compiler chooses are
+    chosen once, for that config. The work is done by ``jobs`` processes, one for each core by default, or by the workers of the
+    Dask cluster at ``cluster`` ("tcp://host:port"). ``output``: a folder for explore.csv, .json and .html.
+
+    A machine on which the network does not compile is a row with its reason. Raises UserError for values that no machine may have.
+    """
+    with boundary("explore"):
+        workers, values = Workers(jobs, cluster), parse_sweep(sweep)
+        given = model if isinstance(model, QuantizedNetwork) else None
+        parsed = parse_target(target, hw, DEFAULT_CONFIG if given is None else given.hw)
+        if parsed.config is None:
+            raise UserError(f"explore tries accelerators, and --target '{target}' names none; add qaccel")
+        base = load_config(parsed.config)
+        swept_configs(base, values)  # a mistake in them shows before the long work
+        if output is not None:
+            check_folder(output, "--output")
+    if given is not None and quantizer:
+        raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
+    quantized = quantize(model, hw=base, progress=progress, **quantizer) if given is None else given
+    with boundary("explore"):
+        found = explore_quantized(quantized.name, quantized.quantized, "float32", base, values, workers, progress)
+        if output is not None:
+            found.write(output)
+        return found
 
 
 def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:

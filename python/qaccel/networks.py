@@ -20,6 +20,7 @@ from .machine.artefact import Artefact
 from .machine.hw import HwConfig
 from .machine.isa import decode, disassemble
 from .options import CompileOptions
+from .parallel import Workers
 from .pipeline import Compiled
 from .qdq.write import emit_qdq as write_qdq
 from .quant.io_dtype import with_ends
@@ -170,14 +171,20 @@ class Module:
         reference: str | Path | None = None,
         *,
         preprocess: str | None = None,
+        jobs: int | None = None,
+        cluster: str | None = None,
         progress: bool = False,
     ) -> Evaluation:
         """Accuracy on labelled data, and agreement with the float model ``reference``.
+
+        A module that was loaded from a file runs in ``jobs`` processes, by default one for each core where there is enough to do,
+        or on the workers of the Dask cluster at ``cluster`` ("tcp://host:port"); the result is the same.
 
         ``data``: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, see
         `run.images.labelled_images`; ``preprocess``: how images are prepared (default: as the calibration images were).
         """
         with boundary("evaluate"):
+            workers = Workers(jobs, cluster)
             samples: Mapping[str, Samples]
             notes: tuple[str, ...] = ()
             if path_of(data, "the data").is_dir():
@@ -186,7 +193,7 @@ class Module:
                 check_no_preprocess(data, preprocess)
                 samples, labels = load_labelled(data, self.runner.inputs, self.metadata.get("fixed_inputs"))
             with progress_bar("evaluating", len(labels), progress) as advance:
-                return replace(evaluate(self.runner, samples, labels, reference, advance), notes=notes)
+                return replace(evaluate(self.runner, samples, labels, reference, advance, workers), notes=notes)
 
     def dump_tensors(self, inputs: Mapping[str, np.ndarray] | np.ndarray, folder: str | Path) -> Path:
         """Write what every layer makes of the first batch of ``inputs``: tensors.npz, and tensors.json with their meaning.

@@ -271,27 +271,53 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
             model, options, None, quantized, None, (), linked, metadata, None, notes, dict(stages.seconds)
         )  # fmt: skip
     hw = load_config(options.target.config)
-    with stages("partition"):
-        partitioned = partition(source, hw, quantized.unquantized, float_macs(model.mod))
-        check_fits(partitioned, hw)
-    with stages("codegen"):
-        functions = subgraph_functions(partitioned.mod)
-        compiled = {symbol: compile_subgraph(functions[symbol], symbol, hw) for symbol in partitioned.subgraphs}
-    with stages("profile"):
-        subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled.values())
+    made = _on_accelerator(name, source, quantized, hw, stages)
+    partitioned, subgraphs, report = made.partitioned, made.subgraphs, made.report
     with stages("link"):
-        ends_in_dram = boundary(quantized.mod, [functions[each] for each in compiled])
-        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_in_dram, quantized)
         # The config by its name: where its file lies is not the module's to tell.
         target = str(replace(options.target, config=hw))
         metadata = make_metadata(name, target, model, quantized, report, ends)
-        mod = with_artefacts(partitioned.mod, {symbol: each.artefact for symbol, each in compiled.items()})
+        artefacts = {each.compiled.artefact.symbol: each.compiled.artefact for each in subgraphs}
+        mod = with_artefacts(partitioned.mod, artefacts)
         linked = link(mod, options, metadata)
     if not subgraphs:
         notes = (*notes, "no operator runs on the accelerator; the whole network is on the CPU")
     return Compiled(
         model, options, hw, quantized, partitioned, subgraphs, linked, metadata, report, notes, dict(stages.seconds)
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Accelerated:
+    partitioned: Partitioned
+    subgraphs: tuple[ProfiledSubgraph, ...]
+    report: dict[str, Any]
+
+
+def _on_accelerator(
+    name: str, source: Any, quantized: QuantizedModel, hw: HwConfig, stages: Stages, proven: bool = True
+) -> _Accelerated:
+    """The stages partition, codegen and profile. ``source``: the network with its ends; ``proven``: as `compile_subgraph`."""
+    with stages("partition"):
+        partitioned = partition(source, hw, quantized.unquantized, float_macs(quantized.model.mod))
+        check_fits(partitioned, hw)
+    with stages("codegen"):
+        functions = subgraph_functions(partitioned.mod)
+        compiled = [compile_subgraph(functions[symbol], symbol, hw, proven) for symbol in partitioned.subgraphs]
+    with stages("profile"):
+        subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled)
+        ends_in_dram = boundary(quantized.mod, [functions[symbol] for symbol in partitioned.subgraphs])
+        report = make_report(name, hw, subgraphs, partitioned.rejections, ends_in_dram, quantized)
+    return _Accelerated(partitioned, subgraphs, report)
+
+
+def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConfig) -> dict[str, Any]:
+    """``report.json`` of a quantized network on a machine, compiled without the proofs and simulated.
+
+    Raises UserError for a network that the machine, or the module's ends, cannot take.
+    """
+    source, _ = with_ends(quantized, io_dtype)
+    return _on_accelerator(name, source, quantized, hw, Stages(), proven=False).report
 
 
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:

@@ -200,6 +200,42 @@ def test_a_name_must_be_a_string(value: Any) -> None:
     refused({**values(), "name": value}, f"name is {value!r}, must be a string")
 
 
+# Configs that say what they change
+
+
+def test_a_base_and_what_differs(tmp_path: Path) -> None:
+    path = write(tmp_path, 'base = "qaccel-64"\nrows = 16\n[start_up_cycles]\nload = 3\n')
+    base, hw = load_config("qaccel-64"), load_config(path)
+    starts = dataclasses.replace(base.start_up_cycles, load=3)
+    assert hw == dataclasses.replace(base, name="mine", rows=16, start_up_cycles=starts)
+    (tmp_path / "sub").mkdir()
+    other = tmp_path / "sub" / "other.toml"
+    other.write_text('base = "../mine.toml"\nname = "third"\ncols = 4\n', encoding="utf-8")
+    assert load_config(other) == dataclasses.replace(hw, name="third", cols=4)
+    path.write_text('base = "qaccel-64"\nrows = 32\n', encoding="utf-8")
+    assert (load_config(other).rows, load_config(other).start_up_cycles) == (32, base.start_up_cycles)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "qaccel-65"', "base 'qaccel-65' is no config: use one of qaccel-1024, "),
+        ('base = "missing.toml"', "base 'missing.toml' is no config"),
+        ("base = 7", "base is 7, must be the name of a config or the path of a .toml file"),
+        ('base = "mine.toml"', "base 'mine.toml' leads back to itself: mine.toml"),
+        ('base = "b.toml"', "base 'mine.toml' leads back to itself: mine.toml -> b.toml"),
+        ('base = "qaccel-64"\nrow = 8', "row is not a config entry"),
+        ('base = "qaccel-64"\nrows = 12', "rows is 12, must be a power of two"),
+        ('base = "qaccel-64"\nstart_up_cycles = 3', "start_up_cycles is missing or not a table"),
+    ],
+)
+def test_a_base_that_cannot_be(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "b.toml").write_text('base = "mine.toml"\n', encoding="utf-8")
+    with pytest.raises(QaccelError, match=re.escape(message)) as caught:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(caught.value) and ".toml: " in str(caught.value)
+
+
 # hw.toml, which describes the parameters
 
 

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,40 @@ def test_shares(chain: qaccel.Module, tmp_path: Path):
     assert result.agreement == (best == scores.argmax(1)).mean()
     assert result.reference_top1 == (best == labels).mean()
     assert sum(seen) == 40
+
+
+@pytest.fixture(scope="module")
+def folder(chain: qaccel.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The module as a file, and 70 samples with labels: three parts."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    chain.export_library(folder / "chain.so")
+    labels = np.random.default_rng(5).integers(0, 10, 70)
+    np.savez(folder / "labelled.npz", **small_models.samples(small_models.chain(), 70), labels=labels)
+    return folder
+
+
+def test_two_processes_give_what_one_gives(chain: qaccel.Module, folder: Path) -> None:
+    module = qaccel.load(folder / "chain.so")
+    one = module.evaluate(folder / "labelled.npz", jobs=1)
+    assert one == module.evaluate(folder / "labelled.npz", jobs=2) == chain.evaluate(folder / "labelled.npz")
+    assert one.samples == 70
+    with pytest.raises(qaccel.UserError, match="--cluster evaluates a module of a file"):
+        chain.evaluate(folder / "labelled.npz", cluster="tcp://127.0.0.1:9")
+
+
+@pytest.mark.wide
+def test_a_cluster_gives_what_one_process_gives(folder: Path) -> None:
+    """Evaluated and explored by two workers of Dask; one of them is killed on the way."""
+    distributed = pytest.importorskip("distributed")
+    module, model = qaccel.load(folder / "chain.so"), small_models.chain()
+    network = qaccel.quantize(model, small_models.samples(model), bits="W8A8", effort="fast")
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        found = module.evaluate(folder / "labelled.npz", cluster=address)
+        assert found == module.evaluate(folder / "labelled.npz", jobs=1)
+        threading.Timer(0.5, cluster.workers[0].process.process._process.kill).start()
+        rows = qaccel.explore(network, "rows=8,16 cols=8,16,32", cluster=address).rows
+    assert rows == qaccel.explore(network, "rows=8,16 cols=8,16,32", jobs=1).rows
 
 
 @pytest.mark.wide

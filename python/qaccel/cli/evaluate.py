@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .flags import PREPROCESS
+from .flags import PREPROCESS, add_workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of an image folder (default: that of the calibration images): {PREPROCESS}",
     )
     parser.add_argument("--reference", metavar="MODEL.onnx", type=Path, help="the float model, to compare with")
+    add_workers(parser)
 
 
 def execute(arguments: argparse.Namespace) -> None:
@@ -31,7 +32,12 @@ def execute(arguments: argparse.Namespace) -> None:
     from .. import api
 
     result = api.load(arguments.module).evaluate(
-        arguments.data, arguments.reference, preprocess=arguments.preprocess, progress=not arguments.verbose
+        arguments.data,
+        arguments.reference,
+        preprocess=arguments.preprocess,
+        jobs=arguments.jobs,
+        cluster=arguments.cluster,
+        progress=not arguments.verbose,
     )
     for note in result.notes:
         print(f"note: {note}")

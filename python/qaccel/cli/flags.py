@@ -37,3 +37,11 @@ def add_quantizer(group: Any, bits: str) -> None:
     group.add_argument(
         "--passes", metavar="NAME,NAME", help="run only these passes of the quantizer (default: by effort)"
     )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Who does the work."""
+    parser.add_argument("--jobs", metavar="N", type=int, help="processes on this machine (default: one for each core)")
+    parser.add_argument(
+        "--cluster", metavar="tcp://HOST:PORT", help="a Dask scheduler, whose workers do it instead (qaccel[cluster])"
+    )

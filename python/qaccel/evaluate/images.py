@@ -70,6 +70,10 @@ class ImageFolder:
             samples = np.rint(samples).astype(np.int64)
         return np.ascontiguousarray(samples.transpose(0, 3, 1, 2)) if self.how.layout == "NCHW" else samples
 
+    def part(self, part: slice) -> ImageFolder:
+        """Some of the images, not read yet."""
+        return replace(self, files=self.files[part])
+
     def notes(self) -> tuple[str, ...]:
         """What is odd about the images, one line each: other shapes or colours than the input's, a scale below zero."""
         channels, height, width = self.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,31 +115,88 @@ def config_from_dict(values: Mapping[str, Any], origin: str) -> HwConfig:
     return HwConfig(**given, start_up_cycles=start_up)
 
 
-@lru_cache(maxsize=32)
-def _load_file(path: Path, mtime_ns: int) -> HwConfig:
+def changed_config(hw: HwConfig, name: str, changes: Mapping[str, int]) -> HwConfig:
+    """``hw`` under another name with some parameters changed, by their names in hw.toml (``start_up_cycles.load``).
+
+    Raises UserError for a parameter that there is not, or a value out of its bounds.
+    """
+    values = hw.to_dict() | {"name": name}
+    for parameter, value in changes.items():
+        table, dot, entry = parameter.rpartition(".")
+        if dot and isinstance(values.get(table), dict):
+            values[table][entry] = value
+        else:
+            values[parameter] = value
+    return config_from_dict(values, name)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a valid TOML file: {error}") from None
-    return config_from_dict(values, str(path))
+
+
+def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A config's file and contents, then those of its ``base``, of that one's, and so on."""
+    chain = [(path, _read(path))]
+    while "base" in chain[-1][1]:
+        origin, values = chain[-1]
+        given = values.pop("base")
+        if not isinstance(given, str) or not given:
+            raise UserError(f"{origin}: base is {given!r}, must be the name of a config or the path of a .toml file")
+        base = _config_path(given, origin.parent)
+        if base is None:
+            raise UserError(
+                f"{origin}: base {given!r} is no config: use one of {', '.join(config_names())} or the path of a .toml file, "
+                f"seen from this one's folder{did_you_mean(given, config_names())}"
+            )
+        if any(base.samefile(other) for other, _ in chain):
+            raise UserError(f"{origin}: base {given!r} leads back to itself: {' -> '.join(p.name for p, _ in chain)}")
+        chain.append((base, _read(base)))
+    return chain
+
+
+def _config_path(given: str, folder: Path) -> Path | None:
+    """The file of a config by its name or its path, which may start at ``folder``; None if there is none."""
+    path = target_dir() / "configs" / f"{given}.toml"
+    if path.is_file():
+        return path
+    path = folder / given
+    return path if path.suffix == ".toml" and path.is_file() else None
+
+
+@lru_cache(maxsize=32)
+def _config(path: Path, text: str) -> HwConfig:
+    """``text``: the chain of values of ``_chain`` as JSON: what a config says may change under its path."""
+    merged: dict[str, Any] = {}
+    chain = json.loads(text)
+    for values in reversed(chain):
+        table = values.get("start_up_cycles")
+        if isinstance(table, dict) and isinstance(merged.get("start_up_cycles"), dict):
+            values = values | {"start_up_cycles": merged["start_up_cycles"] | table}
+        merged |= values
+    if len(chain) > 1:
+        merged["name"] = chain[0].get("name", path.stem)  # never its base's
+    return config_from_dict(merged, str(path))
 
 
 def load_config(name_or_path: str | Path | HwConfig = DEFAULT_CONFIG) -> HwConfig:
     """A config by name (``qaccel-256``) or by the path of a ``.toml`` file.
 
-    Raises UserError if there is no such config or an entry is missing, unknown or out of bounds.
+    A file that says ``base = "qaccel-256"``, or names another file as seen from its own folder, has the entries of that one but for
+    those that it gives itself; its ``name`` is its own, by default the file's. Raises UserError if there is no such config or an
+    entry is missing, unknown or out of bounds.
     """
     if isinstance(name_or_path, HwConfig):
         return name_or_path
     given = str(name_or_path) if isinstance(name_or_path, str | os.PathLike) else shown(name_or_path)
-    path = target_dir() / "configs" / f"{given}.toml"
-    if not path.is_file():
-        path = Path(given)
-        if path.suffix != ".toml" or not path.is_file():
-            raise UserError(
-                f"no config {given!r}: use one of {', '.join(config_names())} or the path of a .toml file"
-                f"{did_you_mean(given, config_names())}"
-            )
-    return _load_file(path, path.stat().st_mtime_ns)
+    path = _config_path(given, Path())
+    if path is None:
+        raise UserError(
+            f"no config {given!r}: use one of {', '.join(config_names())} or the path of a .toml file"
+            f"{did_you_mean(given, config_names())}"
+        )
+    return _config(path, json.dumps([values for _, values in _chain(path)], default=str))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from ..errors import UserError, path_of
 from ..evaluate.dataset import check_inputs, load_npz
 from ..evaluate.executor import execute
 from ..evaluate.images import ImageFolder
-from ..frontend.canonicalize import load
+from ..frontend.canonicalize import load as load_proto
 from ..frontend.import_onnx import import_onnx
 from ..model import Model, TensorSpec
-from .execute import Runner
+from ..parallel import Job, Lost, Workers, spread
+from .execute import Runner, load
 from .images import as_integers
 
 LABELS = "labels"
@@ -79,17 +81,16 @@ def evaluate(
     labels: np.ndarray,
     reference: str | Path | None = None,
     advance: Callable[[int], object] | None = None,
+    workers: Workers = Workers(),  # noqa: B008 - a frozen value
 ) -> Evaluation:
-    """Runs all samples; ``advance`` hears how many were done. Raises UserError if no output, or more than one, has classes."""
+    """Runs all samples; ``advance`` hears how many were done. Raises UserError if no output, or more than one, has classes.
+
+    A module of a file runs in ``workers``, each with samples of its own; unless their number is given, only where that is sooner
+    done. The result is the same.
+    """
     model = float_reference(reference, module) if reference is not None else None
     output = _score_output(module.outputs).name
-    entries = {entry["name"]: entry for entry in module.metadata["inputs"]}
-
-    def run(part: dict[str, np.ndarray]) -> np.ndarray:
-        given = {name: as_integers(values, entries[name]) for name, values in part.items()}
-        return module.run(given)[output]
-
-    scores = _scores(run, module.inputs, data, advance)
+    scores = _module_scores(module, Parts(module.inputs, data), advance, workers)
     _check_classes(scores, labels, output)
     predicted = scores.argmax(1)
     top5 = None
@@ -104,7 +105,8 @@ def evaluate(
         raise UserError(
             f"--reference '{reference}' has no output '{output}', which the module is judged by; it has {names}"
         )
-    exact = _scores(lambda part: execute(float_model, part)[output], module.inputs, data, None).argmax(1)
+    parts = Parts(module.inputs, data)
+    exact = _joined([execute(float_model, arrays(parts[k]))[output] for k in range(len(parts))]).argmax(1)
     return Evaluation(
         output, len(labels), top1, top5, float((exact == labels).mean()), float((exact == predicted).mean())
     )
@@ -112,7 +114,7 @@ def evaluate(
 
 def float_reference(path: str | Path, module: Runner) -> Model:
     """The float model. Raises UserError where it has other inputs than the module."""
-    proto = load(path_of(path, "--reference"))
+    proto = load_proto(path_of(path, "--reference"))
     fixed = module.metadata.get("fixed_inputs") or {}
     weights = {tensor.name for tensor in proto.graph.initializer}
     names = [info.name for info in proto.graph.input if info.name not in weights | set(fixed)]
@@ -128,24 +130,84 @@ def float_reference(path: str | Path, module: Runner) -> Model:
         raise UserError(f"--reference '{path}' does not fit the module: {error}") from error
 
 
-def _scores(
-    run: Callable[[dict[str, np.ndarray]], np.ndarray],
-    inputs: tuple[TensorSpec, ...],
-    data: Mapping[str, Samples],
-    advance: Callable[[int], object] | None,
-) -> np.ndarray:
-    """First output of all samples, [samples, classes]."""
-    own = inputs[0].shape[0]
-    samples = len(data[inputs[0].name])
-    step = own * max(1, BATCH // own)
-    pieces = []
-    for first in range(0, samples, step):
-        part = {spec.name: data[spec.name][first : first + step] for spec in inputs}
-        pieces.append(np.asarray(run(part)))
-        if advance is not None:
-            advance(len(part[inputs[0].name]))
-    scores = np.concatenate(pieces)
+@dataclass(frozen=True)
+class Parts(Sequence[dict[str, Samples]]):
+    """Samples in parts of about BATCH, whole batches of the module each; images are not read yet. ``read``: but they are."""
+
+    inputs: tuple[TensorSpec, ...]
+    data: Mapping[str, Samples]
+    read: bool = False
+
+    @property
+    def step(self) -> int:
+        """Samples of a part."""
+        own = self.inputs[0].shape[0]
+        return own * max(1, BATCH // own)
+
+    def __len__(self) -> int:
+        return -(-len(self.data[self.inputs[0].name]) // self.step)
+
+    def __getitem__(self, number: Any) -> Any:
+        part = slice(number * self.step, (number + 1) * self.step)
+        given = {spec.name: self.data[spec.name] for spec in self.inputs}
+        return {
+            name: values.part(part) if isinstance(values, ImageFolder) and not self.read else values[part]
+            for name, values in given.items()
+        }
+
+
+def arrays(part: Mapping[str, Samples]) -> dict[str, np.ndarray]:
+    """The samples of a part, images read."""
+    return {name: values[:] for name, values in part.items()}
+
+
+def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Class scores of all samples, [samples, classes]."""
+    scores = np.concatenate([np.asarray(piece) for piece in pieces])
     return scores.reshape(len(scores), -1)
+
+
+def _module_scores(
+    module: Runner, parts: Parts, advance: Callable[[int], object] | None, workers: Workers
+) -> np.ndarray:
+    """The module's class scores, [samples, classes]."""
+    file = None
+    if module.path is not None:
+        file = module.path.suffix, module.path.read_bytes()
+    elif workers.cluster is not None:
+        raise UserError(
+            "--cluster evaluates a module of a file on this machine; export it, or load it without --rpc-tracker"
+        )
+    else:
+        workers = Workers(1)
+    found: list[Any] = [None] * len(parts)
+    items = replace(parts, read=workers.cluster is not None)
+    job = Job("evaluate", _opened, _run_part, file)
+    for number, scores in spread(job, items, workers, here=module):
+        if isinstance(scores, Lost):
+            raise UserError(
+                f"samples from {number * parts.step} on were not evaluated: {scores.reason}; try fewer --jobs"
+            )
+        found[number] = scores
+        if advance is not None:
+            advance(len(parts[number][parts.inputs[0].name]))
+    return _joined(found)
+
+
+def _opened(file: tuple[str, bytes]) -> Runner:
+    """The module of a file's suffix and contents, in a process that works on parts."""
+    suffix, contents = file
+    with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
+        path = Path(folder) / f"module{suffix}"
+        path.write_bytes(contents)
+        return load(path)
+
+
+def _run_part(module: Runner, part: Mapping[str, Samples]) -> np.ndarray:
+    """The module's class scores of a part."""
+    entries = {entry["name"]: entry for entry in module.metadata["inputs"]}
+    given = {name: as_integers(values, entries[name]) for name, values in arrays(part).items()}
+    return module.run(given)[_score_output(module.outputs).name]
 
 
 def _score_output(outputs: tuple[TensorSpec, ...]) -> TensorSpec:

@@ -35,13 +35,15 @@ ACCELERATOR_KIND = "qaccel"
 @dataclass(frozen=True, eq=False)
 class Runner:
     """A module with what it says of itself. ``runtime`` is TVM's module, ``vm`` its virtual machine; ``remote`` is the
-    device of another process where they are, None for this one. ``fresh``: compiled in this process, from no file."""
+    device of another process where they are, None for this one. ``fresh``: compiled in this process, from no file; else ``path``
+    is its file, if that is on this machine."""
 
     metadata: dict[str, Any]
     runtime: Any
     vm: relax.VirtualMachine
     remote: Any = None
     fresh: bool = False
+    path: Path | None = None
 
     def __repr__(self) -> str:
         where = "this machine" if self.remote is None else "another machine"
@@ -139,7 +141,7 @@ def load(path: str | Path) -> Runner:
         vm = relax.VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
-    return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm)
+    return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm, path=path)
 
 
 _COPY_AGAIN = "copy it again, or compile it again"

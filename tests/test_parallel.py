@@ -1,0 +1,94 @@
+"""Work over processes and over a Dask cluster: the same results as on one, whoever dies."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import parallel_jobs as jobs
+from qaccel.errors import CompilerFault, UserError
+from qaccel.parallel import Job, Lost, Workers, spread
+
+ITEMS = range(7)
+
+
+def results(job: Job, workers: Workers) -> list[object]:
+    found = dict(spread(job, ITEMS, workers))
+    return [found[number] for number in sorted(found)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a scheduler with two workers, processes of their own."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as local:
+        yield local.scheduler_address
+
+
+def test_one_process_and_three_agree() -> None:
+    job = Job("square", jobs.prepare, jobs.square, 7)
+    expected = [70 + item * item for item in ITEMS]
+    assert results(job, Workers(1)) == results(job, Workers(3)) == expected
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
+    job = Job("dies once", jobs.same, jobs.dies_once, str(tmp_path))
+    assert results(job, Workers(2)) == list(ITEMS)
+    assert (tmp_path / "died").exists()
+
+
+def test_an_item_that_kills_its_process_is_lost_alone() -> None:
+    found = results(Job("dies", jobs.same, jobs.dies, None), Workers(2))
+    assert found[2] == Lost("its process died 2 times, the last time by signal 9")
+    assert found[:2] + found[3:] == [item for item in ITEMS if item != 2]
+
+
+@pytest.mark.parametrize("workers", [Workers(1), Workers(2)])
+def test_an_error_of_an_item_is_raised_here(workers: Workers) -> None:
+    with pytest.raises(UserError, match="item 1 is not to be had"):
+        results(Job("fails", jobs.same, jobs.fails, None), workers)
+    with pytest.raises(CompilerFault, match="in the stage 'fails': ZeroDivisionError"):
+        dict(spread(Job("fails", jobs.same, jobs.fails, None), [40, 40], workers))
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_ends_the_processes() -> None:
+    begin = time.monotonic()
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        results(Job("sleeps", jobs.same, jobs.sleeps, None), Workers(2))
+    assert time.monotonic() - begin < 30 and multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("count", [0, -1, True])
+def test_a_number_of_processes_that_cannot_be(count: int) -> None:
+    with pytest.raises(UserError, match="--jobs"):
+        Workers(count)
+
+
+def test_jobs_beside_a_cluster() -> None:
+    with pytest.raises(UserError, match="drop one of them"):
+        Workers(2, "tcp://127.0.0.1:1")
+
+
+@pytest.mark.wide
+def test_a_cluster_agrees_and_loses_nothing(cluster: str, tmp_path: Path) -> None:
+    job = Job("square", jobs.prepare, jobs.square, 7)
+    assert results(job, Workers(cluster=cluster)) == [70 + item * item for item in ITEMS]
+    assert results(Job("dies once", jobs.same, jobs.dies_once, str(tmp_path)), Workers(cluster=cluster)) == list(ITEMS)
+    assert (tmp_path / "died").exists()
+    with pytest.raises(UserError, match="item 1 is not to be had"):
+        results(Job("fails", jobs.same, jobs.fails, None), Workers(cluster=cluster))
+
+
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("qaccel.parallel.CLUSTER_SECONDS", 0.5)
+    with pytest.raises(UserError, match="--cluster tcp://127.0.0.1:9: no Dask scheduler answers there"):
+        results(Job("square", jobs.prepare, jobs.square, 7), Workers(cluster="tcp://127.0.0.1:9"))

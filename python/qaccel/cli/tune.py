@@ -54,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> None:
     if target_options.config is not None:
         raise UserError(f"--target '{target_options}': only the CPU's part is tuned; give llvm alone")
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
-    limits = _limits_of_servers(arguments, tracker is not None)
+    most_servers, session_seconds = _limits_of_servers(arguments, tracker is not None)
     options = options_of(target_options, input_shapes=arguments.input_shapes, model_format=arguments.model_format)
     from ..cpu.compile import fuse
     from ..frontend.import_model import import_model
@@ -71,7 +71,9 @@ def execute(arguments: argparse.Namespace) -> None:
         )
     use_all_cores()
     logging.getLogger("tvm").setLevel(logging.ERROR)
-    measure = measure_here(target) if tracker is None else measure_by_rpc(target, *tracker, **limits)
+    measure = (
+        measure_here(target) if tracker is None else measure_by_rpc(target, *tracker, most_servers, session_seconds)
+    )
     earlier = None if arguments.tuning_records is None else open_records(arguments.tuning_records, target)
     network = fuse(import_model(arguments.model, options.input_shapes, options.model_format).mod, target)
     if arguments.tasks == "list":
@@ -108,14 +110,14 @@ def _whole(flag: str, text: str) -> int:
     return int(text)
 
 
-def _limits_of_servers(arguments: argparse.Namespace, remote: bool) -> dict[str, int]:
-    """How many servers and for how long. Raises UserError where there are none: here one candidate runs after the other."""
-    given = {"--parallel": arguments.parallel, "--timeout": arguments.timeout}
-    for flag, text in given.items():
+def _limits_of_servers(arguments: argparse.Namespace, remote: bool) -> tuple[int | None, int]:
+    """How many servers at most, and for how many seconds. Raises UserError where there are none: here one candidate runs after
+    the other."""
+    for flag, text in (("--parallel", arguments.parallel), ("--timeout", arguments.timeout)):
         if text is not None and not remote:
             raise UserError(f"{flag} is for servers of a tracker; add --rpc-tracker and --rpc-key, or drop it")
-    names = {"--parallel": "most_servers", "--timeout": "session_seconds"}
-    return {names[flag]: _whole(flag, text) for flag, text in given.items() if text is not None}
+    most = None if arguments.parallel is None else _whole("--parallel", arguments.parallel)
+    return most, SESSION_SECONDS if arguments.timeout is None else _whole("--timeout", arguments.timeout)
 
 
 def _tracker(address: str | None, key: str | None) -> tuple[str, int, str] | None:

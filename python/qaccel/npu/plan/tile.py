@@ -43,7 +43,7 @@ class _Scored(NamedTuple):
 class LayerTilings:
     """The tilings of one layer, made and scored once, while SRAM budgets are tried."""
 
-    def __init__(self, groups: Iterator[list[Candidate]], hw: HwConfig) -> None:
+    def __init__(self, groups: Iterator[Sequence[Candidate]], hw: HwConfig) -> None:
         """``groups``: the most desirable first."""
         self._more, self._hw = groups, hw
         self._made: list[list[_Scored]] = []

@@ -138,7 +138,7 @@ def steps(q: QuantizedModel, calibration: Calibration, only_last: bool) -> Itera
             yield name, q
 
 
-COARSER = (2.0, 3.0, 4.5)  # scales beside rates
+COARSER = (2.0, 4.0)  # scales beside rates
 
 
 def at_rates(model: Model, split: Split, bits: str, rates: list[float]) -> list[tuple[str, int, Result]]:
@@ -172,9 +172,8 @@ def saved(model: Model, split: Split, bits: str, rates: list[float]) -> None:
     """Prints what each rate saves, against plain rounding and against coarser scales of the same divergence."""
     made = at_rates(model, split, bits, rates)
     _, plain, _ = made[0]
-    kls, sizes = zip(
-        *((np.log(r.kl.mean()), np.log(size)) for _, size, r in (made[0], *made[1 + len(rates) :])), strict=True
-    )
+    beside = sorted((np.log(result.kl.mean()), np.log(size)) for _, size, result in made[1 + len(rates) :])
+    kls, sizes = zip(*beside, strict=True)
     for what, size, result in made[1 : 1 + len(rates)]:
         coarse = float(np.exp(np.interp(np.log(result.kl.mean()), kls, sizes)))
         print(

@@ -66,6 +66,22 @@ def test_hard_limits_combine() -> None:
         quantize(0, max_drop=16, max_bytes=least.bytes // 2)
 
 
+def test_the_fewest_bytes_are_paid_for() -> None:
+    """Where bytes are minimized rounding pays as far as the drop allows; the module has the bytes, and plain rounding more."""
+    model, samples = network(0)
+    q = qaccel.quantize(model, samples, bits="auto", minimize="bytes", max_drop=8)
+    chosen = q.quantized.chosen
+    assert chosen is not None and chosen.rate > 0 and chosen.drop.points <= 8
+    assert (
+        qaccel.compile(q).report["dram_bytes"]["weights"]
+        == chosen.bytes
+        == min(each.bytes for each in chosen.plans if each.chosen)
+    )
+    plain = qaccel.quantize(model, samples, bits=chosen.plan, max_drop=100)
+    assert chosen.bytes < qaccel.compile(plain).report["dram_bytes"]["weights"]
+    assert any("paid for a bit" in note for note in q.notes)
+
+
 def test_only_a_cost_is_limited_and_the_drop_is_least() -> None:
     chosen = quantize(0, max_bytes=800).quantized.chosen
     assert chosen is not None and chosen.minimize == "drop" and chosen.bytes <= 800

@@ -200,18 +200,22 @@ def _try_uniform(state: State, advance: Advance) -> None:
 
 
 def _pay_for_bits(state: State, advance: Advance) -> None:
-    """Rounding that pays for bits: at 8 bits as far as the limit on bytes asks, then in the best plan as far as limits allow.
+    """Rounding that pays for bits: as far as the limit on bytes asks, then in the best plan as far as limits allow.
 
-    Where cycles are minimized only the layers pay that wait for their weights; where the drop is, none.
+    The limit is asked of 8 bits everywhere, and of the shortest plan whose drop is within its limit. Where cycles are minimized
+    only the layers pay that wait for their weights; where the drop is, none.
     """
     lab, limits = state.lab, state.limits
-    base = lab.trial(lab.space.uniform(W8A8))
-    if limits.max_bytes is not None and base.cost is not None and base.cost.bytes > limits.max_bytes:
-        advance("W8A8 that pays for bits")
-        paid = within_bytes(lab, lab.space.bits(base.choice), limits.max_bytes)
-        trial = Trial(base.choice, paid.quantized, paid.cost, lab.judge(paid.quantized), paid.rate)
-        if state.improves(trial):
-            state.best = trial
+    if limits.max_bytes is not None:
+        fine = [x for x in lab.trials.values() if x.cost is not None and x.estimate.points <= limits.max_points]
+        short = min(fine, key=lambda each: each.cost.bytes if each.cost is not None else 0, default=None)
+        for base in dict.fromkeys((lab.trial(lab.space.uniform(W8A8)), short)):
+            if base is not None and base.cost is not None and base.cost.bytes > limits.max_bytes:
+                advance(f"{described(lab.space, base.choice)}, paying for bits")
+                paid = within_bytes(lab, lab.space.bits(base.choice), limits.max_bytes)
+                trial = Trial(base.choice, paid.quantized, paid.cost, lab.judge(paid.quantized), paid.rate)
+                if state.improves(trial):
+                    state.best = trial
     best = state.best
     if best is None or best.cost is None or limits.minimized == "drop":
         return

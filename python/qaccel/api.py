@@ -53,7 +53,8 @@ def quantize(
     input, or an iterable of such samples; without it
     ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
     (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses what ``minimize``
-    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow.
+    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow. At given bits
+    ``max_bytes`` makes rounding pay for bits until they are kept.
     ``input_shapes``: by input name, or as ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
     ``effort``: "fast" rounds weights to nearest, "default" those of 4 bits towards the float model's outputs, "best" those of 8
     bits, too. ``passes``: names of the quantizer's

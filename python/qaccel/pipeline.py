@@ -28,7 +28,7 @@ from .metadata import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import Bits, BitWidths, CompileOptions
+from .options import DEFAULT_BITS, Bits, BitWidths, CompileOptions
 from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
 from .quant.analysis.analyze import Analysis, analyze
 from .quant.calibrate.calibration import Calibration, measure, samples_of
@@ -38,6 +38,7 @@ from .quant.passes import chosen_passes, run_passes
 from .quant.quantize import quantize
 from .quant.search.judge import judged
 from .quant.search.laboratory import Laboratory
+from .quant.search.paid import within_bytes
 from .quant.search.search import search
 from .quant.unlike import quantize_measured
 from .report.report import ProfiledSubgraph, layer_entries, make_report, timeline
@@ -108,7 +109,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> QuantizedModel:
     """The stages import, calibrate and quantize."""
-    chosen_passes(options.passes, options.effort)  # a mistake in them shows before the long work
+    _check_passes(options)  # a mistake in them shows before the long work
     with stages("import"):
         forms = REQUANTIZED if options.requantize else QUANTIZED
         imported = import_model(model, options.input_shapes, options.model_format, options.input_values, forms)
@@ -144,7 +145,8 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
             quantized = search(lab, options.limits, advance)
     else:
         with stages("quantize"):
-            quantized = judged(lab.make(options.bits), lab, options.bits, options.limits)
+            quantized, bits = _at_given_bits(lab, options)
+            quantized = judged(quantized, lab, bits, options.limits)
     if model.given is not None:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)
@@ -183,10 +185,33 @@ def laboratory(model: Model, calibration: Calibration, options: CompileOptions) 
     return Laboratory(model, calibration, make, plain, partial(_price, options), options.io_dtype != "float32")
 
 
-def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
-    """The network at these bits, after the passes."""
+def _at_given_bits(lab: Laboratory, options: CompileOptions) -> tuple[QuantizedModel, Bits | None]:
+    """The network at the bits that are given, and those, None for the default. Within a limit on bytes the default is exactly 8.
+
+    Raises UserError where rounding that pays for bits does not come down to the limit.
+    """
+    most_bytes = options.limits.max_bytes
+    if most_bytes is None:
+        return lab.make(options.bits), options.bits
+    bits = options.bits or DEFAULT_BITS
+    paid = within_bytes(lab, bits, most_bytes)
+    if paid.cost.bytes > most_bytes:
+        raise UserError(
+            f"--max-bytes {most_bytes}: at these widths rounding that pays for bits comes down to {paid.cost.bytes:,} bytes; "
+            "give a higher limit, fewer bits, or --bits auto"
+        )
+    if not paid.rate:
+        return paid.quantized, bits
+    note = f"--max-bytes {most_bytes}: rounding pays {paid.rate:.2g} for a bit, and the module takes {paid.cost.bytes:,} bytes"
+    return replace(paid.quantized, notes=(note, *paid.quantized.notes)), bits
+
+
+def _quantized(
+    model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None, rates: Mapping[str, float]
+) -> QuantizedModel:
+    """The network at these bits, after the passes, which pay for bits at rates by layer."""
     rounded, own = _rounded(model, calibration, options, bits)
-    quantized = run_passes(rounded, own, options.passes, options.effort)
+    quantized = run_passes(rounded, own, options.passes, options.effort, rates)
     return replace(quantized, ranges=own.ranges.summary())
 
 
@@ -222,7 +247,12 @@ def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
         cycles += int(counters["cycles"])
         size += len(compiled.artefact.constants)
         layers += [
-            LayerCost(entry["name"], entry["cycles"], entry["stream_bytes"])
+            LayerCost(
+                entry["name"],
+                entry["cycles"],
+                entry["stream_bytes"],
+                2 * entry["stalls"]["weight_load"] > entry["cycles"],
+            )
             for entry in layer_entries(ProfiledSubgraph(compiled, counters))
         ]
     return PlanCost(cycles, size, tuple(layers), sum(each.macs for each in partitioned.rejections))
@@ -241,11 +271,23 @@ def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> Quantize
     )
 
 
+def _check_passes(options: CompileOptions) -> None:
+    """Raises UserError for an unknown pass, and where none pays for bits that are to be fewer."""
+    paying = [each.name for each in chosen_passes(options.passes, options.effort, paid=True) if each.pays]
+    if options.limits.max_bytes is not None and not options.auto and not paying:
+        raise UserError(
+            f"--max-bytes {options.limits.max_bytes} is kept by rounding that pays for bits, and --passes names none; add "
+            "rounding_of_8_bits"
+        )
+
+
 def _check_bits(model: Model, options: CompileOptions) -> None:
     """Raises UserError where bits are asked for that a model which came quantized does not have."""
     given, bits = model.given, options.bits
     if given is not None and given.activations and options.auto:
         raise UserError("--bits auto: the model came quantized and keeps its own bits; add --requantize")
+    if given is not None and given.activations and options.limits.max_bytes is not None:
+        raise UserError("--max-bytes: the model came quantized and keeps its own integers; add --requantize")
     if given is None or bits is None:
         return
     way_out = "leave --bits out, or add --requantize, which takes it as a float model"

@@ -1,14 +1,15 @@
 """What each pass of the quantizer gains, width by width: the contrasts of arXiv 1806.08342 with this machine's integers.
 
 `python tests/bench/bench_passes.py SHARED [--networks efflite0 resnet8] [--bits W8A8 W4A8 W8A4 W4A4] [--folds 4] [--bars]
-[--rates 3e-9 1e-8]`. SHARED as for
+[--rates 3e-10 1e-9]`. SHARED as for
 `bench_accuracy.py`. Weights have a scale per tensor or per channel; per channel the passes are added one after the other, in the
 order in which they run by default. EfficientNet-Lite0: 100 photographs calibrate, the other 300 test, fold by fold; ResNet-8: 260
 training images of CIFAR-10 calibrate, the 10,000 test images test. Scores are those of the exact integers, as on the machine.
 
 Printed: mean KL divergence from the float model's classes, agreement with its first class, drop of accuracy in points with the
 standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with all passes (those of `--effort best`), and whether it
-is kept; then the script fails where one is missed. ``--rates``: instead, rounding that pays so much for a bit, and what it saves.
+is kept; then the script fails where one is missed. ``--rates``: instead, the compiler's networks whose rounding pays so much for a
+bit (a KL divergence), beside scales so many times coarser with the same rounding: bytes that LOADW fetches, by the compiled program.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from bench_accuracy import CALIBRATION_PER_CLASS, FOLDS, SEED, cifar, photographs
@@ -28,18 +30,18 @@ from qaccel.dialect.quantized import QuantizedModel
 from qaccel.evaluate.executor import execute
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.machine.streams import entropy_bits
 from qaccel.model import Model
-from qaccel.options import parse_bits
-from qaccel.quant.calibrate.calibration import Calibration
+from qaccel.options import CompileOptions, parse_bits
+from qaccel.pipeline import laboratory
+from qaccel.quant.calibrate.calibration import Calibration, measure
 from qaccel.quant.calibrate.ranges import calibrate
-from qaccel.quant.passes import PASSES
+from qaccel.quant.passes import PASSES, lattice, rounding
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
-from qaccel.quant.passes.rounding import round_to_outputs
 from qaccel.quant.quantize import quantize
 from qaccel.relax_tools import bindings
 
+Weights = tuple[np.ndarray, np.ndarray]  # integers, scales
 WIDTHS = ("W8A8", "W4A8", "W8A4", "W4A4")
 # Drop in points, agreement in percent, and the KL divergence at which a drop within one standard error of its bar will do.
 BARS = {
@@ -136,22 +138,52 @@ def steps(q: QuantizedModel, calibration: Calibration, only_last: bool) -> Itera
             yield name, q
 
 
-def at_rates(q: QuantizedModel, calibration: Calibration, rates: list[float]) -> Iterator[tuple[str, QuantizedModel]]:
-    """Rounding that pays for bits, with the entropy of all weights against that of plain rounding."""
-    for rate in rates:
-        made = correct_biases(round_to_outputs(q, calibration, rate), calibration)
-        yield f"at rate {rate:g}, {100 * entropy(made) / entropy(q) - 100:+.1f}% of the weights' entropy", made
+COARSER = (2.0, 4.0)  # scales beside rates
 
 
-def entropy(q: QuantizedModel) -> float:
-    """Order-0 entropy of all integer weights, layer by layer, bits."""
-    calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
-    return sum(entropy_bits(operators.constant(c.args[1])) for c in calls if c.op.name == operators.ConvAttrs.operator)
+def at_rates(model: Model, split: Split, bits: str, rates: list[float]) -> list[tuple[str, int, Result]]:
+    """(what, bytes that LOADW fetches, result on the test images) of plain rounding, of rates, and of coarser scales."""
+    name, output = model.inputs[0].name, model.outputs[0].name
+    options = CompileOptions(calibration_data={name: split.calibration})
+    lab = laboratory(model, measure(model, options), options)
+    reference = execute(model, {name: split.images})[output]
+
+    def result(what: str, q: QuantizedModel) -> tuple[str, int, Result]:
+        fetched = sum(each.stream_bytes for each in lab.price(q).layers)
+        found = judged(run_model(q, {name: split.images})[output], reference, split.labels)
+        print(f"  {what}: {fetched:,} bytes, {found}", flush=True)
+        return what, fetched, found
+
+    made = [result("plain", lab.make(parse_bits(bits)))]
+    made += [result(f"a bit at {rate:g}", lab.make(parse_bits(bits), rate)) for rate in rates]
+    for factor in COARSER:
+
+        def coarser(target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int, worth: float) -> Weights:
+            scale = lattice.searched_scales(target, gram, start, limit) * factor  # noqa: B023
+            q = lattice.carried(target, gram, scale, lattice.closest(limit))
+            return lattice.descended(target, gram, q, scale, lattice.closest(limit)), scale
+
+        with patch.object(rounding, "priced_weights", coarser):
+            made.append(result(f"scales {factor:g} times as coarse", lab.make(parse_bits(bits), rates[0])))
+    return made
 
 
-def contrasts(
-    model: Model, split: Split, bits: str, bars: bool, rates: list[float]
-) -> Iterator[tuple[str, Result, float]]:
+def saved(model: Model, split: Split, bits: str, rates: list[float]) -> None:
+    """Prints what each rate saves, against plain rounding and against coarser scales of the same divergence."""
+    made = at_rates(model, split, bits, rates)
+    _, plain, _ = made[0]
+    beside = sorted((np.log(result.kl.mean()), np.log(size)) for _, size, result in made[1 + len(rates) :])
+    kls, sizes = zip(*beside, strict=True)
+    for what, size, result in made[1 : 1 + len(rates)]:
+        coarse = float(np.exp(np.interp(np.log(result.kl.mean()), kls, sizes)))
+        print(
+            f"{what}: {100 * size / plain - 100:+.1f}% bytes against plain, {100 * size / coarse - 100:+.1f}% against coarser scales of "
+            f"the same KL: {result}",
+            flush=True,
+        )
+
+
+def contrasts(model: Model, split: Split, bits: str, bars: bool) -> Iterator[tuple[str, Result, float]]:
     """(what, result, seconds that it took to make) of one split."""
     name, output = model.inputs[0].name, model.outputs[0].name
     reference = execute(model, {name: split.images})[output]
@@ -159,7 +191,7 @@ def contrasts(
     calibration = Calibration(ranges, {name: split.calibration}, measured=True)
     begin = time.perf_counter()
     plain = quantize(model, ranges, parse_bits(bits))
-    for what, q in at_rates(plain, calibration, rates) if rates else steps(plain, calibration, bars):
+    for what, q in steps(plain, calibration, bars):
         seconds = time.perf_counter() - begin
         yield what, judged(run_model(q, {name: split.images})[output], reference, split.labels), seconds
         begin = time.perf_counter()
@@ -182,7 +214,11 @@ def main() -> int:
         ):
             found: dict[str, list[Result]] = {}
             for k, split in enumerate(splits(network, arguments.shared, arguments.folds)):
-                for what, result, seconds in contrasts(model, split, bits, arguments.bars, arguments.rates):
+                if arguments.rates:
+                    print(f"{network} {bits} fold {k}", flush=True)
+                    saved(model, split, bits, arguments.rates)
+                    continue
+                for what, result, seconds in contrasts(model, split, bits, arguments.bars):
                     found.setdefault(what, []).append(result)
                     print(f"{network} {bits} fold {k} {what}: {result} ({seconds:.0f} s)", flush=True)
             for what, results in found.items():

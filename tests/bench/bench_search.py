@@ -152,7 +152,8 @@ def resnet8(shared: Path, sets: int, max_drop: float) -> None:
         print(
             f"set {number}: {accuracies[-1]:.2f}%, agreement {100 * (got.argmax(1) == scores.argmax(1)).mean():.2f}%, "
             f"{chosen.mean_weight_bits:.2f} bits a weight, {chosen.bytes:,} bytes, estimated {chosen.drop.points:.2f} +- "
-            f"{chosen.drop.error:.2f} points, {chosen.trials} trials, {seconds:.0f} s"
+            f"{chosen.drop.error:.2f} points, {chosen.rate:.2g} paid for a bit, {chosen.trials} trials, {seconds:.0f} s",
+            flush=True,
         )
     print(f"between sets: {max(accuracies) - min(accuracies):.2f} points")
 

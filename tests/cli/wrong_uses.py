@@ -90,7 +90,12 @@ COMMANDS: dict[str, Command] = {
     "what to minimize": (f"{D} --bits auto --minimize cycle", 1, ("--minimize 'cycle'", "cycles, bytes, drop")),
     "minimize without auto": (f"{D} --bits 8 --minimize bytes", 1, ("--minimize bytes", "add --bits auto")),
     "cycles without auto": (f"{D} --max-cycles 5000", 1, ("--max-cycles 5000", "add --bits auto")),
-    "bytes without auto": (f"{D} --max-bytes 5000", 1, ("--max-bytes 5000", "add --bits auto")),
+    "bytes without data": (f"{Q} --max-bytes 5000", 1, ("--max-bytes 5000", "add --calibration-data")),
+    "bytes for the CPU": (f"{L} llvm --calibration-data calibration.npz --max-bytes 9", 1, ("--max-bytes 9", "add qaccel")),
+    "bytes that no rounding keeps": (
+        f"{D} --bits 8 --max-bytes 10", 1, ("--max-bytes 10", "comes down to", "higher limit", "--bits auto")
+    ),
+    "bytes without rounding": (f"{D} --max-bytes 10 --passes bias_correction", 1, ("--max-bytes 10", "rounding_of_8_bits")),
     "drop without data": (f"{Q} --max-drop 1", 1, ("--max-drop 1", "add --calibration-data")),
     "drop 0": (f"{D} --bits auto --max-drop 0", 1, ("--max-drop 0", "above 0")),
     "drop is a word": (f"{D} --bits auto --max-drop some", 1, ("--max-drop 'some'", "points above 0")),

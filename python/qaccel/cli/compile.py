@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-drop", metavar="POINTS", help="points that may be lost against float, estimated (default: 1.0)"
     )
     data.add_argument("--max-cycles", metavar="CYCLES", help="of --bits auto: of one sample, simulated")
-    data.add_argument("--max-bytes", metavar="BYTES", help="of --bits auto: of streams, parameter records and tables")
+    data.add_argument(
+        "--max-bytes",
+        metavar="BYTES",
+        help="of streams, parameter records and tables: what --bits auto, or rounding at given bits, keeps",
+    )
     data.add_argument(
         "--requantize",
         action="store_true",

@@ -10,11 +10,13 @@ from .quantized import QuantizedModel
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Of one layer: its cycles of the simulated program, and the bytes of its weight streams. ``name``: of its operation."""
+    """Of one layer: its cycles of the simulated program, and the bytes of its weight streams. ``name``: of its operation;
+    ``waits_for_weights``: for more than half of its cycles it waits for them to come from DRAM."""
 
     name: str
     cycles: int
     stream_bytes: int
+    waits_for_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What bits that the compiler chooses must keep to."""
+"""What a module must keep to, of bits that the compiler chooses; ``max_drop`` and ``max_bytes`` of given ones, too."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ class CompileOptions:
 
     ``calibration_data``: path of an .npz or an image folder, or arrays by input name; None takes synthetic inputs within
     ``input_range``. ``calibration`` None: minmax. ``bits`` None: 8 with data, W8A16 without. ``auto``: bits are searched for within
-    ``limits``, of which ``max_drop`` judges bits that are given, too. ``model_format`` None: by suffix.
+    ``limits``, of which ``max_drop`` judges bits that are given, too, and ``max_bytes`` makes their rounding pay for bits.
+    ``model_format`` None: by suffix.
     ``passes``: names of the quantizer's that may run; None for those that ``effort`` takes, None being "default".
     ``requantize``: what came quantized is taken as float.
 
@@ -130,11 +131,15 @@ class CompileOptions:
                 f"--bits auto weighs the accelerator's cycles and bytes, and --target '{self.target}' has none; add qaccel"
             )
         limits = self.limits
-        for flag, given in (
-            ("--minimize", limits.minimize), ("--max-cycles", limits.max_cycles), ("--max-bytes", limits.max_bytes)
-        ):  # fmt: skip
+        for flag, given in (("--minimize", limits.minimize), ("--max-cycles", limits.max_cycles)):
             if given is not None and not self.auto:
                 raise UserError(f"{flag} {given} is for bits that the compiler chooses; add --bits auto")
+        if limits.max_bytes is not None and (self.calibration_data is None or self.target.config is None):
+            missing = "--calibration-data" if self.calibration_data is None else "qaccel to --target"
+            raise UserError(
+                f"--max-bytes {limits.max_bytes} is kept by rounding that learns from samples what the accelerator's bits are "
+                f"worth; add {missing}"
+            )
         if limits.max_drop is not None and self.calibration_data is None:
             raise UserError(f"--max-drop {limits.max_drop:g} is judged on samples; add --calibration-data")
 

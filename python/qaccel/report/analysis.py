@@ -16,7 +16,8 @@ from .tables import Column, print_table
 def print_sources(analysis: Analysis, most: int) -> None:
     """The estimated drop, and the sources of error that cost most."""
     drop = analysis.drop
-    print(f"estimated drop: {drop.points:.2f} +- {drop.error:.2f} points, on {drop.samples} samples of the calibration")
+    judged = "held out" if drop.held_out else "that calibrated it"
+    print(f"estimated drop: {drop.points:.2f} +- {drop.error:.2f} points on {drop.samples} samples {judged}")
     shown = analysis.sources[:most]
     columns = (
         Column("node", tuple(each.finding.node for each in shown), text=True),

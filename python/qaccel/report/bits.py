@@ -42,6 +42,7 @@ def search_html(search: Mapping[str, Any]) -> str:
         ("objective", f"{search['objective']:,.6g}, bound {search['bound']:,.6g}, gap {100 * search['gap']:.2g}%"),
         ("cost, estimated against simulated", ", ".join(f"{100 * each:.2g}%" for each in search["rounds"]) or "no rounds"),
         ("plans tried", str(search["trials"])),
+        ("paid for a bit", f"{search['rate']:.2g} of the worst part's loss" if search["rate"] else "nothing"),
     ]  # fmt: skip
     rows = "".join(f'<tr><td class="t">{name}</td><td class="t">{value}</td></tr>' for name, value in facts)
     return (

@@ -19,7 +19,12 @@ def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def share(target: np.ndarray, gram: np.ndarray, q: np.ndarray, scale: np.ndarray) -> float:
     """Error over the mean square of the outputs."""
-    return float(lattice.errors(target, q, scale, gram).sum() / np.einsum("gmk,gmk->", target @ gram, target))
+    return float(lattice.errors(target, q, scale, gram).sum()) / power(target, gram)
+
+
+def power(target: np.ndarray, gram: np.ndarray) -> float:
+    """The mean square of the outputs."""
+    return float(np.einsum("gmk,gmk->", target @ gram, target))
 
 
 def test_fewer_bits_than_coarser_steps_at_the_same_error():
@@ -29,7 +34,7 @@ def test_fewer_bits_than_coarser_steps_at_the_same_error():
         coarse = lattice.carried(target, gram, start * factor, lattice.closest(127))
         curve.append((np.log(share(target, gram, coarse, start * factor)), entropy_bits(coarse)))
     for rate, most in ((1e-8, 1.0), (1e-7, 0.98), (1e-6, 0.975)):
-        q, scale = priced_weights(target, gram, start, 127, rate)
+        q, scale = priced_weights(target, gram, start, 127, rate * power(target, gram))
         assert np.array_equal(q, np.rint(q)) and np.abs(q).max() <= 127
         others = np.interp(np.log(share(target, gram, q, scale)), *zip(*curve, strict=True))
         assert entropy_bits(q) < most * others
@@ -39,7 +44,7 @@ def test_a_dearer_bit_makes_shorter_streams_and_more_error():
     target, gram, start = problem()
     hw, found = load_config("qaccel-256"), []
     for rate in (1e-10, 1e-8, 1e-6):
-        q, scale = priced_weights(target, gram, start, 127, rate)
+        q, scale = priced_weights(target, gram, start, 127, rate * power(target, gram))
         found.append(
             (len(encode_stream(WeightTile(q[0].T.astype(np.int32), 48, 8), hw)), share(target, gram, q, scale))
         )

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tvm
 
 import qaccel
 from qaccel.evaluate.perturbed import Variant, perturbed, weights_of
@@ -15,6 +16,7 @@ from qaccel.frontend.import_model import import_model
 from qaccel.options import CompileOptions, Limits
 from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import measure
+from qaccel.quant.search.search import search
 from qaccel.quant.search.sensitivity import nearest
 from qaccel.report.text import report_html
 from quant.search.enumerable import network
@@ -23,6 +25,15 @@ from quant.search.enumerable import network
 def quantize(seed: int, **arguments: Any) -> qaccel.QuantizedNetwork:
     model, samples = network(seed)
     return qaccel.quantize(model, samples, **{"bits": "auto", **arguments})
+
+
+def _divergence(model: onnx.ModelProto, q: qaccel.QuantizedNetwork, x: np.ndarray) -> float:
+    """Mean KL divergence of the scores from those of ONNX Runtime's float network."""
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    wanted = np.concatenate([session.run(None, {"x": each[None]})[0] for each in x]).astype(np.float64)
+    got = q.run({"x": x})["y"].astype(np.float64)
+    logs = [each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (wanted, got)]
+    return float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean())
 
 
 def test_the_module_costs_and_the_network_loses_what_the_search_says() -> None:
@@ -35,12 +46,7 @@ def test_the_module_costs_and_the_network_loses_what_the_search_says() -> None:
     assert (module.report["cycles"], module.report["dram_bytes"]["weights"]) == (chosen.cycles, chosen.bytes)
     held = samples["x"][3::4]
     assert (drop.samples, drop.held_out) == (len(held), True)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    wanted = np.concatenate([session.run(None, {"x": each[None]})[0] for each in held]).astype(np.float64)
-    got = q.run({"x": held})["y"].astype(np.float64)
-    logs = [x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (wanted, got)]
-    kl = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean()
-    assert drop.losses["y"] == pytest.approx(kl, rel=1e-3)
+    assert drop.losses["y"] == pytest.approx(_divergence(model, q, held), rel=1e-3)
     assert drop.points <= 1.0
     assert module.report["drop"]["points"] == drop.points and module.report["search"]["gap"] <= 0.01
     assert any(note.startswith("--bits auto: ") for note in q.notes)
@@ -58,6 +64,22 @@ def test_hard_limits_combine() -> None:
     assert both.limits == {"max_drop": 16, "max_bytes": least.bytes}
     with pytest.raises(qaccel.UserError, match="no plan keeps --max-drop 16 and --max-bytes"):
         quantize(0, max_drop=16, max_bytes=least.bytes // 2)
+
+
+def test_the_fewest_bytes_are_paid_for() -> None:
+    """Where bytes are minimized rounding pays as far as the drop allows; the module has the bytes, and plain rounding more."""
+    model, samples = network(0)
+    q = qaccel.quantize(model, samples, bits="auto", minimize="bytes", max_drop=8)
+    chosen = q.quantized.chosen
+    assert chosen is not None and chosen.rate > 0 and chosen.drop.points <= 8
+    assert (
+        qaccel.compile(q).report["dram_bytes"]["weights"]
+        == chosen.bytes
+        == min(each.bytes for each in chosen.plans if each.chosen)
+    )
+    plain = qaccel.quantize(model, samples, bits=chosen.plan, max_drop=100)
+    assert chosen.bytes < qaccel.compile(plain).report["dram_bytes"]["weights"]
+    assert any("paid for a bit" in note for note in q.notes)
 
 
 def test_only_a_cost_is_limited_and_the_drop_is_least() -> None:
@@ -103,11 +125,43 @@ def test_other_limits_measure_nothing_again(monkeypatch: pytest.MonkeyPatch) -> 
         qaccel.quantize(model, {"x": samples["x"][::-1]}, bits="auto")
 
 
-def test_few_samples_are_said() -> None:
+@pytest.mark.parametrize("bits", ["auto", None, 8, "W4A8"])
+def test_few_samples_are_said(bits: Any) -> None:
+    """Of fewer than 16 none are held out; of 16 four are, whether bits are chosen, given, or the default."""
     model, samples = network(0)
-    q = qaccel.quantize(model, {"x": samples["x"][:15]}, bits="auto")
-    assert q.quantized.drop is not None and not q.quantized.drop.held_out
+    q = qaccel.quantize(model, {"x": samples["x"][:15]}, bits=bits, max_drop=50)
+    assert q.quantized.drop is not None and not q.quantized.drop.held_out and q.quantized.drop.samples == 15
     assert any("fewer than 16" in note for note in q.notes)
+    q = qaccel.quantize(model, {"x": samples["x"][:16]}, bits=bits, max_drop=50)
+    assert q.quantized.drop is not None and q.quantized.drop.held_out and q.quantized.drop.samples == 4
+    assert not any("fewer than 16" in note for note in q.notes)
+
+
+@pytest.mark.parametrize("bits", [8, "W4A8"])
+def test_what_judges_given_bits_rounded_nothing(bits: Any) -> None:
+    """The network is that of the other samples alone, and its loss is ONNX Runtime's on those that were held out."""
+    model, samples = network(0)
+    q = qaccel.quantize(model, samples, bits=bits, max_drop=50)
+    others = np.arange(len(samples["x"])) % 4 != 3
+    spoilt = samples["x"] + np.where(others, 0, 1).astype(np.float32)[:, None, None, None]
+    same = qaccel.quantize(model, {"x": spoilt}, bits=bits, max_drop=50)
+    assert tvm.ir.structural_equal(q.quantized.mod, same.quantized.mod, map_free_vars=True)
+    assert q.quantized.drop.losses["y"] == pytest.approx(_divergence(model, q, samples["x"][~others]), rel=1e-3)
+
+
+def test_no_plan_runs_on_the_accelerator() -> None:
+    """Uniform plans that run before the passes and not after them: one line, and no minimum of nothing."""
+    model, samples = network(0)
+    imported, options = import_model(model, None, None, None), CompileOptions(calibration_data=samples, auto=True)
+    lab = laboratory(imported, measure(imported, options), options)
+    assert len(lab.prices) == 9
+
+    def refused(_: Any) -> Any:
+        raise qaccel.UserError("too large")
+
+    lab.price = refused
+    with pytest.raises(qaccel.UserError, match=r"takes none of the \d+ plans .* it takes --bits W"):
+        search(lab, Limits(), lambda _: None)
 
 
 def test_no_width_fails_silently() -> None:

@@ -58,13 +58,17 @@ class Analysis:
 
 
 def analyze(lab: Laboratory, bits: Bits | None) -> Analysis:
-    """The analysis of a network at these bits, after all passes; measured on the samples that the ranges come from."""
+    """The analysis of a network at these bits, after all passes.
+
+    The whole is judged on held-out samples, if there are any; all else is measured on those that the ranges come from.
+    """
     quantized, model = lab.make(bits), lab.model
-    samples = first_runs(model, lab.calibration.samples, MOST_JUDGED)
-    reference = execute(model, samples)
+    judging = first_runs(model, lab.held, MOST_JUDGED)
+    reference = execute(model, judging)
     points = points_of(parts_of(model, reference), reference)
-    estimate = points.estimate(losses_of(quantized, samples, points.parts, reference).losses())
-    drop = drop_of(points, estimate, runs_of(model, samples), False)
+    estimate = points.estimate(losses_of(quantized, judging, points.parts, reference).losses())
+    drop = drop_of(points, estimate, runs_of(model, judging), lab.held_out)
+    samples = first_runs(model, lab.calibration.samples, MOST_JUDGED)
     tensors = measure_losses(quantized, samples)
     found = findings(quantized, tensors)
     few = first_runs(model, samples, MOST_ALONE)

@@ -6,7 +6,7 @@ model. To add one, write that file and name it in PASSES.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,52 +16,56 @@ from ...errors import UserError
 from ...options import EFFORTS
 from ..calibrate.calibration import Calibration
 from .bias_correction import correct_biases
-from .rounding import round_to_outputs
+from .rounding import FREE, round_to_outputs
 
 
 @dataclass(frozen=True)
 class Pass:
     """One algorithm. ``needs_samples``: it learns from the user's samples and is left out where there are none. ``effort``: the
-    least of EFFORTS that takes it."""
+    least of EFFORTS that takes it. ``pays``: it takes a third argument, what a bit of each layer's stream is worth, and every
+    effort takes it where bits are worth something."""
 
     name: str
-    run: Callable[[QuantizedModel, Calibration], QuantizedModel]
+    run: Callable[..., QuantizedModel]
     needs_samples: bool = False
     effort: str = EFFORTS[0]
+    pays: bool = False
 
 
 PASSES = (
-    Pass("rounding", partial(round_to_outputs, widths=(4,)), needs_samples=True, effort="default"),
+    Pass("rounding", partial(round_to_outputs, widths=(4,)), needs_samples=True, effort="default", pays=True),
     # There is less to gain: it takes several times as long as all else that a network of 8 bits needs.
-    Pass("rounding_of_8_bits", partial(round_to_outputs, widths=(8,)), needs_samples=True, effort="best"),
+    Pass("rounding_of_8_bits", partial(round_to_outputs, widths=(8,)), needs_samples=True, effort="best", pays=True),
     Pass("bias_correction", correct_biases, needs_samples=True),
 )
 
 
 def run_passes(
-    model: QuantizedModel, calibration: Calibration, names: Sequence[str] | None = None, effort: str | None = None
-) -> QuantizedModel:
-    """The model after the `chosen_passes` that the data allow.
+    model: QuantizedModel, calibration: Calibration, names: Sequence[str] | None = None, effort: str | None = None,
+    rates: Mapping[str, float] = FREE,
+) -> QuantizedModel:  # fmt: skip
+    """The model after the `chosen_passes` that the data allow. ``rates``: what bits are worth, as `round_to_outputs` takes it.
 
     The form of the module is checked after each. Raises UserError for a name that asks for samples where there are none.
     """
-    for each in chosen_passes(names, effort):
+    for each in chosen_passes(names, effort, bool(rates)):
         if not each.needs_samples or calibration.measured:
-            model = each.run(model, calibration)
+            model = each.run(model, calibration, rates) if each.pays else each.run(model, calibration)
             check_quantized(model.mod)
         elif names is not None:
             raise UserError(f"--passes {each.name}: it learns from samples, and there are none; add --calibration-data")
     return model
 
 
-def chosen_passes(names: Sequence[str] | None, effort: str | None = None) -> tuple[Pass, ...]:
-    """Those of PASSES that are named, in the order of PASSES; for None those that ``effort`` takes, by itself "default".
+def chosen_passes(names: Sequence[str] | None, effort: str | None = None, paid: bool = False) -> tuple[Pass, ...]:
+    """Those of PASSES that are named, in the order of PASSES; for None those that ``effort``, by itself "default", takes, and
+    where bits are ``paid`` for also those that pay.
 
     Raises UserError for an unknown name.
     """
     if names is None:
         most = EFFORTS.index(effort or "default")
-        return tuple(each for each in PASSES if EFFORTS.index(each.effort) <= most)
+        return tuple(each for each in PASSES if EFFORTS.index(each.effort) <= most or each.pays and paid)
     known = [each.name for each in PASSES]
     for name in names:
         if name not in known:

@@ -1,7 +1,7 @@
 """Rounding that pays for bits: error and length of the weight stream together, in the closed form of `lattice`.
 
-Minimised is the squared error of the layer's outputs over their mean square, plus ``rate`` for each bit, as in CERWU
-(arXiv 2505.18758). A bit is one of an ideal order-0 code for the layer's integers, which the machine's codecs come near.
+Minimised is the squared error of the layer's outputs, plus ``worth`` for each bit, as in CERWU (arXiv 2505.18758).
+A bit is one of an ideal order-0 code for the layer's integers, which the machine's codecs come near.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ FACTORS = (0.7, 1.0, 1.4)  # of the step that theory says
 
 
 def priced_weights(
-    target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int, rate: float
+    target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int, worth: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `lattice.round_weights`, with ``rate`` the error that a bit is worth, a share of the mean square of all outputs.
+    """As `lattice.round_weights`, with ``worth`` the error of all channels together that a bit is worth.
 
     Steps are those of the least sum after rounding to nearest, of some that lie between two rules: one step for all channels, which
     adds the least error, and one in proportion to the channel's weights, whose symbols a common code fits best.
     """
-    worth = rate * float(np.einsum("gmk,gmk->", target @ gram, target))
     scale = _steps(target, gram, searched_scales(target, gram, start, limit), limit, worth)
     q = nearest(target, scale, limit)
     for _ in range(ROUNDS):

@@ -8,7 +8,8 @@ their Gram matrix (the family of GPTAQ, arXiv 2504.02692, and Qronos, arXiv 2505
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,22 +21,25 @@ from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
 from ..calibrate.runs import first_runs, runs_of
 from .constants import LayerConstants, fits_machine, with_constants
-from .lattice import round_weights
+from .lattice import errors, nearest, round_weights
 from .priced import priced_weights
 from .regression import Moments, regression
 from .rows import Rows
 
+FEW_BITS = 4  # whose error rates are shares of
 WIDTHS = (4, 8)  # bits of weights: rounding to 16 loses nothing
 MOST_RUNS = 128  # of the model's own batch
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
+FREE: Mapping[str, float] = MappingProxyType({})  # rates where bits cost nothing
 
 
 def round_to_outputs(
-    q: QuantizedModel, calibration: Calibration, rate: float = 0.0, widths: Collection[int] = WIDTHS
+    q: QuantizedModel, calibration: Calibration, rates: Mapping[str, float] = FREE, widths: Collection[int] = WIDTHS
 ) -> QuantizedModel:
     """The model with other integer weights, scales and biases in its layers whose weights have one of the ``widths``.
 
-    ``rate``: what a bit of a layer's stream is worth, as a share of the mean square of the layer's outputs; see `priced_weights`.
+    ``rates``: by layer, what a bit of its stream is worth, as a share of the error that its weights make when they are rounded to
+    nearest in FEW_BITS. Layers that are not named round for the least error alone.
     """
     layers = _layers(q, widths)
     if not layers:
@@ -60,7 +64,7 @@ def round_to_outputs(
         if attrs.name not in layers or not rows[attrs.name].full:
             return weight, bias, scale
         before = LayerConstants(weight, bias, scale)
-        after = _rounded(attrs, layers[attrs.name], rows.pop(attrs.name), given, before, rate)
+        after = _rounded(attrs, layers[attrs.name], rows.pop(attrs.name), given, before, rates.get(attrs.name, 0.0))
         made[attrs.name] = after
         return after.weight, after.bias, after.scale
 
@@ -101,7 +105,10 @@ def _rounded(
     largest = np.abs(target).max(axis=2)
     start = np.where(largest > 0, largest, 1.0) / limit
     if rate > 0 and groups == 1:
-        q, scale = priced_weights(target, gram, start, limit, rate)
+        few = (1 << (FEW_BITS - 1)) - 1
+        scale = np.maximum(np.abs(weight).max(axis=2) / few, np.finfo(np.float64).tiny)
+        worth = rate * float(errors(weight, nearest(weight, scale, few), scale, gram).sum())
+        q, scale = priced_weights(target, gram, start, limit, worth)
     else:
         q, scale = round_weights(target, gram, start, limit)
     bias = moments.output_means - scale * np.einsum("gmk,gk->gm", q, moments.input_means)

@@ -14,7 +14,7 @@ from .laboratory import Laboratory
 from .losses import Loss
 from .program import Aim, solve
 from .space import Choice, Space
-from .tables import Tables
+from .tables import Tables, Trial
 
 CURVE_POINTS = 12
 
@@ -106,8 +106,8 @@ def _steps(lab: Laboratory, tables: Tables) -> Iterator[float]:
     yield from map(float, np.geomspace(low, max(high, low * 2), CURVE_POINTS))
 
 
-def measured_plans(lab: Laboratory, tables: Tables, best: Choice) -> tuple[CurvePoint, ...]:
-    """Every plan that was tried, and the uniform ones, which are at least priced."""
+def measured_plans(lab: Laboratory, tables: Tables, best: Trial) -> tuple[CurvePoint, ...]:
+    """Every plan that was tried, and the uniform ones, which are at least priced; the best one also as it paid for bits."""
     found = {}
     for widths, cost in lab.prices.items():
         choice = lab.space.uniform(widths)
@@ -116,5 +116,9 @@ def measured_plans(lab: Laboratory, tables: Tables, best: Choice) -> tuple[Curve
         if trial.cost is not None:
             name = found[choice].name if choice in found else described(lab.space, choice)
             cost, points = trial.cost, trial.estimate.points
-            found[choice] = CurvePoint(name, cost.cycles, cost.bytes, points, True, choice == best)
-    return tuple(sorted(found.values(), key=lambda each: (each.points, each.cycles)))
+            found[choice] = CurvePoint(name, cost.cycles, cost.bytes, points, True, trial is best)
+    every = [*found.values()]
+    if best.rate and best.cost is not None:
+        name = f"{described(lab.space, best.choice)}, a bit at {best.rate:.2g}"
+        every.append(CurvePoint(name, best.cost.cycles, best.cost.bytes, best.estimate.points, True, True))
+    return tuple(sorted(every, key=lambda each: (each.points, each.cycles)))

@@ -1,7 +1,4 @@
-"""Whether bits that were given, or are the default, lose too much: judged on samples, said, and for the default mended.
-
-The samples that judge took part in calibration: who wants them held out asks for --bits auto.
-"""
+"""Whether bits that were given, or are the default, lose too much: judged on held-out samples, said, and for the default mended."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from ...dialect.quantized import QuantizedModel
 from ...evaluate.executor import execute
 from ...evaluate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
-from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
+from ...options.limits import DEFAULT_MAX_DROP
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
 from ..calibrate.runs import first_runs, runs_of
-from ..calibrate.synthetic import those_of
 from .laboratory import Laboratory, drop_of, losses_of
 from .losses import Estimate, Loss, Points, parts_of, points_of
 from .sensitivity import Sensitivities, measure_sensitivities
@@ -43,8 +40,13 @@ class _Judge:
 
     def told(self, quantized: QuantizedModel, estimate: Estimate, *notes: str) -> QuantizedModel:
         """The network with its estimate, and with notes."""
-        drop = drop_of(self.points, estimate, runs_of(self.lab.model, self.samples), False)
-        return replace(quantized, drop=drop, notes=(*notes, *quantized.notes))
+        runs, held_out = runs_of(self.lab.model, self.samples), self.lab.held_out
+        drop = drop_of(self.points, estimate, runs, held_out)
+        kind = () if held_out else (
+            f"estimated drop {_said(estimate)} on the {runs} samples that calibrated it, which is kind: of fewer than "
+            f"{FEWEST_TO_HOLD_OUT} none are held out",
+        )  # fmt: skip
+        return replace(quantized, drop=drop, notes=(*notes, *kind, *quantized.notes))
 
     def fails(self, estimate: Estimate) -> bool:
         """Whether an estimate is above the limit by more than its own standard error."""
@@ -54,14 +56,13 @@ class _Judge:
 def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits: Limits) -> QuantizedModel:
     """The network with what it is estimated to lose; ``bits`` None: the default, which takes 16 bits where 8 lose too much.
 
-    Fewer runs' samples than FEWEST_TO_HOLD_OUT judge nothing: the network comes back as it is.
+    Judged on the samples that are held out; where there are none, on those that calibrated it, which a note says.
     """
-    model, calibration = lab.model, lab.calibration
-    runs = runs_of(model, calibration.samples) if calibration.measured else 0
-    if runs < FEWEST_TO_HOLD_OUT or not quantized.plan:
+    model = lab.model
+    limits = limits if limits.max_drop_holds else replace(limits, max_drop=DEFAULT_MAX_DROP)
+    if not lab.calibration.measured or not quantized.plan:
         return quantized
-    every = those_of(model.inputs, calibration.samples, range(HELD_OUT - 1, runs, HELD_OUT))
-    samples = first_runs(model, every, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
+    samples = first_runs(model, lab.held, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
     reference = execute(model, samples)
     points = points_of(parts_of(model, reference), reference)
     judge = _Judge(lab, limits, samples, reference, points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,30 +20,38 @@ from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
 from ..calibrate.calibration import Calibration
 from ..calibrate.runs import first_runs, runs_of
 from .losses import Estimate, Part, Points, Sums, parts_of, points_of
-from .sensitivity import Sensitivities, measure_sensitivities
+from .sensitivity import Sensitivities, measure_sensitivities, rounding_losses
 from .space import Choice, Space, base_name, known_names, space_of, tensor_quantizations
 from .tables import Tables, Trial
 
 Make = Callable[[Bits | None], QuantizedModel]
+MakePaid = Callable[[Bits | None, Mapping[str, float]], QuantizedModel]
 UNIFORM = tuple(BitWidths(w, a) for w in WIDTHS for a in WIDTHS)
 MOST_HELD = 128  # runs of the network that a plan is judged on
 
 
 class Laboratory:
-    """Tries the plans of one network. ``make`` quantizes with all passes, ``quantize`` without any, ``price`` compiles.
+    """Tries the plans of one network. ``make`` quantizes with all passes, which pay for bits at rates by layer, ``quantize``
+    without any, ``price`` compiles.
 
     ``narrow_ends``: the module is to have 8-bit inputs and outputs.
     """
 
     def __init__(
-        self, model: Model, calibration: Calibration, make: Make, quantize: Make, price: Price, narrow_ends: bool
+        self, model: Model, calibration: Calibration, make: MakePaid, quantize: Make, price: Price, narrow_ends: bool
     ) -> None:
         self.narrow_ends = narrow_ends
         self.model, self.calibration = model, calibration
-        self.make, self.quantize, self.price = make, quantize, price
+        self._make, self.quantize, self.price = make, quantize, price
         self.held_out = bool(calibration.held)
         self.trials: dict[Choice, Trial] = {}
         self._plain: dict[BitWidths, QuantizedModel] = {}
+
+    def make(self, bits: Bits | None, rate: float = 0.0, paying: Collection[str] | None = None) -> QuantizedModel:
+        """The network at these bits with all passes; ``rate``: the loss of the network's worst part that a bit is worth in the
+        layers ``paying``, None for all."""
+        losses = self.rounding_losses if rate else {}
+        return self._make(bits, {n: rate / loss for n, loss in losses.items() if paying is None or n in paying})
 
     def plain(self, widths: BitWidths) -> QuantizedModel:
         """The network at one pair of widths, without passes."""
@@ -78,6 +86,12 @@ class Laboratory:
         return measure_sensitivities(self.model, self.space, tensors, self.calibration.samples, self.parts)
 
     @cached_property
+    def rounding_losses(self) -> Mapping[str, float]:
+        """By layer, what the worst part loses by 4-bit weights rounded to nearest."""
+        names = [each.name for each in self.space.layers]
+        return rounding_losses(self.model, names, self.calibration.samples, self.parts)
+
+    @cached_property
     def points(self) -> Points:
         """From losses to points, learnt from all samples, with what the sensitivities' samples add."""
         own = execute(self.model, first_runs(self.model, self.calibration.samples, MOST_HELD))
@@ -110,12 +124,21 @@ class Laboratory:
     def trial(self, choice: Choice) -> Trial:
         """The choice tried; known ones are not tried again."""
         if choice not in self.trials:
-            quantized = self.make(self.space.bits(choice))
-            cost = self._price(quantized)
-            if cost is not None and cost.fallback_macs > self.least_fallback:
-                cost = None
-            self.trials[choice] = Trial(choice, quantized, cost, self.judge(quantized))
+            self.trials[choice] = self.paid_trial(choice, 0.0)
         return self.trials[choice]
+
+    def paid_trial(self, choice: Choice, rate: float, paying: Collection[str] | None = None) -> Trial:
+        """The choice tried with rounding that pays for bits, as `make` takes it."""
+        quantized = self.make(self.space.bits(choice), rate, paying)
+        cost = self._price(quantized)
+        if cost is not None and cost.fallback_macs > self.least_fallback:
+            cost = None
+        return Trial(choice, quantized, cost, self.judge(quantized), rate)
+
+    def waiting(self, cost: PlanCost) -> set[str]:
+        """The layers that wait for their weights, which fewer bytes would make faster."""
+        known = known_names(self.plain(DEFAULT_BITS))
+        return {base_name(each.name, known) for each in cost.layers if each.waits_for_weights}
 
     def judge(self, quantized: QuantizedModel) -> Estimate:
         """What a quantized network loses on the held-out samples."""

@@ -24,6 +24,7 @@ from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
 from ..calibrate.runs import runs_of
 from .explain import curve, decisions, described, measured_plans
 from .laboratory import Laboratory, Trial
+from .paid import most_paid, within_bytes
 from .program import Aim, Solution, solve
 from .space import Choice
 from .tables import Tables, anchored, learnt
@@ -53,7 +54,8 @@ class State:
         points, most = self.lab.points, self.limits.max_points
         one = points.budget(1.0)
         allowed = points.budget(most) if math.isfinite(most) else one * math.inf
-        tried = tuple(choice for choice, trial in self.lab.trials.items() if trial is not self.best)
+        own = None if self.best is None else self.best.choice
+        tried = tuple(choice for choice in self.lab.trials if choice != own)
         limits = self.limits
         return Aim(
             limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, tried
@@ -106,10 +108,14 @@ class State:
         trial = self.lab.trial(choice)
         if new:
             self.tables = learnt(self.lab.corrected(self.tables, trial), self.anchor, trial)
-        if self.keeps(trial) and (self.best is None or self.rank(trial) < self.rank(self.best)):
+        if self.improves(trial):
             self.best = trial
             self.anchor = trial
         return trial
+
+    def improves(self, trial: Trial) -> bool:
+        """Whether a trial keeps every limit and is better than the best."""
+        return self.keeps(trial) and (self.best is None or self.rank(trial) < self.rank(self.best))
 
     def solve(self, aim: Aim) -> Solution | None:
         """The integer program's choice, by the tables as they are."""
@@ -138,6 +144,7 @@ def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
         state.take(lab.space.uniform(widths))
     _rounds(state, advance)
     _try_uniform(state, advance)
+    _pay_for_bits(state, advance)
     if state.best is None:
         _extremes(state, advance)
     if state.best is None:
@@ -192,6 +199,39 @@ def _try_uniform(state: State, advance: Advance) -> None:
         state.take(choice)
 
 
+def _pay_for_bits(state: State, advance: Advance) -> None:
+    """Rounding that pays for bits: as far as the limit on bytes asks, then in the best plan as far as limits allow.
+
+    The limit is asked of 8 bits everywhere, and of the shortest plan whose drop is within its limit. Where cycles are minimized
+    only the layers pay that wait for their weights; where the drop is, none.
+    """
+    lab, limits = state.lab, state.limits
+    if limits.max_bytes is not None:
+        fine = [x for x in lab.trials.values() if x.cost is not None and x.estimate.points <= limits.max_points]
+        short = min(fine, key=lambda each: each.cost.bytes if each.cost is not None else 0, default=None)
+        for base in dict.fromkeys((lab.trial(lab.space.uniform(W8A8)), short)):
+            if base is not None and base.cost is not None and base.cost.bytes > limits.max_bytes:
+                advance(f"{described(lab.space, base.choice)}, paying for bits")
+                paid = within_bytes(lab, lab.space.bits(base.choice), limits.max_bytes)
+                trial = Trial(base.choice, paid.quantized, paid.cost, lab.judge(paid.quantized), paid.rate)
+                if state.improves(trial):
+                    state.best = trial
+    best = state.best
+    if best is None or best.cost is None or limits.minimized == "drop":
+        return
+    paying = lab.waiting(best.cost) if limits.minimized == "cycles" else None
+    if paying is None or paying:
+
+        def tried(rate: float) -> Trial:
+            advance(f"a bit at {rate:.1g}")
+            return lab.paid_trial(best.choice, rate, paying)
+
+        def better(trial: Trial, than: Trial | None) -> bool:
+            return state.keeps(trial) and state.objective(trial) < state.objective(than or best)
+
+        state.best = most_paid(lab, tried, better) or best
+
+
 def _extremes(state: State, advance: Advance) -> None:
     """Tries the cheapest plans and the best one, whatever the limits say of their other sides."""
     scale = state.aim().scale
@@ -221,7 +261,7 @@ def _finished(state: State) -> QuantizedModel:
         bytes=best.cost.bytes, mean_weight_bits=lab.space.mean_weight_bits(best.choice), rounds=tuple(state.rounds),
         objective=objective, bound=min(bound, objective), gap=gap, trials=len(lab.trials),
         sensitivity_samples=runs_of(lab.model, lab.sensitivities.samples), decisions=decisions(lab, tables, best.choice),
-        curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best.choice),
+        curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best), rate=best.rate,
     )  # fmt: skip
     note = _note(chosen, described(lab.space, best.choice))
     return replace(best.quantized, chosen=chosen, drop=drop, notes=(note, *best.quantized.notes))
@@ -232,9 +272,10 @@ def _note(chosen: Chosen, plan: str) -> str:
     judged = f"on {drop.samples} held-out samples" if drop.held_out else (
         f"on the {drop.samples} samples that calibrated it: of fewer than {FEWEST_TO_HOLD_OUT} none are held out"
     )  # fmt: skip
+    paid = f", {chosen.rate:.2g} paid for a bit (again with this plan and --max-bytes)" if chosen.rate else ""
     return (
-        f"--bits auto: {plan}; {chosen.mean_weight_bits:.2f} bits a weight, {chosen.cycles:,} cycles, {chosen.bytes:,} bytes, "
-        f"estimated drop {drop.points:.2f} +- {drop.error:.2f} points {judged}; {chosen.trials} plans tried"
+        f"--bits auto: {plan}{paid}; {chosen.mean_weight_bits:.2f} bits a weight, {chosen.cycles:,} cycles, "
+        f"{chosen.bytes:,} bytes, estimated drop {drop.points:.2f} +- {drop.error:.2f} points {judged}; {chosen.trials} plans tried"
     )
 
 
@@ -249,9 +290,15 @@ def _none_keeps(state: State) -> UserError:
         ratios += [trial.cost.bytes / limits.max_bytes] if limits.max_bytes else []
         return sum(max(0.0, each - 1) for each in ratios)
 
-    nearest = min((each for each in lab.trials.values() if each.cost is not None), key=away)
-    assert nearest.cost is not None
     asked = " and ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in limits.given.items())
+    nearest = min((each for each in lab.trials.values() if each.cost is not None), key=away, default=None)
+    if nearest is None:
+        widths = min(lab.prices, key=lambda each: lab.prices[each].cycles)
+        return UserError(
+            f"--bits auto: the accelerator takes none of the {len(lab.trials)} plans that were tried for {asked}; it takes "
+            f"--bits {widths}"
+        )
+    assert nearest.cost is not None
     return UserError(
         f"--bits auto: no plan keeps {asked}; the nearest, {described(lab.space, nearest.choice)}, takes "
         f"{nearest.cost.cycles:,} cycles and {nearest.cost.bytes:,} bytes and loses an estimated {nearest.estimate.points:.2f} "

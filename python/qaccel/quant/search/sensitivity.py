@@ -7,7 +7,7 @@ search learns from the plans that it tries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ from ...model import Model
 from ...options import WIDTHS
 from ..calibrate import cache
 from ..calibrate.runs import first_runs
+from ..passes.rounding import FEW_BITS
 from .losses import Loss, Part, Sums
 from .space import Choice, Space
 
 SAMPLES = 48  # of a small network
 SAMPLES_LARGE = 12
 SAMPLES_FEW = 4  # of a large one, to say only what loses most
+LEAST_LOSS = 0.03  # of the median
 FORMAT = 2  # of what is kept, and of how it is measured
 
 
@@ -84,6 +86,32 @@ def measure_sensitivities(
         used,
     )
     cache.store_entry(key, _entry(found))
+    return found
+
+
+def rounding_losses(
+    model: Model, layers: Sequence[str], samples: Mapping[str, np.ndarray], parts: tuple[Part, ...]
+) -> Mapping[str, float]:
+    """By layer, the loss of the worst part with that layer's weights alone rounded to nearest in FEW_BITS.
+
+    None is less than LEAST_LOSS of their median: on some samples a layer seems to cost nothing.
+    """
+    used = first_runs(model, samples, SAMPLES_LARGE if plan_of(model).compiled else SAMPLES)
+    key = cache.key_of(model, used, f"rounding losses {FORMAT} {FEW_BITS} {layers} {parts}")
+    known = cache.load_entry(key)
+    if isinstance(known, dict) and known.keys() == {*layers}:
+        return {name: float(loss) for name, loss in known.items()}
+    weights = weights_of(model)
+    names = [name for name in layers if name in weights]
+    variants = [Variant(weights={name: nearest(*weights[name], FEW_BITS)}) for name in names]
+    sums = [Sums(parts) for _ in variants]
+    for reference, made in perturbed(model, used, variants):
+        for each, outputs in zip(sums, made, strict=True):
+            each.add(reference, outputs)
+    worst = {name: max(loss.value for loss in each.losses()) for name, each in zip(names, sums, strict=True)}
+    middle = float(np.median([loss for loss in worst.values() if loss > 0] or [1.0]))
+    found = {name: max(worst.get(name, middle), LEAST_LOSS * middle) for name in layers}
+    cache.store_entry(key, found)
     return found
 
 

@@ -19,12 +19,16 @@ _MOST_TIMES = 10.0  # a trial may make a width lose so many times more or less t
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A choice that was made: the network, its cost, None where the machine cannot take it, and what it loses."""
+    """A choice that was made: the network, its cost, None where the machine cannot take it, and what it loses.
+
+    ``rate``: what its rounding paid for a bit, a loss of the worst part.
+    """
 
     choice: Choice
     quantized: QuantizedModel
     cost: PlanCost | None
     estimate: Estimate
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""Rounding that pays for bits: how much a bit must be worth to keep a limit on bytes, and how much it may be.
+
+A rate is the loss of the network's worst part that a bit is worth; each layer has its own by what few bits cost there.
+Every try is a whole network: rounded at a rate (`passes.priced`), compiled, and its bytes counted, streams as LOADW fetches them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...dialect.plan_cost import PlanCost
+from ...dialect.quantized import QuantizedModel
+from ...options import Bits
+from .laboratory import Laboratory
+from .tables import Trial
+
+FIRST_RATE = 5e-4  # over the number of all weights: little more than what 8 bits lose in any case
+STEP = 8.0  # between rates until one is on the other side of the limit
+MOST_STEPS = 6
+NEAR = 0.995  # of a limit on bytes is near enough
+MOST_TRIES = 8
+HALVINGS = 2  # of the way between a rate that loses too much and one that does not
+
+
+@dataclass(frozen=True, eq=False)
+class Paid:
+    """A network whose rounding paid ``rate`` for a bit, and what it costs; a rate of 0 is rounding that does not pay."""
+
+    rate: float
+    quantized: QuantizedModel
+    cost: PlanCost
+
+
+def within_bytes(lab: Laboratory, bits: Bits | None, most_bytes: int) -> Paid:
+    """The network at these bits with the least rate that was found to keep its bytes within ``most_bytes``, near to them.
+
+    Where no rate keeps them it is the network of the fewest bytes that were reached.
+    """
+    dear = cheap = _tried(lab, bits, 0.0)
+    rate = first_rate(lab)
+    for _ in range(MOST_STEPS):
+        if dear.cost.bytes <= most_bytes:
+            break
+        cheap, dear = dear, _tried(lab, bits, rate)
+        rate *= STEP
+    if cheap is dear or dear.cost.bytes > most_bytes:
+        return min(cheap, dear, key=lambda each: each.cost.bytes)
+    for _ in range(MOST_TRIES):
+        if dear.cost.bytes >= NEAR * most_bytes:
+            break
+        each = _tried(lab, bits, _between(cheap, dear, most_bytes * (1 + NEAR) / 2))
+        cheap, dear = (cheap, each) if each.cost.bytes <= most_bytes else (each, dear)
+    return dear
+
+
+def most_paid(
+    lab: Laboratory, tried: Callable[[float], Trial], better: Callable[[Trial, Trial | None], bool]
+) -> Trial | None:
+    """The trial at the highest rate that was found to be ``better`` than the one at the rate below; None where none is.
+
+    ``tried``: the network at a rate.
+    """
+    best, rate = None, first_rate(lab)
+    trial = tried(rate)
+    while better(trial, best):
+        best, rate = trial, rate * STEP
+        trial = tried(rate)
+    low, high = rate / STEP, rate
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        trial = tried(middle)
+        if better(trial, best):
+            best, low = trial, middle
+        else:
+            high = middle
+    return best
+
+
+def first_rate(lab: Laboratory) -> float:
+    """A low one."""
+    return FIRST_RATE / max(1, sum(each.weight_count for each in lab.space.layers))
+
+
+def _tried(lab: Laboratory, bits: Bits | None, rate: float) -> Paid:
+    quantized = lab.make(bits, rate)
+    return Paid(rate, quantized, lab.price(quantized))
+
+
+def _between(cheap: Paid, dear: Paid, wanted: float) -> float:
+    """The rate that gives so many bytes if they fall as its logarithm grows; not within a tenth of the way to an end."""
+    share = (cheap.cost.bytes - wanted) / max(1, cheap.cost.bytes - dear.cost.bytes)
+    low = cheap.rate or dear.rate / STEP**2
+    return low * (dear.rate / low) ** min(max(share, 0.1), 0.9)

@@ -186,7 +186,7 @@ def laboratory(model: Model, calibration: Calibration, options: CompileOptions) 
 def _quantized(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
     """The network at these bits, after the passes."""
     rounded, own = _rounded(model, calibration, options, bits)
-    quantized = run_passes(rounded, own, options.passes, options.effort)
+    quantized = run_passes(rounded, own, options.passes, options.effort, searching=options.auto)
     return replace(quantized, ranges=own.ranges.summary())
 
 

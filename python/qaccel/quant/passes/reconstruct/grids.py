@@ -65,6 +65,6 @@ def with_grids(mod: tvm.IRModule, grids: Mapping[str, Quantization]) -> tvm.IRMo
 
     blocks = [type(block)([renewed(step) for step in block.bindings]) for block in function.body.blocks]
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
-    body = relax.SeqExpr(blocks, function.body.body)
+    body = builder.normalize(relax.SeqExpr(blocks, function.body.body))
     result["main"] = relax.Function(function.params, body, function.ret_ty, attrs=function.attrs)
     return result

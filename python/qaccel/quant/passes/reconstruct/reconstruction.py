@@ -19,11 +19,12 @@ from tvm import relax
 from ....dialect.operators import Quantization
 from ....dialect.quantized import QuantizedModel, RealLayer
 from ....evaluate.executor import execute
-from ....evaluate.integers import run_stretch
+from ....evaluate.integers import run_model, run_stretch
 from ....relax_tools import static_shape
-from ...calibrate.calibration import Calibration
+from ...calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT, Calibration
 from ...calibrate.narrow import FEW_BITS
 from ...calibrate.runs import first_runs, runs_of
+from ...calibrate.synthetic import those_of
 from ..constants import LayerConstants, with_constants
 from .blocks import Block, blocks_of
 from .grids import learnable, with_grids
@@ -52,14 +53,18 @@ def reconstruct_blocks(q: QuantizedModel, calibration: Calibration) -> Quantized
     chosen = {block.name for block in blocks if block.regular and _few_bits(block, real, steps)}
     if not chosen:
         return q
-    if not has_torch():
-        return dataclasses.replace(q, notes=(f"reconstruction is left out: {MISSING_TORCH}", *q.notes))
+    runs = runs_of(q.model, calibration.samples)
+    few = f"it asks for {FEWEST_TO_HOLD_OUT} samples, and there are {runs}" if runs < FEWEST_TO_HOLD_OUT else ""
+    reason = few if has_torch() else MISSING_TORCH
+    if reason:
+        return dataclasses.replace(q, notes=(f"reconstruction is left out: {reason}", *q.notes))
     from .learning import delivered, learn  # they import torch
     from .simulated import Simulated
 
     samples, floats = _float_tensors(q, calibration, [block for block in blocks if block.name in chosen])
     params = q.mod["main"].params
     given = {param: samples[spec.name] for param, spec in zip(params, q.model.inputs, strict=True)}
+    held = np.arange(runs_of(q.model, samples)) % HELD_OUT == HELD_OUT - 1
     source: Quantization | None = None
     grids: dict[str, Quantization] = {}
     made: dict[str, LayerConstants] = {}
@@ -71,7 +76,9 @@ def reconstruct_blocks(q: QuantizedModel, calibration: Calibration) -> Quantized
             own = Simulated(block, real, steps.keys() & {step.var for step in block.steps})
             ((entry, integers),) = given.items()
             if block.name in floats:
-                learn(own, integers, source, floats.pop(block.name), number)
+                learn(
+                    own, integers, source, floats.pop(block.name), np.repeat(held, len(integers) // len(held)), number
+                )
                 learned = own.grids()
                 grids |= {steps[var]: grid for var, grid in learned.items()}
                 made |= own.constants({entry: source, **learned})
@@ -81,7 +88,35 @@ def reconstruct_blocks(q: QuantizedModel, calibration: Calibration) -> Quantized
         else:
             given = {block.output: run_stretch(q.mod, block.steps, given, block.output)}
         source = result
-    return dataclasses.replace(q, mod=with_grids(with_constants(q.mod, made), grids))
+    after = dataclasses.replace(q, mod=with_grids(with_constants(q.mod, made), grids))
+    return _better(q, after, those_of(q.model.inputs, samples, [int(k) for k in np.flatnonzero(held)]))
+
+
+def _better(before: QuantizedModel, after: QuantizedModel, held: Mapping[str, np.ndarray]) -> QuantizedModel:
+    """The one whose outputs are nearer to the float network's on samples ``held`` out of learning; a note says what was gained.
+
+    Layers behind a block were rounded for the errors that it had, and need not fit those that it has now.
+    """
+    wanted = execute(before.model, held)
+    errors = [_noise(run_model(q, held), wanted) for q in (before, after)]
+    if errors[1] >= errors[0]:
+        note = "reconstruction: it would not bring the outputs nearer to the float network's, and changes nothing"
+        return dataclasses.replace(before, notes=(note, *before.notes))
+    note = f"reconstruction: noise of the outputs on samples held out {_decibels(errors[0])} before, {_decibels(errors[1])} now"
+    return dataclasses.replace(after, notes=(note, *after.notes))
+
+
+def _noise(made: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """Noise over power, the mean of all outputs."""
+    shares = []
+    for name, value in wanted.items():
+        real = value.astype(np.float64)
+        shares.append(float(np.square(made[name] - real).sum() / max(np.square(real).sum(), 1e-300)))
+    return float(np.mean(shares))
+
+
+def _decibels(share: float) -> str:
+    return f"{10 * math.log10(max(share, 1e-30)):.1f} dB"
 
 
 def _few_bits(block: Block, real: Mapping[str, RealLayer], steps: Mapping[relax.Var, str]) -> bool:
@@ -97,7 +132,8 @@ def _float_tensors(
     """
     shapes = {block.name: static_shape(block.output) for block in blocks}
     bytes_of_run = 4 * sum(map(math.prod, shapes.values()))
-    runs = min(MOST_RUNS, runs_of(q.model, calibration.samples), max(1, MOST_BYTES // bytes_of_run))
+    most = max(FEWEST_TO_HOLD_OUT, MOST_BYTES // bytes_of_run)
+    runs = min(MOST_RUNS, runs_of(q.model, calibration.samples), most)
     samples = first_runs(q.model, calibration.samples, runs)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
 

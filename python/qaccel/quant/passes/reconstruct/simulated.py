@@ -22,6 +22,9 @@ from ....machine.numerics import activation_limits
 from ..constants import LayerConstants, fits_machine
 from .blocks import Block
 
+FARTHEST = (
+    0.25  # steps that a weight begins from its integer: what rounding in closed form chose is where learning begins
+)
 _INT32_MAX = np.iinfo(np.int32).max
 _COMBINE = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "min": torch.minimum, "max": torch.maximum}
 
@@ -84,7 +87,7 @@ class Layer(nn.Module):
 
     ``latent`` [OC, I, rows, pixels]: what is rounded to the integers, in steps of a channel's scale. It begins where the ``real``
     weights are, as far as that rounds to the integers that the layer has; without them it stays. ``shift`` [OC]: added to the bias,
-    in steps of the output.
+    in steps of the output; ``gain`` [OC, 1, 1, 1]: of the scales.
     """
 
     def __init__(self, attrs: ConvAttrs, constants: LayerConstants, real: RealLayer | None, learned_step: bool) -> None:
@@ -96,12 +99,14 @@ class Layer(nn.Module):
         self.scale = torch.from_numpy(scale).reshape(-1, 1, 1, 1)
         start = weight
         if real is not None:
-            start = weight + np.clip(real.weight / scale[:, None, None, None] - weight, -0.5, 0.5)
+            off = real.weight / scale[:, None, None, None] - weight
+            start = weight + np.clip(off, -FARTHEST, FARTHEST).astype(np.float32)
         self.latent = nn.Parameter(_channels_first(start), requires_grad=real is not None)
         # A channel without weights is its constant, on a scale of its own.
         self.alive = _channels_first(weight).flatten(1).any(dim=1).reshape(-1, 1, 1, 1)
         self.bias = torch.from_numpy(constants.bias * (attrs.source.scale * scale.astype(np.float64))).float()
         self.shift = nn.Parameter(torch.zeros_like(self.bias))
+        self.gain = nn.Parameter(torch.ones_like(self.scale), requires_grad=real is not None)
 
     def integers(self) -> Tensor:
         """The weights as integers [OC, I, rows, pixels]."""
@@ -114,22 +119,25 @@ class Layer(nn.Module):
         padding = (top, left)
         if padding != (bottom, right):
             x, padding = functional.pad(x, (left, right, top, bottom)), (0, 0)
-        weight = (self.integers() * self.scale).contiguous(memory_format=torch.channels_last)
+        weight = (self.integers() * (self.scale * self.gain)).contiguous(memory_format=torch.channels_last)
         bias = self.bias + self.shift * attrs.result.scale
         made = functional.conv2d(x, weight, bias, attrs.strides, padding, attrs.dilation, attrs.groups)
         return self.rounding(made)
 
     def constants(self, source: Quantization) -> LayerConstants:
         """What was learned, for an input on the grid ``source``. A channel that the machine could not hold so keeps its weights."""
-        scale = self.before.scale
-        unit = (np.float32(source.scale) * scale).astype(np.float64)
         weight = self.integers().detach().permute(0, 2, 3, 1).numpy()
-        bias = (self.bias + self.shift.detach() * self.attrs.result.scale).double().numpy()
-        after = LayerConstants(weight, np.rint(bias / unit), scale)
-        kept = np.clip(np.rint(self.bias.double().numpy() / unit), -_INT32_MAX, _INT32_MAX)
-        return LayerConstants(self.before.weight, kept.astype(self.before.bias.dtype), scale).where(
-            ~fits_machine(self.attrs, after), after
-        )
+        scale = (self.scale * self.gain).detach().reshape(-1).numpy()
+        bias = self.bias + self.shift.detach() * self.attrs.result.scale
+        after = LayerConstants(weight, _in_units(bias, source, scale), scale)
+        kept = np.clip(_in_units(self.bias, source, self.before.scale), -_INT32_MAX, _INT32_MAX)
+        own = LayerConstants(self.before.weight, kept.astype(self.before.bias.dtype), self.before.scale)
+        return own.where(~fits_machine(self.attrs, after), after)
+
+
+def _in_units(bias: Tensor, source: Quantization, scale: np.ndarray) -> np.ndarray:
+    """A real bias in units of source scale times weight scale, whole numbers."""
+    return np.rint(bias.double().numpy() / (np.float32(source.scale) * scale).astype(np.float64))
 
 
 def _channels_first(weight: np.ndarray) -> Tensor:

@@ -21,7 +21,8 @@ ITERATIONS = 200
 PLACES = 4096  # pixels of the block's input in one iteration, and
 MOST_SAMPLES = 32  # at most, and at least one
 CHECK = 20  # iterations after which those judge
-JUDGED_PLACES = 8 * PLACES  # pixels of the block's input that judge
+JUDGED_PLACES = 8 * PLACES  # pixels of the block's input that judge, and
+FEWEST_JUDGES = 8  # samples at least, if there are as many
 WEIGHT_RATE = 0.01  # of Adam, at its highest: steps of a weight in an iteration
 SCALE_RATE = 0.0005  # share of the scale of a channel's weights
 SHIFT_RATE = 0.01  # steps of the output
@@ -40,7 +41,7 @@ def learn(
     """
     _, height, width, _ = given.shape
     known, judges = np.flatnonzero(~held), np.flatnonzero(held)
-    judges = judges[: max(1, JUDGED_PLACES // (height * width))]
+    judges = judges[: max(FEWEST_JUDGES, JUDGED_PLACES // (height * width))]
     together = max(1, min(MOST_SAMPLES, len(known), PLACES // (height * width)))
 
     def loss(chosen: np.ndarray) -> Tensor:

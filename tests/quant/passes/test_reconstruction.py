@@ -235,15 +235,13 @@ def test_held_out_error_is_less_than_that_of_the_closed_form(bits: BitWidths, mo
 
 
 @needs_torch
-def test_a_block_that_learns_nothing_good_changes_nothing(monkeypatch) -> None:
-    """Samples that are held out judge each block, and the whole network at the end."""
+def test_a_network_that_got_worse_stays_as_it_was(monkeypatch) -> None:
+    """Samples that are held out judge the whole of it: here blocks end with other values than those that did best."""
     from qaccel.quant.passes.reconstruct import learning
 
     imported, ranges, samples = residual(10)
     quantized, calibration = closed_form(imported, ranges, samples, BitWidths(4, 4))
     right = learning._state
-    monkeypatch.setattr(learning, "WEIGHT_RATE", 2.0)
-    monkeypatch.setattr(learning, "ITERATIONS", 40)
     monkeypatch.setattr(learning, "_state", lambda block: {name: x + 0.3 for name, x in right(block).items()})
     same = reconstruct_blocks(quantized, calibration)
     assert same.mod.same_as(quantized.mod) and "changes nothing" in same.notes[0]

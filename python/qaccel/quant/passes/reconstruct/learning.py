@@ -33,8 +33,8 @@ PASS = 16  # samples that are computed together when nothing is learned
 
 def learn(
     block: Simulated, given: np.ndarray, source: Quantization, wanted: np.ndarray, held: np.ndarray, seed: int
-) -> None:
-    """Learns in place, as far as samples that are not learned from gain, too.
+) -> bool:
+    """Learns in place, as far as samples that are not learned from gain, too; whether they gained at all.
 
     ``given``: the integers NHWC that enter the block, on the grid ``source``; ``wanted``: float32 NHWC, what the float network has
     in the place of what leaves it. ``held``: of each sample whether it is one that judges. ``seed``: of the draw of the others.
@@ -56,7 +56,7 @@ def learn(
     optimizer = torch.optim.Adam(_parameters(block))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: _rate(done / ITERATIONS))
     rng = np.random.default_rng(seed)
-    least, best = judged(), _state(block)
+    least, best, gained = judged(), _state(block), False
     for done in range(1, ITERATIONS + 1):
         now = loss(np.sort(rng.choice(known, together, replace=False)))
         optimizer.zero_grad()
@@ -64,8 +64,9 @@ def learn(
         optimizer.step()
         schedule.step()
         if done % CHECK == 0 and (error := judged()) < least:
-            least, best = error, _state(block)
-    block.load_state_dict(best, strict=False)
+            least, best, gained = error, _state(block), True
+    block.load_state_dict(best)
+    return gained
 
 
 def _parameters(block: Simulated) -> list[dict[str, Any]]:

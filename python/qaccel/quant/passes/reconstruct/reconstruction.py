@@ -75,15 +75,13 @@ def reconstruct_blocks(q: QuantizedModel, calibration: Calibration) -> Quantized
             assert source is not None
             own = Simulated(block, real, steps.keys() & {step.var for step in block.steps})
             ((entry, integers),) = given.items()
-            if block.name in floats:
-                learn(
-                    own, integers, source, floats.pop(block.name), np.repeat(held, len(integers) // len(held)), number
-                )
+            judges = np.repeat(held, len(integers) // len(held))
+            if block.name in floats and learn(own, integers, source, floats.pop(block.name), judges, number):
                 learned = own.grids()
                 grids |= {steps[var]: grid for var, grid in learned.items()}
                 made |= own.constants({entry: source, **learned})
                 result = learned.get(block.output, result)
-                log.info("reconstruction: block %d of %d, to '%s'", number + 1, len(blocks), block.name)
+            log.info("reconstruction: block %d of %d, to '%s'", number + 1, len(blocks), block.name)
             given = {block.output: delivered(own, integers, source, result)}
         else:
             given = {block.output: run_stretch(q.mod, block.steps, given, block.output)}

@@ -96,7 +96,7 @@ class Layer(nn.Module):
         self.rounding = Rounding(attrs, learned_step)
         self.limit = activation_limits(attrs.weight_bits)[1]
         weight, scale = constants.weight.astype(np.float32), constants.scale
-        self.scale = torch.from_numpy(scale).reshape(-1, 1, 1, 1)
+        self.scale = torch.tensor(scale).reshape(-1, 1, 1, 1)
         start = weight
         if real is not None:
             off = real.weight / scale[:, None, None, None] - weight

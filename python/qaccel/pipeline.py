@@ -211,7 +211,7 @@ def _quantized(
 ) -> QuantizedModel:
     """The network at these bits, after the passes, which pay for bits at rates by layer."""
     rounded, own = _rounded(model, calibration, options, bits)
-    quantized = run_passes(rounded, own, options.passes, options.effort, rates)
+    quantized = run_passes(rounded, own, options.passes, options.effort, rates, searching=options.auto)
     return replace(quantized, ranges=own.ranges.summary())
 
 

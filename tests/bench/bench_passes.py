@@ -1,15 +1,17 @@
 """What each pass of the quantizer gains, width by width: the contrasts of arXiv 1806.08342 with this machine's integers.
 
-`python tests/bench/bench_passes.py SHARED [--networks efflite0 resnet8] [--bits W8A8 W4A8 W8A4 W4A4] [--folds 4] [--bars]
-[--rates 3e-10 1e-9]`. SHARED as for
+`python tests/bench/bench_passes.py SHARED [--networks efflite0 resnet8] [--bits W8A8 W4A8 W8A4 W4A4] [--efforts default best]
+[--folds 4] [--bars] [--rates 3e-10 1e-9]`. SHARED as for
 `bench_accuracy.py`. Weights have a scale per tensor or per channel; per channel the passes are added one after the other, in the
 order in which they run by default. EfficientNet-Lite0: 100 photographs calibrate, the other 300 test, fold by fold; ResNet-8: 260
 training images of CIFAR-10 calibrate, the 10,000 test images test. Scores are those of the exact integers, as on the machine.
 
 Printed: mean KL divergence from the float model's classes, agreement with its first class, drop of accuracy in points with the
-standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with all passes (those of `--effort best`), and whether it
-is kept; then the script fails where one is missed. ``--rates``: instead, the compiler's networks whose rounding pays so much for a
-bit (a KL divergence), beside scales so many times coarser with the same rounding: bytes that LOADW fetches, by the compiled program.
+standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, at the effort that it is for,
+and whether it is kept; then the script fails where one is missed. W4A4-ends has the first and the last layer at 8 bits, W4A4-sums also
+the sums of residuals, which are no layers; W4A4, every layer at 4 bits, has no bar and is printed with its causes. `--effort best`
+reconstructs blocks where torch is installed. ``--rates``: instead, the compiler's networks whose rounding pays so much for a bit (a KL
+divergence), beside scales so many times coarser with the same rounding: bytes that LOADW fetches, by the compiled program.
 """
 
 from __future__ import annotations
@@ -25,29 +27,40 @@ from unittest.mock import patch
 import numpy as np
 from bench_accuracy import CALIBRATION_PER_CLASS, FOLDS, SEED, cifar, photographs
 
+import qaccel
 from qaccel.dialect import operators
 from qaccel.dialect.quantized import QuantizedModel
 from qaccel.evaluate.executor import execute
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
-from qaccel.options import CompileOptions, parse_bits
+from qaccel.options import DEFAULT_BITS, EFFORTS, Bits, CompileOptions, parse_bits
 from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import Calibration, measure
-from qaccel.quant.calibrate.ranges import calibrate
-from qaccel.quant.passes import PASSES, lattice, rounding
+from qaccel.quant.calibrate.narrow import narrowed
+from qaccel.quant.calibrate.ranges import Ranges, calibrate
+from qaccel.quant.passes import PASSES, lattice, rounding, run_passes
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
 from qaccel.quant.quantize import quantize
+from qaccel.quant.unlike import quantize_measured
 from qaccel.relax_tools import bindings
+from qaccel.report.analysis import print_sources
 
 Weights = tuple[np.ndarray, np.ndarray]  # integers, scales
 WIDTHS = ("W8A8", "W4A8", "W8A4", "W4A4")
-# Drop in points, agreement in percent, and the KL divergence at which a drop within one standard error of its bar will do.
+NO_BAR = (100.0, 0.0, 0.0)
+# By network, bits and effort: drop in points, agreement in percent, and the KL divergence at which a drop within one standard error of
+# its bar will do.
 BARS = {
-    ("efflite0", "W8A8"): (0.3, 99.0, 0.003), ("efflite0", "W4A8"): (2.0, 0.0, 0.0),
-    ("resnet8", "W8A8"): (0.2, 0.0, 0.0), ("resnet8", "W4A8"): (1.0, 0.0, 0.0),
+    ("efflite0", "W8A8", "best"): (0.3, 99.0, 0.003),
+    ("efflite0", "W4A8", "default"): (2.0, 0.0, 0.0), ("efflite0", "W4A8", "best"): (1.3, 0.0, 0.0),
+    ("efflite0", "W4A4-ends", "best"): (7.0, 0.0, 0.0), ("efflite0", "W4A4-sums", "best"): (7.0, 0.0, 0.0),
+    ("efflite0", "W4A4", "best"): NO_BAR,
+    ("resnet8", "W8A8", "best"): (0.2, 0.0, 0.0),
+    ("resnet8", "W4A8", "default"): (1.0, 0.0, 0.0), ("resnet8", "W4A8", "best"): (1.0, 0.0, 0.0),
 }  # fmt: skip
+CAUSES = 10  # that are printed of a row without bar
 
 
 @dataclass(frozen=True)
@@ -124,18 +137,43 @@ def judged(scores: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Res
     return Result(kl, top == wanted, (wanted == labels).astype(int) - (top == labels), len(labels))
 
 
-def steps(q: QuantizedModel, calibration: Calibration, only_last: bool) -> Iterator[tuple[str, QuantizedModel]]:
+def steps(q: QuantizedModel, calibration: Calibration) -> Iterator[tuple[str, QuantizedModel]]:
     """What is contrasted, and the model."""
-    if not only_last:
-        yield "per tensor", per_tensor(q)
-        yield "per tensor + bias_correction", correct_biases(per_tensor(q), calibration)
-        yield "per channel", q
-        yield "per channel + bias_correction", correct_biases(q, calibration)
+    yield "per tensor", per_tensor(q)
+    yield "per tensor + bias_correction", correct_biases(per_tensor(q), calibration)
+    yield "per channel", q
+    yield "per channel + bias_correction", correct_biases(q, calibration)
     name = "per channel"
     for each in PASSES:
         q, name = each.run(q, calibration), f"{name} + {each.name}"
-        if not only_last or each is PASSES[-1]:
-            yield name, q
+        yield name, q
+
+
+def plan_of(model: Model, ranges: Ranges, bits: str) -> Bits:
+    """The bits of a row's name."""
+    uniform, _, wide = bits.partition("-")
+    if not wide:
+        return parse_bits(bits)
+    q = quantize(model, ranges)
+    layers = list(q.plan)
+    plan = dict.fromkeys(layers, parse_bits(uniform)) | dict.fromkeys((layers[0], layers[-1]), DEFAULT_BITS)
+    if wide == "sums":
+        biases = set(q.added.values())
+        plan |= {x.name: DEFAULT_BITS for x in model.operators if x.op_type == "Add" and x.name not in biases}
+    return plan
+
+
+def at_effort(
+    model: Model, calibration: Calibration, bits: str, effort: str
+) -> Iterator[tuple[str, QuantizedModel]]:  # fmt: skip
+    """What the compiler makes at these bits."""
+    plan = plan_of(model, calibration.ranges, bits)
+    own = narrowed(quantize_measured(model, calibration, plan), calibration, None)
+    q = run_passes(quantize_measured(model, own, plan), own, effort=effort)
+    yield f"--effort {effort}", q
+    for note in q.notes:
+        if note.startswith("reconstruction"):
+            print(f"  {note}", flush=True)
 
 
 COARSER = (2.0, 4.0)  # scales beside rates
@@ -183,15 +221,18 @@ def saved(model: Model, split: Split, bits: str, rates: list[float]) -> None:
         )
 
 
-def contrasts(model: Model, split: Split, bits: str, bars: bool) -> Iterator[tuple[str, Result, float]]:
-    """(what, result, seconds that it took to make) of one split."""
+def contrasts(model: Model, split: Split, bits: str, effort: str) -> Iterator[tuple[str, Result, float]]:
+    """(what, result, seconds that it took to make) of one split; ``effort``: empty for pass after pass."""
     name, output = model.inputs[0].name, model.outputs[0].name
     reference = execute(model, {name: split.images})[output]
     ranges = calibrate(model, {name: split.calibration})
     calibration = Calibration(ranges, {name: split.calibration}, measured=True)
     begin = time.perf_counter()
-    plain = quantize(model, ranges, parse_bits(bits))
-    for what, q in steps(plain, calibration, bars):
+    if effort:
+        made = at_effort(model, calibration, bits, effort)
+    else:
+        made = steps(quantize(model, ranges, parse_bits(bits)), calibration)
+    for what, q in made:
         seconds = time.perf_counter() - begin
         yield what, judged(run_model(q, {name: split.images})[output], reference, split.labels), seconds
         begin = time.perf_counter()
@@ -201,7 +242,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path)
     parser.add_argument("--networks", nargs="+", choices=FILES, default=list(FILES))
-    parser.add_argument("--bits", nargs="+", default=list(WIDTHS))
+    parser.add_argument("--bits", nargs="+", default=[*WIDTHS, "W4A4-ends", "W4A4-sums"])
+    parser.add_argument("--efforts", nargs="+", choices=EFFORTS, default=list(EFFORTS))
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--bars", action="store_true")
     parser.add_argument("--rates", nargs="+", type=float, default=[])
@@ -209,24 +251,26 @@ def main() -> int:
     good = True
     for network in arguments.networks:
         model = import_onnx(arguments.shared / "models" / FILES[network])
-        for bits in (
-            arguments.bits if not arguments.bars else [b for n, b in BARS if n == network and b in arguments.bits]
-        ):
+        barred = [(b, e) for n, b, e in BARS if n == network and b in arguments.bits and e in arguments.efforts]
+        for bits, effort in barred if arguments.bars else [(b, "") for b in arguments.bits if b in WIDTHS]:
             found: dict[str, list[Result]] = {}
             for k, split in enumerate(splits(network, arguments.shared, arguments.folds)):
                 if arguments.rates:
                     print(f"{network} {bits} fold {k}", flush=True)
                     saved(model, split, bits, arguments.rates)
                     continue
-                for what, result, seconds in contrasts(model, split, bits, arguments.bars):
+                for what, result, seconds in contrasts(model, split, bits, effort):
                     found.setdefault(what, []).append(result)
                     print(f"{network} {bits} fold {k} {what}: {result} ({seconds:.0f} s)", flush=True)
             for what, results in found.items():
                 drops = [each.drop for each in results]
                 whole = joined(results)
                 print(f"{network} {bits} mean {what}: {whole}, spread of folds {np.std(drops):.2f}", flush=True)
-                if arguments.bars:
-                    good &= kept(whole, *BARS[network, bits])
+                if arguments.bars and BARS[network, bits, effort] != NO_BAR:
+                    good &= kept(whole, *BARS[network, bits, effort])
+            if arguments.bars and BARS[network, bits, effort] == NO_BAR:
+                data = next(splits(network, arguments.shared, 1)).calibration
+                print_sources(qaccel.analyze(arguments.shared / "models" / FILES[network], data, bits=bits), CAUSES)
     return 0 if good else 1
 
 

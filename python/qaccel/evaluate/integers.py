@@ -105,6 +105,30 @@ def run_model(
     return {spec.name: value for spec, value in zip(q.model.outputs, values.values(), strict=True)}
 
 
+def run_stretch(
+    mod: tvm.IRModule, steps: Sequence[relax.Binding], given: Mapping[relax.Var, np.ndarray], wanted: relax.Var
+) -> np.ndarray:
+    """The value of ``wanted`` by ``steps``, some bindings of ``main`` in their order, from the values ``given`` of those before.
+
+    Axis 0 of each value may be any multiple of its variable's own. Raises UserError as `run_quantized`.
+    """
+    own = {var: operators.static_shape(var)[:1] for var in given}
+    times = min(len(value) // own[var][0] for var, value in given.items() if own[var])
+    together = BATCH if _all_batched(mod["main"]) and len(set(own.values())) == 1 else 1
+    made = []
+    with one_thread():
+        for first in range(0, times, together):
+            values: Values = {
+                var: value[first * own[var][0] : (first + together) * own[var][0]] if own[var] else value
+                for var, value in given.items()
+            }
+            for step in steps:
+                attrs = operators.read(step.value) if operators.is_quantized(step.value) else None
+                values[step.var] = _value(step, attrs, mod, values, None)
+            made.append(values[wanted])
+    return np.concatenate(made)
+
+
 def _all_batched(function: relax.Function) -> bool:
     """Whether several samples can run in one pass: float operators in between are of kinds that keep axis 0 apart."""
     apart = {

@@ -42,6 +42,33 @@ def test_less_error_than_least_and_greatest():
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_a_copy_in_few_bits_has_a_range_of_its_own():
+    """A sum at 8 bits that a layer reads at 4: the copy's 16 steps are searched, the sum keeps its range."""
+    rng = np.random.default_rng(4)
+    nodes = [
+        node("Conv", "first", ["x", "w"]),
+        node("Add", "sum", ["first", "x"]),
+        node("Conv", "second", ["sum", "v"]),
+    ]
+    constants = {
+        "w": rng.normal(size=(4, 4, 1, 1)).astype(np.float32),
+        "v": rng.normal(size=(6, 4, 3, 3)).astype(np.float32),
+    }
+    nodes.append(node("Conv", "other", ["sum", "w"]))
+    imported, ranges, data = prepared(model(nodes, {"x": (1, 4, 12, 12)}, ["second", "other"], constants), samples=32)
+    bits = {"second": BitWidths(8, 4)}
+    plain = quantize(imported, ranges, bits)
+    other = narrowed(plain, Calibration(ranges, data, measured=True), None).ranges
+    assert set(other.copies) == {"sum.to4"} and other.values["sum"] == ranges.values["sum"]
+    lo, hi = other.copies["sum.to4"]
+    assert 0.3 < (hi - lo) / (ranges.values["sum"][1] - ranges.values["sum"][0]) < 0.95
+    wanted = execute(imported, data)["second"]
+    errors = [
+        np.square(run_model(quantize(imported, r, bits), data)["second"] - wanted).mean() for r in (ranges, other)
+    ]
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_a_channel_that_counts_more_keeps_its_values():
     """Of channels with other ranges: with the layer behind reading one alone, that one's values decide."""
     imported, ranges, data = two_layers(wide=1e3)

@@ -12,6 +12,7 @@ import numpy as np
 from tvm import relax
 
 from ...dialect import operators
+from ...dialect.names import copy_of_width
 from ...dialect.quantized import QuantizedModel
 from ...evaluate.executor import execute
 from ...relax_tools import bindings
@@ -24,52 +25,63 @@ FEW_BITS = 4  # and fewer are searched
 
 
 def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) -> Calibration:
-    """The calibration with other ranges for the tensors that ``q`` holds in few bits, if there are any.
+    """The calibration with other ranges for the tensors, and the copies of tensors, that ``q`` holds in few bits, if there are any.
 
     ``method``: what the user asked for; one that is judged by its loss at so many levels is searched again at the tensor's own.
     None takes the expected squared error of the layers that read the tensor, from its values and their weights, channel by channel.
     """
-    widths = _few_bits(q, calibration.ranges.values)
-    if method not in (None, *SEARCHES) or not widths or not calibration.measured:
+    whole, model = calibration.ranges.values, q.model
+    searched = _few_bits(q, whole)
+    if method not in (None, *SEARCHES) or not searched or not calibration.measured:
         return calibration
-    values, model = dict(calibration.ranges.values), q.model
-    counts = {name: np.zeros(BINS) for name in widths if values[name][0] < values[name][1]}
+    counts = {name: np.zeros(BINS) for name, (tensor, _) in searched.items() if whole[tensor][0] < whole[tensor][1]}
     importance = _importance(q) if method is None else {}
 
-    def count(name: str, value: np.ndarray) -> None:
-        if name not in counts:
-            return
-        lo, hi = values[name]
-        value = np.clip(value, lo, hi)
-        each = importance.get(name)
-        if each is None or value.ndim != 4 or value.shape[1] != len(each):
-            counts[name] += binned(value, lo, hi)
-            return
-        for channel, weight in enumerate(each):
-            counts[name] += weight * binned(value[:, channel], lo, hi)
+    def count(observed: str, value: np.ndarray) -> None:
+        for name in counts:
+            if searched[name][0] == observed:
+                counts[name] += _weighted(np.clip(value, *whole[observed]), whole[observed], importance.get(name))
 
     execute(model, first_runs(model, calibration.samples, passes_of(model)), count)
-    cuts = dict(calibration.ranges.cuts)
+    values, copies, cuts = dict(whole), dict[str, tuple[float, float]](), dict(calibration.ranges.cuts)
     for name, found in counts.items():
-        histogram = Histogram(found, *values[name])
-        values[name] = SEARCHES[method or "mse"](histogram, 1 << widths[name])
-        share = histogram.share_beyond(*values[name])
+        tensor, bits = searched[name]
+        histogram = Histogram(found, *whole[tensor])
+        span = SEARCHES[method or "mse"](histogram, 1 << bits)
+        if name != tensor:
+            copies[name] = span
+            continue
+        values[name] = span
+        share = histogram.share_beyond(*span)
         if share:
             cuts[name] = Cut(share, histogram.lo, histogram.hi)
-    return replace(calibration, ranges=replace(calibration.ranges, values=values, cuts=cuts))
+    return replace(calibration, ranges=replace(calibration.ranges, values=values, cuts=cuts, copies=copies))
 
 
-def _few_bits(q: QuantizedModel, known: Container[str]) -> dict[str, int]:
-    """The bits of tensors that are held in few, by the name of their range, if it is ``known``: steps of a node have none."""
-    widths = {}
+def _weighted(value: np.ndarray, span: tuple[float, float], importance: np.ndarray | None) -> np.ndarray:
+    """Counts of NCHW values by bin, those of each channel times its importance."""
+    if importance is None or value.ndim != 4 or value.shape[1] != len(importance):
+        return binned(value, *span)
+    parts = [weight * binned(value[:, channel], *span) for channel, weight in enumerate(importance)]
+    return np.asarray(sum(parts))
+
+
+def _few_bits(q: QuantizedModel, known: Container[str]) -> dict[str, tuple[str, int]]:
+    """Tensors that are held in few bits, with these, by name, if their range is ``known``; copies by their own name.
+
+    Other steps of a node have no range.
+    """
+    found = {}
     for binding in bindings(q.mod["main"]):
         attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
         made = operators.output_of(attrs) if attrs is not None else None
         if attrs is not None and made is not None and made.bits <= FEW_BITS:
-            held = q.held.get(attrs.name)  # of steps of a node there is none
-            if held is not None and held.tensor in known:
-                widths[held.tensor] = made.bits
-    return widths
+            held = q.held.get(attrs.name)
+            tensor = attrs.name.rpartition(".")[0] if held is None else held.tensor
+            copy = isinstance(attrs, operators.RequantizeAttrs) and attrs.name == copy_of_width(tensor, made.bits)
+            if tensor in known and (held is not None or copy):
+                found[tensor if held is not None else attrs.name] = tensor, made.bits
+    return found
 
 
 def _importance(q: QuantizedModel) -> Mapping[str, np.ndarray]:

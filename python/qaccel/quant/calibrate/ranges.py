@@ -49,7 +49,8 @@ class Ranges:
 
     `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs. `headroom`: by how
     much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within `values`.
-    `exact`: to be taken as they are, whatever makes or reads a tensor.
+    `copies`: of copies in fewer bits, by their name; others reach as far as what they copy. `exact`: to be taken as they are,
+    whatever makes or reads a tensor.
     """
 
     values: dict[str, tuple[float, float]]
@@ -58,6 +59,7 @@ class Ranges:
     means: dict[str, np.ndarray] = field(default_factory=dict)
     headroom: float = 1.0
     cuts: dict[str, Cut] = field(default_factory=dict)
+    copies: dict[str, tuple[float, float]] = field(default_factory=dict)
     exact: bool = False
 
     def summary(self) -> dict[str, Any]:

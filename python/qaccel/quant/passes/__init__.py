@@ -7,7 +7,7 @@ model. To add one, write that file and name it in PASSES.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ...dialect.check import check_quantized
@@ -16,20 +16,24 @@ from ...errors import UserError
 from ...options import EFFORTS
 from ..calibrate.calibration import Calibration
 from .bias_correction import correct_biases
+from .reconstruct.reconstruction import MISSING_TORCH, has_torch, reconstruct_blocks
 from .rounding import FREE, round_to_outputs
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One algorithm. ``needs_samples``: it learns from the user's samples and is left out where there are none. ``effort``: the
-    least of EFFORTS that takes it. ``pays``: it takes a third argument, what a bit of each layer's stream is worth, and every
-    effort takes it where bits are worth something."""
+    """One algorithm. ``needs_samples``: it learns from the user's samples and is left out where there are none. ``needs_torch``: it
+    does nothing without PyTorch. ``effort``: the least of EFFORTS that takes it. ``pays``: it takes a third argument, what a bit of
+    each layer's stream is worth, and every effort takes it where bits are worth something. ``takes_minutes``: while bits are
+    searched it is left out."""
 
     name: str
     run: Callable[..., QuantizedModel]
     needs_samples: bool = False
+    needs_torch: bool = False
     effort: str = EFFORTS[0]
     pays: bool = False
+    takes_minutes: bool = False
 
 
 PASSES = (
@@ -37,19 +41,33 @@ PASSES = (
     # There is less to gain: it takes several times as long as all else that a network of 8 bits needs.
     Pass("rounding_of_8_bits", partial(round_to_outputs, widths=(8,)), needs_samples=True, effort="best", pays=True),
     Pass("bias_correction", correct_biases, needs_samples=True),
-)
+    # It learns biases, too, for what stands behind the clamps; means before those would undo it.
+    Pass(
+        "reconstruction", reconstruct_blocks,
+        needs_samples=True, needs_torch=True, effort="best", takes_minutes=True,
+    ),
+)  # fmt: skip
 
 
 def run_passes(
-    model: QuantizedModel, calibration: Calibration, names: Sequence[str] | None = None, effort: str | None = None,
+    model: QuantizedModel,
+    calibration: Calibration,
+    names: Sequence[str] | None = None,
+    effort: str | None = None,
     rates: Mapping[str, float] = FREE,
-) -> QuantizedModel:  # fmt: skip
-    """The model after the `chosen_passes` that the data allow. ``rates``: what bits are worth, as `round_to_outputs` takes it.
+    searching: bool = False,
+) -> QuantizedModel:
+    """The model after the `chosen_passes` that the data allow. ``rates``: what bits are worth, as `round_to_outputs` takes it;
+    ``searching``: without those passes that take minutes, which a note says.
 
     The form of the module is checked after each. Raises UserError for a name that asks for samples where there are none.
     """
     for each in chosen_passes(names, effort, bool(rates)):
-        if not each.needs_samples or calibration.measured:
+        if searching and each.takes_minutes:
+            way_out = "compile the plan that is found with --bits plan.json"
+            note = f"{each.name}: it takes minutes and is left out while bits are searched; {way_out}"
+            model = replace(model, notes=(note, *model.notes))
+        elif not each.needs_samples or calibration.measured:
             model = each.run(model, calibration, rates) if each.pays else each.run(model, calibration)
             check_quantized(model.mod)
         elif names is not None:
@@ -61,13 +79,15 @@ def chosen_passes(names: Sequence[str] | None, effort: str | None = None, paid: 
     """Those of PASSES that are named, in the order of PASSES; for None those that ``effort``, by itself "default", takes, and
     where bits are ``paid`` for also those that pay.
 
-    Raises UserError for an unknown name.
+    Raises UserError for an unknown name, and for one that needs PyTorch where that is missing.
     """
     if names is None:
         most = EFFORTS.index(effort or "default")
         return tuple(each for each in PASSES if EFFORTS.index(each.effort) <= most or each.pays and paid)
-    known = [each.name for each in PASSES]
+    known = {each.name: each for each in PASSES}
     for name in names:
         if name not in known:
             raise UserError(f"--passes {name!r} is unknown; the passes are {', '.join(known)}")
+        if known[name].needs_torch and not has_torch():
+            raise UserError(f"--passes {name}: {MISSING_TORCH}, or leave it out")
     return tuple(each for each in PASSES if each.name in names)

@@ -164,8 +164,8 @@ class Emitter:
         if held.q.bits == bits:
             return held
         if (held.var, bits) not in self._copies:
-            q = activation_quantization(*held.span, bits)
             name = names.copy_of_width(self._names.get(var, str(var.name)), bits)
+            q = activation_quantization(*self.spans.copies.get(name, held.span), bits)
             copy = copied(self.builder, name, held, q, Clamp.whole(bits))
             self._copies[held.var, bits] = replace(held, var=copy, q=q)
         return replace(self._copies[held.var, bits], layout=held.layout)

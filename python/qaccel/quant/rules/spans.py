@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tvm import relax
@@ -34,12 +34,14 @@ class Spans:
 
     ``expected``: the values that a tensor is expected to have. ``limits``: beyond which it has none, or nobody can tell.
     ``headroom``: by how much 16-bit ranges are wider than expected; ``growth`` says it of those tensors that grow otherwise.
+    ``copies``: by the name of a copy in fewer bits, where it reaches less far than what it copies.
     """
 
     expected: Mapping[str, Span]
     limits: Mapping[str, Span]
     headroom: float
     growth: Mapping[str, float] = field(default_factory=dict)
+    copies: Mapping[str, Span] = field(default_factory=dict)
 
     def of(self, name: str) -> Span:
         """The expected values of an input or node. Raises CompilerFault if calibration has no range for it."""
@@ -70,7 +72,7 @@ def fit_spans(
     """
     if ranges.exact:
         return Spans(ranges.values, {}, ranges.headroom)
-    return _Fit(nodes, inputs, results, widths, ranges, finely_read).spans()
+    return replace(_Fit(nodes, inputs, results, widths, ranges, finely_read).spans(), copies=ranges.copies)
 
 
 class _Fit:

@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
     "no records": ("tune model.onnx --target llvm", 2, ("--output",)),
     "no value": (f"{Q} --bits", 2, ("--bits",)),
     "repeat is no number": (f"{R} inputs.npz --repeat many", 2, ("--repeat", "many")),
-    "repeat 0": (f"{R} inputs.npz --repeat 0", 1, ("--repeat 0", "at least once")),
+    "repeat 0": (f"{R} inputs.npz --repeat 0", 1, ("--repeat 0", "at least 1")),
     # flags that do nothing together
     "calibration without data": (f"{Q} --calibration mse", 1, ("--calibration mse", "add --calibration-data")),
     "input range with data": (f"{D} --input-range -1,1", 1, ("--input-range -1,1", "drop one")),

@@ -7,6 +7,7 @@ import numpy as np
 from npu.layer_cases import WIDTHS, output_size, random_params, random_scale, values, zero_point
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.numerics import activation_limits
+from qaccel.machine.streams import pack_pixels
 from qaccel.npu.layers import (
     AnyLayer,
     ConvLayer,
@@ -21,7 +22,7 @@ from qaccel.npu.layers import (
     Window,
 )
 
-KINDS = ("conv", "conv", "conv", "depthwise", "depthwise", "pool", "copy", "table", "residual", "residual")
+KINDS = ("conv", "conv", "conv", "depthwise", "depthwise", "pool", "copy", "table", "scaled", "residual", "residual")
 
 
 def random_chain(rng: np.random.Generator, weight_bits: int, activation_bits: int) -> tuple[LayerGraph, HwConfig]:
@@ -34,7 +35,7 @@ def random_chain(rng: np.random.Generator, weight_bits: int, activation_bits: in
         name, x = f"layer{number}", maps[top]
         kind = str(rng.choice(KINDS))
         bits = activation_bits if rng.random() < 0.7 else int(rng.choice(WIDTHS))
-        peers = [i for i, m in enumerate(maps) if i != top and (m.h, m.w, m.c) == (x.h, x.w, x.c)]
+        peers = [i for i, m in enumerate(maps) if i != top and m.data is None and (m.h, m.w, m.c) == (x.h, x.w, x.c)]
         if kind == "residual" and not peers:
             kind = "conv"
         window = _window(rng, x) if kind in ("conv", "depthwise", "pool") else Window()
@@ -43,8 +44,14 @@ def random_chain(rng: np.random.Generator, weight_bits: int, activation_bits: in
         z = 0 if kind == "table" else zero_point(rng, bits)
         maps.append(FeatureMap(name, h, w, c, bits, z))
         common = (name, kind, (top,), len(maps) - 1, *activation_limits(bits))
+        if kind == "scaled":
+            shape = (1, 1, x.c) if rng.random() < 0.5 else (x.h, x.w, x.c)
+            data = pack_pixels(values(rng, shape, activation_bits), activation_bits)
+            peers = [len(maps)]
         layers.append(_layer(rng, kind, common, window, weight_bits, x, maps[-1], peers))
         top = len(maps) - 1
+        if kind == "scaled":
+            maps.append(FeatureMap(f"{name}.constant", *shape, activation_bits, 0, data))
     graph = LayerGraph("chain", tuple(maps), tuple(layers), (0,), (top,))
     row = sum(m.row_bytes for m in maps)
     largest = max(m.total_bytes for m in maps)

@@ -7,7 +7,7 @@ instruction. The planner describes the work of a tile before there is an instruc
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from math import gcd
 
 from ..errors import CompilerFault
@@ -287,6 +287,7 @@ def bytes_beats(count: int, hw: HwConfig) -> int:
     return _ceil(count, hw.dram_bytes_per_cycle)
 
 
+@lru_cache(maxsize=1 << 14)  # the planner asks the same of many candidates
 def _grid_beats(grid: RunGrid, bus: int) -> int:
     addr, rows, row_stride, runs, run_stride, size = grid
     if runs == 1:  # the long side of the grid goes into the closed form

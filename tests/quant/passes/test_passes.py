@@ -74,7 +74,7 @@ def test_relax_modules_take_the_same_list(ran, way):
 def test_unknown_names_and_missing_samples_are_said_in_one_line():
     with pytest.raises(
         QaccelError,
-        match=r"^--passes 'rouding' is unknown; the passes are rounding, rounding_of_8_bits, bias_correction$",
+        match=r"^--passes 'rouding' is unknown; the passes are rounding, rounding_of_8_bits, bias_correction, reconstruction$",
     ):
         qaccel.quantize("no such file.onnx", passes=["bias_correction", "rouding"])
     with pytest.raises(QaccelError, match=r"^--passes bias_correction: .*none; add --calibration-data$"):

@@ -27,8 +27,8 @@ def build_artefact(graph: LayerGraph, allocation: Allocation, program: Program, 
     def made(number: int, index: int) -> MapSlot:
         m = graph.maps[index]
         pieces = tuple(program.pieces.get(index, ()))
-        memory = "dram" if index in allocation.dram_addr and not pieces else "sram"
-        addr = allocation.sram_addr.get(index, 0 if pieces else allocation.dram_addr.get(index, 0))
+        memory = "sram" if pieces or index in allocation.sram_addr else "dram"
+        addr = 0 if pieces else getattr(allocation, f"{memory}_addr")[index]
         return MapSlot(number, m.name, memory, addr, (m.h, m.w, m.c), m.bits, m.order, pieces)
 
     return Artefact(

@@ -7,7 +7,7 @@ traffic that the loop order causes. Reduction is split only where nothing fits o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from math import ceil
 from typing import NamedTuple
 
@@ -243,6 +243,14 @@ def _pixelwise_candidates(
     y, window = maps[layer.output], window_of(layer)
     weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
     columns = hw.array_columns(weight_bits)
+    window_columns = columns if isinstance(layer, DepthwiseLayer) else hw.cols  # more channels need no more line buffer
+
+    @cache
+    def fits(tile_h: int, tile_w: int, channels: int, tile_kh: int) -> bool:
+        if not isinstance(layer, DepthwiseLayer | PoolLayer):
+            return True
+        return _line_buffer_fits(layer, maps, hw, rows_of[tile_h], pixels_of[tile_w], channels, tile_kh)
+
     rows_of = {step: axis_tiles(spans(layer, maps, True, step)) for step in halvings(y.h)}
     pixels_of = {step: axis_tiles(spans(layer, maps, False, step)) for step in halvings(y.w)}
     for tile_kh in halvings(window.kernel_h):
@@ -257,9 +265,7 @@ def _pixelwise_candidates(
                 for tile_h, rows in rows_of.items():
                     if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
                         continue
-                    if isinstance(layer, DepthwiseLayer | PoolLayer) and not _line_buffer_fits(
-                        layer, maps, hw, rows, pixels, tile_oc, tile_kh
-                    ):
+                    if not fits(tile_h, tile_w, min(tile_oc, window_columns), tile_kh):
                         continue
                     shape = (tile_h, tile_w, tile_oc, tile_kh)
                     found.append(partial(_pixelwise_tiling, layer, maps, hw, shape, rows, pixels, resident))

@@ -30,7 +30,12 @@ def network() -> qaccel.QuantizedNetwork:
 def test_rows_are_what_compiling_gives_whoever_does_it(network: qaccel.QuantizedNetwork, tmp_path: Path) -> None:
     alone = qaccel.explore(network, SWEEP, jobs=1, output=tmp_path)
     assert alone.rows == qaccel.explore(network, {"rows": [8, 16], "sram_bytes": [16384, 65536]}, jobs=2).rows
-    assert [(row["rows"], row["sram_bytes"]) for row in alone.rows] == [(8, 16384), (8, 65536), (16, 16384), (16, 65536)]
+    assert [(row["rows"], row["sram_bytes"]) for row in alone.rows] == [
+        (8, 16384),
+        (8, 65536),
+        (16, 16384),
+        (16, 65536),
+    ]
     for row in alone.rows:
         assert (row["multipliers"], row["cpu_macs"], row["reason"]) == (row["rows"] * 16, 0, "")
     hw = changed_config(load_config(), "other", {"rows": 8, "sram_bytes": 65536})

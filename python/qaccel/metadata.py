@@ -22,7 +22,7 @@ from .relax_tools import bindings, results, variables
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
-FORMAT = 1  # of the metadata and of how a module is called; raised when either changes
+FORMAT = 2  # of the metadata and of how a module is called; raised when either changes
 _LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
 
 

@@ -11,13 +11,13 @@ import qaccel
 import small_models
 from frontend.onnx_models import model, node
 from qaccel.machine.hw import load_config
-from qaccel.machine.isa import isa
+from qaccel.machine.isa import decode, isa
 from qaccel.npu.partition.partition import Rejection
-from qaccel.report.report import STALLS, Boundary, bound_cycles
+from qaccel.report.report import STALLS, Boundary, bound_cycles, bound_dram_bytes
 from qaccel.report.text import codecs_of, layers_csv, report_html, summary_rows, write_report
 
 TOP_LEVEL = {
-    "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "latency_ms", "dram_bytes", "memory",
+    "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "bound_dram_bytes", "gap_percent", "latency_ms", "dram_bytes", "memory",
     "weights", "layers", "fallback", "calibration", "ranges",
 }  # fmt: skip
 OF_A_LAYER = {
@@ -148,20 +148,53 @@ def test_bound_counts_fallback_at_its_own_bits():
     hw = load_config("qaccel-256")
     boundary = Boundary(1, 0, 0)
     layers = [{"macs": 256_000, "weight_bits": 8, "activation_bits": 8, "entropy_bits": 0.0}]
-    assert bound_cycles(hw, layers, [], boundary) == 1000
+    assert bound_cycles(hw, layers, [], boundary, 0) == 1000
     wide = Rejection("a", "Conv", 64_000, "", "", 16, 16)
-    assert bound_cycles(hw, layers, [wide], boundary) == 2000
+    assert bound_cycles(hw, layers, [wide], boundary, 0) == 2000
     narrow = Rejection("a", "Conv", 1_024_000, "", "", 4, 4)
-    assert bound_cycles(hw, layers, [narrow], boundary) == 2000
+    assert bound_cycles(hw, layers, [narrow], boundary, 0) == 2000
     in_float = Rejection("a", "ConvTranspose", 256_000, "", "")
-    assert bound_cycles(hw, layers, [in_float], boundary) == 2000
+    assert bound_cycles(hw, layers, [in_float], boundary, 0) == 2000
 
 
-def test_bound_counts_weights_input_and_output():
+def test_bound_counts_weights_records_input_and_output():
+    """Of entropy and stream the smaller, layer by layer; a rejected layer's entropy; everything once, by hand."""
     hw = load_config("qaccel-256")
-    layers = [{"macs": 1, "weight_bits": 8, "activation_bits": 8, "entropy_bits": 8 * 4000.0}]
-    assert bound_cycles(hw, layers, [], Boundary(1, 3000, 1000)) == 8000 / hw.dram_bytes_per_cycle
-    assert bound_cycles(hw, layers, [], Boundary(2, 3000, 1000)) == 6000 / hw.dram_bytes_per_cycle
+    layers = [
+        {"macs": 1, "weight_bits": 8, "activation_bits": 8, "entropy_bits": 8 * 4000.0, "stream_bytes": 4100},
+        {"macs": 1, "weight_bits": 8, "activation_bits": 8, "entropy_bits": 8 * 900.0, "stream_bytes": 700},
+    ]
+    assert bound_dram_bytes(layers, [], Boundary(1, 3000, 1000), 300) == 9000
+    assert bound_dram_bytes(layers, [], Boundary(2, 3000, 1000), 300) == 7000
+    rejected = Rejection("a", "Conv", 0, "", "", entropy_bits=80.0)
+    assert bound_dram_bytes(layers, [rejected], Boundary(2, 3000, 1000), 300) == 7010
+    assert bound_cycles(hw, layers, [], Boundary(1, 0, 0), 9001) == -(-9001 // hw.dram_bytes_per_cycle)
+
+
+def test_bounds_and_gaps_of_a_module(module: qaccel.Module):
+    """Constants are counted again from what the program's instructions fetch."""
+    report, fetched = module.report, 0
+    for artefact in module.artefacts:
+        seen = {}
+        for ins in decode(artefact.program):
+            if ins.op in ("LOADW", "LOAD_RAW"):
+                names = ("stream_addr", "stream_bytes") if ins.op == "LOADW" else ("dram_addr", "bytes")
+                seen[ins[names[0]]] = ins[names[1]]
+        fetched += sum(seen.values())
+    streams = sum(layer["stream_bytes"] for layer in report["layers"])
+    weights = sum(min(layer["entropy_bits"] / 8, layer["stream_bytes"]) for layer in report["layers"])
+    rest = report["bound_dram_bytes"] - weights - (fetched - streams)  # the network's input and output
+    if not report["fallback"]:
+        slots = [slot for artefact in module.artefacts for slot in (*artefact.inputs, *artefact.outputs)]
+        assert rest == pytest.approx(sum(slot.dram_bytes for slot in slots), abs=1)
+    dram_bytes, gaps = sum(report["dram_bytes"].values()), report["gap_percent"]
+    assert dram_bytes >= report["bound_dram_bytes"] or report["fallback"]
+    if not report["fallback"]:
+        assert gaps["dram_bytes"] == pytest.approx(100 * (dram_bytes / report["bound_dram_bytes"] - 1), abs=0.1)
+        assert gaps["cycles"] == 100 * (report["cycles"] / report["bound_cycles"] - 1)
+    said = dict(summary_rows(report))
+    assert said["bound"].endswith("% more") == (gaps["cycles"] is not None)
+    assert said["DRAM bound"].startswith(f"{report['bound_dram_bytes']:,} B")
 
 
 def test_cycles_do_not_depend_on_values():

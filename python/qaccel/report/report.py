@@ -48,6 +48,11 @@ def make_report(
     cycles, runs = sum(once), boundary.runs or (boundary.batch,) * len(once)
     ideal = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
     dram_keys = ("weights", "activations_read", "activations_written", "program")
+    dram_bytes = {key: sum(int(each.profile["dram_bytes"][key]) for each in subgraphs) for key in dram_keys}
+    constants = sum(len(each.compiled.artefact.constants) for each in subgraphs)
+    records_and_tables = constants - sum(layer["stream_bytes"] for layer in layers)
+    least_bytes = bound_dram_bytes(layers, rejections, boundary, records_and_tables)
+    least_cycles = bound_cycles(hw, layers, rejections, boundary, least_bytes)
     return {
         "model": model,
         "hw": hw.to_dict(),
@@ -58,9 +63,14 @@ def make_report(
         "cycles_per_batch": sum(each * times for each, times in zip(once, runs, strict=True)),
         "macs": sum(layer["macs"] for layer in layers),
         "utilization": ideal / cycles if cycles else 0.0,
-        "bound_cycles": bound_cycles(hw, layers, rejections, boundary),
+        "bound_cycles": least_cycles,
+        "bound_dram_bytes": math.ceil(least_bytes),
+        "gap_percent": {
+            "cycles": gap_percent(cycles, least_cycles),
+            "dram_bytes": gap_percent(sum(dram_bytes.values()), least_bytes),
+        },
         "latency_ms": cycles / (hw.clock_mhz * 1e3),
-        "dram_bytes": {key: sum(int(each.profile["dram_bytes"][key]) for each in subgraphs) for key in dram_keys},
+        "dram_bytes": dram_bytes,
         "memory": {
             "peak_sram_bytes": max((int(each.profile["peak_sram_bytes"]) for each in subgraphs), default=0),
             "dram_footprint_bytes": sum(each.compiled.artefact.dram_bytes for each in subgraphs),
@@ -120,17 +130,37 @@ def layer_entries(subgraph: ProfiledSubgraph) -> list[dict[str, Any]]:
     return entries
 
 
+def bound_dram_bytes(
+    layers: Sequence[Mapping[str, Any]], rejections: Sequence[Rejection], boundary: Boundary, records_and_tables: int
+) -> float:
+    """The least DRAM bytes of a sample, fallback included: what has to be fetched or stored once.
+
+    Of each layer its weights, as entropy or as streams, whichever is less; ``records_and_tables``: parameter records, tables and
+    other constants that are no weights; the network's input and output.
+    """
+    weights = sum(min(layer["entropy_bits"] / 8, layer["stream_bytes"]) for layer in layers)
+    weights += sum(r.entropy_bits for r in rejections) / 8
+    return weights + records_and_tables + (boundary.input_bytes + boundary.output_bytes) / boundary.batch
+
+
 def bound_cycles(
-    hw: HwConfig, layers: Sequence[Mapping[str, Any]], rejections: Sequence[Rejection], boundary: Boundary
+    hw: HwConfig,
+    layers: Sequence[Mapping[str, Any]],
+    rejections: Sequence[Rejection],
+    boundary: Boundary,
+    dram_bytes: float,
 ) -> int:
-    """The least cycles of a sample that multipliers and DRAM allow, fallback included."""
+    """The least cycles of a sample that multipliers and DRAM allow, fallback included; ``dram_bytes``: those of the bound."""
     mac_cycles = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
     for r in rejections:
         bits = r.weight_bits or BITS_OF_FLOAT, r.activation_bits or BITS_OF_FLOAT
         mac_cycles += r.macs / boundary.batch / hw.macs_per_cycle(*bits)
-    weight_bits = sum(layer["entropy_bits"] for layer in layers) + sum(r.entropy_bits for r in rejections)
-    dram_bytes = weight_bits / 8 + (boundary.input_bytes + boundary.output_bytes) / boundary.batch
     return math.ceil(max(mac_cycles, dram_bytes / hw.dram_bytes_per_cycle))
+
+
+def gap_percent(value: float, bound: float) -> float | None:
+    """How far a figure is above its bound, in per cent; None where it is not, because the bound counts what the CPU does, too."""
+    return 100 * (value / bound - 1) if 0 < bound <= value else None
 
 
 def _rate(hw: HwConfig, layer: Mapping[str, Any]) -> int:

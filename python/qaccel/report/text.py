@@ -71,9 +71,10 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             "cycles",
             f"{report['cycles']:,} for one sample, {report['latency_ms']:.3f} ms at {report['hw']['clock_mhz']} MHz",
         ),
-        ("bound", f"{report['bound_cycles']:,} cycles by multipliers and DRAM alone"),
+        ("bound", f"{report['bound_cycles']:,} cycles by multipliers and DRAM alone{_above(report, 'cycles')}"),
         ("MACs", f"{report['macs']:,}, multipliers busy {100 * report['utilization']:.1f}%"),
         ("DRAM traffic", ", ".join(f"{key.replace('_', ' ')} {value:,} B" for key, value in dram.items())),
+        ("DRAM bound", f"{report['bound_dram_bytes']:,} B have to pass once{_above(report, 'dram_bytes')}"),
         ("memory", f"SRAM peak {memory['peak_sram_bytes']:,} B, DRAM footprint {memory['dram_footprint_bytes']:,} B"),
         (
             "weights",
@@ -96,6 +97,12 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report["batch"] > 1:
         rows.insert(4, ("batch", f"{report['batch']} samples, {report['cycles_per_batch']:,} cycles"))
     return rows
+
+
+def _above(report: Mapping[str, Any], figure: str) -> str:
+    """How far a figure is above its bound, for the end of a line."""
+    gap = report["gap_percent"][figure]
+    return "" if gap is None else f"; the program takes {gap:.1f}% more"
 
 
 def calibration_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -163,6 +163,11 @@ def test_plan(tmp_path):
     ("contents", "says"),
     [
         ("{", "not valid JSON"),
+        (
+            '{"a": {"weight_bits": 8, "activation_bits": 8}, "a": {"weight_bits": 4, "activation_bits": 8}}',
+            "has 'a' twice",
+        ),
+        ('{"a": {"weight_bits": 8, "activation_bits": 8, "weight_bits": 4}}', "has 'weight_bits' twice"),
         ("[1]", "object of node names"),
         ('{"a": 8}', "must be"),
         ('{"a": {"weight_bits": 8}}', "must be"),

@@ -47,12 +47,21 @@ def parse_bits(text: str) -> Bits:
 def read_plan(path: str | Path) -> dict[str, BitWidths]:
     """The plan in a JSON file; errors as ``parse_bits``."""
     try:
-        plan = json.loads(Path(path).read_text(encoding="utf-8"))
+        plan = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _object(pairs, path))
     except OSError as error:
         raise UserError(f"cannot read the plan {str(path)!r}: {error.strerror}; give another plan.json") from None
     except ValueError as error:
         raise UserError(f"the plan {str(path)!r} is not valid JSON: {error}") from None
     return checked_plan(plan, str(path))
+
+
+def _object(pairs: list[tuple[str, Any]], path: str | Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for a name that it has twice: JSON would silently take the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
+        raise UserError(f"the plan {str(path)!r} has {shown(twice)} twice; keep one of its entries")
+    return made
 
 
 def checked_plan(plan: Any, origin: str) -> dict[str, BitWidths]:

@@ -40,13 +40,18 @@ class _Judge:
 
     def told(self, quantized: QuantizedModel, estimate: Estimate, *notes: str) -> QuantizedModel:
         """The network with its estimate, and with notes."""
-        runs, held_out = runs_of(self.lab.model, self.samples), self.lab.held_out
-        drop = drop_of(self.points, estimate, runs, held_out)
-        kind = () if held_out else (
-            f"estimated drop {_said(estimate)} on the {runs} samples that calibrated it, which is kind: of fewer than "
+        drop = drop_of(self.points, estimate, runs_of(self.lab.model, self.samples), self.lab.held_out)
+        return replace(quantized, drop=drop, notes=(*notes, *quantized.notes))
+
+    def kindly(self, quantized: QuantizedModel, estimate: Estimate) -> QuantizedModel:
+        """The network with an estimate that is too kind to act on, and with a note that says so."""
+        runs = runs_of(self.lab.model, self.samples)
+        over = f", more than --max-drop {self.limits.max_points:g}," if self.fails(estimate) else ""
+        return self.told(
+            quantized, estimate,
+            f"estimated drop {_said(estimate)}{over} on the {runs} samples that calibrated it, which is kind: of fewer than "
             f"{FEWEST_TO_HOLD_OUT} none are held out",
         )  # fmt: skip
-        return replace(quantized, drop=drop, notes=(*notes, *kind, *quantized.notes))
 
     def fails(self, estimate: Estimate) -> bool:
         """Whether an estimate is above the limit by more than its own standard error."""
@@ -56,7 +61,8 @@ class _Judge:
 def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits: Limits) -> QuantizedModel:
     """The network with what it is estimated to lose; ``bits`` None: the default, which takes 16 bits where 8 lose too much.
 
-    Judged on the samples that are held out; where there are none, on those that calibrated it, which a note says.
+    Judged on the samples that are held out. Where there are none, those that calibrated it judge, a note says so, and nothing is
+    widened.
     """
     model = lab.model
     limits = limits if limits.max_drop_holds else replace(limits, max_drop=DEFAULT_MAX_DROP)
@@ -67,6 +73,8 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     points = points_of(parts_of(model, reference), reference)
     judge = _Judge(lab, limits, samples, reference, points)
     estimate = judge.estimate(quantized)
+    if not lab.held_out:
+        return judge.kindly(quantized, estimate)
     if not judge.fails(estimate):
         return judge.told(quantized, estimate)
     space = lab.space

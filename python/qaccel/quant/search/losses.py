@@ -101,7 +101,7 @@ class Points:
                 relative = math.hypot(loss.error / max(2 * loss.value, 1e-30), doubt)
                 own = min(points, MOST_POINTS) * min(relative, 1.0)
             else:
-                points, own = 100 * loss.value, 100 * loss.error
+                points, own = 100 * loss.value, min(100 * loss.error, MOST_POINTS)
             if points >= worst:
                 worst, error = points, own
         return Estimate(min(worst, MOST_POINTS) if worst == worst else MOST_POINTS, error, tuple(losses))

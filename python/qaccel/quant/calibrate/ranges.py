@@ -18,6 +18,7 @@ from ...errors import UserError
 from ...evaluate.executor import execute
 from ...model import Model
 from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
+from .channels import Channels, ChannelSums
 from .masks import Masks
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -49,7 +50,8 @@ class Ranges:
 
     `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs. `headroom`: by how
     much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within `values`.
-    `exact`: to be taken as they are, whatever makes or reads a tensor.
+    `exact`: to be taken as they are, whatever makes or reads a tensor. `channels`: what was seen of each channel of a tensor
+    [N, C] or [N, C, H, W], all samples' ends whatever the method.
     """
 
     values: dict[str, tuple[float, float]]
@@ -59,6 +61,7 @@ class Ranges:
     headroom: float = 1.0
     cuts: dict[str, Cut] = field(default_factory=dict)
     exact: bool = False
+    channels: dict[str, Channels] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """What the report says of them: method, samples, and each tensor whose range leaves out values of the samples."""
@@ -120,11 +123,11 @@ def calibrate(
     passes = 1 if method == "minmax" else 2
     extremes: dict[str, tuple[float, float]] = {}
 
-    masks = Masks(model)
+    masks, sums = Masks(model), ChannelSums()
 
     def widen(name: str, value: np.ndarray) -> None:
         value = masks.finite(name, value)
-        lo, hi = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+        lo, hi = sums.extremes(name, value)
         if not (math.isfinite(lo) and math.isfinite(hi)):
             worst = lo if not math.isfinite(lo) else hi
             raise NotFinite(f"node '{name}' gives {worst} on the calibration data; check the samples' range")
@@ -136,12 +139,13 @@ def calibrate(
     def widen_and_add(name: str, value: np.ndarray) -> None:
         widen(name, value)
         means(name, value)
+        sums.add(name, value)
 
     for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
         execute(model, pieces, widen_and_add if k * batch < passes_of(model) else widen)
     extremes = masks.limited(extremes)
     if method == "minmax":
-        return Ranges(extremes, method, samples, means.values, HEADROOM)
+        return Ranges(extremes, method, samples, means.values, HEADROOM, channels=sums.values)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
 
     def count(name: str, value: np.ndarray) -> None:
@@ -160,7 +164,7 @@ def calibrate(
             share = histogram.share_beyond(*values[name])
             if share:
                 cuts[name] = Cut(share, lo, hi)
-    return Ranges(values, method, samples, means.values, HEADROOM, cuts)
+    return Ranges(values, method, samples, means.values, HEADROOM, cuts, channels=sums.values)
 
 
 def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:

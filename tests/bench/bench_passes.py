@@ -1,13 +1,13 @@
 """What each pass of the quantizer gains, width by width: the contrasts of arXiv 1806.08342 with this machine's integers.
 
 `python tests/bench/bench_passes.py SHARED [--networks efflite0 resnet8] [--bits W8A8 W4A8 W8A4 W4A4] [--folds 4] [--bars]
-[--rates 3e-9 1e-8]`. SHARED as for
+[--effort best] [--rates 3e-9 1e-8]`. SHARED as for
 `bench_accuracy.py`. Weights have a scale per tensor or per channel; per channel the passes are added one after the other, in the
 order in which they run by default. EfficientNet-Lite0: 100 photographs calibrate, the other 300 test, fold by fold; ResNet-8: 260
 training images of CIFAR-10 calibrate, the 10,000 test images test. Scores are those of the exact integers, as on the machine.
 
 Printed: mean KL divergence from the float model's classes, agreement with its first class, drop of accuracy in points with the
-standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with all passes (those of `--effort best`), and whether it
+standard error of the paired differences, seconds that the passes took. ``--bars``: only what has a bar, with the passes of ``--effort``, and whether it
 is kept; then the script fails where one is missed. ``--rates``: instead, rounding that pays so much for a bit, and what it saves.
 """
 
@@ -30,10 +30,11 @@ from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.streams import entropy_bits
 from qaccel.model import Model
-from qaccel.options import parse_bits
+from qaccel.options import EFFORTS, parse_bits
 from qaccel.quant.calibrate.calibration import Calibration
+from qaccel.quant.calibrate.narrow import narrowed
 from qaccel.quant.calibrate.ranges import calibrate
-from qaccel.quant.passes import PASSES
+from qaccel.quant.passes import FloatPass, chosen_passes
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
 from qaccel.quant.passes.rounding import round_to_outputs
@@ -122,17 +123,38 @@ def judged(scores: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Res
     return Result(kl, top == wanted, (wanted == labels).astype(int) - (top == labels), len(labels))
 
 
-def steps(q: QuantizedModel, calibration: Calibration, only_last: bool) -> Iterator[tuple[str, QuantizedModel]]:
+def rounded(model: Model, calibration: Calibration, bits: str) -> tuple[QuantizedModel, Calibration]:
+    """The network to nearest integers, with the ranges that tensors of few bits have."""
+    plain = quantize(model, calibration.ranges, parse_bits(bits))
+    own = narrowed(plain, calibration, None)
+    return (plain if own is calibration else quantize(model, own.ranges, parse_bits(bits))), own
+
+
+def steps(
+    model: Model, calibration: Calibration, bits: str, effort: str, only_last: bool
+) -> Iterator[tuple[str, QuantizedModel]]:
     """What is contrasted, and the model."""
+    source, q = calibration, quantize(model, calibration.ranges, parse_bits(bits))
     if not only_last:
         yield "per tensor", per_tensor(q)
         yield "per tensor + bias_correction", correct_biases(per_tensor(q), calibration)
         yield "per channel", q
         yield "per channel + bias_correction", correct_biases(q, calibration)
+    q, calibration = rounded(model, source, bits)
     name = "per channel"
-    for each in PASSES:
-        q, name = each.run(q, calibration), f"{name} + {each.name}"
-        if not only_last or each is PASSES[-1]:
+    if calibration is not source:
+        name += " + ranges"
+        if not only_last:
+            yield name, q
+    passes = chosen_passes(None, effort)
+    for each in passes:
+        name = f"{name} + {each.name}"
+        if isinstance(each, FloatPass):
+            model, source = each.run(model, source, parse_bits(bits))
+            q, calibration = rounded(model, source, bits)
+        else:
+            q = each.run(q, calibration)
+        if not only_last or each is passes[-1]:
             yield name, q
 
 
@@ -150,7 +172,7 @@ def entropy(q: QuantizedModel) -> float:
 
 
 def contrasts(
-    model: Model, split: Split, bits: str, bars: bool, rates: list[float]
+    model: Model, split: Split, bits: str, bars: bool, effort: str, rates: list[float]
 ) -> Iterator[tuple[str, Result, float]]:
     """(what, result, seconds that it took to make) of one split."""
     name, output = model.inputs[0].name, model.outputs[0].name
@@ -158,8 +180,12 @@ def contrasts(
     ranges = calibrate(model, {name: split.calibration})
     calibration = Calibration(ranges, {name: split.calibration}, measured=True)
     begin = time.perf_counter()
-    plain = quantize(model, ranges, parse_bits(bits))
-    for what, q in at_rates(plain, calibration, rates) if rates else steps(plain, calibration, bars):
+    made = (
+        at_rates(quantize(model, ranges, parse_bits(bits)), calibration, rates)
+        if rates
+        else steps(model, calibration, bits, effort, bars)
+    )
+    for what, q in made:
         seconds = time.perf_counter() - begin
         yield what, judged(run_model(q, {name: split.images})[output], reference, split.labels), seconds
         begin = time.perf_counter()
@@ -172,6 +198,7 @@ def main() -> int:
     parser.add_argument("--bits", nargs="+", default=list(WIDTHS))
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--bars", action="store_true")
+    parser.add_argument("--effort", choices=EFFORTS, default="best")
     parser.add_argument("--rates", nargs="+", type=float, default=[])
     arguments = parser.parse_args()
     good = True
@@ -182,7 +209,9 @@ def main() -> int:
         ):
             found: dict[str, list[Result]] = {}
             for k, split in enumerate(splits(network, arguments.shared, arguments.folds)):
-                for what, result, seconds in contrasts(model, split, bits, arguments.bars, arguments.rates):
+                for what, result, seconds in contrasts(
+                    model, split, bits, arguments.bars, arguments.effort, arguments.rates
+                ):
                     found.setdefault(what, []).append(result)
                     print(f"{network} {bits} fold {k} {what}: {result} ({seconds:.0f} s)", flush=True)
             for what, results in found.items():

@@ -18,6 +18,13 @@ class Channels:
     mean: np.ndarray
     variance: np.ndarray
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether it holds one finite value for each channel, and the ends hold zero."""
+        all_of = self.lo, self.hi, self.mean, self.variance
+        whole = all(each.ndim == 1 and len(each) == len(self.lo) and np.isfinite(each).all() for each in all_of)
+        return whole and bool((self.lo <= 0).all() and (self.hi >= 0).all() and (self.variance >= 0).all())
+
     def scaled(self, factors: np.ndarray) -> Channels:
         """Of the tensor divided by ``factors`` [channels]."""
         return Channels(self.lo / factors, self.hi / factors, self.mean / factors, self.variance / factors**2)
@@ -70,7 +77,11 @@ def _rows(value: np.ndarray) -> np.ndarray | None:
     """Values as rows of whole pixels, several of them in a row; None for what has no channels on axis 1."""
     if value.ndim not in (2, 4) or value.dtype != np.float32 or not value.size:
         return None
-    pixels = value.reshape(-1, value.shape[1]) if value.ndim == 2 else value.transpose(0, 2, 3, 1).reshape(-1, value.shape[1])
+    pixels = (
+        value.reshape(-1, value.shape[1])
+        if value.ndim == 2
+        else value.transpose(0, 2, 3, 1).reshape(-1, value.shape[1])
+    )
     together = 1
     while together * 2 * value.shape[1] <= ROW and len(pixels) % (together * 2) == 0:
         together *= 2

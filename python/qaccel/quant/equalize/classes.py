@@ -202,7 +202,9 @@ def _conv(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
     weight, groups = _constant(call.args[1]), int(call.attrs.groups)
     if weight is None or (str(call.attrs.data_layout), str(call.attrs.kernel_layout)) != ("NCHW", "OIHW"):
         return False
-    return reader.layer(var, call.args[0], node_name(call), weight.reshape(groups, len(weight) // groups, weight.shape[1], -1))
+    return reader.layer(
+        var, call.args[0], node_name(call), weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
+    )
 
 
 def _matmul(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
@@ -216,7 +218,12 @@ def _add(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
     data, other = call.args
     value = _constant(other)
     if value is None:
-        return isinstance(data, relax.Var) and isinstance(other, relax.Var) and _whole(var, call) and _same(reader, var, call)
+        return (
+            isinstance(data, relax.Var)
+            and isinstance(other, relax.Var)
+            and _whole(var, call)
+            and _same(reader, var, call)
+        )
     if by_channel(value, var) is None:
         return False
     layer = reader.layers.get(data)
@@ -247,7 +254,11 @@ def by_channel(value: np.ndarray, var: relax.Var) -> np.ndarray | None:
 
 def _scaled(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
     """A product with a constant."""
-    return _constant(call.args[1]) is not None and known_shape(call.args[0]) == known_shape(var) and _same(reader, var, call)
+    return (
+        _constant(call.args[1]) is not None
+        and known_shape(call.args[0]) == known_shape(var)
+        and _same(reader, var, call)
+    )
 
 
 def _relu(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:

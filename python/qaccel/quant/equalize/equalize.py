@@ -50,7 +50,10 @@ def rescaled(ranges: Ranges, model: Model) -> Ranges:
             before, after = channels[name], channels[name].scaled(factors)
             channels[name] = after
             # What is no more than an end of the samples, of those with outliers for example, stays so much more.
-            wider = [float(own / max(abs(end), LEAST)) for own, end in zip(map(abs, values[name]), (before.lo.min(), before.hi.max()), strict=True)]
+            wider = [
+                float(own / max(abs(end), LEAST))
+                for own, end in zip(map(abs, values[name]), (before.lo.min(), before.hi.max()), strict=True)
+            ]
             values[name] = float(after.lo.min()) * wider[0], float(after.hi.max()) * wider[1]
         if name in means:
             means[name] = means[name] / factors

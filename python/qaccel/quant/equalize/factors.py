@@ -21,9 +21,7 @@ ROOM = 1.25  # how much farther than in the samples a limited channel may reach 
 LEAST_GAIN = 0.02  # of the modelled error: less is not worth another scale
 
 
-def factors_of(
-    classes: Classes, seen: Mapping[str, Channels], widths: Callable[[str], BitWidths]
-) -> np.ndarray:
+def factors_of(classes: Classes, seen: Mapping[str, Channels], widths: Callable[[str], BitWidths]) -> np.ndarray:
     """By class, what its channels are to be divided by: a power of two, 1 where nothing is gained."""
     tensors, weights = rounded(classes, seen, widths)
     factors = np.ones(classes.count)

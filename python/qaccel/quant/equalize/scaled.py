@@ -113,7 +113,9 @@ def _onnx(source: onnx.ModelProto, changes: Mapping[str, list[Change]]) -> onnx.
             return
         name = fresh_name(f"{node.input[position]}_scaled", taken)
         taken.add(name)
-        graph.initializer.append(numpy_helper.from_array(make(numpy_helper.to_array(constants[node.input[position]])), name))
+        graph.initializer.append(
+            numpy_helper.from_array(make(numpy_helper.to_array(constants[node.input[position]])), name)
+        )
         node.input[position] = name
 
     for node in graph.node:

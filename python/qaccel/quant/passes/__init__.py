@@ -1,7 +1,7 @@
 """The algorithms that improve a quantized model, in the order in which they run.
 
 Each is a file with one function that takes the quantized model and what is known of the float one, and returns a quantized
-model. To add one, write that file and name it in PASSES.
+model. To add one, write that file and name it in PASSES. Those of FLOAT_PASSES come before: they take and return the float network.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from functools import partial
 from ...dialect.check import check_quantized
 from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
-from ...options import EFFORTS
+from ...model import Model
+from ...options import EFFORTS, Bits
 from ..calibrate.calibration import Calibration
+from ..equalize.equalize import equalize
 from .bias_correction import correct_biases
 from .rounding import round_to_outputs
 
@@ -30,12 +32,33 @@ class Pass:
     effort: str = EFFORTS[0]
 
 
+@dataclass(frozen=True)
+class FloatPass:
+    """One algorithm on the float network, which is about to be rounded to these bits (None: not asked for). The rest as of `Pass`."""
+
+    name: str
+    run: Callable[[Model, Calibration, Bits | None], tuple[Model, Calibration]]
+    needs_samples: bool = False
+    effort: str = EFFORTS[0]
+
+
+FLOAT_PASSES = (FloatPass("equalization", equalize, needs_samples=True, effort="default"),)
 PASSES = (
     Pass("rounding", partial(round_to_outputs, widths=(4,)), needs_samples=True, effort="default"),
     # There is less to gain: it takes several times as long as all else that a network of 8 bits needs.
     Pass("rounding_of_8_bits", partial(round_to_outputs, widths=(8,)), needs_samples=True, effort="best"),
     Pass("bias_correction", correct_biases, needs_samples=True),
 )
+
+
+def run_float_passes(
+    model: Model, calibration: Calibration, bits: Bits | None, names: Sequence[str] | None, effort: str | None
+) -> tuple[Model, Calibration]:
+    """The float network after the `chosen_passes` that work on it, and its calibration. Errors as `run_passes`."""
+    for each in chosen_passes(names, effort):
+        if isinstance(each, FloatPass) and _has_samples(each, calibration, names):
+            model, calibration = each.run(model, calibration, bits)
+    return model, calibration
 
 
 def run_passes(
@@ -46,24 +69,30 @@ def run_passes(
     The form of the module is checked after each. Raises UserError for a name that asks for samples where there are none.
     """
     for each in chosen_passes(names, effort):
-        if not each.needs_samples or calibration.measured:
+        if isinstance(each, Pass) and _has_samples(each, calibration, names):
             model = each.run(model, calibration)
             check_quantized(model.mod)
-        elif names is not None:
-            raise UserError(f"--passes {each.name}: it learns from samples, and there are none; add --calibration-data")
     return model
 
 
-def chosen_passes(names: Sequence[str] | None, effort: str | None = None) -> tuple[Pass, ...]:
-    """Those of PASSES that are named, in the order of PASSES; for None those that ``effort`` takes, by itself "default".
+def _has_samples(each: Pass | FloatPass, calibration: Calibration, names: Sequence[str] | None) -> bool:
+    """Whether there are the samples that a pass needs. Raises UserError where it was named, and there are none."""
+    if each.needs_samples and not calibration.measured and names is not None:
+        raise UserError(f"--passes {each.name}: it learns from samples, and there are none; add --calibration-data")
+    return calibration.measured or not each.needs_samples
+
+
+def chosen_passes(names: Sequence[str] | None, effort: str | None = None) -> tuple[Pass | FloatPass, ...]:
+    """Those of FLOAT_PASSES and PASSES that are named, in their order; for None those that ``effort`` takes, by itself "default".
 
     Raises UserError for an unknown name.
     """
+    every = (*FLOAT_PASSES, *PASSES)
     if names is None:
         most = EFFORTS.index(effort or "default")
-        return tuple(each for each in PASSES if EFFORTS.index(each.effort) <= most)
-    known = [each.name for each in PASSES]
+        return tuple(each for each in every if EFFORTS.index(each.effort) <= most)
+    known = [each.name for each in every]
     for name in names:
         if name not in known:
             raise UserError(f"--passes {name!r} is unknown; the passes are {', '.join(known)}")
-    return tuple(each for each in PASSES if each.name in names)
+    return tuple(each for each in every if each.name in names)

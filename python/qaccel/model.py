@@ -93,7 +93,7 @@ class Model:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What to tell the user about the import, one line each.
     notes: tuple[str, ...] = ()
-    # Of the source's tensors those that this network holds with other scales: by node, what each channel, on axis 1, was divided by.
+    # What each channel (axis 1) of a tensor of the source is divided by in this network: by node, where channels were equalised.
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What came quantized; None for a float model.
     given: Given | None = None

@@ -120,8 +120,8 @@ def prepared(proto: onnx.ModelProto, method: str = "minmax") -> tuple[Model, Cal
 def test_the_network_is_the_same_to_the_bit(seed: int, act: str) -> None:
     before, calibration = prepared(mobile(seed, act))
     after, _ = room.equalize(before, calibration, W8A8)
-    assert len(after.factors) >= 8
-    data = samples(2, 8) if act != "Clip" else calibration.samples  # a limit holds where the samples show it
+    assert len(after.factors) >= 3
+    data = samples(2, 8)
     (output,) = execute(before, data)
     np.testing.assert_array_equal(execute(before, data)[output], execute(after, data)[output])
     np.testing.assert_array_equal(by_onnxruntime(before.onnx_model, data), by_onnxruntime(after.onnx_model, data))
@@ -130,8 +130,7 @@ def test_the_network_is_the_same_to_the_bit(seed: int, act: str) -> None:
         execute(each, data, lambda name, value: seen.setdefault(name, []).append(value.copy()))
     for name, (own, divided) in seen.items():
         factors = after.factors.get(name, np.ones(own.shape[1])).reshape(-1, *(1,) * (own.ndim - 2))
-        if act != "Clip" or "conv" not in name:
-            np.testing.assert_array_equal(own, divided * factors.astype(np.float32), err_msg=name)
+        np.testing.assert_array_equal(own, divided * factors.astype(np.float32), err_msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -178,16 +177,22 @@ def test_what_must_keep_its_scale_does() -> None:
     assert kept == {"x": True, "conv0": True, "sigmoid1": True, "conv2": False, "relu3": False, "conv4": True}
 
 
-def test_a_limit_is_one_of_the_whole_tensor() -> None:
-    """Of what a Clip limits, no channel becomes larger than its samples allow, and none smaller; those that meet it stay."""
+def test_what_a_limit_holds_keeps_its_scale() -> None:
+    """A Clip to 6 is one for all channels of the machine's tensors."""
     before, calibration = prepared(mobile(1, "Clip"))
+    after, _ = room.equalize(before, calibration, W8A8)
+    assert after.factors and not any(name.startswith("clip") for name in after.factors)
+
+
+def test_no_channel_is_made_to_reach_farthest() -> None:
+    """Unseen samples may go farther in a channel that the samples show little of: there is room for twice as far."""
+    before, calibration = prepared(pose("Relu"))
     after, moved = room.equalize(before, calibration, W8A8)
-    clips = [name for name in before.factors | after.factors if name.startswith("clip")]
-    assert clips
-    for name in clips:
-        seen, factors = calibration.ranges.channels[name], after.factors[name]
-        assert (factors <= 1).all() and (factors[seen.hi >= 6] == 1).all() and (factors < 1).any()
-        assert (moved.ranges.channels[name].hi[factors < 1] < 6).all()
+    scaled = [name for name in after.factors if name.startswith("relu")]
+    for name in scaled:
+        seen, factors = moved.ranges.channels[name], after.factors[name]
+        assert (seen.hi[factors < 1] <= 0.75 * seen.hi.max()).all()
+    assert scaled
 
 
 def decibels(network: QuantizedNetwork, proto: onnx.ModelProto, data: dict[str, np.ndarray]) -> float:

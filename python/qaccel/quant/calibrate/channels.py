@@ -11,7 +11,7 @@ ROW = 4096  # values that a pass over a channels-last array takes at once
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """``lo`` <= 0 <= ``hi``, ``mean`` and ``variance``, each float64 [channels]; mean and variance are those of the first samples."""
+    """``lo`` <= 0 <= ``hi`` of all samples, ``mean`` and ``variance`` of the first ones; each float64 [channels]."""
 
     lo: np.ndarray
     hi: np.ndarray

@@ -49,7 +49,7 @@ class Ranges:
     """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
 
     `means`: those of the channels of each layer with weights, and of what limits it, by node, over the first `passes_of` runs.
-    `headroom`: by how much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within `values`.
+    `headroom`: by how much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within it.
     `exact`: to be taken as they are, whatever makes or reads a tensor. `channels`: what was seen of each channel of a tensor
     [N, C] or [N, C, H, W]: the ends of all samples, whatever the method, mean and variance of the first `passes_of` runs.
     """

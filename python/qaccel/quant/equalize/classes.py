@@ -1,8 +1,8 @@
 """Channels that must be scaled alike for a network to give the same, read off its float Relax.
 
 A layer with weights may read channels and give channels of any scale: its weights and bias make up for it. What lies between layers
-gives a channel in the scale of those that it is made of (Relu, PRelu, pools, Add, Concat: all positively homogeneous), so these are of
-one class. What an operator of another kind reads or gives, and the ends of the network, keep their scale.
+gives a channel in the scale of those that it is made of (Relu, PRelu, pools, Add, Concat: all positively homogeneous), so these
+are of one class. What an operator of another kind reads or gives, and the ends of the network, keep their scale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from tvm import ir, relax
 
 from ...model import Model
 from ...relax_tools import bindings, known_shape, node_name, use_counts, variables
-
 
 LAYERS, ADD = ("Conv", "Gemm", "MatMul"), "Add"  # whose constants are scaled, as ONNX calls them
 
@@ -53,15 +52,6 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
-class Limited:
-    """A tensor that is limited to ``lo`` to ``hi`` whatever its channel."""
-
-    output: relax.Var
-    lo: float
-    hi: float
-
-
-@dataclass(frozen=True, eq=False)
 class Classes:
     """``of``: the class of each channel by tensor; ``count`` classes, of which those in ``fixed`` (bool) keep their scale.
 
@@ -75,7 +65,6 @@ class Classes:
     fixed: np.ndarray
     layers: tuple[Layer, ...]
     made: dict[relax.Var, Made]
-    limited: tuple[Limited, ...]
     read: frozenset[relax.Var]
     names: dict[relax.Var, str]
     order: tuple[relax.Var, ...]
@@ -109,7 +98,6 @@ class _Reader:
         self.fixed: list[np.ndarray] = []
         self.layers: dict[relax.Var, Layer] = {}
         self.made: dict[relax.Var, Made] = {}
-        self.limited: list[Limited] = []
         self.others: set[relax.Var] = set()
         self.last: dict[str, relax.Var] = dict(zip(inputs, function.params, strict=True))
         self.order: list[relax.Var] = []
@@ -176,7 +164,7 @@ class _Reader:
         layers = tuple(self.layers.values())
         names = {var: name for name, var in self.last.items()}
         read, merged = frozenset(self.others), frozenset(self.merged)
-        return Classes(of, count, fixed, layers, self.made, tuple(self.limited), read, names, tuple(self.order), merged)
+        return Classes(of, count, fixed, layers, self.made, read, names, tuple(self.order), merged)
 
 
 def _channels(var: relax.Expr) -> int | None:
@@ -192,7 +180,7 @@ def _constant(expr: relax.Expr) -> np.ndarray | None:
 def _same(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
     """Every channel is made of the same one of each operand."""
     sources = variables(call)
-    count = _channels(var)
+    count = _channels(var) or 0
     if any(_channels(each) != count for each in sources):
         return False
     return reader.makes(var, *((each, np.arange(count)) for each in dict.fromkeys(sources)))
@@ -268,11 +256,9 @@ def _relu(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
 
 
 def _clip(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:
+    """One without an upper end is a Relu. Any other limits all channels alike, which no longer fits where they are scaled."""
     lo, hi = (float(getattr(arg.value, "value", arg.value)) for arg in call.args[1:3])
-    if not lo <= 0 <= hi:
-        return False
-    reader.limited.append(Limited(var, lo, hi))
-    return _relu(reader, var, call)
+    return lo == 0 and hi == np.inf and _relu(reader, var, call)
 
 
 def _prelu(reader: _Reader, var: relax.Var, call: relax.Call) -> bool:

@@ -13,7 +13,6 @@ from ...options import DEFAULT_BITS, Bits, BitWidths
 from ..calibrate.calibration import Calibration
 from ..calibrate.ranges import Ranges, calibrate
 from .classes import classes_of
-from .errors import LEAST
 from .factors import factors_of
 from .scaled import scaled
 
@@ -49,12 +48,10 @@ def rescaled(ranges: Ranges, model: Model) -> Ranges:
         if name in channels:
             before, after = channels[name], channels[name].scaled(factors)
             channels[name] = after
-            # What is no more than an end of the samples, of those with outliers for example, stays so much more.
-            wider = [
-                float(own / max(abs(end), LEAST))
-                for own, end in zip(map(abs, values[name]), (before.lo.min(), before.hi.max()), strict=True)
-            ]
-            values[name] = float(after.lo.min()) * wider[0], float(after.hi.max()) * wider[1]
+            # What lies beyond the ends of these samples, those of outliers for example, lies as far beyond them.
+            old, new = (float(before.lo.min()), float(before.hi.max())), (float(after.lo.min()), float(after.hi.max()))
+            beyond = [own / end if end else 1.0 for own, end in zip(values[name], old, strict=True)]
+            values[name] = new[0] * beyond[0], new[1] * beyond[1]
         if name in means:
             means[name] = means[name] / factors
     return replace(ranges, values=values, means=means, channels=channels)

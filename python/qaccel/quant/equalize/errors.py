@@ -1,8 +1,8 @@
 """What rounding adds to a network's layers as a function of its channels' scales: the model by which factors are chosen.
 
 The error of rounding a value to steps of D has the variance D^2 / 12 (arXiv 1511.06488); a layer sums those of its inputs, times
-its weights squared, and those of its weights, times its inputs' variance: their means are for bias correction. Errors are counted as
-shares of a layer's own variance, so that those of one layer compare with those of another.
+its weights squared, and those of its weights, times its inputs' variance: their means are for bias correction. Errors are counted
+as shares of a layer's own variance, so that those of one layer compare with those of another.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a layer that sums over channels: the class of each input [groups, inputs], the largest of all taps [groups,
-    outputs, inputs], what a unit of error costs at each output [groups, outputs], what inputs multiply errors by [groups, inputs]."""
+    """The weights of a layer that sums over channels.
+
+    ``classes`` [groups, inputs]; ``largest`` [groups, outputs, inputs]: of all taps; ``cost`` [groups, outputs]: of a unit of error
+    variance at an output; ``variance`` [groups, inputs]: what the inputs multiply an error of a weight by.
+    """
 
     classes: np.ndarray
     largest: np.ndarray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +47,7 @@ def scaled(model: Model, classes: Classes, factors: np.ndarray) -> Model:
             place = next(k for k, arg in enumerate(call.args) if not isinstance(arg, relax.Var))
             value = call.args[place].value.numpy()
             if change.given is not None:
-                value = _weight(value, change, inputs_first=node_kind(call) == "relax.matmul")
+                value = _weight(value, change, call.op.name == "relax.matmul")
             else:
                 value = _shift(value, change.made, known_shape(call) or ())
             args = [relax.const(value) if k == place else arg for k, arg in enumerate(call.args)]
@@ -58,10 +59,10 @@ def scaled(model: Model, classes: Classes, factors: np.ndarray) -> Model:
     relax.expr._update_type(body, function.body.ty)
     mod = model.mod.clone()
     mod["main"] = relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
-    names = {var: node_name(b.value) for b in bindings(function) for var in [b.var] if var in changes}
     by_node: dict[str, list[Change]] = {}
-    for var, change in changes.items():
-        by_node.setdefault(names[var], []).append(change)
+    for binding in bindings(function):
+        if binding.var in changes:
+            by_node.setdefault(node_name(binding.value), []).append(changes[binding.var])
     own = {name: factors[classes.of[var]] for var, name in classes.names.items() if var in classes.of}
     return replace(
         model,
@@ -69,11 +70,6 @@ def scaled(model: Model, classes: Classes, factors: np.ndarray) -> Model:
         onnx_model=None if model.onnx_model is None else _onnx(model.onnx_model, by_node),
         factors={name: each for name, each in own.items() if (each != 1).any()},
     )
-
-
-def node_kind(call: relax.Call) -> str:
-    """The name of a call's operator."""
-    return str(call.op.name)
 
 
 def _changes(change: Change) -> bool:
@@ -99,36 +95,39 @@ def _shift(value: np.ndarray, made: np.ndarray, shape: tuple[int, ...]) -> np.nd
     return result.reshape(result.shape[len(shape) - value.ndim :]) if result.size == value.size else result
 
 
+def _bias(value: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """The bias of a layer, one for each output channel on the last axis."""
+    return np.asarray(value / made, value.dtype)
+
+
 def _onnx(source: onnx.ModelProto, changes: Mapping[str, list[Change]]) -> onnx.ModelProto:
     """The same in the canonical ONNX graph; ``changes`` by node."""
     result = onnx.ModelProto()
     result.CopyFrom(source)
     graph = result.graph
     constants = {each.name: each for each in graph.initializer}
-    shapes = {each.name: len(each.type.tensor_type.shape.dim) for each in (*graph.value_info, *graph.output)}
+    ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in (*graph.value_info, *graph.output)}
     taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(constants)
 
-    def change(node: onnx.NodeProto, position: int, make: Callable[[np.ndarray], np.ndarray]) -> None:
+    def change(node: onnx.NodeProto, position: int, make: Callable[..., np.ndarray], *how: Any) -> None:
         if position >= len(node.input) or not node.input[position]:
             return
         name = fresh_name(f"{node.input[position]}_scaled", taken)
         taken.add(name)
         graph.initializer.append(
-            numpy_helper.from_array(make(numpy_helper.to_array(constants[node.input[position]])), name)
+            numpy_helper.from_array(make(numpy_helper.to_array(constants[node.input[position]]), *how), name)
         )
         node.input[position] = name
 
     for node in graph.node:
         for each in changes.get(node.name, ()):
-            made, rank = each.made, shapes[node.output[0]]
             if node.op_type == ADD:
                 position = next(k for k, name in enumerate(node.input) if name in constants)
-                change(node, position, lambda value, made=made, rank=rank: _shift(value, made, (1,) * rank))
+                change(node, position, _shift, each.made, (1,) * ranks[node.output[0]])
             elif each.given is not None:
-                first = node.op_type != "Conv" and not attrs_of(node).get("transB")
-                change(node, 1, lambda value, each=each, first=first: _weight(value, each, first))
+                change(node, 1, _weight, each, node.op_type != "Conv" and not attrs_of(node).get("transB"))
             else:
-                change(node, 2, lambda value, made=made: (value / made).astype(value.dtype))
+                change(node, 2, _bias, each.made)
     read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
     kept = [each for each in graph.initializer if each.name in read]
     del graph.initializer[:]

@@ -34,7 +34,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class FloatPass:
-    """One algorithm on the float network, which is about to be rounded to these bits (None: not asked for). The rest as of `Pass`."""
+    """One algorithm on the float network, before it is rounded to these bits (None: not asked for). The rest as of `Pass`."""
 
     name: str
     run: Callable[[Model, Calibration, Bits | None], tuple[Model, Calibration]]

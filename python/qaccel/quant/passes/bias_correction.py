@@ -3,8 +3,8 @@
 Layers are corrected in order, each on what the corrected integer layers before it deliver, against the means of the float model
 on the same samples. Nothing changes but int32 constants, so it costs nothing at run time.
 
-A mean is that of what the layer delivers, behind its Relu or Clip. Before it most values may lie far below zero; to bring those to their
-mean would move the few that count: errors of rounded inputs are no shift, they grow and fall with the values.
+A mean is that of what the layer delivers, behind its Relu or Clip. Before it most values may lie far below zero; to bring those to
+their mean would move the few that count: errors of rounded inputs are no shift, they grow and fall with the values.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def quantize(
     ``max_bytes`` makes rounding pay for bits until they are kept.
     ``input_shapes``: by input name, or as ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
     ``effort``: "fast" rounds weights to nearest, "default" those of 4 bits towards the float model's outputs, "best" those of 8
-    bits, too, and reconstructs blocks of 4 bits where torch is installed. ``passes``: names of the quantizer's
+    bits, too, and reconstructs blocks of 4 bits where torch is installed; but for "fast", channels of unequal reach are equalised
+    before. ``passes``: names of the quantizer's
     passes that may run instead. A model that came quantized keeps its integers;
     ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
     Raises UserError with one line for what a user can mend, CompilerFault for what only we can.

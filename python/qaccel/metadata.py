@@ -8,17 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
 from .dialect import operators
-from .dialect.quantized import InputSeen, QuantizedModel
+from .dialect.quantized import HeldTensor, InputSeen, QuantizedModel
 from .errors import UserError
 from .machine.isa import isa
 from .model import Model, TensorSpec
 from .quant.io_dtype import IntegerEnds
 from .quant.quantize import attributes
-from .relax_tools import bindings, results, variables
+from .relax_tools import bindings, known_shape, node_name, results, variables
 from .version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
@@ -81,7 +82,7 @@ def seen_entries(seen: Iterable[InputSeen]) -> list[dict[str, Any]]:
 
 def _tensors_inside(quantized: QuantizedModel) -> dict[str, Any]:
     """By call, what the integers between layers mean, and which tensor of the float model they stand for."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, attrs in attributes(quantized.mod).items():
         q, held = operators.output_of(attrs), quantized.held.get(name)
         if q is not None and held is not None:
@@ -89,7 +90,31 @@ def _tensors_inside(quantized: QuantizedModel) -> dict[str, Any]:
                 "bits": q.bits, "scale": q.scale, "zero_point": q.zero_point, "tensor": held.tensor,
                 "view": list(held.view), "axes": list(held.axes),
             }  # fmt: skip
+    if quantized.model.factors:
+        floats = _shapes(quantized.model.mod)
+        for name, nhwc in _shapes(quantized.mod).items():
+            factors = quantized.model.factors.get(quantized.held[name].tensor) if name in found else None
+            if factors is not None:
+                whole = _in_place(factors, floats[quantized.held[name].tensor], quantized.held[name], nhwc)
+                found[name]["factors"] = whole.tolist()
     return found
+
+
+def _shapes(mod: tvm.IRModule) -> dict[str, tuple[int, ...]]:
+    """By node, the shape of the last value that it makes."""
+    calls = [b for b in bindings(mod["main"]) if isinstance(b.value, relax.Call)]
+    named = {
+        operators.read(b.value).name if operators.is_quantized(b.value) else node_name(b.value): b.var for b in calls
+    }
+    return {name: known_shape(var) or () for name, var in named.items()}
+
+
+def _in_place(factors: np.ndarray, shape: tuple[int, ...], held: HeldTensor, nhwc: tuple[int, ...]) -> np.ndarray:
+    """What the real values of integers [n, h, w, c] are times to be those of the source's tensor, which has this ``shape``: one for
+    each value of the last axis, or for each value where those of a channel do not all lie there."""
+    whole = held.arranged(np.broadcast_to(factors.reshape(-1, *(1,) * (len(shape) - 2)), shape), nhwc)
+    rows = whole.reshape(-1, nhwc[3])
+    return rows[0] if (rows == rows[0]).all() else whole.reshape(-1)
 
 
 def _where_known(

@@ -93,6 +93,8 @@ class Model:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What to tell the user about the import, one line each.
     notes: tuple[str, ...] = ()
+    # What each channel (axis 1) of a tensor of the source is divided by in this network: by node, where channels were equalised.
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     # What came quantized; None for a float model.
     given: Given | None = None
 

@@ -34,7 +34,7 @@ from .quant.analysis.analyze import Analysis, analyze
 from .quant.calibrate.calibration import Calibration, measure, samples_of
 from .quant.calibrate.narrow import narrowed
 from .quant.io_dtype import with_ends
-from .quant.passes import chosen_passes, run_passes
+from .quant.passes import chosen_passes, run_float_passes, run_passes
 from .quant.quantize import quantize
 from .quant.search.judge import judged
 from .quant.search.laboratory import Laboratory
@@ -139,6 +139,8 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         return _with_notes(quantized, calibration)
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
+    with stages("quantize"):
+        model, calibration = run_float_passes(model, calibration, options.bits, options.passes, options.effort)
     lab = laboratory(model, calibration, options)
     if options.auto:
         with stages("search", own_progress=True), progress_lines("searching", stages.show) as advance:
@@ -176,7 +178,8 @@ def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> 
     with stages("calibrate", own_progress=True):
         calibration = measure(imported, options, stages.show)
     with stages("analyze"):
-        return analyze(laboratory(imported, calibration, options), options.bits)
+        model, calibration = run_float_passes(imported, calibration, options.bits, options.passes, options.effort)
+        return analyze(laboratory(model, calibration, options), options.bits)
 
 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:

@@ -41,17 +41,20 @@ def padded(source: str, dtype: str) -> tirx.PrimFunc:
     return function([source, dtype], ["int32"] * 9, body)
 
 
-def channel_sums(source: str) -> tirx.PrimFunc:
-    """Sums of every channel, in float64.
+def limited(source: str) -> tirx.PrimFunc:
+    """For every channel the sum of ``value + bias[c]`` within lo[c] to hi[c], and how many of them lie between, in float64.
 
-    Buffers: values [rows, channels], out [channels] of zeros. Scalars: rows, channels.
+    Buffers: values [rows, channels], bias, lo and hi [channels], sums and counts [channels] of zeros. Scalars: rows, channels.
     """
 
-    def body(data: Any, out: Any, rows: Expr, channels: Expr) -> None:
+    def body(data: Any, bias: Any, lo: Any, hi: Any, sums: Any, counts: Any, rows: Expr, channels: Expr) -> None:
         with T.serial(0, rows) as row, T.serial(0, channels) as c:
-            T.buffer_store(out, out[c] + data[row * channels + c].astype("float64"), [c])
+            value = data[row * channels + c].astype("float64") + bias[c]
+            inside = tirx.all(value > lo[c], value < hi[c])
+            T.buffer_store(sums, sums[c] + tirx.max(tirx.min(value, hi[c]), lo[c]), [c])
+            T.buffer_store(counts, counts[c] + inside.astype("float64"), [c])
 
-    return function([source, "float64"], ["int32"] * 2, body)
+    return function([source, *["float64"] * 5], ["int32"] * 2, body)
 
 
 def requantized(source: str, dtype: str) -> tirx.PrimFunc:

@@ -39,7 +39,7 @@ from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import Calibration, measure
 from qaccel.quant.calibrate.narrow import narrowed
 from qaccel.quant.calibrate.ranges import Ranges, calibrate
-from qaccel.quant.passes import PASSES, lattice, rounding, run_passes
+from qaccel.quant.passes import FloatPass, chosen_passes, lattice, rounding, run_float_passes, run_passes
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
 from qaccel.quant.quantize import quantize
@@ -137,15 +137,33 @@ def judged(scores: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Res
     return Result(kl, top == wanted, (wanted == labels).astype(int) - (top == labels), len(labels))
 
 
-def steps(q: QuantizedModel, calibration: Calibration) -> Iterator[tuple[str, QuantizedModel]]:
+def rounded(model: Model, calibration: Calibration, bits: Bits) -> tuple[QuantizedModel, Calibration]:
+    """The network to nearest integers, with the ranges that tensors of few bits have."""
+    plain = quantize_measured(model, calibration, bits)
+    own = narrowed(plain, calibration, None)
+    return (plain if own is calibration else quantize_measured(model, own, bits)), own
+
+
+def steps(model: Model, calibration: Calibration, bits: str) -> Iterator[tuple[str, QuantizedModel]]:
     """What is contrasted, and the model."""
+    source, widths = calibration, parse_bits(bits)
+    q = quantize(model, calibration.ranges, widths)
     yield "per tensor", per_tensor(q)
     yield "per tensor + bias_correction", correct_biases(per_tensor(q), calibration)
     yield "per channel", q
     yield "per channel + bias_correction", correct_biases(q, calibration)
+    q, calibration = rounded(model, source, widths)
     name = "per channel"
-    for each in PASSES:
-        q, name = each.run(q, calibration), f"{name} + {each.name}"
+    if calibration is not source:
+        name += " + ranges"
+        yield name, q
+    for each in chosen_passes(None, "best"):
+        name = f"{name} + {each.name}"
+        if isinstance(each, FloatPass):
+            model, source = each.run(model, source, widths)
+            q, calibration = rounded(model, source, widths)
+        else:
+            q = each.run(q, calibration)
         yield name, q
 
 
@@ -168,8 +186,8 @@ def at_effort(
 ) -> Iterator[tuple[str, QuantizedModel]]:  # fmt: skip
     """What the compiler makes at these bits."""
     plan = plan_of(model, calibration.ranges, bits)
-    own = narrowed(quantize_measured(model, calibration, plan), calibration, None)
-    q = run_passes(quantize_measured(model, own, plan), own, effort=effort)
+    model, calibration = run_float_passes(model, calibration, plan, None, effort)
+    q = run_passes(*rounded(model, calibration, plan), effort=effort)
     yield f"--effort {effort}", q
     for note in q.notes:
         if note.startswith("reconstruction"):
@@ -228,10 +246,7 @@ def contrasts(model: Model, split: Split, bits: str, effort: str) -> Iterator[tu
     ranges = calibrate(model, {name: split.calibration})
     calibration = Calibration(ranges, {name: split.calibration}, measured=True)
     begin = time.perf_counter()
-    if effort:
-        made = at_effort(model, calibration, bits, effort)
-    else:
-        made = steps(quantize(model, ranges, parse_bits(bits)), calibration)
+    made = at_effort(model, calibration, bits, effort) if effort else steps(model, calibration, bits)
     for what, q in made:
         seconds = time.perf_counter() - begin
         yield what, judged(run_model(q, {name: split.images})[output], reference, split.labels), seconds

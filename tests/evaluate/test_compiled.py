@@ -45,6 +45,21 @@ def test_convolutions(name: str) -> None:
     assert np.abs(got - exact).max() < 1e-5 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_within_limits(dtype: str) -> None:
+    """Against Python's integers: whole values, bias and ends, some of them at the ends, which do not count as inside."""
+    rng = np.random.default_rng(4)
+    values = rng.integers(-50, 50, (3, 5, 7, 6)).astype(dtype)
+    bias, lo, hi = (np.array(each) for each in ([3, -9, 0, 4, 1, 2], [-20] * 5 + [60], [10, 20, 30, 40, 25, 61]))
+    sums, inside = compiled.limited(values, bias, lo, hi)
+    for c in range(6):
+        moved = [int(v) + int(bias[c]) for v in values[..., c].reshape(-1)]
+        assert sums[c] == sum(min(max(v, int(lo[c])), int(hi[c])) for v in moved)
+        assert inside[c] == sum(int(lo[c]) < v < int(hi[c]) for v in moved)
+    for ours, theirs in zip((sums, inside), compiled.limited_in_numpy(values, bias, lo, hi), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "exp", "erf", "nn.silu"])
 def test_functions_of_one_value(name: str) -> None:
     """In any memory order, of sizes that fill no whole row, of arrays that are not to be written."""

@@ -31,7 +31,7 @@ _MAKERS: dict[str, Callable[..., tirx.PrimFunc]] = {
     "dense": lambda dtype: dense.dense(host_of(this_machine()), dtype),
     "depthwise": lambda dtype: depthwise.depthwise(host_of(this_machine()), dtype),
     "padded": rows.padded,
-    "channel_sums": rows.channel_sums,
+    "limited": rows.limited,
     "requantized": rows.requantized,
     "looked_up": rows.looked_up,
     "combined": rows.combined,
@@ -132,14 +132,26 @@ def product(matrix: np.ndarray) -> Convolution:
     return Convolution(np.ascontiguousarray(matrix.T)[:, :, None, None], window, 1, "float32")
 
 
-def channel_sums(values: np.ndarray) -> np.ndarray:
-    """Sums over all but the last axis, float64 [channels]."""
+def limited(values: np.ndarray, bias: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By channel, float64: the sum of ``values + bias`` within ``lo`` to ``hi``, and how many lie between; all [channels]."""
     channels = values.shape[-1]
     if not fits(values) or not values.flags.c_contiguous or channels < 4:
-        return values.reshape(-1, channels).sum(axis=0, dtype=np.float64)
-    sums = np.zeros(channels)
-    _call(_function("channel_sums", str(values.dtype)), (values, sums), values.size // channels, channels)
-    return sums
+        return limited_in_numpy(values, bias, lo, hi)
+    made = np.zeros((2, channels))
+    given = [np.ascontiguousarray(each, np.float64) for each in (bias, lo, hi)]
+    _call(
+        _function("limited", str(values.dtype)), (values, *given, made[0], made[1]), values.size // channels, channels
+    )
+    return made[0], made[1]
+
+
+def limited_in_numpy(
+    values: np.ndarray, bias: np.ndarray, lo: np.ndarray, hi: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same."""
+    moved = values.reshape(-1, values.shape[-1]) + bias.astype(np.float64)
+    inside = np.count_nonzero((moved > lo) & (moved < hi), axis=0)
+    return np.clip(moved, lo, hi).sum(axis=0), inside.astype(np.float64)
 
 
 def elementwise(name: str) -> Callable[[np.ndarray], np.ndarray]:

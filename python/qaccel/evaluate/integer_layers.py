@@ -25,8 +25,10 @@ class Layer(Protocol):
     def sums(self, q: np.ndarray) -> np.ndarray:
         """Products summed, NHWC without the bias: exact integers in any dtype."""
 
-    def channel_sums(self, sums: np.ndarray) -> np.ndarray:
-        """The sums of each channel, float64."""
+    def limited(
+        self, sums: np.ndarray, bias: np.ndarray, lo: np.ndarray, hi: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By channel, float64: the sum of ``sums + bias`` within ``lo`` to ``hi``, and how many lie between; all [channels]."""
 
     def finish(self, sums: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """The result from the sums."""
@@ -41,8 +43,10 @@ class _InNumPy:
     def sums(self, q: np.ndarray) -> np.ndarray:
         return self._attrs.sums(q, self._weight)
 
-    def channel_sums(self, sums: np.ndarray) -> np.ndarray:
-        return sums.sum(axis=(0, 1, 2), dtype=np.float64)
+    def limited(
+        self, sums: np.ndarray, bias: np.ndarray, lo: np.ndarray, hi: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return compiled.limited_in_numpy(sums, bias, lo, hi)
 
     def finish(self, sums: np.ndarray, bias: np.ndarray) -> np.ndarray:
         return self._attrs.finish(sums, bias, self._weight_scale)
@@ -61,8 +65,10 @@ class _Compiled:
     def sums(self, q: np.ndarray) -> np.ndarray:
         return self._convolve(q, self._attrs.source.zero_point)
 
-    def channel_sums(self, sums: np.ndarray) -> np.ndarray:
-        return compiled.channel_sums(sums)
+    def limited(
+        self, sums: np.ndarray, bias: np.ndarray, lo: np.ndarray, hi: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return compiled.limited(sums, bias, lo, hi)
 
     def finish(self, sums: np.ndarray, bias: np.ndarray) -> np.ndarray:
         return compiled.requantize(sums, bias, self._scale, self._attrs.ending)

@@ -24,7 +24,10 @@ from .side_by_side import side_by_side
 from .steps import COMFORTABLE_ELEMENTS, TvmNode, holds_tensors
 
 Observer = Callable[[str, np.ndarray], None]
-Correct = Callable[[operators.ConvAttrs, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# From a bias, by channel: the mean of what a layer gives, real values before they are rounded, and the share that no limit meets.
+Measure = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# (attributes, measure, weight, bias, weight_scale) -> the bias to go on with
+Correct = Callable[[operators.ConvAttrs, Measure, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # (attributes, the layer's integers in every pass, weight, bias, weight_scale) -> weight, bias and weight_scale to go on with
 Reweigh = Callable[
     [operators.ConvAttrs, Sequence[np.ndarray], np.ndarray, np.ndarray, np.ndarray],
@@ -48,8 +51,8 @@ def run_quantized(
 
     Axis 0 may be any multiple of the module's own batch. ``observe(name, integers)`` gets every integer result, NHWC,
     in the carrier's dtype, under the name of its operation (more than once where samples run in several passes).
-    ``correct(attributes, means, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead; ``means``
-    [channels] are those of its products' sums over all samples, without the bias, in float64.
+    ``correct(attributes, measure, weight, bias, weight_scale)`` gives the bias that a convolution is to have instead;
+    ``measure`` says what the layer gives over all samples with another bias.
     ``reweigh(attributes, operands, weight, bias, weight_scale)`` gives the weights, bias and scales that it is to have instead,
     before that; ``operands`` are its integers, NHWC, of every pass, in the order of the samples.
     ``subgraph(symbol, operands)`` runs an accelerator subgraph of a partitioned module and gives its results.
@@ -231,19 +234,29 @@ class _Run:
         bytes_of_all = 8 * math.prod(attrs.output_shape(given[0].shape, weight.shape)) * len(given)
         keep = bytes_of_all <= HELD_BYTES
 
-        def added(one: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, int]:
-            sums = layer.sums(one)
-            total = layer.channel_sums(sums)
-            return (sums if keep else None), total, sums.size // len(total)
+        def summed(operand: np.ndarray) -> np.ndarray | None:
+            return layer.sums(operand) if keep else None
 
-        held, totals, counts = zip(*self.each(added, given), strict=True)
-        bias = correct(attrs, np.sum(totals, axis=0) / sum(counts), weight, bias, weight_scale)
+        held = list(zip(given, self.each(summed, given), strict=True))
+        step = float(attrs.source.scale) * weight_scale.astype(np.float64)
+        ends = [(end - attrs.result.zero_point) * attrs.result.scale / step for end in (attrs.clamp.lo, attrs.clamp.hi)]
+
+        def measure(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            def limited(one: tuple[np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, np.ndarray, int]:
+                operand, sums = one
+                sums = layer.sums(operand) if sums is None else sums
+                return *layer.limited(sums, bias, ends[0], ends[1]), sums.size // len(step)
+
+            totals, inside, counts = zip(*self.each(limited, held), strict=True)
+            return np.sum(totals, axis=0) / sum(counts) * step, np.sum(inside, axis=0) / sum(counts)
+
+        bias = correct(attrs, measure, weight, bias, weight_scale)
 
         def finished(one: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
             operand, sums = one
             return layer.finish(layer.sums(operand) if sums is None else sums, bias)
 
-        return self.each(finished, list(zip(given, held, strict=True)))
+        return self.each(finished, held)
 
 
 def _value_of(expr: relax.Expr, values: Values) -> Any:

@@ -99,7 +99,8 @@ def first_parting(differences: tuple[Difference, ...]) -> Difference | None:
 
 
 def write_tensors(folder: str | Path, runner: Runner, inputs: Mapping[str, np.ndarray]) -> Path:
-    """``tensors.npz``, an array for each tensor, and ``tensors.json``: their order, and what the integers mean.
+    """``tensors.npz``, an array for each tensor, and ``tensors.json``: their order, and what the integers mean. Where channels were
+    equalised, ``factors`` are what real values are times to be the source's, along the last axis.
 
     Raises UserError for a folder that cannot be written, for more than one batch, and for a module on another machine.
     """
@@ -117,10 +118,14 @@ def _entry(tensor: Tensor, meaning: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _real(values: np.ndarray, meaning: Mapping[str, Any] | None) -> np.ndarray:
-    """Integers as what they mean; what has no meaning as it is."""
+    """Integers as what they mean in the source's tensors; what has no meaning as it is."""
     if meaning is None:
         return values.astype(np.float64)
-    return (values.astype(np.float64) - meaning["zero_point"]) * meaning["scale"]
+    real = (values.astype(np.float64) - meaning["zero_point"]) * meaning["scale"]
+    if "factors" not in meaning:
+        return real
+    factors = np.asarray(meaning["factors"])  # of each channel, on the last axis, or of each value
+    return (real.reshape(-1, factors.size) * factors).reshape(real.shape)
 
 
 def _difference(

@@ -1,5 +1,6 @@
 """Bias correction against the float model, on images that it has not seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from networks import data
 from operators.cases import session
 from qaccel.dialect import operators
+from qaccel.dialect.quantized import QuantizedModel
 from qaccel.evaluate.executor import execute
 from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
@@ -39,6 +41,30 @@ def test_means_move_towards_the_float_model(network_path: Path, bits: BitWidths)
         for q in (plain, corrected)
     ]
     assert shifts[1] < shifts[0]
+
+
+@pytest.mark.parametrize("clip", ["Relu", "Clip"])
+def test_the_mean_is_that_behind_the_limit(clip: str) -> None:
+    """Of channels that are mostly far below zero. Aiming at the mean before the limit, as the seeded fault does, is no nearer."""
+    rng = np.random.default_rng(6)
+    constants = {
+        "w": rng.normal(size=(12, 24, 1, 1)).astype(np.float32), "b": np.linspace(-14, 0, 12, dtype=np.float32),
+        "lo": np.float32(0), "hi": np.float32(6),
+    }  # fmt: skip
+    last = node(clip, "act", ["conv"] if clip == "Relu" else ["conv", "lo", "hi"])
+    used = constants if clip == "Clip" else {k: v for k, v in constants.items() if k in "wb"}
+    made = model([node("Conv", "conv", ["x", "w", "b"]), last], {"x": (1, 24, 9, 9)}, ["act"], used)
+    imported, ranges, samples = prepared(made, samples=16)
+    plain = quantize(imported, ranges, BitWidths(4, 8))
+    exact = execute(imported, samples)["act"]
+
+    def off(q: QuantizedModel) -> float:
+        return float(np.abs((run_model(q, samples)["act"] - exact).mean(axis=(0, 2, 3))).mean())
+
+    corrected = correct_biases(plain, Calibration(ranges, samples, measured=True))
+    assert off(corrected) < off(plain) / 4
+    before_the_limit = replace(ranges, means={**ranges.means, "act": ranges.means["conv"]})
+    assert off(correct_biases(plain, Calibration(before_the_limit, samples, measured=True))) > 4 * off(corrected)
 
 
 def test_only_biases_change(mobilenet_path: Path) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import numpy as np
 import tvm
 
 from ...model import Model
+from .channels import Channels
 from .ranges import Cut, Ranges
 
 log = logging.getLogger(__name__)
-FORMAT = 6  # of the entries, and of how ranges are measured: raise it when either changes
+FORMAT = 7  # of the entries, and of how ranges are measured: raise it when either changes
 MOST_ENTRIES = 200
 
 
@@ -54,13 +56,20 @@ def load(key: str) -> Ranges | None:
     try:
         values = {str(name): (float(lo), float(hi)) for name, (lo, hi) in entry["values"].items()}
         means = {str(name): np.array(each, np.float64) for name, each in entry["means"].items()}
+        channels = {
+            str(name): Channels(*(np.array(row, np.float64) for row in each))
+            for name, each in entry["channels"].items()
+        }
         cuts = {str(name): Cut(*map(float, each)) for name, each in entry["cuts"].items()}
-        ranges = Ranges(values, str(entry["method"]), int(entry["samples"]), means, float(entry["headroom"]), cuts)
+        headroom, samples = float(entry["headroom"]), int(entry["samples"])
+        ranges = Ranges(values, str(entry["method"]), samples, means, headroom, cuts, channels=channels)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if not ranges.headroom >= 1:
         return None
     if not all(each.ndim == 1 and np.isfinite(each).all() for each in means.values()):
+        return None
+    if not all(each.is_sound for each in channels.values()):
         return None
     if not all(math.isfinite(lo) and math.isfinite(hi) and lo <= 0 <= hi for lo, hi in values.values()):
         return None
@@ -88,6 +97,7 @@ def store(key: str, ranges: Ranges) -> None:
         "samples": ranges.samples,
         "headroom": ranges.headroom,
         "means": {k: v.tolist() for k, v in ranges.means.items()},
+        "channels": {k: [getattr(v, f.name).tolist() for f in fields(v)] for k, v in ranges.channels.items()},
         "cuts": {k: [v.share, v.least, v.most] for k, v in ranges.cuts.items()},
     }
     store_entry(key, entry)

@@ -1,4 +1,4 @@
-"""Means of what layers with weights give in the float model: what bias correction aims at."""
+"""Means of channels of what layers with weights give in the float model, limited as they are: what bias correction aims at."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ...relax_tools import bindings, node_name
 
 _PRODUCT = "relax.matmul"
 _CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
+_LIMITS = ("relax.nn.relu", "relax.clip")
 SAMPLES = 64  # that the means are taken over, at least
 PASSES_AT_ONCE = 16  # runs of the model's own batch that calibration makes side by side
 
@@ -21,13 +22,15 @@ def passes_of(model: Model) -> int:
 
 
 class ChannelMeans:
-    """Means of every channel that a layer with weights gives in the float model; it is called with what each node gives."""
+    """Means of every channel that a layer with weights gives in the float model, and of what a Relu or Clip makes of it; it is
+    called with what each node gives."""
 
     def __init__(self, model: Model) -> None:
         self._axes: dict[str, int] = {}
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}
         products: set[relax.Var] = set()
+        limitable: dict[relax.Var, int] = {}
         for binding in bindings(model.mod["main"]):
             call = binding.value
             op = call.op.name if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) else ""
@@ -37,6 +40,10 @@ class ChannelMeans:
                 products.add(binding.var)
             elif op == "relax.add" and any(arg in products for arg in call.args if isinstance(arg, relax.Var)):
                 self._axes.setdefault(node_name(call), _CHANNELS[_PRODUCT])  # what may become its bias
+            if op in _LIMITS and call.args[0] in limitable:
+                self._axes[node_name(call)] = limitable[call.args[0]]
+            if node_name(call) in self._axes if isinstance(call, relax.Call) else False:
+                limitable[binding.var] = self._axes[node_name(call)]
 
     def __call__(self, name: str, value: np.ndarray) -> None:
         if name in self._axes and value.ndim >= 2:

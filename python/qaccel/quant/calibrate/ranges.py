@@ -18,6 +18,7 @@ from ...errors import UserError
 from ...evaluate.executor import execute
 from ...model import Model
 from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
+from .channels import Channels, ChannelSums
 from .masks import Masks
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
@@ -47,10 +48,11 @@ class Cut:
 class Ranges:
     """`values`: (lo, hi) in real units by input or node name, always lo <= 0 <= hi so that zero is representable.
 
-    `means`: those of the channels of each layer with weights, by node, over the first `passes_of` runs. `headroom`: by how
-    much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within `values`.
+    `means`: those of the channels of each layer with weights, and of what limits it, by node, over the first `passes_of` runs.
+    `headroom`: by how much 16-bit ranges shall be wider than `values`. `cuts`: the tensors whose values do not all lie within it.
     `copies`: of copies in fewer bits, by their name; others reach as far as what they copy. `exact`: to be taken as they are,
-    whatever makes or reads a tensor.
+    whatever makes or reads a tensor. `channels`: what was seen of each channel of a tensor [N, C] or [N, C, H, W]: the ends of all
+    samples, whatever the method, mean and variance of the first `passes_of` runs.
     """
 
     values: dict[str, tuple[float, float]]
@@ -61,6 +63,7 @@ class Ranges:
     cuts: dict[str, Cut] = field(default_factory=dict)
     copies: dict[str, tuple[float, float]] = field(default_factory=dict)
     exact: bool = False
+    channels: dict[str, Channels] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """What the report says of them: method, samples, and each tensor whose range leaves out values of the samples."""
@@ -122,11 +125,11 @@ def calibrate(
     passes = 1 if method == "minmax" else 2
     extremes: dict[str, tuple[float, float]] = {}
 
-    masks = Masks(model)
+    masks, sums = Masks(model), ChannelSums()
 
     def widen(name: str, value: np.ndarray) -> None:
         value = masks.finite(name, value)
-        lo, hi = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+        lo, hi = sums.extremes(name, value)
         if not (math.isfinite(lo) and math.isfinite(hi)):
             worst = lo if not math.isfinite(lo) else hi
             raise NotFinite(f"node '{name}' gives {worst} on the calibration data; check the samples' range")
@@ -138,12 +141,13 @@ def calibrate(
     def widen_and_add(name: str, value: np.ndarray) -> None:
         widen(name, value)
         means(name, value)
+        sums.add(name, value)
 
     for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
         execute(model, pieces, widen_and_add if k * batch < passes_of(model) else widen)
     extremes = masks.limited(extremes)
     if method == "minmax":
-        return Ranges(extremes, method, samples, means.values, HEADROOM)
+        return Ranges(extremes, method, samples, means.values, HEADROOM, channels=sums.values)
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
 
     def count(name: str, value: np.ndarray) -> None:
@@ -162,7 +166,7 @@ def calibrate(
             share = histogram.share_beyond(*values[name])
             if share:
                 cuts[name] = Cut(share, lo, hi)
-    return Ranges(values, method, samples, means.values, HEADROOM, cuts)
+    return Ranges(values, method, samples, means.values, HEADROOM, cuts, channels=sums.values)
 
 
 def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The algorithms that improve a quantized model, in the order in which they run.
 
 Each is a file with one function that takes the quantized model and what is known of the float one, and returns a quantized
-model. To add one, write that file and name it in PASSES.
+model. To add one, write that file and name it in PASSES. Those of FLOAT_PASSES come before: they take and return the float network.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from functools import partial
 from ...dialect.check import check_quantized
 from ...dialect.quantized import QuantizedModel
 from ...errors import UserError
-from ...options import EFFORTS
+from ...model import Model
+from ...options import EFFORTS, Bits
 from ..calibrate.calibration import Calibration
+from ..equalize.equalize import equalize
 from .bias_correction import correct_biases
 from .reconstruct.reconstruction import MISSING_TORCH, has_torch, reconstruct_blocks
 from .rounding import FREE, round_to_outputs
@@ -36,6 +38,19 @@ class Pass:
     takes_minutes: bool = False
 
 
+@dataclass(frozen=True)
+class FloatPass:
+    """One algorithm on the float network, before it is rounded to these bits (None: not asked for). The rest as of `Pass`."""
+
+    name: str
+    run: Callable[[Model, Calibration, Bits | None], tuple[Model, Calibration]]
+    needs_samples: bool = False
+    needs_torch: bool = False
+    effort: str = EFFORTS[0]
+    pays: bool = False
+
+
+FLOAT_PASSES = (FloatPass("equalization", equalize, needs_samples=True, effort="default"),)
 PASSES = (
     Pass("rounding", partial(round_to_outputs, widths=(4,)), needs_samples=True, effort="default", pays=True),
     # There is less to gain: it takes several times as long as all else that a network of 8 bits needs.
@@ -47,6 +62,16 @@ PASSES = (
         needs_samples=True, needs_torch=True, effort="best", takes_minutes=True,
     ),
 )  # fmt: skip
+
+
+def run_float_passes(
+    model: Model, calibration: Calibration, bits: Bits | None, names: Sequence[str] | None, effort: str | None
+) -> tuple[Model, Calibration]:
+    """The float network after the `chosen_passes` that work on it, and its calibration. Errors as `run_passes`."""
+    for each in chosen_passes(names, effort):
+        if isinstance(each, FloatPass) and _has_samples(each, calibration, names):
+            model, calibration = each.run(model, calibration, bits)
+    return model, calibration
 
 
 def run_passes(
@@ -63,31 +88,41 @@ def run_passes(
     The form of the module is checked after each. Raises UserError for a name that asks for samples where there are none.
     """
     for each in chosen_passes(names, effort, bool(rates)):
+        if not isinstance(each, Pass):
+            continue
         if searching and each.takes_minutes:
             way_out = "compile the plan that is found with --bits plan.json"
             note = f"{each.name}: it takes minutes and is left out while bits are searched; {way_out}"
             model = replace(model, notes=(note, *model.notes))
-        elif not each.needs_samples or calibration.measured:
+        elif _has_samples(each, calibration, names):
             model = each.run(model, calibration, rates) if each.pays else each.run(model, calibration)
             check_quantized(model.mod)
-        elif names is not None:
-            raise UserError(f"--passes {each.name}: it learns from samples, and there are none; add --calibration-data")
     return model
 
 
-def chosen_passes(names: Sequence[str] | None, effort: str | None = None, paid: bool = False) -> tuple[Pass, ...]:
-    """Those of PASSES that are named, in the order of PASSES; for None those that ``effort``, by itself "default", takes, and
-    where bits are ``paid`` for also those that pay.
+def _has_samples(each: Pass | FloatPass, calibration: Calibration, names: Sequence[str] | None) -> bool:
+    """Whether there are the samples that a pass needs. Raises UserError where it was named, and there are none."""
+    if each.needs_samples and not calibration.measured and names is not None:
+        raise UserError(f"--passes {each.name}: it learns from samples, and there are none; add --calibration-data")
+    return calibration.measured or not each.needs_samples
+
+
+def chosen_passes(
+    names: Sequence[str] | None, effort: str | None = None, paid: bool = False
+) -> tuple[Pass | FloatPass, ...]:
+    """Those of FLOAT_PASSES and PASSES that are named, in their order; for None those that ``effort``, by itself "default",
+    takes, and where bits are ``paid`` for also those that pay.
 
     Raises UserError for an unknown name, and for one that needs PyTorch where that is missing.
     """
+    every = (*FLOAT_PASSES, *PASSES)
     if names is None:
         most = EFFORTS.index(effort or "default")
-        return tuple(each for each in PASSES if EFFORTS.index(each.effort) <= most or each.pays and paid)
-    known = {each.name: each for each in PASSES}
+        return tuple(each for each in every if EFFORTS.index(each.effort) <= most or each.pays and paid)
+    known = {each.name: each for each in every}
     for name in names:
         if name not in known:
             raise UserError(f"--passes {name!r} is unknown; the passes are {', '.join(known)}")
         if known[name].needs_torch and not has_torch():
             raise UserError(f"--passes {name}: {MISSING_TORCH}, or leave it out")
-    return tuple(each for each in PASSES if each.name in names)
+    return tuple(each for each in every if each.name in names)

@@ -1,7 +1,10 @@
 """Bias correction: what rounding shifts a channel's mean by goes back into its bias (arXiv 1906.04721, section 4.2).
 
-Layers are corrected in order, each on what the corrected integer layers before it deliver, against the means of the
-float model on the same samples. Nothing changes but int32 constants, so it costs nothing at run time.
+Layers are corrected in order, each on what the corrected integer layers before it deliver, against the means of the float model
+on the same samples. Nothing changes but int32 constants, so it costs nothing at run time.
+
+A mean is that of what the layer delivers, behind its Relu or Clip. Before it most values may lie far below zero; to bring those to
+their mean would move the few that count: errors of rounded inputs are no shift, they grow and fall with the values.
 """
 
 from __future__ import annotations
@@ -12,38 +15,35 @@ import numpy as np
 
 from ...dialect import operators
 from ...dialect.quantized import QuantizedModel
-from ...evaluate.integers import run_quantized
+from ...evaluate.integers import Measure, run_quantized
 from ..calibrate.calibration import Calibration
 from ..calibrate.channel_means import passes_of
 from ..calibrate.runs import first_runs
 from .constants import LayerConstants, fits_machine, with_constants
 
+STEPS = 2  # of Newton's method
+LEAST_SHARE = 1e-3  # of a channel's values between its limits: a bias that moves fewer is not known well enough
+
 
 def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedModel:
     """The model with corrected biases, from the first `passes_of` runs of the calibration's samples.
 
-    A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, and where it has no
-    weights.
+    A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, where it has no weights,
+    and where its limits hold nearly all values.
     """
     means = calibration.ranges.means
     samples = first_runs(q.model, calibration.samples, passes_of(q.model))
     corrected: dict[str, LayerConstants] = {}
 
     def correct(
-        attrs: operators.ConvAttrs,
-        delivered: np.ndarray,
-        weight: np.ndarray,
-        bias: np.ndarray,
-        weight_scale: np.ndarray,
+        attrs: operators.ConvAttrs, measure: Measure, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray
     ) -> np.ndarray:
-        node = q.added.get(attrs.name, attrs.name)
+        node = q.fused.get(attrs.name, (attrs.name,))[-1]
         if node not in means or attrs.name not in q.plan:
             return bias
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
-        got = (delivered + bias) * step
-        wanted = bias + np.rint((means[node] - got) / step)
         before = LayerConstants(weight, bias, weight_scale)
-        after = LayerConstants(weight, wanted, weight_scale)
+        after = LayerConstants(weight, np.rint(shifted(bias, step, means[node], measure)), weight_scale)
         keeps = ~fits_machine(attrs, after) | ~weight.reshape(len(weight), -1).any(axis=1)
         corrected[attrs.name] = before.where(keeps, after)
         return corrected[attrs.name].bias
@@ -52,3 +52,18 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
     inputs = {param.name: samples[spec.name] for param, spec in zip(params, q.model.inputs, strict=True)}
     run_quantized(q.mod, inputs, correct=correct)
     return dataclasses.replace(q, mod=with_constants(q.mod, corrected))
+
+
+def shifted(bias: np.ndarray, step: np.ndarray, wanted: np.ndarray, measure: Measure) -> np.ndarray:
+    """The bias in steps, float64 [channels], that gives the ``wanted`` means, by Newton's method: a mean grows with the bias by the
+    share of values between the limits. A channel goes no step from where it has come no nearer."""
+    best, now = bias.astype(np.float64), bias.astype(np.float64)
+    least = np.full(len(bias), np.inf)
+    for _ in range(STEPS):
+        mean, share = measure(now)
+        off = wanted - mean
+        nearer = np.abs(off) < least
+        best, least = np.where(nearer, now, best), np.where(nearer, np.abs(off), least)
+        movable = nearer & (share > LEAST_SHARE)
+        now = np.where(movable, now + off / step / np.maximum(share, LEAST_SHARE), best)
+    return now

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, instruction
@@ -20,6 +20,7 @@ from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
 from .rows import SramRows
+from .slots import Slots
 from .weights import Streams, TileName
 
 
@@ -73,30 +74,6 @@ class Box:
     channels: int
 
 
-@dataclass
-class _Slots:
-    """SRAM blocks used in turn. ``held``, by block: the name of what lies in it and the instruction that put it there, or None."""
-
-    addresses: tuple[int, ...]
-    held: list[tuple[object, int] | None] = field(default_factory=list)
-    turn: int = 0
-
-    def find(self, key: object) -> tuple[int, int] | None:
-        for addr, entry in zip(self.addresses, self.held, strict=False):
-            if entry is not None and entry[0] == key:
-                return addr, entry[1]
-        return None
-
-    def put(self, key: object, index: int) -> None:
-        self.held = self.held or [None] * len(self.addresses)
-        self.held[self.turn] = (key, index)
-        self.turn = (self.turn + 1) % len(self.addresses)
-
-    @property
-    def next_addr(self) -> int:
-        return self.addresses[self.turn]
-
-
 class ProgramBuilder:
     """Instructions of the layers so far; methods give addresses and append what loads and stores. ``step``: the layer in work."""
 
@@ -110,7 +87,7 @@ class ProgramBuilder:
             index: SramRows(graph.maps[index], addr, graph.maps[index].h)
             for index, addr in allocation.sram_addr.items()
         }
-        self._slots: dict[tuple[int, str], _Slots] = {}
+        self._slots: dict[tuple[int, str], Slots] = {}
         self._tables: dict[int, int] = {}
         self.pieces: dict[int, list[tuple[int, int, int]]] = {}
         self._keeping_weights = False
@@ -129,8 +106,8 @@ class ProgramBuilder:
         self._inputs = [self._slots_of(f"in{which}", addresses) for which, addresses in enumerate(blocks.inputs)]
         self._outputs, self._params = self._slots_of("out", blocks.output), self._slots_of("param", blocks.params)
 
-    def _slots_of(self, kind: str, addresses: tuple[int, ...]) -> _Slots:
-        return self._slots.setdefault((self.step, kind), _Slots(addresses))
+    def _slots_of(self, kind: str, addresses: tuple[int, ...]) -> Slots:
+        return self._slots.setdefault((self.step, kind), Slots(addresses))
 
     @property
     def layer(self) -> AnyLayer:

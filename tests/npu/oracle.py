@@ -12,6 +12,7 @@ from qaccel.npu.layers import (
     EltwiseLayer,
     FeatureMap,
     LayerGraph,
+    MoveLayer,
     PoolLayer,
     TableLayer,
     Window,
@@ -108,6 +109,8 @@ def run_layer(graph: LayerGraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
         position = inputs[0].astype(np.int64) + (1 << 15)
         high, low = position >> 7, position & 127
         return rounded(table[high] * (128 - low) + table[high + 1] * low, 7)
+    if isinstance(layer, MoveLayer):
+        return _moved(graph, layer, inputs, y)
     assert isinstance(layer, EltwiseLayer)
     second = graph.maps[layer.inputs[1]]
     b = np.broadcast_to(inputs[1].astype(np.int64) - second.zero_point, a.shape)
@@ -125,6 +128,26 @@ def run_layer(graph: LayerGraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
         lesser = sorted(layer.lesser)
         total[..., lesser] = np.minimum(*scaled)[..., lesser]
     return np.clip(rounded(total, layer.shift) + y.zero_point, layer.clamp_lo, layer.clamp_hi).astype(np.int64)
+
+
+def _moved(graph: LayerGraph, layer: MoveLayer, inputs: list[np.ndarray], y: FeatureMap) -> np.ndarray:
+    made = []
+    for index, value, scale in zip(layer.inputs, inputs, layer.scales, strict=True):
+        source = graph.maps[index]
+        multiplier, shift = (np.full(source.c, number) for number in scale)
+        centred = value.astype(np.int64) - source.zero_point
+        made.append(requantized(centred, multiplier, shift, layer, y).reshape(-1, source.c))
+    result = np.zeros((y.h * y.w, y.c), np.int64)
+    for piece in layer.pieces:
+        for r in range(piece.rows):
+            for p in range(piece.pixels):
+                at = piece.out_pixel + r * piece.out_row_pixels + p * piece.out_step_pixels
+                to = piece.out_channel + r * piece.out_row_channels + p * piece.out_step_channels
+                of = piece.in_pixel + r * piece.in_row_pixels + p * piece.in_step_pixels
+                first = piece.in_channel + r * piece.in_row_channels + p * piece.in_step_channels
+                run = made[piece.source][of, first : first + piece.channels]
+                result[at, to : to + piece.channels] = run
+    return result.reshape(y.h, y.w, y.c)
 
 
 def run_graph(graph: LayerGraph, inputs: list[np.ndarray]) -> dict[int, np.ndarray]:

@@ -31,6 +31,7 @@ from .ops.conv2d import ConvAttrs as ConvAttrs
 from .ops.eltwise import EltwiseAttrs as EltwiseAttrs
 from .ops.move import MoveAttrs as MoveAttrs
 from .ops.pool2d import PoolAttrs as PoolAttrs
+from .ops.requantize import COPY as COPY
 from .ops.requantize import RequantizeAttrs as RequantizeAttrs
 from .ops.rounded import RoundedAttrs as RoundedAttrs
 from .ops.table import TableAttrs as TableAttrs

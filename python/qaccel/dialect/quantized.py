@@ -112,7 +112,8 @@ class QuantizedModel:
     operators where there is no integer form. `plan`: the bits of each layer with weights, by node. `fused`: Relu and
     Clip nodes that became the clamp of the node that is the key, behind the Add in `added`, which became its bias;
     `inner`: nodes before it that its table stands for. `levels`: the parts of a steep function, the key, that
-    reads its operand at several scales, the coarsest first.
+    reads its operand at several scales, the coarsest first. `orders`: by product with a plane of pixels, and by PRelu, which row of
+    its matrix, or which slope, each value of its kernel is (int64, in the kernel's order).
     `held`: by the name of a call, the float tensor that its integers stand for.
     `apart`: ranges of joined tensors that float readers get from their parts in float, whether or not others read their integers;
     `undone`: moves that read the parts of a join and not its integers; `unlike`: what a shared scale costs most of its values.
@@ -137,6 +138,7 @@ class QuantizedModel:
     undone: frozenset[str] = frozenset()
     unlike: tuple[UnlikePart, ...] = ()
     levels: Mapping[str, tuple[TablePart, ...]] = field(default_factory=dict)
+    orders: Mapping[str, np.ndarray] = field(default_factory=dict)
     sample: Mapping[str, np.ndarray] = field(default_factory=dict)
     spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
     ranges: Mapping[str, Any] = field(default_factory=dict)

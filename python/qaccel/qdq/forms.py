@@ -58,7 +58,7 @@ def spelled(proto: onnx.ModelProto, every_run: bool = False) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(proto)
     del made.graph.node[:]
-    made.graph.node.extend(_live(result, proto.graph))
+    made.graph.node.extend(live(result, proto.graph))
     made.graph.initializer.extend(constants)
     if not any(each.domain == MICROSOFT for each in made.opset_import):
         made.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
@@ -88,7 +88,7 @@ def _all_products(node: onnx.NodeProto, nodes: dynamic.Nodes, products: dict[str
     )
 
 
-def _live(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def live(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes without those that nothing reads any more."""
     wanted = {value.name for value in graph.output}
     kept = []

@@ -9,9 +9,9 @@ says.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from ..dialect.operators import (
     ConvAttrs,
     EltwiseAttrs,
     IntegerAttrs,
-    MoveAttrs,
     Quantization,
     QuantizeAttrs,
     RequantizeAttrs,
@@ -32,13 +31,14 @@ from ..dialect.quantized import QuantizedModel
 from ..dialect.rescale import quantize_constant
 from ..errors import UserError
 from ..relax_tools import bindings
+from .forms import live
 from .interpolated import span_text
 from .written.ends import integer_ends
-from .written.kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, nibbles, stored_kernel, transposed_kernel
+from .written.kernels import NARROW_AND_WIDE_OPSET, Phase, at_opset, stored_kernel, transposed_kernel
 from .written.levels import RENAMING, Call, Spelled, spelled_out
+from .written.nodes import TYPES, QdqNodes
 
 PER_CHANNEL_OPSET = 13  # DequantizeLinear has an axis
-_TYPES = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 
 
 def emit_qdq(q: QuantizedModel, path: str | Path) -> None:
@@ -92,18 +92,19 @@ def _widths(attrs: operators.Attrs) -> list[int]:
     return [*widths, attrs.weight_bits] if isinstance(attrs, ConvAttrs) else widths
 
 
-class _Graph:
+class _Graph(QdqNodes):
     """The new graph as it grows: the source's nodes in order, each between the Q and DQ nodes that it needs."""
 
     def __init__(self, spelled: Spelled, q: QuantizedModel) -> None:
         self.source = source = spelled.source
+        taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
+        super().__init__(taken | {value.name for value in (*source.graph.input, *source.graph.initializer)})
         self.fused = spelled.fused
         self.added = q.added
         self.spans = spelled.spans
         self.apart = q.apart
         self.undone = q.undone
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.orders = q.orders
         self.operations: dict[str, Call] = {}
         self.steps: dict[str, dict[str, IntegerAttrs]] = {}  # of operations that are several calls, by suffix
         self.slopes: dict[str, Call] = {}  # the product of a PRelu
@@ -119,8 +120,6 @@ class _Graph:
         self.in_float: set[str] = set()  # joined tensors under whose name lies what their parts are in float
         self.outputs = {value.name for value in source.graph.output}
         self.constants = {value.name: value for value in source.graph.initializer}
-        self.taken = {name for node in source.graph.node for name in (*node.input, *node.output, node.name)}
-        self.taken |= {value.name for value in (*source.graph.input, *source.graph.initializer)}
         self.output_of = {node.name: node.output[0] for node in source.graph.node}
 
     def learn(self, attrs: operators.Attrs, constants: tuple[np.ndarray, ...]) -> None:
@@ -132,6 +131,9 @@ class _Graph:
             return
         made = attrs.result
         node, _, part = attrs.name.rpartition(".")
+        stem = node
+        while "." in stem and stem not in self.output_of:  # of a step of a step
+            stem = stem.rpartition(".")[0]
         if attrs.name in self.output_of:
             last = (attrs.name, *self.fused.get(attrs.name, ()))[-1]
             self.reads.setdefault(attrs.name, operators.inputs_of(attrs)[0].bits)
@@ -141,8 +143,8 @@ class _Graph:
         elif attrs.name == names.copy_of_width(node, made.bits) and isinstance(attrs, RequantizeAttrs):
             self._means(self.output_of.get(node, node), made)
             self.copied.setdefault((self._root(self.output_of.get(node, node)), made), attrs.source)
-        elif node in self.output_of:  # a step of that node; its first is what reads the node's tensors
-            self.reads.setdefault(node, operators.inputs_of(attrs)[0].bits)
+        elif stem in self.output_of:  # a step of that node; its first is what reads the node's tensors
+            self.reads.setdefault(stem, operators.inputs_of(attrs)[0].bits)
             self.steps.setdefault(node, {})[part] = attrs
             if part == names.PRODUCT:
                 self.slopes[node] = attrs, constants
@@ -161,18 +163,19 @@ class _Graph:
         return tensor
 
     def build(self) -> onnx.ModelProto:
-        """The finished model; initializers that nothing reads any more are left out."""
+        """The finished model; nodes and initializers that nothing reads any more are left out."""
         for node in self.source.graph.node:
             if node.name not in self.added.values():
                 self._add(node)
         result = onnx.ModelProto()
         result.CopyFrom(self.source)
         graph = result.graph
-        read = {name for node in self.nodes for name in node.input} | self.outputs
+        nodes = live(self.nodes, graph)
+        read = {name for node in nodes for name in node.input} | self.outputs
         kept = [value for value in graph.initializer if value.name in read]
         del graph.node[:], graph.initializer[:]
-        graph.node.extend(self.nodes)
-        graph.initializer.extend([*kept, *self.initializers])
+        graph.node.extend(nodes)
+        graph.initializer.extend([*kept, *(value for value in self.initializers if value.name in read)])
         return result
 
     def _add(self, node: onnx.NodeProto) -> None:
@@ -185,13 +188,13 @@ class _Graph:
             self.operations.get(name),
             node.op_type != "Pow",
         )  # whose exponent is no operand of the integers
-        apart = operation is not None and isinstance(operation[0], MoveAttrs) and node.name in self.apart
+        apart = operation is not None and node.name in self.apart
         if apart:
             self._joined_in_float(node)
         for position, tensor in enumerate(node.input):
             q = self._meaning_of(tensor, self.reads[name]) if operation and name not in self.undone else None
             if q is not None:
-                copy.input[position] = self._dequantized(self._as(tensor, q), q)
+                copy.input[position] = self.dequantized(self._as(tensor, q), q)
             elif tensor in self.made:
                 copy.input[position] = self._real(tensor)
             elif beside and operation and isinstance(operation[0], EltwiseAttrs) and tensor in self.constants:
@@ -200,14 +203,14 @@ class _Graph:
             copy.doc_string = span_text(self.spans[node.name])
         tensor = copy.output[0]
         if tensor in self.made and (tensor in self.outputs or apart):
-            copy.output[0] = self._fresh(f"{tensor}_unrounded")
+            copy.output[0] = self.fresh(f"{tensor}_unrounded")
         if operation and isinstance(operation[0], ConvAttrs) and node.op_type in ("Conv", "Gemm", "MatMul"):
             weight, bias, scale = operation[1]
-            self._weighted(copy, operation[0], *stored_kernel(node.op_type, weight), bias, scale)
+            self._weighted(copy, operation[0], *stored_kernel(node.op_type, weight, self.orders.get(name)), bias, scale)
         elif operation and node.op_type == "ConvTranspose":
             self._transposed(node, copy, operation)
         elif node.op_type == "PRelu" and name in self.slopes:
-            copy.input[1] = self._slopes(node.input[1], self.slopes[name])
+            copy.input[1] = self._slopes(node.input[1], self.slopes[name], self.orders.get(name))
             self.nodes.append(copy)
         elif node.op_type == "Sub" and names.NEGATIVE in self.steps.get(name, {}):
             self._subtracted(copy, self.steps[name][names.NEGATIVE])
@@ -215,9 +218,9 @@ class _Graph:
             self.nodes.append(copy)
         if tensor in self.made:
             made = self.made[tensor]
-            self.integers[tensor, made] = self._quantized(copy.output[0], made, tensor)
+            self.integers[tensor, made] = self.quantized(copy.output[0], made, tensor)
             if tensor in self.outputs and not apart:
-                self._dequantized(self.integers[tensor, made], made, tensor)
+                self.dequantized(self.integers[tensor, made], made, tensor)
 
     def _rounded(self, tensor: str, attrs: EltwiseAttrs) -> str:
         """The integers that stand for a constant beside the tensor that ``attrs`` reads, dequantized.
@@ -226,9 +229,9 @@ class _Graph:
         """
         scale = np.float32(attrs.b.scale)
         integers = quantize_constant(numpy_helper.to_array(self.constants[tensor]), float(scale))
-        held = self._initializer(f"{tensor}_integers", integers, TensorProto.INT32)
-        real = self._fresh(f"{tensor}_rounded")
-        self._node("DequantizeLinear", [held, self._initializer(f"{tensor}_scale", scale)], real)
+        held = self.initializer(f"{tensor}_integers", integers, TensorProto.INT32)
+        real = self.fresh(f"{tensor}_rounded")
+        self.node("DequantizeLinear", [held, self.initializer(f"{tensor}_scale", scale)], real)
         return real
 
     def _meaning_of(self, tensor: str, bits: int) -> Quantization | None:
@@ -240,40 +243,38 @@ class _Graph:
         if (tensor, q) not in self.integers:
             first = self.copied.get((self._root(tensor), q))
             if tensor not in self.made and first is not None and first != q:
-                real = self._dequantized(self._as(tensor, first), first)
-            elif tensor in self.made:
-                real = self._dequantized(self.integers[tensor, self.made[tensor]], self.made[tensor])
+                real = self.dequantized(self._as(tensor, first), first)
             else:
-                real = self._real(tensor)
-            self.integers[tensor, q] = self._quantized(real, q, tensor)
+                real = self._of_integers(tensor)
+            self.integers[tensor, q] = self.quantized(real, q, tensor)
         return self.integers[tensor, q]
+
+    def _of_integers(self, tensor: str) -> str:
+        """What a tensor's integers stand for, also where a join, or what only renames one, lies in float under its name."""
+        if tensor in self.made:
+            return self.dequantized(self.integers[tensor, self.made[tensor]], self.made[tensor])
+        if self._root(tensor) not in self.in_float:
+            return tensor
+        copy = onnx.NodeProto()
+        copy.CopyFrom(next(node for node in self.source.graph.node if tensor in node.output))
+        copy.name = self.fresh(f"{copy.name}_of_integers")
+        copy.input[0] = self._of_integers(copy.input[0])
+        copy.output[0] = self.fresh(f"{tensor}_of_integers")
+        self.nodes.append(copy)
+        return str(copy.output[0])
 
     def _joined_in_float(self, node: onnx.NodeProto) -> None:
         """A join for its readers in float: of its parts, each on its own scale."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.name = self._fresh(f"{node.name}_of_parts")
+        copy.name = self.fresh(f"{node.name}_of_parts")
         copy.input[:] = [self._real(tensor) for tensor in node.input]
         self.in_float.add(node.output[0])
         self.nodes.append(copy)
 
     def _real(self, tensor: str) -> str:
         made = None if tensor in self.in_float else self.made.get(tensor)
-        return tensor if made is None else self._dequantized(self.integers[tensor, made], made)
-
-    def _quantized(self, real: str, q: Quantization, tensor: str) -> str:
-        name = self._fresh(f"{tensor}_q{q.bits}")
-        self._node("QuantizeLinear", [real, *self._scale_and_zero(name, q)], name)
-        return name
-
-    def _dequantized(self, integers: str, q: Quantization, name: str | None = None) -> str:
-        name = name or self._fresh(f"{integers}_real")
-        self._node("DequantizeLinear", [integers, *self._scale_and_zero(name, q)], name)
-        return name
-
-    def _scale_and_zero(self, name: str, q: Quantization) -> list[str]:
-        scale = self._initializer(f"{name}_scale", np.float32(q.scale))
-        return [scale, self._initializer(f"{name}_zero_point", np.array(q.zero_point), _TYPES[q.bits])]
+        return tensor if made is None else self.dequantized(self.integers[tensor, made], made)
 
     def _transposed(self, source: onnx.NodeProto, node: onnx.NodeProto, operation: Call) -> None:
         """ConvTranspose on integer weights: its kernel put together from its phases, or turned back from its only one."""
@@ -288,17 +289,17 @@ class _Graph:
             self._weighted(node, attrs, kernel.swapaxes(0, 1), 1, bias, scale)
             return
         # ONNX has [IC, OC / groups, H, W], in which no axis is that of the scales.
-        real = self._parameter(f"{source.name}_weight", kernel, _TYPES[attrs.weight_bits], scale, 0)
+        real = self.parameter(f"{source.name}_weight", kernel, TYPES[attrs.weight_bits], scale, 0)
         per_in = kernel.shape[1]
         for op, values in (
             ("Reshape", [groups, per_out, per_in, height, width]), ("Transpose", [0, 2, 1, 3, 4]),
             ("Reshape", [groups * per_in, per_out, height, width]),
         ):  # fmt: skip
-            made = self._fresh(f"{source.name}_kernel")
+            made = self.fresh(f"{source.name}_kernel")
             if op == "Transpose":
-                self._node(op, [real], made, perm=values)
+                self.node(op, [real], made, perm=values)
             else:
-                self._node(op, [real, self._initializer(f"{made}_shape", np.array(values), TensorProto.INT64)], made)
+                self.node(op, [real, self.initializer(f"{made}_shape", np.array(values), TensorProto.INT64)], made)
             real = made
         self._finished(node, attrs, real, bias, scale)
 
@@ -306,33 +307,34 @@ class _Graph:
         """constant - x as constant + (-1 * x): in 16 bits the negative of the least integer saturates."""
         negative = attrs.result
         if operators.inputs_of(attrs)[0].bits == negative.bits:
-            real = self._fresh(f"{node.name}_negative")
-            minus_one = self._fresh(f"{node.name}_minus_one")
-            integers = self._initializer(f"{minus_one}_integer", np.array(-1), TensorProto.INT32)
-            self._node(
-                "DequantizeLinear", [integers, self._initializer(f"{minus_one}_scale", np.float32(1))], minus_one
-            )
-            self._node("Mul", [node.input[1], minus_one], real)
+            real = self.fresh(f"{node.name}_negative")
+            minus_one = self.fresh(f"{node.name}_minus_one")
+            integers = self.initializer(f"{minus_one}_integer", np.array(-1), TensorProto.INT32)
+            self.node("DequantizeLinear", [integers, self.initializer(f"{minus_one}_scale", np.float32(1))], minus_one)
+            self.node("Mul", [node.input[1], minus_one], real)
             node.op_type = "Add"
-            node.input[1] = self._dequantized(self._quantized(real, negative, real), negative)
+            node.input[1] = self.dequantized(self.quantized(real, negative, real), negative)
         self.nodes.append(node)
 
-    def _slopes(self, tensor: str, product: Call) -> str:
-        """The slopes of a PRelu as the integers of its product, dequantized; as they are where those are in another order."""
+    def _slopes(self, tensor: str, product: Call, order: np.ndarray | None) -> str:
+        """The slopes of a PRelu as the integers of its product, dequantized. ``order``: which slope each channel takes."""
         attrs, constants = product
         if isinstance(attrs, EltwiseAttrs):
             return self._rounded(tensor, attrs)
-        (weight, _, scale), shape = constants, tuple(self.constants[tensor].dims)
-        if weight.size not in shape:
+        shape = tuple(self.constants[tensor].dims)
+        if order is None or math.prod(shape) not in shape:
             return tensor
-        integers, axis = weight.reshape(shape), shape.index(weight.size)
-        return self._parameter(f"{tensor}_rounded", integers, _TYPES[8], scale, axis)
+        channel = np.zeros(math.prod(shape), np.int64)  # of each slope; slopes that no channel takes are as the first
+        channel[order] = np.arange(len(order))
+        weight, _, scale = constants
+        integers, axis = weight.reshape(-1)[channel].reshape(shape), shape.index(len(channel))
+        return self.parameter(f"{tensor}_rounded", integers, TYPES[8], scale[channel], axis)
 
     def _weighted(
         self, node: onnx.NodeProto, attrs: ConvAttrs, kernel: np.ndarray, axis: int, bias: np.ndarray, scale: np.ndarray
     ) -> None:
         """A layer on an integer kernel, stored as ONNX has it with its channels along ``axis``, and an integer bias."""
-        real = self._parameter(f"{node.name}_weight", kernel, _TYPES[attrs.weight_bits], scale, axis)
+        real = self.parameter(f"{node.name}_weight", kernel, TYPES[attrs.weight_bits], scale, axis)
         self._finished(node, attrs, real, bias, scale)
 
     def _finished(
@@ -342,43 +344,13 @@ class _Graph:
         node.input.append(kernel)
         unit = np.float32(attrs.source.scale) * scale
         had_bias = bias.any() or node.op_type == "Gemm"
-        real_bias = self._parameter(f"{node.name}_bias", bias, TensorProto.INT32, unit, 0) if had_bias else ""
+        real_bias = self.parameter(f"{node.name}_bias", bias, TensorProto.INT32, unit, 0) if had_bias else ""
         if node.op_type == "Gemm":
             del node.attribute[:]
         if had_bias and node.op_type == "MatMul":
-            product = self._fresh(f"{node.output[0]}_product")
+            product = self.fresh(f"{node.output[0]}_product")
             self.nodes.append(helper.make_node("MatMul", list(node.input), [product], name=node.name))
-            self._node("Add", [product, real_bias], node.output[0])
+            self.node("Add", [product, real_bias], node.output[0])
             return
         node.input.extend([real_bias] if had_bias else [])
         self.nodes.append(node)
-
-    def _parameter(self, name: str, values: np.ndarray, dtype: int, scale: np.ndarray, axis: int) -> str:
-        """An integer initializer and its DequantizeLinear along ``axis``; gives the real tensor's name."""
-        integers = self._initializer(name, values, dtype)
-        zeros = self._initializer(f"{name}_zero_point", np.zeros(len(scale), np.int32), dtype)
-        real = self._fresh(f"{name}_real")
-        self._node("DequantizeLinear", [integers, self._initializer(f"{name}_scale", scale), zeros], real, axis=axis)
-        return real
-
-    def _initializer(self, name: str, values: np.ndarray | np.float32, dtype: int = TensorProto.FLOAT) -> str:
-        name = self._fresh(name)
-        array = np.asarray(values)
-        if dtype == TensorProto.INT4:
-            tensor = helper.make_tensor(name, dtype, array.shape, nibbles(array), raw=True)
-        else:
-            tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
-        self.initializers.append(tensor)
-        return name
-
-    def _node(self, op: str, inputs: Iterable[str], output: str, **attributes: int | list[int]) -> None:
-        name = self._fresh(f"{output}_{op}")
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attributes))
-
-    def _fresh(self, name: str) -> str:
-        result, k = name, 0
-        while result in self.taken:
-            k += 1
-            result = f"{name}_{k}"
-        self.taken.add(result)
-        return result

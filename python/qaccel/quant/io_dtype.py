@@ -239,7 +239,7 @@ def _integers_of(
         if isinstance(attrs, DequantizeAttrs):
             held = renewed(call.args[0], values)
             if attrs.source != q:
-                one = RequantizeAttrs(f"{attrs.name}.joined", "Requantize", q, Clamp.whole(bits), attrs.source)
+                one = RequantizeAttrs(f"{attrs.name}.joined", operators.COPY, q, Clamp.whole(bits), attrs.source)
                 held = builder.emit(one.call(held))
             shaped = builder.emit(relax.op.reshape(held, attrs.shape))
             return builder.emit(relax.op.permute_dims(shaped, list(attrs.axes)))

@@ -24,6 +24,7 @@ from ..options import DEFAULT_BITS, Bits, BitWidths
 from ..relax_tools import bindings, main_function, use_counts, variables
 from .calibrate.masks import Masks
 from .calibrate.ranges import Ranges
+from .order import in_reading_order
 from .rules.eltwise import ELTWISE_RULES
 from .rules.emitter import Emitter
 from .rules.given import rounding_of
@@ -107,6 +108,7 @@ def _quantized(
     mod = tvm.IRModule(dict(model.mod.functions_items()), attrs=model.mod.attrs)
     mod["main"] = builder.get()["main"]
     mod = relax.transform.DeadCodeElimination(["main"])(mod)
+    mod["main"] = in_reading_order(mod["main"])
     check_quantized(mod)
     ops = {each.name: each.op for node in nodes for each in node.all_nodes if each.op}
     quantized = {node.name: node for node in nodes if node.output in emitter.held and node.name not in emitter.in_float}
@@ -122,9 +124,10 @@ def _quantized(
         held=_held(nodes, inputs, emitter, mod["main"]),
         spans=emitter.table_spans,
         real=emitter.layers,
-        apart={x.name: measured[x.output] for x in nodes if x.output in joins.apart and x.output in measured},
+        apart={x.name: measured[x.output] for x in nodes if x.output in measured and emitter.joined_later(x.output)},
         undone=frozenset(x.name for x in nodes if x.output in joins.undone),
         levels=emitter.levels,
+        orders=emitter.orders,
     )
     return made, failed
 

@@ -11,6 +11,8 @@ from ...machine.numerics import multiplier_and_shift
 from ..attributes import ClampedAttrs, Quantization
 from ..rescale import requantize
 
+COPY = "Requantize"  # the operator of a copy, which is no node of the model
+
 
 @dataclass(frozen=True)
 class RequantizeAttrs(ClampedAttrs):
@@ -18,6 +20,11 @@ class RequantizeAttrs(ClampedAttrs):
 
     operator: ClassVar[str] = "qaccel.requantize"
     source: Quantization
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether no node of the model is this call, only a reader that wants another scale."""
+        return self.op == COPY
 
     def multiplier(self) -> tuple[int, int]:
         """(M, s) of ``source.scale / result.scale`` in float32."""

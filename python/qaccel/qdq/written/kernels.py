@@ -18,11 +18,15 @@ NARROW_AND_WIDE_OPSET = 21  # Q and DQ of int4 and int16
 Phase = tuple[int, int, ConvAttrs, np.ndarray]  # of rows, of pixels, its convolution, its kernel OHWI
 
 
-def stored_kernel(op: str, weight: np.ndarray) -> tuple[np.ndarray, int]:
-    """A Conv's kernel OHWI as OIHW, a Gemm's or MatMul's as [K, M]; with it the axis of the output channels."""
+def stored_kernel(op: str, weight: np.ndarray, order: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """A Conv's kernel OHWI as OIHW, a Gemm's or MatMul's as [K, M]; with it the axis of the output channels.
+
+    ``order``: which row of the matrix each value of a channel's kernel is; None where they are in the matrix's order.
+    """
     if op == "Conv":
         return weight.transpose(0, 3, 1, 2), 0
-    return weight.transpose(3, 1, 2, 0).reshape(-1, len(weight)), 1
+    rows = weight.reshape(len(weight), -1).T
+    return (rows if order is None else rows[np.argsort(order)]), 1
 
 
 def transposed_kernel(phases: Sequence[Phase], size: tuple[int, int], attributes: Mapping[str, Any]) -> np.ndarray:

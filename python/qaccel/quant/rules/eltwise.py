@@ -188,7 +188,9 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     x = emitter.integers(node.inputs[0], bits.activation)
     out = output(node, bits.out, emitter)
     vector = _reduced(arranged(np.broadcast_to(slopes, shape), x.layout))[:1]
-    scaled = _sloped(node, emitter, x, vector, out.q)
+    numbers = np.arange(slopes.size).reshape(slopes.shape)
+    order = arranged(np.broadcast_to(numbers, shape), x.layout)[0, 0, 0]  # of the slopes along channels
+    scaled = _sloped(node, emitter, x, vector, order, out.q)
     _, h, w, channels = x.layout.nhwc
     steep = np.broadcast_to(vector > 1, (1, h, w, channels))
     by_channel = bool((steep == steep[:, :1, :1]).all())
@@ -212,16 +214,24 @@ def _prelu(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     emitter.hold(node.output, call, out.q, x.layout, out.span)
 
 
-def _sloped(node: Node, emitter: Emitter, x: Held, slopes: np.ndarray, q: Quantization) -> relax.Var:
-    """``slopes`` [1, H, W, C], each dimension maybe 1, times ``x``: by channel on weights with scales of their own."""
+def _sloped(
+    node: Node, emitter: Emitter, x: Held, slopes: np.ndarray, order: np.ndarray, q: Quantization
+) -> relax.Var:  # fmt: skip
+    """``slopes`` [1, H, W, C], each dimension maybe 1, times ``x``: by channel on weights with scales of their own.
+
+    ``order``: which of the node's slopes each channel takes, if all of its pixels do.
+    """
     name = names.step(node.name, names.PRODUCT)
     channels = x.layout.nhwc[3]
     attrs: ConvAttrs | EltwiseAttrs
     if slopes.shape[1:3] == (1, 1):
         weight = np.broadcast_to(slopes.reshape(-1, 1, 1, 1), (channels, 1, 1, 1))
         given = emitter.given.weights.get(node.name)
-        if given is not None and given.bits <= SLOPE_BITS and given.scale.size in (1, channels):
-            made = given_weights(weight, np.zeros(channels), replace(given, bits=SLOPE_BITS), x.q, q.scale)
+        emitter.orders[node.name] = order
+        if given is not None and given.bits <= SLOPE_BITS and (given.scale.size == 1 or order.max() < given.scale.size):
+            scale = given.scale[order] if given.scale.size > 1 else given.scale
+            given = replace(given, bits=SLOPE_BITS, scale=scale)
+            made = given_weights(weight, np.zeros(channels), given, x.q, q.scale)
         else:
             made = quantize_weights(weight, np.zeros(channels), SLOPE_BITS, x.q, q.scale)
         attrs = ConvAttrs(name, "Mul", q, Clamp.whole(q.bits), x.q, (1, 1), (0, 0, 0, 0), (1, 1), channels, SLOPE_BITS)

@@ -15,7 +15,7 @@ from ...errors import CompilerFault
 from ...model import Given
 from .given import check_on_machine, reach_of, rounding_of
 from .joins import LATER, Joins
-from .layout import Layout, arranged, canonical, offsets, order_of, transposed
+from .layout import Layout, arranged, canonical, offsets, order_of, outer, transposed
 from .match import Node
 from .moving import Held, copied, move
 from .spans import Spans
@@ -57,6 +57,7 @@ class Emitter:
         self.layers: dict[str, RealLayer] = {}  # layers whose weights are rounded here
         self.table_spans: dict[str, tuple[float, float, float, float]] = {}  # of tables that interpolate
         self.levels: dict[str, tuple[TablePart, ...]] = {}  # of functions that read several scales
+        self.orders: dict[str, np.ndarray] = {}  # as in `QuantizedModel`
         self.in_float: dict[str, str] = {}
         self.roundings: dict[relax.Var, Node] = {}  # float tensors that are rounded as given when someone reads them
         self.idle: set[relax.Var] = set()  # given roundings of integers that they do not change
@@ -100,7 +101,7 @@ class Emitter:
             return source
         key = source.var, attrs.q, attrs.clamp
         if key not in self._requantized:
-            copy = operators.RequantizeAttrs(attrs.name, "Requantize", attrs.q, attrs.clamp, source.q)
+            copy = operators.RequantizeAttrs(attrs.name, operators.COPY, attrs.q, attrs.clamp, source.q)
             try:
                 copy.multiplier()
             except ValueError as error:
@@ -126,7 +127,7 @@ class Emitter:
 
     def integers(self, var: relax.Var, bits: int, wanted: Layout | None = None) -> Held:
         """``var`` as integers of that many bits, in the ``wanted`` layout: as it is, copied, moved, or quantized from float."""
-        self._rename_late(var)
+        self.rename_late(var)
         if var not in self.held:
             self._quantize(var, max(bits, self.demands.get(var, bits)), wanted)
         held = self.held[var] if self.given.activations else self._of_width(var, self.held[var], bits)
@@ -147,15 +148,22 @@ class Emitter:
         if turned is not None:
             self.held[node.output] = replace(held, layout=turned)
 
-    def _rename_late(self, var: relax.Var) -> None:
-        """As ``rename``, where another reader has had the source quantized since."""
+    def rename_late(self, var: relax.Var) -> None:
+        """As ``rename``, where another reader has had the source quantized since; what is rounded again lies as it does, too."""
         chain: list[Node] = []
-        while var not in self.held and var not in self.roundings and var in self._nodes:
+        while var not in self.held and var in self._nodes:
             node = self._nodes[var]
-            if not (node.kind.renames or var in self.idle):
+            if var in self.roundings:
+                attrs, source = rounding_of(self.roundings[var]), self.roundings[var].inputs[0]
+                self.rename_late(source)
+                if source not in self.held or not attrs.on_machine:
+                    return
+                self.held[var] = self.requantized(attrs, self.held[source])
+            elif node.kind.renames or var in self.idle:
+                chain.append(node)
+                var = node.inputs[0]
+            else:
                 return
-            chain.append(node)
-            var = node.inputs[0]
         if var in self.held:
             for node in reversed(chain):
                 self.rename(node)
@@ -195,7 +203,7 @@ class Emitter:
         """A float tensor of ``shape`` quantized into the layout ``wanted``."""
         axes = order_of(wanted, shape)
         if axes is None:
-            shape = _outer(wanted)
+            shape = outer(wanted)
             axes = order_of(wanted, shape)
             assert axes is not None  # the view is its own
             source = self.builder.emit(relax.op.reshape(source, shape))
@@ -300,7 +308,7 @@ class Emitter:
             self.floats[var] = self._rounded_in_float(var)
         elif var in self.idle and var not in self.held and node is not None:
             return self.real(node.inputs[0])
-        elif node is not None and self._joined_later(var):
+        elif node is not None and self.joined_later(var):
             self.in_float.update((each.name, LATER) for each in node.all_nodes)
             self.copy(node)
         elif var in self.held and not self._was_float(var):
@@ -337,9 +345,9 @@ class Emitter:
         """Whether ``var`` is only a Transpose or Reshape of a tensor that no integer operation made, or of a join."""
         while var not in self.floats and var in self._nodes and self._nodes[var].kind.renames:
             var = self._nodes[var].inputs[0]
-        return self._joined_later(var) or (var in self.floats and var not in self._dequantized)
+        return self.joined_later(var) or (var in self.floats and var not in self._dequantized)
 
-    def _joined_later(self, var: relax.Var) -> bool:
+    def joined_later(self, var: relax.Var) -> bool:
         """Whether ``var`` in float is to be made of its parts in float; a move may be there as integers too."""
         return var in self.joins.apart and (self._nodes[var].kind is kinds.MOVE or var not in self.held)
 
@@ -348,7 +356,7 @@ class Emitter:
         shape = operators.static_shape(var) if shape is None else shape
         view, order = shape, order_of(held.layout, shape)
         if order is None:
-            view = _outer(held.layout)
+            view = outer(held.layout)
             order = order_of(held.layout, view)
             assert order is not None  # the view is its own
         attrs = operators.DequantizeAttrs(
@@ -390,8 +398,3 @@ def permutation(call: relax.Call) -> tuple[int, ...]:
     rank = len(operators.static_shape(call.args[0]))
     axes = call.attrs.axes
     return tuple(range(rank))[::-1] if axes is None else tuple(int(axis) % rank for axis in axes)
-
-
-def _outer(held: Layout) -> tuple[int, ...]:
-    """The view with the batch in front, where it is 1 as well."""
-    return held.view if held.nhwc[0] != 1 else (1, *held.view)

@@ -109,6 +109,7 @@ def _gemm(node: Node, bits: NodeBits, emitter: Emitter) -> None:
         raise NotQuantizable(f"its activation has the shape {list(shape)}; two dimensions and more can be quantized")
     plane = _flat_plane(emitter.layout(data), shape) if len(shape) == 2 else None
     if plane is not None:
+        emitter.orders[node.name] = plane
         source = emitter.integers(data, bits.activation)
         n, h, w, c = source.layout.nhwc
         weight = values[plane].reshape(h, w, c, -1).transpose(3, 0, 1, 2)
@@ -247,6 +248,7 @@ def keeps_grid(node: Node, q: Quantization, emitter: Emitter) -> bool:
 def _rounded(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     """A tensor that came quantized: integers under another scale, or a float tensor that is quantized when it is read."""
     source, attrs = node.inputs[0], rounding_of(node)
+    emitter.rename_late(source)
     before = emitter.rounding_behind(source) if source not in emitter.held and emitter.is_integers(source) else None
     if before is not None and replace(rounding_of(before), name="") == replace(attrs, name=""):
         emitter.idle.add(node.output)

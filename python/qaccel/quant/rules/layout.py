@@ -130,6 +130,11 @@ def order_of(held: Layout, shape: Shape) -> tuple[int, ...] | None:
     return (*(axis for axis, size in enumerate(shape) if size == 1), *order)
 
 
+def outer(held: Layout) -> Shape:
+    """The view with the batch in front, where it is 1 as well."""
+    return held.view if held.nhwc[0] != 1 else (1, *held.view)
+
+
 def offsets(held: Layout, shape: Shape) -> np.ndarray:
     """int64 array of ``shape``: where each element of the source lies among the values in NHWC order."""
     count = prod(held.nhwc)

@@ -102,5 +102,5 @@ def _pieced_wide(
 
 def copied(builder: relax.BlockBuilder, name: str, held: Held, wanted: Quantization, clamp: Clamp) -> relax.Var:
     """A copy of the integers under another quantization."""
-    attrs = operators.RequantizeAttrs(name, "Requantize", wanted, clamp, held.q)
+    attrs = operators.RequantizeAttrs(name, operators.COPY, wanted, clamp, held.q)
     return builder.emit(attrs.call(held.var))

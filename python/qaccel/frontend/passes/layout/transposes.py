@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...graph import Graph, attrs_of, fresh_name, pruned, remade, substitute
+from ...graph import ROUNDED, Graph, attrs_of, fresh_name, pruned, remade, substitute
 from .turned import CONCAT, ELEMENTWISE, ONE_OPERAND, REDUCTIONS, UNARY, turned
 
 ABSORBING = ELEMENTWISE | CONCAT | set(ONE_OPERAND) | {"Transpose"}
@@ -93,13 +93,7 @@ class _Sweep:
 def sunk(graph: Graph) -> Graph:
     """Every Transpose as far down as it goes; a Transpose that moves only axes of size 1 is a Reshape."""
     sweep = _Sweep.of(graph)
-    readers: dict[str, set[str]] = {}
-    for node in graph.nodes:
-        for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
-    for name in graph.outputs:
-        readers.setdefault(name, set()).add("")
-    uses, from_input = graph.uses(), _near_input(graph)[0]
+    readers, from_input = _readers(graph), _near_input(graph)[0]
     alias: dict[str, str] = {}
     for original in graph.nodes:
         node = original
@@ -113,11 +107,23 @@ def sunk(graph: Graph) -> Graph:
             turn = sweep.producers.get(name)
             if turn is None or turn.op_type != "Transpose" or turn.input[0] in from_input:
                 continue
-            if uses[name] == 1 or readers.get(name, set()) <= ABSORBING or name not in readers:
+            if len(readers.get(name, [])) < 2 or ABSORBING.issuperset(readers[name]):
                 above[name] = turn
         if not above or not _sink(node, above, sweep):
             sweep.add(node)
     return substitute(replace(graph, nodes=tuple(sweep.nodes), consts=sweep.consts, types=_types(sweep)), alias)
+
+
+def _readers(graph: Graph) -> dict[str, list[str]]:
+    """The operators that read each tensor, as it is or rounded; "" for the user."""
+    readers: dict[str, list[str]] = {}
+    for name in graph.outputs:
+        readers.setdefault(name, []).append("")
+    for node in reversed(graph.nodes):
+        for name in node.input:
+            own = readers.get(node.output[0], []) if node.op_type == ROUNDED else [node.op_type]
+            readers.setdefault(name, []).extend(own)
+    return readers
 
 
 def _types(sweep: _Sweep) -> dict[str, tuple[tuple[int, ...], int]]:

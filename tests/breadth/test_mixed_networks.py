@@ -112,10 +112,11 @@ def _biased(graph: LayerGraph) -> LayerGraph:
 
 @pytest.mark.wide
 def test_a_kernel_in_another_order_is_seen() -> None:
-    """The file of a product with a plane, written as if the plane lay channels first, as it was once."""
+    """The file of a product with a plane, written as if the plane began one value later."""
     _, mixed = quantized(2050)
+    wrong = {name: np.roll(order, 1) for name, order in mixed.orders.items()}
     with pytest.raises(AssertionError):
-        check_file(replace(mixed, orders={}), 2050)
+        check_file(replace(mixed, orders=wrong), 2050)
 
 
 @pytest.mark.wide

@@ -1,4 +1,3 @@
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -54,21 +53,6 @@ def test_two_processes_give_what_one_gives(chain: qaccel.Module, folder: Path) -
     assert one.samples == 70
     with pytest.raises(qaccel.UserError, match="--cluster evaluates a module of a file"):
         chain.evaluate(folder / "labelled.npz", cluster="tcp://127.0.0.1:9")
-
-
-@pytest.mark.wide
-def test_a_cluster_gives_what_one_process_gives(folder: Path) -> None:
-    """Evaluated and explored by two workers of Dask; one of them is killed on the way."""
-    distributed = pytest.importorskip("distributed")
-    module, model = qaccel.load(folder / "chain.so"), small_models.chain()
-    network = qaccel.quantize(model, small_models.samples(model), bits="W8A8", effort="fast")
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
-        address = cluster.scheduler_address
-        found = module.evaluate(folder / "labelled.npz", cluster=address)
-        assert found == module.evaluate(folder / "labelled.npz", jobs=1)
-        threading.Timer(0.5, cluster.workers[0].process.process._process.kill).start()
-        rows = qaccel.explore(network, "rows=8,16 cols=8,16,32", cluster=address).rows
-    assert rows == qaccel.explore(network, "rows=8,16 cols=8,16,32", jobs=1).rows
 
 
 @pytest.mark.wide

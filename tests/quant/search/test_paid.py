@@ -83,8 +83,10 @@ def test_the_highest_rate_that_keeps_the_drop() -> None:
     first = first_rate(fake)
 
     def found(most: float) -> float | None:
-        trial = most_paid(fake, lambda rate: cast(Any, rate), lambda rate, best: cast(Any, rate) <= most)
-        return cast(float | None, trial)
+        trial = most_paid(
+            fake, cast(Any, lambda rate: rate), cast(Any, lambda rate: rate <= most), cast(Any, lambda rate: -rate)
+        )
+        return cast("float | None", trial)
 
     for most in (3 * first, 100 * first, 0.5 * first):
         assert most / 8**0.25 <= cast(float, found(most)) <= most

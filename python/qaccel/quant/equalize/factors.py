@@ -44,9 +44,9 @@ def factors_of(classes: Classes, seen: Mapping[str, Channels], widths: Callable[
 
 def _tried(reach: np.ndarray, largest: np.ndarray, powers: tuple[float, float]) -> np.ndarray:
     """Powers of two near reach^a / largest^b, the greatest of them 1; 1 for what has no values."""
-    made = powers[0] * np.log2(np.where(reach > 0, reach, 1.0)) - powers[1] * np.log2(largest)
-    made = np.where(reach > 0, made, -np.inf)
-    return np.where(reach > 0, np.exp2(np.rint(made - made.max())), 1.0)
+    alive = reach > 0
+    made = powers[0] * np.log2(np.where(alive, reach, 1.0)) - powers[1] * np.log2(largest)
+    return np.where(alive, np.exp2(np.rint(made - made[alive].max(initial=-np.inf))), 1.0) if alive.any() else reach + 1
 
 
 def _groups(classes: Classes) -> np.ndarray:

@@ -56,26 +56,32 @@ def within_bytes(lab: Laboratory, bits: Bits | None, most_bytes: int) -> Paid:
 
 
 def most_paid(
-    lab: Laboratory, tried: Callable[[float], Trial], better: Callable[[Trial, Trial | None], bool]
+    lab: Laboratory,
+    tried: Callable[[float], Trial],
+    keeps: Callable[[Trial], bool],
+    objective: Callable[[Trial], float],
 ) -> Trial | None:
-    """The trial at the highest rate that was found to be ``better`` than the one at the rate below; None where none is.
+    """Of the trials at rates up to the highest that ``keeps`` the limits the one of least ``objective``; None where none does.
 
-    ``tried``: the network at a rate.
+    ``tried``: the network at a rate. Low rates may gain nothing where steps are coarse, so rates grow until a limit is passed.
     """
-    best, rate = None, first_rate(lab)
-    trial = tried(rate)
-    while better(trial, best):
-        best, rate = trial, rate * STEP
-        trial = tried(rate)
-    low, high = rate / STEP, rate
+    found: list[Trial] = []
+    low, high = first_rate(lab) / STEP, first_rate(lab)
+    for _ in range(MOST_STEPS):
+        trial = tried(high)
+        if not keeps(trial):
+            break
+        found.append(trial)
+        low, high = high, high * STEP
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
         trial = tried(middle)
-        if better(trial, best):
-            best, low = trial, middle
+        if keeps(trial):
+            found.append(trial)
+            low = middle
         else:
             high = middle
-    return best
+    return min(found, key=objective, default=None)
 
 
 def first_rate(lab: Laboratory) -> float:

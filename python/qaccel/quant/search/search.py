@@ -226,10 +226,9 @@ def _pay_for_bits(state: State, advance: Advance) -> None:
             advance(f"a bit at {rate:.1g}")
             return lab.paid_trial(best.choice, rate, paying)
 
-        def better(trial: Trial, than: Trial | None) -> bool:
-            return state.keeps(trial) and state.objective(trial) < state.objective(than or best)
-
-        state.best = most_paid(lab, tried, better) or best
+        most = most_paid(lab, tried, state.keeps, state.objective)
+        if most is not None and state.objective(most) < state.objective(best):
+            state.best = most
 
 
 def _extremes(state: State, advance: Advance) -> None:

@@ -139,14 +139,12 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
         return _with_notes(quantized, calibration)
     with stages("calibrate", own_progress=True):
         calibration = measure(model, options, stages.show)
-    with stages("quantize"):
-        model, calibration = run_float_passes(model, calibration, options.bits, options.passes, options.effort)
-    lab = laboratory(model, calibration, options)
     if options.auto:
         with stages("search", own_progress=True), progress_lines("searching", stages.show) as advance:
-            quantized = search(lab, options.limits, advance)
+            quantized = search(_laboratory(model, calibration, options), options.limits, advance)
     else:
         with stages("quantize"):
+            lab = _laboratory(model, calibration, options)
             quantized, bits = _at_given_bits(lab, options)
             quantized = judged(quantized, lab, bits, options.limits)
     if model.given is not None:
@@ -178,8 +176,12 @@ def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> 
     with stages("calibrate", own_progress=True):
         calibration = measure(imported, options, stages.show)
     with stages("analyze"):
-        model, calibration = run_float_passes(imported, calibration, options.bits, options.passes, options.effort)
-        return analyze(laboratory(model, calibration, options), options.bits)
+        return analyze(_laboratory(imported, calibration, options), options.bits)
+
+
+def _laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
+    """`laboratory`, of the network after the passes that work on floats."""
+    return laboratory(*run_float_passes(model, calibration, options.bits, options.passes, options.effort), options)
 
 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:

@@ -321,7 +321,7 @@ def _models(folder: Path, model: onnx.ModelProto) -> None:
 def _modules(folder: Path) -> None:
     """Damaged modules."""
     module, archive = (folder / "module.so").read_bytes(), (folder / "module.tar").read_bytes()
-    at, version = module.index(b"QACC"), b'{"format": 1,'
+    at, version = module.index(b"QACC"), b'{"format": 2,'
     assert module.count(version) == 1
 
     def changed(place: int, value: int) -> bytes:

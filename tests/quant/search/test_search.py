@@ -127,13 +127,14 @@ def test_other_limits_measure_nothing_again(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("bits", ["auto", None, 8, "W4A8"])
 def test_few_samples_are_said(bits: Any) -> None:
-    """Of fewer than 16 none are held out; of 16 four are, whether bits are chosen, given, or the default."""
+    """Fewer than 16 are said, whether bits are chosen, given, or the default; of 16 four judge, held out of a search."""
     model, samples = network(0)
     q = qaccel.quantize(model, {"x": samples["x"][:15]}, bits=bits, max_drop=50)
     assert q.quantized.drop is not None and not q.quantized.drop.held_out and q.quantized.drop.samples == 15
     assert any("fewer than 16" in note for note in q.notes)
     q = qaccel.quantize(model, {"x": samples["x"][:16]}, bits=bits, max_drop=50)
-    assert q.quantized.drop is not None and q.quantized.drop.held_out and q.quantized.drop.samples == 4
+    assert q.quantized.drop is not None and q.quantized.drop.samples == 4
+    assert q.quantized.drop.held_out == (bits == "auto")
     assert not any("fewer than 16" in note for note in q.notes)
 
 

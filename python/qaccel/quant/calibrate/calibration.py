@@ -30,8 +30,8 @@ class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
     ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
-    they are made up, which does for ranges and for nothing finer. ``held``: those of the user's that take no part, to judge by;
-    none where there are fewer than FEWEST_TO_HOLD_OUT runs. ``notes``: what to tell the user, one line each.
+    they are made up, which does for ranges and for nothing finer. ``held``: those of the user's that take no part, to judge a
+    search by; none where there are fewer than FEWEST_TO_HOLD_OUT runs. ``notes``: what to tell the user, one line each.
     ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they
     were arrays.
     """
@@ -65,7 +65,9 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     method = options.calibration or CALIBRATION_METHODS[0]
     outliers = find_outliers(model.inputs, given)
     samples, spoilt = without(model.inputs, given, outliers)
-    samples, held = held_out(model, samples)
+    held: dict[str, np.ndarray] = {}
+    if options.auto:
+        samples, held = held_out(model, samples)
     notes = [*(each.note(method) for each in outliers), *said]
     key = cache.key_of(model, given, f"{method} with samples held out" if held else method)
     ranges = cache.load(key)

@@ -1,4 +1,7 @@
-"""Whether bits that were given, or are the default, lose too much: judged on held-out samples, said, and for the default mended."""
+"""Whether bits that were given, or are the default, lose too much: judged on samples, said, and for the default mended.
+
+The samples that judge took part in calibration: who wants them held out asks for --bits auto.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from ...evaluate.executor import execute
 from ...evaluate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ...options.limits import DEFAULT_MAX_DROP
-from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
 from ..calibrate.runs import first_runs, runs_of
+from ..calibrate.synthetic import those_of
 from .laboratory import Laboratory, drop_of, losses_of
 from .losses import Estimate, Loss, Points, parts_of, points_of
 from .sensitivity import Sensitivities, measure_sensitivities
@@ -49,8 +53,8 @@ class _Judge:
         over = f", more than --max-drop {self.limits.max_points:g}," if self.fails(estimate) else ""
         return self.told(
             quantized, estimate,
-            f"estimated drop {_said(estimate)}{over} on the {runs} samples that calibrated it, which is kind: of fewer than "
-            f"{FEWEST_TO_HOLD_OUT} none are held out",
+            f"estimated drop {_said(estimate)}{over} on the {runs} samples that calibrated it; of fewer than {FEWEST_TO_HOLD_OUT} "
+            "that says little: give more",
         )  # fmt: skip
 
     def fails(self, estimate: Estimate) -> bool:
@@ -61,19 +65,22 @@ class _Judge:
 def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits: Limits) -> QuantizedModel:
     """The network with what it is estimated to lose; ``bits`` None: the default, which takes 16 bits where 8 lose too much.
 
-    Judged on the samples that are held out. Where there are none, those that calibrated it judge, a note says so, and nothing is
-    widened.
+    Where there are fewer runs' samples than FEWEST_TO_HOLD_OUT, a note says so, and nothing is widened.
     """
     model = lab.model
     limits = limits if limits.max_drop_holds else replace(limits, max_drop=DEFAULT_MAX_DROP)
     if not lab.calibration.measured or not quantized.plan:
         return quantized
-    samples = first_runs(model, lab.held, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
+    given = lab.calibration.samples
+    runs = runs_of(model, given)
+    few = runs < FEWEST_TO_HOLD_OUT
+    every = given if few else those_of(model.inputs, given, range(HELD_OUT - 1, runs, HELD_OUT))
+    samples = first_runs(model, every, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
     reference = execute(model, samples)
     points = points_of(parts_of(model, reference), reference)
     judge = _Judge(lab, limits, samples, reference, points)
     estimate = judge.estimate(quantized)
-    if not lab.held_out:
+    if few:
         return judge.kindly(quantized, estimate)
     if not judge.fails(estimate):
         return judge.told(quantized, estimate)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tvm
@@ -24,8 +24,15 @@ from .side_by_side import side_by_side
 from .steps import COMFORTABLE_ELEMENTS, TvmNode, holds_tensors
 
 Observer = Callable[[str, np.ndarray], None]
-# From a bias, by channel: the mean of what a layer gives, real values before they are rounded, and the share that no limit meets.
-Measure = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Measure(Protocol):
+    """By channel the mean of what a layer gives with a bias, real values before rounding, and the share that no limit meets."""
+
+    def __call__(self, bias: np.ndarray, *, clamped: bool) -> tuple[np.ndarray, np.ndarray]:
+        """``clamped``: within the layer's clamp; else as if it had none."""
+
+
 # (attributes, measure, weight, bias, weight_scale) -> the bias to go on with
 Correct = Callable[[operators.ConvAttrs, Measure, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # (attributes, the layer's integers in every pass, weight, bias, weight_scale) -> weight, bias and weight_scale to go on with
@@ -241,11 +248,13 @@ class _Run:
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
         ends = [(end - attrs.result.zero_point) * attrs.result.scale / step for end in (attrs.clamp.lo, attrs.clamp.hi)]
 
-        def measure(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def measure(bias: np.ndarray, *, clamped: bool) -> tuple[np.ndarray, np.ndarray]:
+            lo, hi = ends if clamped else (np.full(len(step), -np.inf), np.full(len(step), np.inf))
+
             def limited(one: tuple[np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, np.ndarray, int]:
                 operand, sums = one
                 sums = layer.sums(operand) if sums is None else sums
-                return *layer.limited(sums, bias, ends[0], ends[1]), sums.size // len(step)
+                return *layer.limited(sums, bias, lo, hi), sums.size // len(step)
 
             totals, inside, counts = zip(*self.each(limited, held), strict=True)
             return np.sum(totals, axis=0) / sum(counts) * step, np.sum(inside, axis=0) / sum(counts)

@@ -34,7 +34,7 @@ def in_reading_order(function: relax.Function) -> relax.Function:
     for var in variables(function.body.body):
         take(var)
     block = relax.DataflowBlock(list(ordered.values()))
-    body = relax.SeqExpr([block], function.body.body)
+    body = relax.BlockBuilder().normalize(relax.SeqExpr([block], function.body.body))
     return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tvm.ir import assert_structural_equal
 
 import qaccel
 from qaccel.evaluate.perturbed import Variant, perturbed, weights_of
@@ -111,7 +110,7 @@ def test_a_plan_says_why_and_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_other_limits_measure_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = quantize(2).quantized.chosen
+    first = quantize(2, minimize="bytes").quantized.chosen
 
     def measured(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
@@ -143,18 +142,6 @@ def test_one_sample_says_nothing_for_sure() -> None:
     model, samples = network(3)
     module = qaccel.compile(model, calibration_data={"x": samples["x"][:1]}, bits=4)
     assert module.report["drop"]["error"] == 100 and "Infinity" not in json.dumps(module.report)
-
-
-@pytest.mark.parametrize("bits", [8, "W4A8"])
-def test_what_judges_given_bits_rounded_nothing(bits: Any) -> None:
-    """The network is that of the other samples alone, and its loss is ONNX Runtime's on those that were held out."""
-    model, samples = network(0)
-    q = qaccel.quantize(model, samples, bits=bits, max_drop=50)
-    others = np.arange(len(samples["x"])) % 4 != 3
-    spoilt = samples["x"] + np.where(others, 0, 1).astype(np.float32)[:, None, None, None]
-    same = qaccel.quantize(model, {"x": spoilt}, bits=bits, max_drop=50)
-    assert_structural_equal(q.quantized.mod, same.quantized.mod)
-    assert q.quantized.drop.losses["y"] == pytest.approx(_divergence(model, q, samples["x"][~others]), rel=1e-3)
 
 
 def test_no_plan_runs_on_the_accelerator() -> None:

@@ -21,6 +21,16 @@ def passes_of(model: Model) -> int:
     return PASSES_AT_ONCE * -(-SAMPLES // (PASSES_AT_ONCE * own))
 
 
+def limits_of(model: Model) -> frozenset[str]:
+    """The nodes that limit what they are given, such as Relu and Clip."""
+    calls = (binding.value for binding in bindings(model.mod["main"]))
+    return frozenset(
+        node_name(call)
+        for call in calls
+        if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in _LIMITS
+    )
+
+
 class ChannelMeans:
     """Means of every channel that a layer with weights gives in the float model, and of what a Relu or Clip makes of it; it is
     called with what each node gives."""

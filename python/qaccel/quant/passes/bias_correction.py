@@ -4,12 +4,15 @@ Layers are corrected in order, each on what the corrected integer layers before 
 on the same samples. Nothing changes but int32 constants, so it costs nothing at run time.
 
 A mean is that of what the layer delivers, behind its Relu or Clip. Before it most values may lie far below zero; to bring those to
-their mean would move the few that count: errors of rounded inputs are no shift, they grow and fall with the values.
+their mean would move the few that count: errors of rounded inputs are no shift, they grow and fall with the values. Where the float
+layer has no limit, that of its integers is none either: a range may leave out values that do not matter to what reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from ...dialect import operators
 from ...dialect.quantized import QuantizedModel
 from ...evaluate.integers import Measure, run_quantized
 from ..calibrate.calibration import Calibration
-from ..calibrate.channel_means import passes_of
+from ..calibrate.channel_means import limits_of, passes_of
 from ..calibrate.runs import first_runs
 from .constants import LayerConstants, fits_machine, with_constants
 
@@ -31,7 +34,7 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
     A channel keeps its bias where the corrected one would leave int32 or could overflow the accumulator, where it has no weights,
     and where its limits hold nearly all values.
     """
-    means = calibration.ranges.means
+    means, limits = calibration.ranges.means, limits_of(q.model)
     samples = first_runs(q.model, calibration.samples, passes_of(q.model))
     corrected: dict[str, LayerConstants] = {}
 
@@ -43,7 +46,9 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
             return bias
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
         before = LayerConstants(weight, bias, weight_scale)
-        after = LayerConstants(weight, np.rint(shifted(bias, step, means[node], measure)), weight_scale)
+        after = LayerConstants(
+            weight, np.rint(shifted(bias, step, means[node], partial(measure, clamped=node in limits))), weight_scale
+        )
         keeps = ~fits_machine(attrs, after) | ~weight.reshape(len(weight), -1).any(axis=1)
         corrected[attrs.name] = before.where(keeps, after)
         return corrected[attrs.name].bias
@@ -54,7 +59,12 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
     return dataclasses.replace(q, mod=with_constants(q.mod, corrected))
 
 
-def shifted(bias: np.ndarray, step: np.ndarray, wanted: np.ndarray, measure: Measure) -> np.ndarray:
+def shifted(
+    bias: np.ndarray,
+    step: np.ndarray,
+    wanted: np.ndarray,
+    measure: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
     """The bias in steps, float64 [channels], that gives the ``wanted`` means, by Newton's method: a mean grows with the bias by the
     share of values between the limits. A channel goes no step from where it has come no nearer."""
     best, now = bias.astype(np.float64), bias.astype(np.float64)

@@ -18,9 +18,10 @@ import importlib.util
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ def main() -> None:
             )
         )
         networks = [
-            each
-            for each in _networks(arguments.shared, folder, trains)
-            if each.name in (arguments.networks or [each.name])
+            make()
+            for name, make in _networks(arguments.shared, folder, trains).items()
+            if name in (arguments.networks or [name])
         ]
         print(f"\ntop-1, %\n\n| network | bits | {' | '.join(COLUMNS)} |\n{'|---' * (2 + len(COLUMNS))}|", flush=True)
         for network in networks:
@@ -102,21 +103,32 @@ def _print_row(name: str, bits: str, row: dict[str, float]) -> None:
     print(f"| {name} | {bits} | {' | '.join(cells)} |", flush=True)
 
 
-def _networks(shared: Path | None, folder: Path, trains: bool) -> Iterator[Network]:
+def _networks(shared: Path | None, folder: Path, trains: bool) -> dict[str, Callable[[], Network]]:
+    """What makes each network, by its name; that of the last one trains it."""
     if trains:
         from networks import torch_networks
-    for name in ("resnet", "mobilenet"):
+
+    def of_repository(name: str) -> Network:
         path = HERE / f"{name}.onnx"
-        yield Network(name, path, digits(), getattr(torch_networks, name)(path) if trains else None)
-    if shared is not None:
+        return Network(name, path, digits(), getattr(torch_networks, name)(path) if trains else None)
+
+    def resnet8(shared: Path) -> Network:
         path = shared / "models" / "mltk_image_classification.onnx"
-        yield Network("ResNet-8", path, cifar10(shared), torch_networks.resnet8(path) if trains else None)
-    if shared is not None and trains:
+        return Network("ResNet-8", path, cifar10(shared), torch_networks.resnet8(path) if trains else None)
+
+    def mobilenet(shared: Path) -> Network:
         import training
 
         path, task = folder / "cifar_mobilenet.onnx", cifar10(shared)
         network = training.mobilenet(task, MOBILENET_EPOCHS, MOBILENET_RATE, path)
-        yield Network("MobileNet on CIFAR-10", path, task, network)
+        return Network("MobileNet on CIFAR-10", path, task, network)
+
+    networks = {name: partial(of_repository, name) for name in ("resnet", "mobilenet")}
+    if shared is not None:
+        networks["ResNet-8"] = partial(resnet8, shared)
+    if shared is not None and trains:
+        networks["MobileNet on CIFAR-10"] = partial(mobilenet, shared)
+    return networks
 
 
 def _rows(network: Network, epochs: int, folder: Path, trains: bool) -> Iterator[tuple[str, dict[str, float]]]:

@@ -105,7 +105,7 @@ def curve(model: Path, data: Path) -> None:
         costs = [getattr(lab.trial(lab.space.uniform(widths)).cost, what) for widths in lab.prices]
         for limit in np.geomspace(min(costs), max(costs), 10).astype(int):
             q = search(lab, Limits(**{f"max_{what}": int(limit)}), lambda _: None)
-            report = _report(q.chosen, model, samples)
+            report = _report(q.chosen, model, samples, int(limit) if what == "bytes" else None)
             kept += report[what] <= limit
             print(
                 f"max {what} {limit:9,}: {report[what]:9,} simulated, {q.chosen.drop.points:7.3f} points, "
@@ -126,9 +126,9 @@ def curve(model: Path, data: Path) -> None:
     print(f"a plan that costs no more and loses no more than the uniform one: {better} of {len(lab.prices)}")
 
 
-def _report(chosen: object, model: Path, samples: dict[str, np.ndarray]) -> dict[str, int]:
-    """What a module compiled at the chosen plan costs: it is made anew, with nothing of the search but the bits."""
-    q = qaccel.quantize(model, samples, bits=chosen.plan, max_drop=100)
+def _report(chosen: object, model: Path, samples: dict[str, np.ndarray], max_bytes: int | None) -> dict[str, int]:
+    """What a module compiled at the chosen plan costs: it is made anew, with nothing of the search but bits and limit."""
+    q = qaccel.quantize(model, samples, bits=chosen.plan, max_drop=100, max_bytes=max_bytes)
     report = qaccel.compile(q).report
     return {"cycles": report["cycles"], "bytes": report["dram_bytes"]["weights"]}
 

@@ -295,10 +295,9 @@ def _grid_beats(grid: RunGrid, bus: int) -> int:
     period = bus // gcd(row_stride, bus)  # rows that many apart lie alike on the bus
     beats = 0
     for row in range(min(rows, period)):
-        first, like = addr + row * row_stride, _ceil(rows - row, period)
-        beats += like * (
-            _floor_sum(runs, bus, run_stride, first + size - 1) - _floor_sum(runs, bus, run_stride, first) + runs
-        )
+        first = addr + row * row_stride
+        ends = _floor_sum(runs, bus, run_stride, first + size - 1) - _floor_sum(runs, bus, run_stride, first)
+        beats += (ends + runs) * _ceil(rows - row, period)
     return beats
 
 

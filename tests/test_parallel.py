@@ -1,13 +1,15 @@
 """Work over processes and over a Dask cluster: the same results as on one, whoever dies."""
 
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import parallel_jobs as jobs
@@ -22,6 +24,12 @@ def results(job: Job, workers: Workers) -> list[object]:
     return [found[number] for number in sorted(found)]
 
 
+def at_work() -> list[psutil.Process]:
+    """Processes that work for this one."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if any("qaccel.parallel" in word for word in child.cmdline())]
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a scheduler with two workers, processes of their own."""
@@ -34,7 +42,24 @@ def test_one_process_and_three_agree() -> None:
     job = Job("square", jobs.prepare, jobs.square, 7)
     expected = [70 + item * item for item in ITEMS]
     assert results(job, Workers(1)) == results(job, Workers(3)) == expected
-    assert multiprocessing.active_children() == []
+    assert at_work() == []
+
+
+SCRIPT = """
+import parallel_jobs as jobs
+from qaccel.parallel import Job, Workers, spread
+print("once")
+print(sorted(dict(spread(Job("square", jobs.prepare, jobs.square, 7), range(7), Workers(2))).values()))
+"""
+
+
+def test_a_plain_script_is_not_run_again(tmp_path: Path) -> None:
+    """One that does not hide its work behind a name of the main module, as `multiprocessing` asks for."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    tests = Path(__file__).resolve().parent
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=paths, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["once", str(sorted(70 + item * item for item in ITEMS))], done.stderr
 
 
 def test_a_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
@@ -55,7 +80,7 @@ def test_an_error_of_an_item_is_raised_here(workers: Workers) -> None:
         results(Job("fails", jobs.same, jobs.fails, None), workers)
     with pytest.raises(CompilerFault, match="in the stage 'fails': ZeroDivisionError"):
         dict(spread(Job("fails", jobs.same, jobs.fails, None), [40, 40], workers))
-    assert multiprocessing.active_children() == []
+    assert at_work() == []
 
 
 def test_an_interrupt_ends_the_processes() -> None:
@@ -63,7 +88,7 @@ def test_an_interrupt_ends_the_processes() -> None:
     threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         results(Job("sleeps", jobs.same, jobs.sleeps, None), Workers(2))
-    assert time.monotonic() - begin < 30 and multiprocessing.active_children() == []
+    assert time.monotonic() - begin < 30 and at_work() == []
 
 
 @pytest.mark.parametrize("count", [0, -1, True])

@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +25,7 @@ from .errors import QaccelError, UserError, boundary
 TRIES = 2  # of an item whose process died: a second time in another one
 START_SECONDS = 8.0  # of work below which starting processes takes longer than it saves
 CLUSTER_SECONDS = 20  # that a cluster may take to answer
+_Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,28 @@ def _on_processes(job: Job, items: Sequence[Any], numbers: range, count: int) ->
     left = list(reversed(numbers))
     tries = [0] * len(items)
     payload = pickle.dumps(job)
-    running: dict[Connection, tuple[Any, int]] = {}  # the process, and its item
+    running: dict[Connection, tuple[_Process, int]] = {}  # the process, and its item
+    idle = [_start() for _ in range(min(count, len(numbers)))]  # they import at the same time
 
-    def give(connection: Connection, process: Any) -> None:
+    def give(connection: Connection, process: _Process) -> None:
         if left:
             number = left.pop()
             tries[number] += 1
-            with suppress(BrokenPipeError):  # it died idle; its end is seen below
-                connection.send(items[number])
             running[connection] = process, number
+            with suppress(BrokenPipeError, ConnectionResetError):  # it died; its end is seen below
+                connection.send(items[number])
         else:
             connection.close()
-            process.join()
+            process.wait()
+
+    def begin(connection: Connection, process: _Process) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.send_bytes(payload)
+        give(connection, process)
 
     try:
-        for _ in range(min(count, len(numbers))):
-            give(*_start(payload))
+        while idle:
+            begin(*idle.pop())
         while running:
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
@@ -118,14 +127,14 @@ def _on_processes(job: Job, items: Sequence[Any], numbers: range, count: int) ->
                 try:
                     failed, result = connection.recv()
                 except (EOFError, ConnectionResetError):
-                    process.join()
                     connection.close()
+                    code = process.wait()
                     if tries[number] < TRIES:
                         left.append(number)
                     else:
-                        yield number, Lost(f"its process died {TRIES} times, the last time by {_end(process.exitcode)}")
+                        yield number, Lost(f"its process died {TRIES} times, the last time by {_end(code)}")
                     if left:
-                        give(*_start(payload))
+                        begin(*_start())
                     continue
                 if failed:
                     running[connection] = process, number  # to be ended with the others
@@ -133,51 +142,48 @@ def _on_processes(job: Job, items: Sequence[Any], numbers: range, count: int) ->
                 give(connection, process)
                 yield number, result
     finally:
-        for process, _ in running.values():
+        ending = [*idle, *((connection, process) for connection, (process, _) in running.items())]
+        for _, process in ending:
             process.terminate()
-        for connection, (process, _) in running.items():
-            process.join()
+        for connection, process in ending:
+            process.wait()
             connection.close()
 
 
-def _start(payload: bytes) -> tuple[Connection, Any]:
-    """A new process and our end of its pipe. It gets one thread: the other cores have their own items."""
-    context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe()
-    process = context.Process(target=_serve, args=(its, payload), daemon=True)
-    names = ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        process.start()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+def _start() -> tuple[Connection, _Process]:
+    """A new process and our end of its pipe. It gets one thread: the other cores have their own items.
+
+    It is no child of `multiprocessing`, which would run the user's script a second time in it.
+    """
+    ours, its = multiprocessing.Pipe()
+    threads = dict.fromkeys(("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve({its.fileno()})"]
+    process = subprocess.Popen(command, pass_fds=[its.fileno()], env=environment, stdin=subprocess.DEVNULL)
     its.close()
     return ours, process
 
 
-def _serve(connection: Connection, payload: bytes) -> None:
-    """The life of a process: items in, (failed, result or error) out, until the pipe is closed."""
+def serve(descriptor: int) -> None:
+    """The life of a process: a job and items in, (failed, result or error) out, until the pipe that ``descriptor`` names is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's, who then ends us
-    job: Job = pickle.loads(payload)
+    connection = Connection(descriptor)
     prepared: Any = None
     first = True
-    while True:
-        try:
+    try:
+        job: Job = pickle.loads(connection.recv_bytes())
+        while True:
             item = connection.recv()
-        except EOFError:
-            return
-        try:
-            with boundary(job.name):
-                if first:
-                    prepared, first = job.prepare(job.payload), False
-                answer = False, job.work(prepared, item)
-        except QaccelError as error:
-            answer = True, error
-        connection.send(answer)
+            try:
+                with boundary(job.name):
+                    if first:
+                        prepared, first = job.prepare(job.payload), False
+                    answer = False, job.work(prepared, item)
+            except QaccelError as error:
+                answer = True, error
+            connection.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # our parent has no more, or is gone
 
 
 def _end(code: int | None) -> str:

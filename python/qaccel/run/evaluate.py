@@ -171,15 +171,14 @@ def _module_scores(
     module: Runner, parts: Parts, advance: Callable[[int], object] | None, workers: Workers
 ) -> np.ndarray:
     """The module's class scores, [samples, classes]."""
-    file = None
-    if module.path is not None:
-        file = module.path.suffix, module.path.read_bytes()
-    elif workers.cluster is not None:
+    contents = module.contents()
+    file = None if module.path is None or contents is None else (module.path.suffix, contents)
+    if file is None and (workers.cluster is not None or (workers.jobs or 1) > 1):
         raise UserError(
-            "--cluster evaluates a module of a file on this machine; export it, or load it without --rpc-tracker"
+            "--jobs and --cluster evaluate a module's file on this machine, and there is none, or it was written again since; "
+            "export the module, or load it again"
         )
-    else:
-        workers = Workers(1)
+    workers = Workers(1) if file is None else workers
     found: list[Any] = [None] * len(parts)
     items = replace(parts, read=workers.cluster is not None)
     job = Job("evaluate", _opened, _run_part, file)

@@ -36,7 +36,7 @@ ACCELERATOR_KIND = "qaccel"
 class Runner:
     """A module with what it says of itself. ``runtime`` is TVM's module, ``vm`` its virtual machine; ``remote`` is the
     device of another process where they are, None for this one. ``fresh``: compiled in this process, from no file; else ``path``
-    is its file, if that is on this machine."""
+    is its file, if that is on this machine, and ``stamp`` what tells whether it has been written again since."""
 
     metadata: dict[str, Any]
     runtime: Any
@@ -44,6 +44,7 @@ class Runner:
     remote: Any = None
     fresh: bool = False
     path: Path | None = None
+    stamp: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         where = "this machine" if self.remote is None else "another machine"
@@ -56,6 +57,13 @@ class Runner:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return specs(self.metadata["outputs"])
+
+    def contents(self) -> bytes | None:
+        """Of the file that this module came from; None where there is none, or it is another one by now."""
+        try:
+            return self.path.read_bytes() if self.path is not None and _stamp(self.path) == self.stamp else None
+        except OSError:
+            return None  # it is gone
 
     def run(self, inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name.
@@ -132,6 +140,7 @@ def check_path(path: str | Path) -> Path:
 def load(path: str | Path) -> Runner:
     """An exported module. Raises UserError if it is missing, damaged, of another version or not ours."""
     path = check_path(path)
+    stamp = _stamp(path)
     check = _check_library if path.suffix == ".so" else _check_archive
     check(path)
     load_library()
@@ -141,7 +150,13 @@ def load(path: str | Path) -> Runner:
         vm = relax.VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
-    return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm, path=path)
+    return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm, path=path, stamp=stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What is another after a file was written again."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 _COPY_AGAIN = "copy it again, or compile it again"

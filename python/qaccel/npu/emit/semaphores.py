@@ -8,6 +8,7 @@ the same order, so one semaphore a pair is enough.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,9 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
     engine_clock = [[0] * engines for _ in names]
     waits: list[list[int]] = [[] for _ in instructions]
     signals: list[list[int]] = [[] for _ in instructions]
+    pairs: defaultdict[int, list[tuple[int, int]]] = defaultdict(
+        list
+    )  # by semaphore: who signals and who waits, both in order
     for index, engine in enumerate(engine_of):
         clock = engine_clock[engine]
         latest = needed[index]
@@ -52,10 +56,13 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
                 number = semaphore_id(producer, engine, engines)
                 signals[source].append(number)
                 waits[index].append(number)
+                pairs[number].append((source, index))
                 clock = [max(pair) for pair in zip(clock, clocks[source], strict=True)]
         clock = [*clock[:engine], FIRST + index, *clock[engine + 1 :]]
         engine_clock[engine] = clock
         clocks.append(clock)
+    for number, ordered in pairs.items():
+        _merge_tokens(number, ordered, waits, signals)
     result = []
     for instruction, wait, signal in zip(instructions, waits, signals, strict=True):
         fields = {f"wait{i}": number for i, number in enumerate(wait)} | {
@@ -63,6 +70,25 @@ def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_da
         }
         result.append(replace(instruction, **fields) if fields else instruction)
     return result
+
+
+def _merge_tokens(
+    number: int, pairs: Sequence[tuple[int, int]], waits: list[list[int]], signals: list[list[int]]
+) -> None:
+    """Take tokens away where more would lie on a semaphore than it holds: who waits first then waits for who signals last.
+
+    Both engines work in order, so that all between are ordered by that, too; what waits longer is late anyway.
+    """
+    maximum = isa().semaphore_maximum
+    pending: list[tuple[int, int]] = []
+    for source, consumer in pairs:
+        pending = [*(pair for pair in pending if pair[1] > source), (source, consumer)]
+        if len(pending) > maximum:
+            for merged, _ in pending[:-1]:
+                signals[merged].remove(number)
+            for _, merged in pending[1:]:
+                waits[merged].remove(number)
+            pending = [(source, pending[0][1])]
 
 
 def _latest_conflicts(

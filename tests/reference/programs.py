@@ -18,9 +18,8 @@ from qaccel.machine.streams import WeightTile, encode_stream
 from qaccel.npu.access import accesses
 from qaccel.npu.check.legal import first_fault, range_fault
 from qaccel.npu.emit.semaphores import insert_semaphores, semaphore_id
-from reference.streams import raw_stream
+from reference.streams import WIDTHS, raw_stream
 
-WIDTHS = (4, 8, 16)
 PAIRS = [(w, a) for w in WIDTHS for a in WIDTHS]
 ENGINES = ("LOAD", "LOADW", "COMPUTE", "STORE")
 INPUT_BYTES, OUTPUT_BYTES = 8192, 16384

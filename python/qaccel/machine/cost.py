@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
-from math import gcd
 
 from ..errors import CompilerFault
 from .hw import HwConfig
@@ -291,9 +290,8 @@ def bytes_beats(count: int, hw: HwConfig) -> int:
 def _grid_beats(grid: RunGrid, bus: int) -> int:
     addr, rows, row_stride, runs, run_stride, size = grid
     if runs == 1:  # the long side of the grid goes into the closed form
-        rows, row_stride, runs, run_stride = 1 if rows else 0, 0, rows, row_stride
-    period = bus // gcd(row_stride, bus)  # rows that many apart lie alike on the bus
-    beats = 0
+        rows, row_stride, runs, run_stride = min(rows, 1), 0, rows, row_stride
+    beats, period = 0, len({row * row_stride % bus for row in range(bus)})  # rows that many apart lie alike on the bus
     for row in range(min(rows, period)):
         first = addr + row * row_stride
         ends = _floor_sum(runs, bus, run_stride, first + size - 1) - _floor_sum(runs, bus, run_stride, first)

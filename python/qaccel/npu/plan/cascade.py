@@ -107,7 +107,8 @@ class Planner:
             return None
         rings = self._widened(rings, inside, spare)
         works = [self._layer_work(first + i, heights[i], in_sram, stay) for i in range(len(layers))]
-        work = _together([*works, self._ring_work(rings, inside)])
+        stored = {index for index in inside - resident if self._needed_after(index, last)}
+        work = _together([*works, self._ring_work(rings, inside, stored)])
         fed = sum(r.ends[0] * graph.maps[r.map].row_bytes for r in rings if r.map in layers[0].inputs)
         work = replace(work, first_bytes=works[0].first_bytes + fed, last_bytes=works[-1].last_bytes)
         return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, work)
@@ -158,20 +159,26 @@ class Planner:
             once = replace(once, weight_loads=0, weight_bytes=0, decode_cycles=0)
         return replace(_together([*works, once]), first_bytes=whole.work.first_bytes, last_bytes=whole.work.last_bytes)
 
-    def _ring_work(self, rings: list[Ring], inside: set[int]) -> cost.LayerWork:
-        """Copies of halos, and the loads of what comes from DRAM."""
+    def _needed_after(self, index: int, last: int) -> bool:
+        """Whether a map is an output, or a layer behind ``last`` reads it."""
+        return index in self.graph.outputs or any(index in layer.inputs for layer in self.graph.layers[last + 1 :])
+
+    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int]) -> cost.LayerWork:
+        """Copies of halos, the loads of what comes from DRAM, and the stores of what is made and ``stored``."""
         computes: Counter[cost.Work] = Counter()
-        loads = beats = 0
+        loads = beats = stores = store_beats = 0
         for ring in rings:
             row_map = self.graph.maps[ring.map]
             computes.update(copy_work(row_map, rows) for _, _, rows in ring.shifts() if rows)
+            steps = [end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False) if end > begin]
+            moved = sum(cost.bytes_beats(rows * row_map.row_bytes, self.hw) for rows in steps)
             if ring.map not in inside:
-                steps = [end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False) if end > begin]
-                loads += len(steps)
-                beats += sum(cost.bytes_beats(rows * row_map.row_bytes, self.hw) for rows in steps)
+                loads, beats = loads + len(steps), beats + moved
+            elif ring.map in stored:
+                stores, store_beats = stores + len(steps), store_beats + moved
         return cost.LayerWork(
             computes=tuple(computes.items()), loads=loads, load_beats=beats, weight_loads=0, weight_bytes=0,
-            decode_cycles=0, stores=0, store_beats=0, first_bytes=0, last_bytes=0,
+            decode_cycles=0, stores=stores, store_beats=store_beats, first_bytes=0, last_bytes=0,
         )  # fmt: skip
 
     def _widened(self, rings: list[Ring], inside: set[int], spare_bytes: int) -> list[Ring]:

@@ -165,7 +165,7 @@ def _start() -> tuple[Connection, _Process]:
 
 
 def serve(descriptor: int) -> None:
-    """The life of a process: a job and items in, (failed, result or error) out, until the pipe that ``descriptor`` names is closed."""
+    """The life of a process: a job and items in, (failed, result or error) out, until the pipe with this number is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's, who then ends us
     connection = Connection(descriptor)
     prepared: Any = None

@@ -39,7 +39,7 @@ from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import Calibration, measure
 from qaccel.quant.calibrate.narrow import narrowed
 from qaccel.quant.calibrate.ranges import Ranges, calibrate
-from qaccel.quant.passes import FloatPass, chosen_passes, lattice, rounding, run_float_passes, run_passes
+from qaccel.quant.passes import chosen_passes, lattice, rounding, run_float_passes, run_passes
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
 from qaccel.quant.quantize import quantize
@@ -53,11 +53,11 @@ NO_BAR = (100.0, 0.0, 0.0)
 # By network, bits and effort: drop in points, agreement in percent, and the KL divergence at which a drop within one standard error of
 # its bar will do.
 BARS = {
-    ("efflite0", "W8A8", "best"): (0.3, 99.0, 0.003),
+    ("efflite0", "W8A8", "default"): (0.3, 99.0, 0.003), ("efflite0", "W8A8", "best"): (0.3, 99.0, 0.003),
     ("efflite0", "W4A8", "default"): (2.0, 0.0, 0.0), ("efflite0", "W4A8", "best"): (1.3, 0.0, 0.0),
     ("efflite0", "W4A4-ends", "best"): (7.0, 0.0, 0.0), ("efflite0", "W4A4-sums", "best"): (7.0, 0.0, 0.0),
     ("efflite0", "W4A4", "best"): NO_BAR,
-    ("resnet8", "W8A8", "best"): (0.2, 0.0, 0.0),
+    ("resnet8", "W8A8", "default"): (0.2, 0.0, 0.0), ("resnet8", "W8A8", "best"): (0.2, 0.0, 0.0),
     ("resnet8", "W4A8", "default"): (1.0, 0.0, 0.0), ("resnet8", "W4A8", "best"): (1.0, 0.0, 0.0),
 }  # fmt: skip
 CAUSES = 10  # that are printed of a row without bar
@@ -159,7 +159,7 @@ def steps(model: Model, calibration: Calibration, bits: str) -> Iterator[tuple[s
         yield name, q
     for each in chosen_passes(None, "best"):
         name = f"{name} + {each.name}"
-        if isinstance(each, FloatPass):
+        if each.on_floats:
             model, source = each.run(model, source, widths)
             q, calibration = rounded(model, source, widths)
         else:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .flags import add_model, add_quantizer
+from .flags import add_model, add_quantizer, quantizer_of
 
 SHOWN = 20  # sources of error in the terminal; -v shows all
 
@@ -31,15 +31,7 @@ def execute(arguments: argparse.Namespace) -> None:
             check_file(path, flag)
     analysis = api.analyze(
         arguments.model,
-        arguments.calibration_data,
-        bits=arguments.bits,
-        calibration=arguments.calibration,
-        input_shapes=arguments.input_shapes,
-        input_values=arguments.input_values,
-        preprocess=arguments.preprocess,
-        model_format=arguments.model_format,
-        passes=arguments.passes,
-        effort=arguments.effort,
+        **quantizer_of(arguments),
         progress=not arguments.verbose,
     )
     for note in analysis.quantized.notes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..options import IO_DTYPES, MINIMIZED, MODULE_SUFFIXES, parse_target
-from .flags import add_model, add_quantizer
+from .flags import add_model, add_quantizer, quantizer_of
 from .pass_context import add_pass_context, pass_context
 
 if TYPE_CHECKING:
@@ -105,18 +105,10 @@ def execute(arguments: argparse.Namespace) -> None:
         module = api.compile(
             arguments.model,
             target=arguments.target,
-            calibration_data=arguments.calibration_data,
-            bits=arguments.bits,
-            calibration=arguments.calibration,
+            **quantizer_of(arguments),
             input_range=arguments.input_range,
-            input_shapes=arguments.input_shapes,
-            input_values=arguments.input_values,
-            preprocess=arguments.preprocess,
-            model_format=arguments.model_format,
             io_dtype=arguments.io_dtype,
             tuning_records=arguments.tuning_records,
-            passes=arguments.passes,
-            effort=arguments.effort,
             requantize=arguments.requantize,
             minimize=arguments.minimize,
             max_drop=arguments.max_drop,

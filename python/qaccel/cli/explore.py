@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .flags import add_model, add_quantizer, add_workers
+from .flags import add_model, add_quantizer, add_workers, quantizer_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,16 +39,8 @@ def execute(arguments: argparse.Namespace) -> None:
         arguments.model,
         arguments.sweep,
         target=arguments.target,
-        calibration_data=arguments.calibration_data,
-        bits=arguments.bits,
-        calibration=arguments.calibration,
+        **quantizer_of(arguments),
         input_range=arguments.input_range,
-        input_shapes=arguments.input_shapes,
-        input_values=arguments.input_values,
-        preprocess=arguments.preprocess,
-        model_format=arguments.model_format,
-        passes=arguments.passes,
-        effort=arguments.effort,
         jobs=arguments.jobs,
         cluster=arguments.cluster,
         output=arguments.output,

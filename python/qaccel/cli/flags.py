@@ -39,6 +39,15 @@ def add_quantizer(group: Any, bits: str) -> None:
     )
 
 
+def quantizer_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_model` and `add_quantizer` took, as the keywords of `qaccel.quantize`."""
+    names = (
+        "input_shapes", "input_values", "model_format", "calibration_data", "preprocess", "calibration", "bits", "effort",
+        "passes",
+    )  # fmt: skip
+    return {name: getattr(arguments, name) for name in names}
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Who does the work."""
     parser.add_argument("--jobs", metavar="N", type=int, help="processes on this machine (default: one for each core)")

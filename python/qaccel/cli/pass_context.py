@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ def parse_pass_config(given: Sequence[str]) -> dict[str, Any]:
         return {}
     import tvm
 
-    known = {str(name): str(_type_of(about)) for name, about in tvm.transform.PassContext.list_configs().items()}
+    known = {str(name): str(about["type"]) for name, about in tvm.transform.PassContext.list_configs().items()}
     config: dict[str, Any] = {}
     for text in given:
         name, equals, value = (part.strip() for part in text.partition("="))
@@ -89,12 +89,6 @@ def parse_pass_config(given: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--pass-config {name} is given twice; drop one")
         config[name] = _value(name, value, known[name])
     return config
-
-
-def _type_of(about: Any) -> str:
-    return str(
-        about["type"] if isinstance(about, Mapping) or hasattr(about, "keys") else json.loads(str(about))["type"]
-    )
 
 
 def _value(name: str, text: str, kind: str) -> Any:

@@ -17,7 +17,7 @@ from qaccel.options import CompileOptions, TargetOptions, options_of, parse_targ
 from qaccel.pipeline import compile_model
 from qaccel.quant import passes
 from qaccel.quant.calibrate.calibration import Calibration, measure
-from qaccel.quant.passes import FLOAT_PASSES, PASSES, Pass, chosen_passes, run_passes
+from qaccel.quant.passes import PASSES, Pass, chosen_passes, run_passes
 from qaccel.quant.passes.constants import LayerConstants, with_constants
 from qaccel.quant.quantize import quantize
 from qaccel.stages import Stages
@@ -111,14 +111,14 @@ def test_a_pass_that_breaks_the_form_is_found_at_once(monkeypatch):
 
 
 def test_names_are_unique():
-    every = (*FLOAT_PASSES, *PASSES)
+    every = PASSES
     assert len({each.name for each in every}) == len(every)
 
 
 def test_effort_chooses_passes():
     assert chosen_passes(None) == chosen_passes(None, "default")
     assert [each.name for each in chosen_passes(None)] == ["equalization", "rounding", "bias_correction"]
-    assert chosen_passes(None, "best") == (*FLOAT_PASSES, *PASSES)
+    assert chosen_passes(None, "best") == PASSES
     assert [each.name for each in chosen_passes(None, "fast")] == ["bias_correction"]
     with pytest.raises(QaccelError, match=r"^--effort great is unknown; choose one of fast, default, best$"):
         qaccel.quantize(chain(), samples(chain()), effort="great")

@@ -11,8 +11,6 @@ layer has no limit, that of its integers is none either: a range may leave out v
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -24,7 +22,7 @@ from ..calibrate.channel_means import limits_of, passes_of
 from ..calibrate.runs import first_runs
 from .constants import LayerConstants, fits_machine, with_constants
 
-STEPS = 2  # of Newton's method
+STEPS = 2  # of Newton's method, where a layer has limits
 LEAST_SHARE = 1e-3  # of a channel's values between its limits: a bias that moves fewer is not known well enough
 
 
@@ -46,9 +44,8 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
             return bias
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
         before = LayerConstants(weight, bias, weight_scale)
-        after = LayerConstants(
-            weight, np.rint(shifted(bias, step, means[node], partial(measure, clamped=node in limits))), weight_scale
-        )
+        wanted = shifted(bias, step, means[node], measure, clamped=node in limits)
+        after = LayerConstants(weight, np.rint(wanted), weight_scale)
         keeps = ~fits_machine(attrs, after) | ~weight.reshape(len(weight), -1).any(axis=1)
         corrected[attrs.name] = before.where(keeps, after)
         return corrected[attrs.name].bias
@@ -59,18 +56,14 @@ def correct_biases(q: QuantizedModel, calibration: Calibration) -> QuantizedMode
     return dataclasses.replace(q, mod=with_constants(q.mod, corrected))
 
 
-def shifted(
-    bias: np.ndarray,
-    step: np.ndarray,
-    wanted: np.ndarray,
-    measure: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-) -> np.ndarray:
+def shifted(bias: np.ndarray, step: np.ndarray, wanted: np.ndarray, measure: Measure, clamped: bool) -> np.ndarray:
     """The bias in steps, float64 [channels], that gives the ``wanted`` means, by Newton's method: a mean grows with the bias by the
-    share of values between the limits. A channel goes no step from where it has come no nearer."""
+    share of values between the limits, all of them where there are none, so that one step is enough. A channel goes no step from
+    where it has come no nearer."""
     best, now = bias.astype(np.float64), bias.astype(np.float64)
     least = np.full(len(bias), np.inf)
-    for _ in range(STEPS):
-        mean, share = measure(now)
+    for _ in range(STEPS if clamped else 1):
+        mean, share = measure(now, clamped=clamped)
         off = wanted - mean
         nearer = np.abs(off) < least
         best, least = np.where(nearer, now, best), np.where(nearer, np.abs(off), least)

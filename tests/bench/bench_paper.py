@@ -7,8 +7,8 @@ mobilenet.onnx of tests/networks and their 2,000 test images; with SHARED also M
 asym-layer, sym-layer, asym-chan, sym-chan: weights with one scale per tensor or per output channel, with a zero point or without, rounded
 to nearest; activations always one asymmetric scale per tensor, minmax of 256 calibration images. The machine has sym-chan; the others are
 emulated with weights carried at 16 bits (weight_grids.py). "ours" is what `tvmc compile` makes, with its passes. Trained networks start from
-the float one; "float, as long" is that one trained on for as many epochs. All top-1 are of integers that our CPU path computes, those of the
-simulator.
+the float one, MLTK's from that after some epochs in float on these images (as in bench_training.py), and are taught by what they start from;
+"float, as long" is that one trained on for as many epochs. All top-1 are of integers that our CPU path computes, those of the simulator.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ HERE = Path(__file__).resolve().parents[1] / "networks"
 BITS = ("W8A8", "W4A8", "W4A4")
 ROUNDS = 10  # of timing
 RATE = 0.01
+FIRST_EPOCHS, FIRST_RATE = 3, 0.05  # in float, of what was trained elsewhere
 MOBILENET_EPOCHS, MOBILENET_RATE = 8, 0.1  # from nothing, on CIFAR-10
 # arXiv 1806.08342, tables 2, 4 and 5: float; after training asym-chan and sym-layer are not given.
 PAPER = {
@@ -55,12 +56,13 @@ PAPER_SIZE, PAPER_SPEED = "4 times smaller", "2 to 3 times faster"
 
 @dataclass(frozen=True)
 class Network:
-    """A float network: its file, its data, and its PyTorch copy where PyTorch is there."""
+    """A float network: its file, its data, its PyTorch copy where PyTorch is there, and the epochs of float training that come first."""
 
     name: str
     model: Path
     task: Task
     copy: Any
+    first_epochs: int = 0
 
 
 def main() -> None:
@@ -114,7 +116,8 @@ def _networks(shared: Path | None, folder: Path, trains: bool) -> dict[str, Call
 
     def resnet8(shared: Path) -> Network:
         path = shared / "models" / "mltk_image_classification.onnx"
-        return Network("ResNet-8", path, cifar10(shared), torch_networks.resnet8(path) if trains else None)
+        copy = torch_networks.resnet8(path) if trains else None
+        return Network("ResNet-8", path, cifar10(shared), copy, FIRST_EPOCHS)
 
     def mobilenet(shared: Path) -> Network:
         import training
@@ -138,7 +141,11 @@ def _rows(network: Network, epochs: int, folder: Path, trains: bool) -> Iterator
     if trains:
         import training
 
-        longer = training.float_trained(network.copy, network.task, epochs, RATE, folder / f"{network.name}_float.pt")
+        start = network.copy
+        if network.first_epochs:
+            path = folder / f"{network.name}_start.pt"
+            start = training.float_trained(start, network.task, network.first_epochs, FIRST_RATE, path)
+        longer = training.float_trained(start, network.task, epochs, RATE, folder / f"{network.name}_float.pt")
         as_long = training.float_top1(longer, network.task)
     for bits in BITS:
         row = {"float": float_top1}
@@ -155,7 +162,7 @@ def _rows(network: Network, epochs: int, folder: Path, trains: bool) -> Iterator
                 if (bits, grid) == ("W4A4", "asym-layer"):  # the paper has none either
                     continue
                 path = folder / f"{network.name}_{bits}_{grid}.pt2"
-                training.trained(network.copy, kind(bits), network.task, epochs, RATE, path)
+                training.trained(start, kind(bits), network.task, epochs, RATE, path)
                 row[f"QAT {grid}"] = top1(path, network.task)
         yield bits, row
 

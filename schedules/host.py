@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import tvm
 
+from .features import this_cpu
 from .threads import physical_cores
 
 # A buffer with fewer bytes than this lies on the stack (TVM's kMaxStackAlloca). LLVM keeps it in registers, or spills it there.
@@ -39,7 +40,7 @@ class Host:
 
 def this_machine() -> tvm.target.Target:
     """TVM's target for the CPU that this process runs on."""
-    return tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
+    return tvm.target.Target({"kind": "llvm", **this_cpu()})
 
 
 def host_of(target: tvm.target.Target) -> Host:

@@ -14,7 +14,7 @@ import tvm
 
 from .errors import UserError, did_you_mean, one_line
 from .options import TargetOptions
-from .relax_tools import held_back
+from .schedules.features import features, hidden, this_cpu
 
 # How the names begin of LLVM's architectures that are CPUs; its others are graphics processors, DSPs of one company and the like.
 _CPUS = (
@@ -48,7 +48,8 @@ _NUMBERS = {
 def host_target(options: TargetOptions) -> tvm.target.Target:
     """TVM's target for the CPU part. TVM 0.27 does not parse flags itself and takes ``native`` for a generic CPU.
 
-    Without -mcpu, -mattr and -mtriple it is this machine's CPU. Raises UserError for a value that LLVM does not know.
+    Without -mcpu, -mattr and -mtriple it is this machine's CPU, without what a virtual machine hides of it. Raises
+    UserError for a value that LLVM does not know.
     """
     values: dict[str, Any] = {"kind": "llvm"}
     for name, value in options.host:
@@ -58,7 +59,8 @@ def host_target(options: TargetOptions) -> tvm.target.Target:
     if values.get("mcpu") == "native":
         if "mtriple" in values:
             raise UserError(f"--target '{options}': -mcpu=native is this machine; name the CPU when -mtriple is given")
-        values["mcpu"] = tvm.target.codegen.llvm_get_system_cpu()
+        own = this_cpu()
+        values |= own | {"mattr": [*own["mattr"], *values.get("mattr", [])]}
     triple = values.get("mtriple")
     if triple is not None:
         _check_triple(triple)
@@ -118,22 +120,17 @@ def _check_features(wanted: Iterable[str], machine: Mapping[str, Any]) -> None:
         names.append(name[1:])
     if not names:
         return
-    known = _features({**machine, "mattr": [f"+{name}" for name in names]})
+    known = features({**machine, "mattr": [f"+{name}" for name in names]})
     for name in names:
         if name not in known:
             cpus = tvm.target.codegen.llvm_get_cpu_archlist(tvm.target.Target(_without_cpu(machine)))
-            every = set().union(*(_features({**machine, "mcpu": str(cpu)}) for cpu in cpus))
+            every = set().union(*(features({**machine, "mcpu": str(cpu)}) for cpu in cpus))
             near = did_you_mean(name, every) or "; check -mattr"
             raise UserError(f"--target: LLVM has no CPU feature {name!r} for this kind of machine{near}")
 
 
 def _without_cpu(machine: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in machine.items() if key != "mcpu"}
-
-
-def _features(values: Mapping[str, Any]) -> set[str]:
-    with held_back(show=False):
-        return {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(dict(values)))}
 
 
 def _for_this_cpu(values: Mapping[str, Any]) -> bool:
@@ -146,7 +143,9 @@ def host_notes(options: TargetOptions) -> tuple[str, ...]:
     if not _for_this_cpu(dict(options.host)):
         return ()
     cpu = tvm.target.codegen.llvm_get_system_cpu()
-    return (f"compiled for this machine's CPU ({cpu}); -mcpu={_any_cpu()} runs on any of its kind",)
+    missing = hidden(cpu)
+    without = f", but for {', '.join(missing)}, which this machine does not have" if missing else ""
+    return (f"compiled for this machine's CPU ({cpu}{without}); -mcpu={_any_cpu()} runs on any of its kind",)
 
 
 def _any_cpu() -> str:

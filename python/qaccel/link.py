@@ -20,6 +20,7 @@ from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
 from .relax_tools import functions, held_back
 from .schedules.database import Records, records_for
+from .schedules.features import extensions
 from .schedules.floating.choose import Choice
 
 ARTEFACT_ATTR = "qaccel_artefact"  # a subgraph that is compiled already carries its artefact as bytes
@@ -40,8 +41,12 @@ class Linked:
 
 
 def link(mod: tvm.IRModule, options: CompileOptions, metadata: Mapping[str, Any]) -> Linked:
-    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`."""
-    return build(mod, host_target(options.target), metadata, records_of(options))
+    """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`.
+
+    The module's metadata also get ``cpu_features``, what its code may use of the CPU: another machine may not have it.
+    """
+    target = host_target(options.target)
+    return build(mod, target, {**metadata, "cpu_features": extensions(target)}, records_of(options))
 
 
 def records_of(options: CompileOptions) -> list[Records]:

@@ -27,6 +27,7 @@ from ..machine.isa import isa
 from ..machine.native import load_library
 from ..metadata import check_metadata, read_metadata, specs
 from ..model import TensorSpec
+from ..schedules.features import absent
 from ..schedules.threads import use_all_cores
 
 ACCELERATOR_KIND = "qaccel"
@@ -150,7 +151,13 @@ def load(path: str | Path) -> Runner:
         vm = relax.VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
-    return Runner(check_metadata(read_metadata(vm), str(path)), runtime, vm, path=path, stamp=stamp)
+    metadata = check_metadata(read_metadata(vm), str(path))
+    if missing := absent(metadata.get("cpu_features", ())):
+        raise UserError(
+            f"module '{path}' was compiled for a CPU with {', '.join(missing)}, which this machine does not have; "
+            "compile it for this one, or with -mcpu= for one that is like both"
+        )
+    return Runner(metadata, runtime, vm, path=path, stamp=stamp)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

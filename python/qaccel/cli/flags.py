@@ -31,7 +31,11 @@ def add_quantizer(group: Any, bits: str) -> None:
         "--calibration-data", metavar="PATH", type=Path, help=".npz with one array per input, or an image folder"
     )
     group.add_argument("--preprocess", metavar="SPEC", help=f"for an image folder: {PREPROCESS}")
-    group.add_argument("--calibration", metavar="METHOD", help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax)")
+    group.add_argument(
+        "--calibration",
+        metavar="METHOD",
+        help=f"{', '.join(CALIBRATION_METHODS)} (default: minmax at 16 bits, mse below)",
+    )
     group.add_argument("--bits", metavar="BITS", help=bits)
     group.add_argument("--effort", metavar="EFFORT", help=f"how long the quantizer may work: {', '.join(EFFORTS)}")
     group.add_argument(

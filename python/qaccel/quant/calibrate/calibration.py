@@ -33,7 +33,7 @@ class Calibration:
     they are made up, which does for ranges and for nothing finer. ``held``: those of the user's that take no part, to judge a
     search by; none where there are fewer than FEWEST_TO_HOLD_OUT runs. ``notes``: what to tell the user, one line each.
     ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they
-    were arrays.
+    were arrays. ``holds_outliers``: the ranges reach as far as outliers that ``samples`` are without.
     """
 
     ranges: Ranges
@@ -43,6 +43,7 @@ class Calibration:
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None
     held: Mapping[str, np.ndarray] = field(default_factory=dict)
+    holds_outliers: bool = False
 
     def __repr__(self) -> str:
         return f"<Calibration: {self.ranges!r}, {'measured' if self.measured else 'made up'}>"
@@ -87,7 +88,8 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
         *([line(seen)] if seen else []),
     ]
     preprocess = (options.preprocess or "") if images else None
-    return Calibration(ranges, samples, True, tuple(notes), seen, preprocess, held)
+    holds = bool(outliers) and method == "minmax"
+    return Calibration(ranges, samples, True, tuple(notes), seen, preprocess, held, holds)
 
 
 def held_out(

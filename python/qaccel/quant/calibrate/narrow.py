@@ -1,6 +1,7 @@
-"""Ranges of tensors of few bits, searched on what their rounding does to the outputs of the layers that read them.
+"""Ranges of tensors at their own widths, by search: steps that a few far values take are missed by all others.
 
-At 8 bits the least and greatest values of the samples are good ends; of 16 steps none should be spent on a few far values.
+At 16 bits the least and greatest values of the samples are good ends. At 8 bits the search is for the least squared error of the
+tensor itself; of the 16 steps of 4 bits none is to spare, and what the layers that read the tensor make of each error decides.
 """
 
 from __future__ import annotations
@@ -16,26 +17,31 @@ from ...dialect.names import copy_of_width
 from ...dialect.quantized import QuantizedModel
 from ...evaluate.executor import execute
 from ...relax_tools import bindings
-from .calibration import Calibration
+from .calibration import FEWEST_TO_HOLD_OUT, Calibration
 from .channel_means import passes_of
 from .ranges import BINS, SEARCHES, Cut, Histogram, binned
-from .runs import first_runs
+from .runs import first_runs, runs_of
 
-FEW_BITS = 4  # and fewer are searched
+SEARCHED_BITS = 8  # and fewer are searched
+FEW_BITS = 4  # and fewer: errors are weighed by the layers that read them
 
 
 def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) -> Calibration:
-    """The calibration with other ranges for the tensors, and the copies of tensors, that ``q`` holds in few bits, if there are any.
+    """The calibration with other ranges for the tensors, and the copies of tensors, that are held in 8 bits or fewer.
 
-    ``method``: what the user asked for; one that is judged by its loss at so many levels is searched again at the tensor's own.
-    None takes the expected squared error of the layers that read the tensor, from its values and their weights, channel by channel.
+    ``method``: what the user asked for; one that is judged by its loss at so many levels is searched again at 4 bits' own levels.
+    None takes the expected squared error: at 4 bits of the layers that read the tensor, from its values and their weights, channel
+    by channel; at 8 bits of the tensor itself. Values come from the first samples, and from all of them the ends of each channel.
+    At 8 bits the network's inputs and outputs keep their ends; so do all tensors where samples are few, or hold outliers.
     """
     whole, model = calibration.ranges.values, q.model
-    searched = _few_bits(q, whole)
+    few = calibration.holds_outliers or runs_of(model, calibration.samples) < FEWEST_TO_HOLD_OUT
+    searched = _searched(q, whole, FEW_BITS if method is not None or few else SEARCHED_BITS)
     if method not in (None, *SEARCHES) or not searched or not calibration.measured:
         return calibration
     counts = {name: np.zeros(BINS) for name, (tensor, _) in searched.items() if whole[tensor][0] < whole[tensor][1]}
-    importance = _importance(q) if method is None else {}
+    weighed = _importance(q) if method is None else {}
+    importance = {name: weighed[name] for name in counts if searched[name][1] <= FEW_BITS and name in weighed}
 
     def count(observed: str, value: np.ndarray) -> None:
         for name in counts:
@@ -46,6 +52,8 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
     values, copies, cuts = dict(whole), dict[str, tuple[float, float]](), dict(calibration.ranges.cuts)
     for name, found in counts.items():
         tensor, bits = searched[name]
+        if bits > FEW_BITS:
+            found = found + binned(_ends(calibration, tensor), *whole[tensor])
         histogram = Histogram(found, *whole[tensor])
         span = SEARCHES[method or "mse"](histogram, 1 << bits)
         if name != tensor:
@@ -58,6 +66,13 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
     return replace(calibration, ranges=replace(calibration.ranges, values=values, cuts=cuts, copies=copies))
 
 
+def _ends(calibration: Calibration, tensor: str) -> np.ndarray:
+    """The least and greatest value of each channel over all samples; of the whole tensor where channels are not known."""
+    channels = calibration.ranges.channels.get(tensor)
+    both = calibration.ranges.values[tensor] if channels is None else np.concatenate([channels.lo, channels.hi])
+    return np.clip(np.asarray(both), *calibration.ranges.values[tensor])
+
+
 def _weighted(value: np.ndarray, span: tuple[float, float], importance: np.ndarray | None) -> np.ndarray:
     """Counts of NCHW values by bin, those of each channel times its importance."""
     if importance is None or value.ndim != 4 or value.shape[1] != len(importance):
@@ -66,21 +81,38 @@ def _weighted(value: np.ndarray, span: tuple[float, float], importance: np.ndarr
     return np.asarray(sum(parts))
 
 
-def _few_bits(q: QuantizedModel, known: Container[str]) -> dict[str, tuple[str, int]]:
-    """Tensors that are held in few bits, with these, by name, if their range is ``known``; copies by their own name.
+def _searched(q: QuantizedModel, known: Container[str], most_bits: int) -> dict[str, tuple[str, int]]:
+    """Tensors that are held in at most so many bits, with these, by name, if their range is ``known``; copies by their own name.
 
-    Other steps of a node have no range.
+    Other steps of a node have no range. Inputs and outputs of the network are among them in FEW_BITS alone.
     """
     found = {}
+    ends = _network_ends(q)
     for binding in bindings(q.mod["main"]):
         attrs = operators.read(binding.value) if operators.is_quantized(binding.value) else None
         made = operators.output_of(attrs) if attrs is not None else None
-        if attrs is not None and made is not None and made.bits <= FEW_BITS:
+        if attrs is not None and made is not None and made.bits <= most_bits:
             held = q.held.get(attrs.name)
             tensor = attrs.name.rpartition(".")[0] if held is None else held.tensor
             copy = isinstance(attrs, operators.RequantizeAttrs) and attrs.name == copy_of_width(tensor, made.bits)
-            if tensor in known and (held is not None or copy):
+            inner = made.bits <= FEW_BITS or tensor not in ends
+            if tensor in known and inner and (held is not None or copy):
                 found[tensor if held is not None else attrs.name] = tensor, made.bits
+    return found
+
+
+def _network_ends(q: QuantizedModel) -> set[str]:
+    """Names of the network's inputs, and of the tensors that its outputs are made of."""
+    makers: dict[relax.Var, str] = {}
+    found = {spec.name for spec in q.model.inputs}
+    for binding in bindings(q.mod["main"]):
+        call = binding.value
+        attrs = operators.read(call) if operators.is_quantized(call) else None
+        if attrs is None or operators.output_of(attrs) is None:  # what is read by no operator of ours is real again
+            found |= {makers[arg] for arg in getattr(call, "args", ()) if isinstance(arg, relax.Var) and arg in makers}
+        else:
+            held = q.held.get(attrs.name)
+            makers[binding.var] = attrs.name if held is None else held.tensor
     return found
 
 

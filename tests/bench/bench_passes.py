@@ -38,7 +38,7 @@ from qaccel.options import DEFAULT_BITS, EFFORTS, Bits, CompileOptions, parse_bi
 from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import Calibration, measure
 from qaccel.quant.calibrate.narrow import narrowed
-from qaccel.quant.calibrate.ranges import Ranges, calibrate
+from qaccel.quant.calibrate.ranges import Ranges
 from qaccel.quant.passes import chosen_passes, lattice, rounding, run_float_passes, run_passes
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.passes.constants import LayerConstants, with_constants
@@ -243,8 +243,7 @@ def contrasts(model: Model, split: Split, bits: str, effort: str) -> Iterator[tu
     """(what, result, seconds that it took to make) of one split; ``effort``: empty for pass after pass."""
     name, output = model.inputs[0].name, model.outputs[0].name
     reference = execute(model, {name: split.images})[output]
-    ranges = calibrate(model, {name: split.calibration})
-    calibration = Calibration(ranges, {name: split.calibration}, measured=True)
+    calibration = measure(model, CompileOptions(calibration_data={name: split.calibration}))
     begin = time.perf_counter()
     made = at_effort(model, calibration, bits, effort) if effort else steps(model, calibration, bits)
     for what, q in made:

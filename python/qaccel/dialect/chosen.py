@@ -12,7 +12,7 @@ from ..options import BitWidths
 class Drop:
     """What a network loses against the float one, estimated, in points; ``error``: the estimate's standard error.
 
-    ``samples``: how many it is judged on; ``held_out``: they took no part in calibration and rounding.
+    ``samples``: how many it is judged on; ``held_out``: they took no part in rounding and the search for ranges.
     ``losses``: by part of the outputs, mean divergence in nats of class scores, noise over power of every other.
     ``changed``: by part, share of first classes that are others.
 

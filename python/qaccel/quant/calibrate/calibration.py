@@ -30,10 +30,11 @@ class Calibration:
     """What the quantizer and its passes may know of a model beside its operators.
 
     ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
-    they are made up, which does for ranges and for nothing finer. ``held``: those of the user's that take no part, to judge a
-    search by; none where there are fewer than FEWEST_TO_HOLD_OUT runs. ``notes``: what to tell the user, one line each.
-    ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they
-    were arrays. ``holds_outliers``: the ranges reach as far as outliers that ``samples`` are without.
+    they are made up, which does for ranges and for nothing finer. ``held``: those of the user's that take no part in what
+    passes and searches do, to judge by, and under --bits auto not in the ranges' ends either; none where there are fewer than
+    FEWEST_TO_HOLD_OUT runs. ``notes``: what to tell the user, one line each. ``seen``: of the user's samples, by input;
+    ``preprocess``: how they were made from images, None where they were arrays. ``holds_outliers``: the ranges reach as far as
+    outliers that ``samples`` are without.
     """
 
     ranges: Ranges
@@ -66,16 +67,18 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     method = options.calibration or CALIBRATION_METHODS[0]
     outliers = find_outliers(model.inputs, given)
     samples, spoilt = without(model.inputs, given, outliers)
-    held: dict[str, np.ndarray] = {}
-    if options.auto:
-        samples, held = held_out(model, samples)
+    samples, held = held_out(model, samples)
+    # Where bits are given, least and greatest values are of the held-out samples, too: rare extremes are in few samples.
+    wide = method == "minmax" and not options.auto
     notes = [*(each.note(method) for each in outliers), *said]
-    key = cache.key_of(model, given, f"{method} with samples held out" if held else method)
+    key = cache.key_of(model, given, f"{method}, held out: {'all but ends' if wide else 'all'}" if held else method)
     ranges = cache.load(key)
     if ranges is not None:
         notes.append(f"calibration: ranges of the same model and samples are known from before ({cache.folder()})")
     else:
         ranges = calibrate(model, samples, method, progress=show)
+        if held and wide:
+            ranges = _reaching(ranges, calibrate(model, held, method))
         if outliers and method == "minmax":
             ranges = _widened(ranges, calibrate(model, spoilt, method, progress=show))
         cache.store(key, ranges)
@@ -103,6 +106,17 @@ def held_out(
     held = [k for k in range(runs) if k % HELD_OUT == HELD_OUT - 1]
     left = [k for k in range(runs) if k % HELD_OUT != HELD_OUT - 1]
     return those_of(model.inputs, samples, left), those_of(model.inputs, samples, held)
+
+
+def _reaching(ranges: Ranges, others: Ranges) -> Ranges:
+    """Ranges that hold those of other samples as well, channel by channel; means and variances stay."""
+    channels = {
+        name: replace(each, lo=np.minimum(each.lo, also.lo), hi=np.maximum(each.hi, also.hi))
+        for name, each in ranges.channels.items()
+        if (also := others.channels.get(name)) is not None and len(also.lo) == len(each.lo)
+    }
+    samples = ranges.samples + others.samples
+    return replace(_widened(ranges, others), channels=channels, samples=samples)
 
 
 def _widened(ranges: Ranges, others: Ranges) -> Ranges:

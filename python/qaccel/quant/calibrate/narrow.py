@@ -35,7 +35,8 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
     At 8 bits the network's inputs and outputs keep their ends; so do all tensors where samples are few, or hold outliers.
     """
     whole, model = calibration.ranges.values, q.model
-    few = calibration.holds_outliers or runs_of(model, calibration.samples) < FEWEST_TO_HOLD_OUT
+    runs = runs_of(model, calibration.samples) + (runs_of(model, calibration.held) if calibration.held else 0)
+    few = calibration.holds_outliers or runs < FEWEST_TO_HOLD_OUT
     searched = _searched(q, whole, FEW_BITS if method is not None or few else SEARCHED_BITS)
     if method not in (None, *SEARCHES) or not searched or not calibration.measured:
         return calibration

@@ -1,6 +1,6 @@
 """Whether bits that were given, or are the default, lose too much: judged on samples, said, and for the default mended.
 
-The samples that judge took part in calibration: who wants them held out asks for --bits auto.
+The samples that judge took no part in rounding, bias correction and the search for ranges; least and greatest values are of all.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from ...evaluate.executor import execute
 from ...evaluate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ...options.limits import DEFAULT_MAX_DROP
-from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
 from ..calibrate.runs import first_runs, runs_of
-from ..calibrate.synthetic import those_of
 from .laboratory import Laboratory, drop_of, losses_of
 from .losses import Estimate, Loss, Points, parts_of, points_of
 from .sensitivity import Sensitivities, measure_sensitivities
@@ -71,11 +70,9 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     limits = limits if limits.max_drop_holds else replace(limits, max_drop=DEFAULT_MAX_DROP)
     if not lab.calibration.measured or not quantized.plan:
         return quantized
-    given = lab.calibration.samples
-    runs = runs_of(model, given)
-    few = runs < FEWEST_TO_HOLD_OUT
-    every = given if few else those_of(model.inputs, given, range(HELD_OUT - 1, runs, HELD_OUT))
-    samples = first_runs(model, every, MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED)
+    few = not lab.calibration.held
+    most = MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED
+    samples = first_runs(model, lab.calibration.held or lab.calibration.samples, most)
     reference = execute(model, samples)
     points = points_of(parts_of(model, reference), reference)
     judge = _Judge(lab, limits, samples, reference, points)

@@ -28,6 +28,7 @@ PERCENTILE = 99.99
 # How much wider 16-bit ranges are than what the samples gave. Samples 1.5 times as large as those then keep all their bits though
 # they have farther tails; it costs 4.9 of 96 dB.
 HEADROOM = 1.75
+SEARCH_STEPS = 100  # ends of a range that are tried on each side
 LEVELS = 256  # of the grid that entropy and mse judge a range by, where the width is not known
 
 
@@ -229,36 +230,28 @@ def percentile_range(histogram: Histogram) -> tuple[float, float]:
     return min(float(lo), 0.0), max(float(hi), 0.0)
 
 
-def _candidates(histogram: Histogram, steps: int = 100) -> Iterator[tuple[float, float]]:
-    """Ranges to try: each side shrunk by itself, in `steps` steps; a side without values stays at zero."""
-    for k in range(steps):
-        keep = 1 - k / steps
-        yield histogram.lo * keep, histogram.hi * keep
-
-
-def _best(histogram: Histogram, loss: Callable[[float, float], float]) -> tuple[float, float]:
+def _best(histogram: Histogram, losses: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[float, float]:
     """The range of least loss: both sides shrunk together first, then each alone from there, until nothing improves.
 
     Shrinking the sides apart is what makes it safe for one-sided and skewed tensors, where the symmetric search of
-    the sources would clip the short side's values or waste half of the grid.
+    the sources would clip the short side's values or waste half of the grid. ``losses``: of ranges, their lo and hi [count].
     """
-    best = (histogram.lo, histogram.hi)
-    least = loss(*best)
-    for lo, hi in _candidates(histogram):
-        value = loss(lo, hi)
-        if value < least:
-            best, least = (lo, hi), value
+    keep = 1 - np.arange(SEARCH_STEPS) / SEARCH_STEPS
+    los, his = histogram.lo * keep, histogram.hi * keep
+    found = losses(los, his)
+    place = int(found.argmin())
+    least, best = found[place], (los[place], his[place])
     for _ in range(3):
         start = best
         for side in (0, 1):
-            for candidate in _candidates(histogram):
-                trial = (candidate[0], best[1]) if side == 0 else (best[0], candidate[1])
-                value = loss(*trial)
-                if value < least:
-                    best, least = trial, value
+            trials = (los, np.full_like(his, best[1])) if side == 0 else (np.full_like(los, best[0]), his)
+            found = losses(*trials)
+            place = int(found.argmin())
+            if found[place] < least:
+                least, best = found[place], (trials[0][place], trials[1][place])
         if best == start:
             break
-    return best
+    return float(best[0]), float(best[1])
 
 
 def mse_range(histogram: Histogram, levels: int = LEVELS) -> tuple[float, float]:
@@ -269,16 +262,17 @@ def mse_range(histogram: Histogram, levels: int = LEVELS) -> tuple[float, float]
     section 2.
     """
     counts, centres = _without_zeros(histogram)
+    # Sums over the bins below each: of values, of their distances from zero, of those squared.
+    below = [np.concatenate([[0.0], np.cumsum(counts * centres**power)]) for power in range(3)]
 
-    def loss(lo: float, hi: float) -> float:
+    def losses(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        first, last = np.searchsorted(centres, lo), np.searchsorted(centres, hi, side="right")
+        zero, one, two = ([each[first], each[last], each[-1] - each[last]] for each in below)
+        cut = two[0] - 2 * lo * one[0] + lo * lo * zero[0] + two[2] - 2 * hi * one[2] + hi * hi * zero[2]
         step = (hi - lo) / (levels - 1)
-        if step <= 0:
-            return math.inf
-        outside = centres - np.clip(centres, lo, hi)
-        inside = outside == 0
-        return float(counts @ (outside * outside) + counts[inside].sum() * step * step / 12)
+        return np.where(step > 0, cut + (zero[1] - zero[0]) * step * step / 12, math.inf)
 
-    return _best(histogram, loss) if counts.sum() else (histogram.lo, histogram.hi)
+    return _best(histogram, losses) if counts.sum() else (histogram.lo, histogram.hi)
 
 
 def entropy_range(histogram: Histogram, levels: int = LEVELS) -> tuple[float, float]:
@@ -312,7 +306,7 @@ def entropy_range(histogram: Histogram, levels: int = LEVELS) -> tuple[float, fl
         # A bin that only holds clipped values has q = 0; a floor keeps the loss finite and large there.
         return float(rel_entr(p, np.maximum(q, 1e-12))[filled].sum())
 
-    return _best(histogram, loss)
+    return _best(histogram, np.vectorize(loss, otypes=[float]))
 
 
 def _without_zeros(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:

@@ -31,10 +31,10 @@ class Calibration:
 
     ``samples``: arrays by input name, samples along axis 0, without outliers. ``measured``: they are the user's; else
     they are made up, which does for ranges and for nothing finer. ``held``: those of the user's that take no part in what
-    passes and searches do, to judge by, and under --bits auto not in the ranges' ends either; none where there are fewer than
-    FEWEST_TO_HOLD_OUT runs. ``notes``: what to tell the user, one line each. ``seen``: of the user's samples, by input;
-    ``preprocess``: how they were made from images, None where they were arrays. ``holds_outliers``: the ranges reach as far as
-    outliers that ``samples`` are without.
+    passes and searches do, to judge by; none where there are fewer than FEWEST_TO_HOLD_OUT runs. ``also``: those of them that
+    ranges are of all the same: all where bits are given, none under --bits auto. ``notes``: what to tell the user, one line
+    each. ``seen``: of the user's samples, by input; ``preprocess``: how they were made from images, None where they were
+    arrays. ``holds_outliers``: the ranges reach as far as outliers that ``samples`` are without.
     """
 
     ranges: Ranges
@@ -44,6 +44,7 @@ class Calibration:
     seen: tuple[InputSeen, ...] = ()
     preprocess: str | None = None
     held: Mapping[str, np.ndarray] = field(default_factory=dict)
+    also: Mapping[str, np.ndarray] = field(default_factory=dict)
     holds_outliers: bool = False
 
     def __repr__(self) -> str:
@@ -67,18 +68,16 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     method = options.calibration or CALIBRATION_METHODS[0]
     outliers = find_outliers(model.inputs, given)
     samples, spoilt = without(model.inputs, given, outliers)
-    samples, held = held_out(model, samples)
-    # Where bits are given, least and greatest values are of the held-out samples, too: rare extremes are in few samples.
-    wide = method == "minmax" and not options.auto
+    used, held = held_out(model, samples)
+    # Where bits are given, ranges are of the held-out samples, too: few samples have the values that reach far.
+    also = {} if options.auto else held
     notes = [*(each.note(method) for each in outliers), *said]
-    key = cache.key_of(model, given, f"{method}, held out: {'all but ends' if wide else 'all'}" if held else method)
+    key = cache.key_of(model, given, f"{method}, held out: {'means' if also else 'all'}" if held else method)
     ranges = cache.load(key)
     if ranges is not None:
         notes.append(f"calibration: ranges of the same model and samples are known from before ({cache.folder()})")
     else:
-        ranges = calibrate(model, samples, method, progress=show)
-        if held and wide:
-            ranges = _reaching(ranges, calibrate(model, held, method))
+        ranges = calibrate(model, used, method, progress=show, also=also)
         if outliers and method == "minmax":
             ranges = _widened(ranges, calibrate(model, spoilt, method, progress=show))
         cache.store(key, ranges)
@@ -92,7 +91,7 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     ]
     preprocess = (options.preprocess or "") if images else None
     holds = bool(outliers) and method == "minmax"
-    return Calibration(ranges, samples, True, tuple(notes), seen, preprocess, held, holds)
+    return Calibration(ranges, used, True, tuple(notes), seen, preprocess, held, also, holds)
 
 
 def held_out(
@@ -106,17 +105,6 @@ def held_out(
     held = [k for k in range(runs) if k % HELD_OUT == HELD_OUT - 1]
     left = [k for k in range(runs) if k % HELD_OUT != HELD_OUT - 1]
     return those_of(model.inputs, samples, left), those_of(model.inputs, samples, held)
-
-
-def _reaching(ranges: Ranges, others: Ranges) -> Ranges:
-    """Ranges that hold those of other samples as well, channel by channel; means and variances stay."""
-    channels = {
-        name: replace(each, lo=np.minimum(each.lo, also.lo), hi=np.maximum(each.hi, also.hi))
-        for name, each in ranges.channels.items()
-        if (also := others.channels.get(name)) is not None and len(also.lo) == len(each.lo)
-    }
-    samples = ranges.samples + others.samples
-    return replace(_widened(ranges, others), channels=channels, samples=samples)
 
 
 def _widened(ranges: Ranges, others: Ranges) -> Ranges:

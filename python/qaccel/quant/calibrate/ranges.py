@@ -20,6 +20,7 @@ from ...model import Model
 from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
 from .channels import Channels, ChannelSums
 from .masks import Masks
+from .runs import runs_of
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096
@@ -110,17 +111,18 @@ def calibrate(
     method: str = "minmax",
     batch: int = PASSES_AT_ONCE,
     progress: bool = False,
+    also: Mapping[str, np.ndarray] | None = None,
 ) -> Ranges:
     """Runs the float model on `data` (samples along axis 0, `batch` at a time) and gives a range for every tensor.
 
     method: "minmax" exact; "percentile" drops 0.01% of the values; "entropy" minimises the KL divergence; "mse" the
-    expected squared error at 8 bits. Raises UserError for an unknown method and no samples, NotFinite for values that are
-    not finite (naming the node).
+    expected squared error at 8 bits. also: further samples, which count for ranges and ends of channels and for no mean. Raises
+    UserError for an unknown method and no samples, NotFinite for values that are not finite (naming the node).
     """
     if method not in METHODS:
         raise UserError(f"--calibration {method} is unknown; choose one of {', '.join(METHODS)}")
-    spec = model.inputs[0]
-    samples = len(data[spec.name]) // max(1, spec.shape[0]) if spec.shape else 1
+    parts = (data, also) if also else (data,)
+    samples = sum(runs_of(model, part) for part in parts)
     if samples < 1:
         raise UserError("calibration data holds no samples; give at least one")
     passes = 1 if method == "minmax" else 2
@@ -144,8 +146,11 @@ def calibrate(
         means(name, value)
         sums.add(name, value)
 
-    for k, pieces in enumerate(_batches(model, data, batch, _Progress(progress, samples * passes, 0))):
-        execute(model, pieces, widen_and_add if k * batch < passes_of(model) else widen)
+    line = _Progress(progress, samples * passes, 0)
+    for part in parts:
+        for k, pieces in enumerate(_batches(model, part, batch, line)):
+            averaged = part is data and k * batch < passes_of(model)
+            execute(model, pieces, widen_and_add if averaged else widen)
     extremes = masks.limited(extremes)
     if method == "minmax":
         return Ranges(extremes, method, samples, means.values, HEADROOM, channels=sums.values)
@@ -156,17 +161,13 @@ def calibrate(
         if hi > lo:
             counts[name] += binned(np.clip(value, lo, hi) if name in masks.names else value, lo, hi)
 
-    for pieces in _batches(model, data, batch, _Progress(progress, samples * passes, samples)):
-        execute(model, pieces, count)
-    choose = CHOICES[method]
-    values, cuts = dict(extremes), {}
-    for name, (lo, hi) in extremes.items():
-        if hi > lo:
-            histogram = Histogram(counts[name], lo, hi)
-            values[name] = choose(histogram)
-            share = histogram.share_beyond(*values[name])
-            if share:
-                cuts[name] = Cut(share, lo, hi)
+    for part in parts:
+        for pieces in _batches(model, part, batch, line):
+            execute(model, pieces, count)
+    histograms = {name: Histogram(counts[name], *ends) for name, ends in extremes.items() if ends[0] < ends[1]}
+    values = extremes | {name: CHOICES[method](each) for name, each in histograms.items()}
+    shares = {name: each.share_beyond(*values[name]) for name, each in histograms.items()}
+    cuts = {name: Cut(share, *extremes[name]) for name, share in shares.items() if share}
     return Ranges(values, method, samples, means.values, HEADROOM, cuts, channels=sums.values)
 
 

@@ -37,7 +37,7 @@ def equalize(model: Model, calibration: Calibration, bits: Bits | None) -> tuple
     if ranges.method == "minmax":
         ranges = rescaled(ranges, made)
     else:
-        ranges = calibrate(made, calibration.samples, ranges.method)
+        ranges = calibrate(made, calibration.samples, ranges.method, also=calibration.also)
     return made, replace(calibration, ranges=ranges)
 
 

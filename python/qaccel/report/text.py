@@ -1,16 +1,12 @@
-"""The report for people: a summary in the terminal, layers.csv, report.html, and the folder that holds them."""
+"""The report for people: a summary in the terminal, and report.html."""
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..run.files import write_folder
 from .bits import search_html
 from .report import STALLS
 from .tables import Column, make_console, print_table
@@ -28,36 +24,6 @@ th { border-bottom: 2px solid #888; } td { white-space: nowrap; }
 .bar { display: flex; height: 1em; width: 200px; background: #f2f2f2; } .bar span { height: 100%; }
 .key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; vertical-align: -1px; }
 """
-
-
-def write_report(
-    folder: str | Path, report: Mapping[str, Any], timeline: Mapping[str, Any], compile_seconds: Mapping[str, float]
-) -> Path:
-    """report.json, layers.csv, timeline.json, report.html and compile_seconds.json in ``folder``, all or none of them.
-
-    Only the last differs between two compilations of one model: it has the seconds that each stage took.
-    """
-    seconds = {stage: round(value, 3) for stage, value in compile_seconds.items()}
-    files = {
-        "report.json": json.dumps(report, indent=2).encode(),
-        "layers.csv": layers_csv(report).encode(),
-        "timeline.json": json.dumps(timeline, separators=(",", ":")).encode(),
-        "report.html": report_html(report).encode(),
-        "compile_seconds.json": json.dumps(seconds, indent=2).encode(),
-    }
-    return write_folder(folder, files, "report")
-
-
-def layers_csv(report: Mapping[str, Any]) -> str:
-    """One line per layer, a column per stall."""
-    out = io.StringIO()
-    plain = [key for key in (report["layers"][0] if report["layers"] else {"name": ""}) if key != "stalls"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*plain, *STALLS])
-    for layer in report["layers"]:
-        values = (codecs_of(layer) if key == "codecs" else layer[key] for key in plain)
-        writer.writerow([*values, *(layer["stalls"][cause] for cause in STALLS)])
-    return out.getvalue()
 
 
 def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -179,6 +145,11 @@ def _bound_by(layer: Mapping[str, Any]) -> str:
 def codecs_of(layer: Mapping[str, Any]) -> str:
     """``parametric 3, raw 1``: how many of a layer's weight streams each codec made."""
     return ", ".join(f"{codec} {count}" for codec, count in sorted(layer["codecs"].items()))
+
+
+def shape_of(shape: Sequence[int]) -> str:
+    """``32x32x3``: rows, columns, channels."""
+    return "x".join(map(str, shape))
 
 
 def bits_of(layer: Mapping[str, Any]) -> str:

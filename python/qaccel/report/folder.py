@@ -9,7 +9,6 @@ from typing import Any
 
 from ..run.files import write_folder
 from .layers_csv import layers_csv
-from .text import report_html
 
 
 def write_report(
@@ -19,6 +18,8 @@ def write_report(
 
     Only the last differs between two compilations of one model: it has the seconds that each stage took.
     """
+    from .page.page import report_html  # with the charting library
+
     seconds = {stage: round(value, 3) for stage, value in compile_seconds.items()}
     files = {
         "report.json": json.dumps(report, indent=2).encode(),

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..dialect.chosen import Chosen
 from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
 from ..metadata import Boundary, seen_entries
 from ..npu.partition.partition import Rejection
-from .bits import search_entry
 from .subgraphs import ProfiledSubgraph, tenancies
 
 STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
@@ -82,10 +82,21 @@ def make_report(
             for r in rejections
         ],
         "shared_scales": [_shared_scale(part) for part in quantized.unlike],
+        "notes": list(quantized.notes),
         "ranges": dict(quantized.ranges),
         "drop": None if quantized.drop is None else asdict(quantized.drop),
-        "search": None if quantized.chosen is None else search_entry(quantized.chosen),
+        "search": None if quantized.chosen is None else _search(quantized.chosen),
     }
+
+
+def _search(chosen: Chosen) -> dict[str, Any]:
+    """The search as report.json has it."""
+    entry = asdict(chosen)
+    entry["plan"] = {
+        name: {"weight_bits": each.weight_bits, "activation_bits": each.activation_bits}
+        for name, each in chosen.plan.items()
+    }
+    return entry
 
 
 def _shared_scale(part: UnlikePart) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Pictures with the layers side by side: where cycles and DRAM's bytes go, bits, compression; and the roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
+
+from ...machine.hw import HwConfig
+from ..report import DRAM_KINDS, STALLS
+from ..text import bits_of
+from .library import QUIET, WHOLE, Picture, chart, shorten, up_from_zero
+from .why import CAUSES, main_cause
+
+Report = Mapping[str, Any]
+
+COLOURS = {
+    "compute": "#3b7dd8", "activation_load": "#e0a030", "weight_load": "#c0504d",
+    "decode": "#8e5ea2", "store": "#5aa469", "wait": "#a0a0a0", "": "#a0a0a0",
+}  # fmt: skip
+KINDS = {
+    "weights": ("#c0504d", "weights and parameters"), "activations_read": ("#e0a030", "activations read"),
+    "activations_written": ("#5aa469", "activations written"), "program": ("#8e5ea2", "instructions"),
+}  # fmt: skip
+WEIGHTS = {
+    "quantized": ("#3b7dd8", "integers"), "stream": ("#c0504d", "stream"), "entropy": ("#5aa469", "entropy"),
+}  # fmt: skip
+BITS = {"weight_bits": ("#c0504d", "weights"), "activation_bits": ("#3b7dd8", "activations that it reads")}
+_NUMBER = "layer, in the order of the program"
+_LEAST_SIZE, _MORE_SIZE = 7, 28  # of a layer's point in pixels, and by how much that of the longest is larger
+
+
+def layer_source(report: Report) -> ColumnDataSource:
+    """What the layers' charts share, a row each. A layer's number is from 1, as in the table."""
+    layers = report["layers"]
+    columns: dict[str, list[Any]] = {
+        "number": list(range(1, len(layers) + 1)),
+        **{key: [layer[key] for layer in layers] for key in ("name", "op", "cycles", "macs")},
+        "bits": [bits_of(layer) for layer in layers],
+        "cause": [CAUSES.get(main_cause(layer), "") for layer in layers],
+        **{cause: [layer["stalls"][cause] for layer in layers] for cause in STALLS},
+        **{f"dram_{kind}": [layer["dram_bytes"][kind] for layer in layers] for kind in DRAM_KINDS},
+    }
+    return ColumnDataSource(columns)
+
+
+def numbers_of(report: Report) -> Range1d:
+    """The axis of layers, which the charts share: looking closer at one is looking closer at all."""
+    return Range1d(0.4, len(report["layers"]) + 0.6, bounds="auto")
+
+
+def cycles_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
+    """Cycles of each layer, by cause."""
+    made = chart(_NUMBER, "cycles", x_range=numbers)
+    bars = made.vbar_stack(
+        list(STALLS), x="number", width=0.85, source=source, fill_color=[COLOURS[c] for c in STALLS], line_color=None
+    )
+    shorten(made.yaxis)
+    up_from_zero(made, max((layer["cycles"] for layer in report["layers"]), default=0))
+    tips = [(CAUSES[cause], f"@{cause}{{{WHOLE}}}") for cause in STALLS]
+    made.add_tools(HoverTool(renderers=bars, tooltips=[*_NAMED, ("cycles", f"@cycles{{{WHOLE}}}"), *tips]))
+    return Picture(
+        "cycles", "Cycles per layer, by cause",
+        "What the compute engine did in each cycle of a layer: worked, or waited, for what. All together are the program's cycles.",
+        made, tuple((COLOURS[cause], CAUSES[cause]) for cause in STALLS),
+    )  # fmt: skip
+
+
+def traffic_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
+    """Bytes that pass DRAM for each layer, by kind."""
+    made = chart(_NUMBER, "bytes", x_range=numbers)
+    keys = [f"dram_{kind}" for kind in DRAM_KINDS]
+    bars = made.vbar_stack(
+        keys, x="number", width=0.85, source=source, fill_color=[KINDS[kind][0] for kind in DRAM_KINDS], line_color=None
+    )
+    shorten(made.yaxis)
+    up_from_zero(made, max((sum(layer["dram_bytes"].values()) for layer in report["layers"]), default=0))
+    tips = [(KINDS[kind][1], f"@dram_{kind}{{{WHOLE}}} B") for kind in DRAM_KINDS]
+    made.add_tools(HoverTool(renderers=bars, tooltips=[*_NAMED, *tips]))
+    return Picture(
+        "traffic", "DRAM traffic per layer, by kind",
+        f"Bytes that pass between DRAM and the accelerator. At least {report['bound_dram_bytes']:,} have to pass once, of "
+        f"{sum(report['dram_bytes'].values()):,} that do.",
+        made, tuple(KINDS[kind] for kind in DRAM_KINDS),
+    )  # fmt: skip
+
+
+def bits_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
+    """Width of weights and activations of each layer."""
+    widths = sorted({layer[key] for layer in report["layers"] for key in BITS if layer[key]})
+    made = chart(_NUMBER, "bits", 200, x_range=numbers, y_range=Range1d(0, 18))
+    made.yaxis.ticker = FixedTicker(ticks=sorted({4, 8, 16, *widths}))
+    bars = []
+    for (key, (colour, _)), shift in zip(BITS.items(), (-0.2, 0.2), strict=True):
+        source.data[key] = [layer[key] for layer in report["layers"]]
+        source.data[f"x_{key}"] = [number + shift for number in source.data["number"]]
+        bars.append(made.vbar(x=f"x_{key}", top=key, width=0.4, source=source, fill_color=colour, line_color=None))
+    made.add_tools(HoverTool(renderers=bars, tooltips=_NAMED))
+    return Picture(
+        "bits", "Bits per layer", "How wide each layer's weights are, and the activations that it multiplies them with.",
+        made, tuple(BITS.values()),
+    )  # fmt: skip
+
+
+def compression_picture(report: Report, numbers: Range1d) -> Picture:
+    """Bits that a weight takes, layer by layer: as an integer, in the stream, and by its entropy."""
+    rows = [(number, layer) for number, layer in enumerate(report["layers"], 1) if layer["weight_count"]]
+    data: dict[str, list[Any]] = {"number": [number for number, _ in rows]}
+    for key in ("name", "op", "weight_count"):
+        data[key] = [layer[key] for _, layer in rows]
+    data["bits"] = [bits_of(layer) for _, layer in rows]
+    for key in WEIGHTS:
+        sizes = [layer["entropy_bits"] / 8 if key == "entropy" else layer[f"{key}_bytes"] for _, layer in rows]
+        data[f"{key}_bytes"] = [round(size) for size in sizes]
+        data[key] = [round(8 * size / layer["weight_count"], 3) for size, (_, layer) in zip(sizes, rows, strict=True)]
+    source = ColumnDataSource(data)
+    made = chart(_NUMBER, "bits a weight", x_range=numbers)
+    marks = []
+    for (key, (colour, _)), marker in zip(WEIGHTS.items(), ("dash", "circle", "triangle"), strict=True):
+        marks.append(
+            made.scatter(
+                "number", key, source=source, marker=marker, size=9, color=colour, fill_alpha=0.6, line_width=2
+            )
+        )
+    up_from_zero(made, max((most for key in WEIGHTS for most in data[key]), default=0))
+    tips = [(WEIGHTS[key][1], f"@{key}{{0.00}} bits a weight, @{key}_bytes{{{WHOLE}}} B") for key in WEIGHTS]
+    made.add_tools(HoverTool(renderers=marks[1:], tooltips=[*_NAMED, ("weights", f"@weight_count{{{WHOLE}}}"), *tips]))
+    return Picture(
+        "compression", "Compression per layer",
+        "Bits that a weight takes: as an integer of its width, in the stream that is fetched (headers and tables included), and by "
+        "the order-0 entropy of the integers. In float each takes 32.",
+        made, tuple(WEIGHTS.values()),
+    )  # fmt: skip
+
+
+def totals_picture(report: Report) -> Picture:
+    """All weights together: float, integers, stream, entropy."""
+    weights = report["weights"]
+    sizes = {
+        "float": weights["float_bytes"], "integers": weights["quantized_bytes"], "stream": weights["stream_bytes"],
+        "entropy": round(weights["entropy_bits"] / 8),
+    }  # fmt: skip
+    colours = ["#a0a0a0", *(colour for colour, _ in WEIGHTS.values())]
+    whole = sizes["float"] or 1
+    kinds = [f"{kind}: {size:,} B, {100 * size / whole:.1f}%" for kind, size in sizes.items()]
+    made = chart("bytes", "", 190, y_range=list(reversed(kinds)), x_range=Range1d(0, 1.02 * whole))
+    made.hbar(y=kinds, right=list(sizes.values()), height=0.7, fill_color=colours, line_color=None)
+    shorten(made.xaxis)
+    return Picture(
+        "weights", "Weights of the network", "What all weights on the accelerator take, and the share of what they take in float.",
+        made, tuple(zip(colours, ("float, 32 bits", *(words for _, words in WEIGHTS.values())), strict=True)),
+    )  # fmt: skip
+
+
+def roofline_picture(report: Report, hw: HwConfig) -> Picture:
+    """What each layer reaches of what multipliers and DRAM allow."""
+    layers = [(n, layer) for n, layer in enumerate(report["layers"], 1) if layer["macs"] and layer["cycles"]]
+    longest = max((layer["cycles"] for _, layer in layers), default=1)
+    intensity = [layer["macs"] / max(1, sum(layer["dram_bytes"].values())) for _, layer in layers]
+    rate = [layer["macs"] / layer["cycles"] for _, layer in layers]
+    source = ColumnDataSource(
+        {
+            "number": [n for n, _ in layers], "x": intensity, "y": rate,
+            **{key: [layer[key] for _, layer in layers] for key in ("name", "op", "cycles", "macs")},
+            "bits": [bits_of(layer) for _, layer in layers],
+            "cause": [CAUSES[main_cause(layer)] for _, layer in layers],
+            "busy": [f"{100 * layer['utilization']:.1f}%" for _, layer in layers],
+            "colour": [COLOURS[main_cause(layer)] for _, layer in layers],
+            "size": [_LEAST_SIZE + _MORE_SIZE * (layer["cycles"] / longest) ** 0.5 for _, layer in layers],
+        }
+    )  # fmt: skip
+    made = chart("MACs per byte that passes DRAM", "MACs per cycle", 380, x_axis_type="log", y_axis_type="log")
+    made.y_range = Range1d(min((*rate, 1)) / 2, 2.5 * max(_peaks(layers, hw).values(), default=1))
+    peaks = _peaks(layers, hw)
+    for peak in sorted(set(peaks.values())):
+        widths = ", ".join(bits for bits, each in peaks.items() if each == peak)
+        _roof(made, widths, peak, hw.dram_bytes_per_cycle, intensity)
+    points = made.scatter(
+        "x", "y", size="size", source=source, fill_color="colour", fill_alpha=0.65, line_color="colour"
+    )
+    tips = [
+        ("cycles", f"@cycles{{{WHOLE}}}, mainly @cause"), ("MACs", f"@macs{{{WHOLE}}}, @y{{0.0}} a cycle, @x{{0.0}} per byte"),
+        ("multipliers busy", "@busy"),
+    ]  # fmt: skip
+    made.add_tools(HoverTool(renderers=[points], tooltips=[*_NAMED, *tips]))
+    return Picture(
+        "roofline", "Roofline",
+        f"Each point is a layer with multiplications, larger the more cycles it takes, coloured by what most of them went to. "
+        f"The lines are what the machine allows: DRAM's {hw.dram_bytes_per_cycle} B a cycle on the left, the multipliers at the "
+        "layer's bits on top. A layer whose maps stay in SRAM lies to the right; one whose weights came while the layers before it "
+        "computed may lie above DRAM's line.",
+        made, tuple((COLOURS[cause], CAUSES[cause]) for cause in STALLS),
+    )  # fmt: skip
+
+
+def _peaks(layers: Sequence[tuple[int, Mapping[str, Any]]], hw: HwConfig) -> dict[str, int]:
+    """MACs a cycle at most, for the widths that there are."""
+    return {bits_of(layer): hw.macs_per_cycle(layer["weight_bits"], layer["activation_bits"]) for _, layer in layers}
+
+
+def _roof(made: Any, bits: str, peak: int, bytes_per_cycle: int, intensity: Sequence[float]) -> None:
+    ridge = peak / bytes_per_cycle
+    left, right = min((*intensity, ridge)) / 2, max((*intensity, ridge)) * 2
+    made.line([left, ridge, right], [left * bytes_per_cycle, peak, peak], line_color=QUIET, line_width=2)
+    made.text(
+        [right], [peak], [f"{bits}: {peak:,} MACs a cycle"], text_align="right", text_baseline="bottom", text_font_size="12px",
+        y_offset=-12, text_color=QUIET,
+    )  # fmt: skip
+
+
+_NAMED = [("layer", "@number @name"), ("", "@op @bits")]

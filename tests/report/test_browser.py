@@ -12,6 +12,7 @@ from networks import data
 from qaccel.report.page.page import report_html
 from report.browser import chromium, opened, painted
 
+pytestmark = pytest.mark.wide
 WIDTHS = (400, 1000, 1600)
 EVIL = "<img src=x onerror=alert(1)>&$$x$$"
 

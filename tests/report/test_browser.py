@@ -93,7 +93,7 @@ def test_tables_sort(browser: Any, report: dict, path: Path):
 
 def test_the_network_takes_other_colours(browser: Any, path: Path):
     colours = """() => Bokeh.documents[0].roots().flatMap((root) => root.renderers ?? []).find((each) => each.name === "boxes")
-        .data_source.data.by.join()"""
+        .glyph.fill_color.field"""
     with opened(browser, path, 1000) as page:
         seen, shown = set(), set()
         for key in page.eval_on_selector_all("#colouring option", "each => each.map(x => x.value)"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
+from bokeh.models import CDSView, ColumnDataSource, Dodge, FixedTicker, HoverTool, IndexFilter, Range1d
 
 from ...machine.hw import HwConfig
 from ..report import DRAM_KINDS, STALLS
@@ -38,7 +38,7 @@ def layer_source(report: Report) -> ColumnDataSource:
         "number": list(range(1, len(layers) + 1)),
         **{key: [layer[key] for layer in layers] for key in ("name", "op", "cycles", "macs")},
         "bits": [bits_of(layer) for layer in layers],
-        "cause": [CAUSES.get(main_cause(layer), "") for layer in layers],
+        "cause": [CAUSES.get(main_cause(layer), "nothing") for layer in layers],
         **{cause: [layer["stalls"][cause] for layer in layers] for cause in STALLS},
         **{f"dram_{kind}": [layer["dram_bytes"][kind] for layer in layers] for kind in DRAM_KINDS},
     }
@@ -93,9 +93,9 @@ def bits_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> 
     made.yaxis.ticker = FixedTicker(ticks=sorted({4, 8, 16, *widths}))
     bars = []
     for (key, (colour, _)), shift in zip(BITS.items(), (-0.2, 0.2), strict=True):
-        source.data[key] = [layer[key] for layer in report["layers"]]
-        source.data[f"x_{key}"] = [number + shift for number in source.data["number"]]
-        bars.append(made.vbar(x=f"x_{key}", top=key, width=0.4, source=source, fill_color=colour, line_color=None))
+        source.add([layer[key] for layer in report["layers"]], key)
+        x = {"field": "number", "transform": Dodge(value=shift, range=numbers)}
+        bars.append(made.vbar(x=x, top=key, width=0.4, source=source, fill_color=colour, line_color=None))
     made.add_tools(HoverTool(renderers=bars, tooltips=_NAMED))
     return Picture(
         "bits", "Bits per layer", "How wide each layer's weights are, and the activations that it multiplies them with.",
@@ -103,27 +103,33 @@ def bits_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> 
     )  # fmt: skip
 
 
-def compression_picture(report: Report, numbers: Range1d) -> Picture:
+def compression_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
     """Bits that a weight takes, layer by layer: as an integer, in the stream, and by its entropy."""
-    rows = [(number, layer) for number, layer in enumerate(report["layers"], 1) if layer["weight_count"]]
-    data: dict[str, list[Any]] = {"number": [number for number, _ in rows]}
-    for key in ("name", "op", "weight_count"):
-        data[key] = [layer[key] for _, layer in rows]
-    data["bits"] = [bits_of(layer) for _, layer in rows]
+    layers = report["layers"]
+    counts = [layer["weight_count"] for layer in layers]
+    source.add(counts, "weight_count")
     for key in WEIGHTS:
-        sizes = [layer["entropy_bits"] / 8 if key == "entropy" else layer[f"{key}_bytes"] for _, layer in rows]
-        data[f"{key}_bytes"] = [round(size) for size in sizes]
-        data[key] = [round(8 * size / layer["weight_count"], 3) for size, (_, layer) in zip(sizes, rows, strict=True)]
-    source = ColumnDataSource(data)
+        sizes = [layer["entropy_bits"] / 8 if key == "entropy" else layer[f"{key}_bytes"] for layer in layers]
+        source.add([round(size) for size in sizes], f"{key}_bytes")
+        source.add([round(8 * size / max(1, count), 3) for size, count in zip(sizes, counts, strict=True)], key)
+    view = CDSView(filter=IndexFilter([k for k, count in enumerate(counts) if count]))
     made = chart(_NUMBER, "bits a weight", x_range=numbers)
     marks = []
     for (key, (colour, _)), marker in zip(WEIGHTS.items(), ("dash", "circle", "triangle"), strict=True):
         marks.append(
             made.scatter(
-                "number", key, source=source, marker=marker, size=9, color=colour, fill_alpha=0.6, line_width=2
+                "number",
+                key,
+                source=source,
+                view=view,
+                marker=marker,
+                size=9,
+                color=colour,
+                fill_alpha=0.6,
+                line_width=2,
             )
         )
-    up_from_zero(made, max((most for key in WEIGHTS for most in data[key]), default=0))
+    up_from_zero(made, max((most for key in WEIGHTS for most in source.data[key]), default=0))
     tips = [(WEIGHTS[key][1], f"@{key}{{0.00}} bits a weight, @{key}_bytes{{{WHOLE}}} B") for key in WEIGHTS]
     made.add_tools(HoverTool(renderers=marks[1:], tooltips=[*_NAMED, ("weights", f"@weight_count{{{WHOLE}}}"), *tips]))
     return Picture(
@@ -153,23 +159,17 @@ def totals_picture(report: Report) -> Picture:
     )  # fmt: skip
 
 
-def roofline_picture(report: Report, hw: HwConfig) -> Picture:
+def roofline_picture(report: Report, source: ColumnDataSource, hw: HwConfig) -> Picture:
     """What each layer reaches of what multipliers and DRAM allow."""
-    layers = [(n, layer) for n, layer in enumerate(report["layers"], 1) if layer["macs"] and layer["cycles"]]
-    longest = max((layer["cycles"] for _, layer in layers), default=1)
-    intensity = [layer["macs"] / max(1, sum(layer["dram_bytes"].values())) for _, layer in layers]
-    rate = [layer["macs"] / layer["cycles"] for _, layer in layers]
-    source = ColumnDataSource(
-        {
-            "number": [n for n, _ in layers], "x": intensity, "y": rate,
-            **{key: [layer[key] for _, layer in layers] for key in ("name", "op", "cycles", "macs")},
-            "bits": [bits_of(layer) for _, layer in layers],
-            "cause": [CAUSES[main_cause(layer)] for _, layer in layers],
-            "busy": [f"{100 * layer['utilization']:.1f}%" for _, layer in layers],
-            "colour": [COLOURS[main_cause(layer)] for _, layer in layers],
-            "size": [_LEAST_SIZE + _MORE_SIZE * (layer["cycles"] / longest) ** 0.5 for _, layer in layers],
-        }
-    )  # fmt: skip
+    every = report["layers"]
+    shown = [k for k, layer in enumerate(every) if layer["macs"] and layer["cycles"]]
+    layers, longest = [every[k] for k in shown], max((layer["cycles"] for layer in every), default=1) or 1
+    source.add([round(layer["macs"] / max(1, sum(layer["dram_bytes"].values())), 3) for layer in every], "intensity")
+    source.add([round(layer["macs"] / max(1, layer["cycles"]), 3) for layer in every], "rate")
+    source.add([round(100 * layer["utilization"], 1) for layer in every], "busy")
+    source.add([COLOURS[main_cause(layer)] for layer in every], "colour")
+    source.add([round(_LEAST_SIZE + _MORE_SIZE * (layer["cycles"] / longest) ** 0.5, 1) for layer in every], "size")
+    intensity, rate = ([source.data[key][k] for k in shown] for key in ("intensity", "rate"))
     made = chart("MACs per byte that passes DRAM", "MACs per cycle", 380, x_axis_type="log", y_axis_type="log")
     made.y_range = Range1d(min((*rate, 1)) / 2, 2.5 * max(_peaks(layers, hw).values(), default=1))
     peaks = _peaks(layers, hw)
@@ -177,11 +177,13 @@ def roofline_picture(report: Report, hw: HwConfig) -> Picture:
         widths = ", ".join(bits for bits, each in peaks.items() if each == peak)
         _roof(made, widths, peak, hw.dram_bytes_per_cycle, intensity)
     points = made.scatter(
-        "x", "y", size="size", source=source, fill_color="colour", fill_alpha=0.65, line_color="colour"
-    )
+        "intensity", "rate", size="size", source=source, view=CDSView(filter=IndexFilter(shown)), fill_color="colour",
+        fill_alpha=0.65, line_color="colour",
+    )  # fmt: skip
     tips = [
-        ("cycles", f"@cycles{{{WHOLE}}}, mainly @cause"), ("MACs", f"@macs{{{WHOLE}}}, @y{{0.0}} a cycle, @x{{0.0}} per byte"),
-        ("multipliers busy", "@busy"),
+        ("cycles", f"@cycles{{{WHOLE}}}, mainly @cause"),
+        ("MACs", f"@macs{{{WHOLE}}}, @rate{{0.0}} a cycle, @intensity{{0.0}} per byte"),
+        ("multipliers busy", "@busy%"),
     ]  # fmt: skip
     made.add_tools(HoverTool(renderers=[points], tooltips=[*_NAMED, *tips]))
     return Picture(
@@ -194,14 +196,14 @@ def roofline_picture(report: Report, hw: HwConfig) -> Picture:
     )  # fmt: skip
 
 
-def _peaks(layers: Sequence[tuple[int, Mapping[str, Any]]], hw: HwConfig) -> dict[str, int]:
+def _peaks(layers: Sequence[Mapping[str, Any]], hw: HwConfig) -> dict[str, int]:
     """MACs a cycle at most, for the widths that there are."""
-    return {bits_of(layer): hw.macs_per_cycle(layer["weight_bits"], layer["activation_bits"]) for _, layer in layers}
+    return {bits_of(layer): hw.macs_per_cycle(layer["weight_bits"], layer["activation_bits"]) for layer in layers}
 
 
 def _roof(made: Any, bits: str, peak: int, bytes_per_cycle: int, intensity: Sequence[float]) -> None:
     ridge = peak / bytes_per_cycle
-    left, right = min((*intensity, ridge)) / 2, max((*intensity, ridge)) * 2
+    left, right = min((*intensity, ridge)) / 2, max((*intensity, ridge)) * 8  # room for the words
     made.line([left, ridge, right], [left * bytes_per_cycle, peak, peak], line_color=QUIET, line_width=2)
     made.text(
         [right], [peak], [f"{bits}: {peak:,} MACs a cycle"], text_align="right", text_baseline="bottom", text_font_size="12px",

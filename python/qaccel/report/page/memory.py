@@ -31,7 +31,7 @@ def sram_picture(report: Mapping[str, Any]) -> Picture:
         {
             **{key: [each[key] for each in shown] for key in ("begin", "end", "addr", "name", "bytes")},
             "top": [each["addr"] + each["bytes"] for each in shown],
-            "kind": [KINDS[each["kind"]][1] for each in shown],
+            "kind": [each["kind"] for each in shown],
             "colour": [KINDS[each["kind"]][0] for each in shown],
             "tint": [tint(KINDS[each["kind"]][0]) for each in shown],
         }

@@ -10,7 +10,7 @@ from typing import Any
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.palettes import Viridis256
 
-from ..text import bits_of, shape_of
+from ..text import shape_of
 from .layers import COLOURS
 from .library import QUIET, WHOLE, WORDS, Picture, chart, tint
 from .why import CAUSES, main_cause
@@ -32,22 +32,19 @@ class _Colouring:
     legend: tuple[tuple[str, str], ...]
 
 
-def network_picture(layers: Sequence[Layer]) -> Picture:
+def network_picture(layers: Sequence[Layer], source: ColumnDataSource) -> Picture:
     """Inputs at the top. The first colouring is by cycles; the page's script changes it."""
     places = layout([layer["sources"] for layer in layers])
     rows, columns = (1 + max((place[k] for place in places), default=0) for k in (0, 1))
     colourings = _colourings(layers)
-    source = ColumnDataSource(
-        {
-            "number": list(range(1, len(layers) + 1)), "x": [column for _, column in places], "y": [-row for row, _ in places],
-            **{key: [layer[key] for layer in layers] for key in ("name", "op", "cycles", "macs")},
-            "bits": [bits_of(layer) for layer in layers], "shape": [shape_of(layer["output_shape"]) for layer in layers],
-            "cause": [CAUSES.get(main_cause(layer), "no cycles") for layer in layers],
-            "text": [f"{n} {layer['op']} {shape_of(layer['output_shape'])}"[:_LONGEST] for n, layer in enumerate(layers, 1)],
-            **{f"by_{key}": list(map(tint, each.colours)) for key, each in colourings.items()},
-            "by": list(map(tint, colourings["cycles"].colours)),
-        }
-    )  # fmt: skip
+    source.add([column for _, column in places], "column")
+    source.add([-row for row, _ in places], "row")
+    source.add([shape_of(layer["output_shape"]) for layer in layers], "shape")
+    source.add(
+        [f"{n} {layer['op']} {shape_of(layer['output_shape'])}"[:_LONGEST] for n, layer in enumerate(layers, 1)], "box"
+    )
+    for key, each in colourings.items():
+        source.add(list(map(tint, each.colours)), f"by_{key}")
     made = chart(
         "",
         "",
@@ -63,18 +60,18 @@ def network_picture(layers: Sequence[Layer]) -> Picture:
         line_color=QUIET, line_width=1.2,
     )  # fmt: skip
     boxes = made.rect(
-        "x",
-        "y",
+        "column",
+        "row",
         _WIDTH,
         _HEIGHT,
         source=source,
-        fill_color="by",
+        fill_color="by_cycles",
         line_color=QUIET,
         border_radius=4,
         name="boxes",
     )
     made.text(
-        "x", "y", "text", source=source, text_align="center", text_baseline="middle", text_font_size="11px",
+        "column", "row", "box", source=source, text_align="center", text_baseline="middle", text_font_size="11px",
         text_color=WORDS,
     )  # fmt: skip
     tips = [

@@ -32,17 +32,18 @@
   const colouring = document.getElementById("colouring");
   if (colouring) colouring.addEventListener("change", () => {
     const chart = Bokeh.documents[0].roots().find((root) => charts.roots[root.id] === "chart-network");
-    const boxes = chart.renderers.find((each) => each.name === "boxes").data_source;
-    boxes.data = {...boxes.data, by: boxes.data["by_" + colouring.value]};
+    const boxes = chart.renderers.find((each) => each.name === "boxes");
+    boxes.glyph.fill_color = {field: "by_" + colouring.value};
     for (const legend of document.querySelectorAll("[data-by]")) legend.hidden = legend.dataset.by !== colouring.value;
   });
 
-  const order = (cell) => cell.dataset.order === undefined ? cell.textContent : Number(cell.dataset.order);
+  const order = (cell) => cell.className === "n" ? parseFloat(cell.textContent.replaceAll(",", ""))
+    : cell.dataset.order === undefined ? cell.textContent : Number(cell.dataset.order);
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
   for (const table of document.querySelectorAll(".wide table")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending" || (!head.hasAttribute("aria-sort") && head.className === "number");
+      const down = head.getAttribute("aria-sort") === "ascending" || (!head.hasAttribute("aria-sort") && head.className === "n");
       heads.forEach((each) => each.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows];

@@ -110,9 +110,10 @@ def layers_table(report: Report) -> Table:
 
 def _layer_row(report: Report, n: int, layer: Mapping[str, Any], longest: int) -> list[Cell]:
     parts = "".join(
-        f'<span title="{CAUSES[cause]} {layer["stalls"][cause]:,}" '
-        f'style="width:{100 * layer["stalls"][cause] / longest:.2f}%;background:{COLOURS[cause]}"></span>'
+        f'<i title="{CAUSES[cause]} {layer["stalls"][cause]:,}" '
+        f'style="width:{100 * layer["stalls"][cause] / longest:.1f}%;background:{COLOURS[cause]}"></i>'
         for cause in STALLS
+        if layer["stalls"][cause]
     )
     return [
         number(n), text(layer["name"]), text(layer["op"]), text(bits_of(layer)),
@@ -130,9 +131,10 @@ def _of_layers(report: Report, hw: HwConfig) -> tuple[list[str], list[Picture]]:
     """Sections and pictures of what runs on the accelerator."""
     source, numbers = layer_source(report), numbers_of(report)
     cycles, traffic = (draw(report, source, numbers) for draw in (cycles_picture, traffic_picture))
-    bits, compression = bits_picture(report, source, numbers), compression_picture(report, numbers)
+    bits, compression = bits_picture(report, source, numbers), compression_picture(report, source, numbers)
     roofline, sram, weights, network = (
-        roofline_picture(report, hw), sram_picture(report), totals_picture(report), network_picture(report["layers"]),
+        roofline_picture(report, source, hw), sram_picture(report), totals_picture(report),
+        network_picture(report["layers"], source),
     )  # fmt: skip
     pictures = [cycles, roofline, sram, traffic, weights, compression, bits, network]
     place = {each.name: picture_html(each) for each in pictures}

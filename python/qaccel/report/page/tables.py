@@ -11,7 +11,8 @@ _LONG = 28  # characters from which a cell may take several lines
 
 @dataclass(frozen=True)
 class Cell:
-    """``order``: by what its column is sorted, None for its text. ``markup``: HTML made here that goes behind the text."""
+    """``order``: by what its column is sorted, None for its text. ``markup``: HTML made here that goes behind the text; without it
+    the page's script reads the order from the text."""
 
     text: str
     order: float | None = None
@@ -73,10 +74,10 @@ def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _cell(cell: Cell, right: bool) -> str:
-    order = "" if cell.order is None else f' data-order="{cell.order:.12g}"'
-    kind = _right(right) if right or len(cell.text) < _LONG else ' class="long"'
+    order = f' data-order="{cell.order:.12g}"' if cell.order is not None and cell.markup else ""
+    kind = _right(right) if right or len(cell.text) < _LONG else " class=long"
     return f"<td{kind}{order}>{html.escape(cell.text)}{cell.markup}</td>"
 
 
 def _right(right: bool) -> str:
-    return ' class="number"' if right else ""
+    return " class=n" if right else ""

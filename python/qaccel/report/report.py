@@ -15,6 +15,7 @@ from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
 from ..metadata import Boundary, seen_entries
 from ..npu.partition.partition import Rejection
+from ..stages import OfThisRun
 from .subgraphs import ProfiledSubgraph, tenancies
 
 STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
@@ -82,7 +83,7 @@ def make_report(
             for r in rejections
         ],
         "shared_scales": [_shared_scale(part) for part in quantized.unlike],
-        "notes": list(quantized.notes),
+        "notes": [note for note in quantized.notes if not isinstance(note, OfThisRun)],
         "ranges": dict(quantized.ranges),
         "drop": None if quantized.drop is None else asdict(quantized.drop),
         "search": None if quantized.chosen is None else _search(quantized.chosen),

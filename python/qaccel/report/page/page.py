@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping
 from typing import Any
 
 from ...machine.hw import HwConfig, config_from_dict
 from ..report import DRAM_KINDS, STALLS
 from ..text import bits_of, codecs_of, shape_of, summary_rows
+from .frame import whole_page
 from .layers import (
     COLOURS,
     bits_picture,
@@ -22,7 +22,7 @@ from .layers import (
     totals_picture,
     traffic_picture,
 )  # fmt: skip
-from .library import Picture, drawn, picture_html, script
+from .library import Picture, picture_html
 from .memory import sram_picture
 from .network import network_picture
 from .search import decisions_table, pareto_picture, plans_table, search_facts
@@ -44,17 +44,6 @@ def report_html(report: Report) -> str:
         body += sections
     body += [_fallback(report), _shared(report), f"<h2 id='facts'>All figures</h2>{facts_html(summary_rows(report))}"]
     return whole_page(_title(report), "".join(body), pictures)
-
-
-def whole_page(title: str, body: str, pictures: Sequence[Picture]) -> str:
-    """A page around a body: style, library and scripts included, so that nothing has to be fetched."""
-    own = files(__package__)
-    style, behaviour = ((own / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    scripts = f"{script()}{drawn(pictures)}<script>{behaviour}</script>" if pictures else ""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-        f'initial-scale=1"><title>{html.escape(title)}</title><style>{style}</style></head><body>{body}{scripts}</body></html>\n'
-    )
 
 
 def tiles(report: Report) -> list[tuple[str, str, str]]:

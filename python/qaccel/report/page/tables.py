@@ -18,6 +18,11 @@ class Cell:
     order: float | None = None
     markup: str = ""
 
+    @property
+    def escaped(self) -> str:
+        """The cell's inside as HTML."""
+        return html.escape(self.text) + self.markup
+
 
 def text(value: object) -> Cell:
     """A cell of words."""
@@ -76,7 +81,7 @@ def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
 def _cell(cell: Cell, right: bool) -> str:
     order = f' data-order="{cell.order:.12g}"' if cell.order is not None and cell.markup else ""
     kind = _right(right) if right or len(cell.text) < _LONG else " class=long"
-    return f"<td{kind}{order}>{html.escape(cell.text)}{cell.markup}</td>"
+    return f"<td{kind}{order}>{cell.escaped}</td>"
 
 
 def _right(right: bool) -> str:

@@ -149,11 +149,13 @@ def test_why_names_the_main_cause():
 
 def test_layout_puts_each_layer_below_what_it_reads_and_alone():
     diamond = [[], [0], [0], [1, 2], [0, 3]]
-    places = layout(diamond)
+    places = layout(diamond, [0] * 5)
     assert len(set(places)) == len(places)
     assert all(places[source][0] < places[n][0] for n, each in enumerate(diamond) for source in each)
     assert places[0] == (0, 0) and places[1][0] == places[2][0] == 1
-    assert layout([]) == []
+    assert layout([], []) == []
+    later = layout([*diamond, [], [5]], [0] * 5 + [1] * 2)
+    assert later[:5] == places and min(later[5:])[0] > max(places)[0] + 1 and later[6][0] == later[5][0] + 1
 
 
 def test_in_use_sums_what_overlaps():

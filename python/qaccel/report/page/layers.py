@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bokeh.models import CDSView, ColumnDataSource, Dodge, FixedTicker, HoverTool, IndexFilter, Range1d
+from bokeh.models import BasicTicker, CDSView, ColumnDataSource, Dodge, FixedTicker, HoverTool, IndexFilter, Range1d
 
 from ...machine.hw import HwConfig
 from ..report import DRAM_KINDS, STALLS
@@ -27,7 +27,6 @@ WEIGHTS = {
     "quantized": ("#3b7dd8", "integers"), "stream": ("#c0504d", "stream"), "entropy": ("#5aa469", "entropy"),
 }  # fmt: skip
 BITS = {"weight_bits": ("#c0504d", "weights"), "activation_bits": ("#3b7dd8", "activations that it reads")}
-_NUMBER = "layer, in the order of the program"
 _LEAST_SIZE, _MORE_SIZE = 7, 28  # of a layer's point in pixels, and by how much that of the longest is larger
 
 
@@ -50,9 +49,17 @@ def numbers_of(report: Report) -> Range1d:
     return Range1d(0.4, len(report["layers"]) + 0.6, bounds="auto")
 
 
+def _by_layer(y_label: str, numbers: Range1d, **settings: Any) -> Any:
+    """An empty chart with the layers along."""
+    made = chart("layer, in the order of the program", y_label, x_range=numbers, **settings)
+    made.xaxis.ticker = BasicTicker(min_interval=1)
+    made.xgrid.ticker = made.xaxis[0].ticker
+    return made
+
+
 def cycles_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
     """Cycles of each layer, by cause."""
-    made = chart(_NUMBER, "cycles", x_range=numbers)
+    made = _by_layer("cycles", numbers)
     bars = made.vbar_stack(
         list(STALLS), x="number", width=0.85, source=source, fill_color=[COLOURS[c] for c in STALLS], line_color=None
     )
@@ -69,7 +76,7 @@ def cycles_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -
 
 def traffic_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
     """Bytes that pass DRAM for each layer, by kind."""
-    made = chart(_NUMBER, "bytes", x_range=numbers)
+    made = _by_layer("bytes", numbers)
     keys = [f"dram_{kind}" for kind in DRAM_KINDS]
     bars = made.vbar_stack(
         keys, x="number", width=0.85, source=source, fill_color=[KINDS[kind][0] for kind in DRAM_KINDS], line_color=None
@@ -89,7 +96,7 @@ def traffic_picture(report: Report, source: ColumnDataSource, numbers: Range1d) 
 def bits_picture(report: Report, source: ColumnDataSource, numbers: Range1d) -> Picture:
     """Width of weights and activations of each layer."""
     widths = sorted({layer[key] for layer in report["layers"] for key in BITS if layer[key]})
-    made = chart(_NUMBER, "bits", 200, x_range=numbers, y_range=Range1d(0, 18))
+    made = _by_layer("bits", numbers, height=200, y_range=Range1d(0, 18))
     made.yaxis.ticker = FixedTicker(ticks=sorted({4, 8, 16, *widths}))
     bars = []
     for (key, (colour, _)), shift in zip(BITS.items(), (-0.2, 0.2), strict=True):
@@ -113,7 +120,7 @@ def compression_picture(report: Report, source: ColumnDataSource, numbers: Range
         source.add([round(size) for size in sizes], f"{key}_bytes")
         source.add([round(8 * size / max(1, count), 3) for size, count in zip(sizes, counts, strict=True)], key)
     view = CDSView(filter=IndexFilter([k for k, count in enumerate(counts) if count]))
-    made = chart(_NUMBER, "bits a weight", x_range=numbers)
+    made = _by_layer("bits a weight", numbers)
     marks = []
     for (key, (colour, _)), marker in zip(WEIGHTS.items(), ("dash", "circle", "triangle"), strict=True):
         marks.append(

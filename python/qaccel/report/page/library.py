@@ -111,5 +111,6 @@ def picture_html(picture: Picture) -> str:
     )
     return (
         f'<figure id="{picture.name}"><figcaption><h3>{html.escape(picture.title)}</h3><p>{html.escape(picture.text)}</p>'
-        f'{picture.controls}<ul class="legend">{keys}</ul></figcaption><div class="chart" id="chart-{picture.name}"></div></figure>'
+        f'{picture.controls}<ul class="legend">{keys}</ul></figcaption><div class="chart" id="chart-{picture.name}" '
+        f'role="img" aria-label="{html.escape(picture.title)}"></div></figure>'
     )

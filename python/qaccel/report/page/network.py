@@ -34,7 +34,7 @@ class _Colouring:
 
 def network_picture(layers: Sequence[Layer], source: ColumnDataSource) -> Picture:
     """Inputs at the top. The first colouring is by cycles; the page's script changes it."""
-    places = layout([layer["sources"] for layer in layers])
+    places = layout([layer["sources"] for layer in layers], [layer["subgraph"] for layer in layers])
     rows, columns = (1 + max((place[k] for place in places), default=0) for k in (0, 1))
     colourings = _colourings(layers)
     source.add([column for _, column in places], "column")
@@ -81,24 +81,24 @@ def network_picture(layers: Sequence[Layer], source: ColumnDataSource) -> Pictur
     made.add_tools(HoverTool(renderers=[boxes], tooltips=tips))
     return Picture(
         "network", "The network",
-        "Its layers on the accelerator from input to output, each with number, operator and the shape that it makes.",
+        "Its layers on the accelerator from input to output, each with number, operator and the shape that it makes. At a gap the "
+        "CPU has its turn; its operators are below.",
         made, (), _controls(colourings),
     )  # fmt: skip
 
 
-def layout(sources: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """(row, column) of each layer: a row below all that it reads, in the column of the first of those if nobody has it yet.
+def layout(sources: Sequence[Sequence[int]], subgraphs: Sequence[int]) -> list[tuple[int, int]]:
+    """(row, column) of each layer: a row below all that it reads, in the first column of theirs that nobody has yet.
 
-    A layer comes after its sources, and an edge that passes rows keeps its column free.
+    A layer comes after its sources, and an edge that passes rows keeps its column free. A subgraph begins below those before it.
     """
     places: list[tuple[int, int]] = []
     taken: set[tuple[int, int]] = set()
-    last_reader: dict[int, int] = {}
-    for reader, each in enumerate(sources):
-        for source in each:
-            last_reader[source] = reader
-    for each in sources:
-        row = 1 + max((places[source][0] for source in each), default=-1)
+    top, subgraph = 0, 0
+    for each, own in zip(sources, subgraphs, strict=True):
+        if own != subgraph:
+            top, subgraph = 2 + max(row for row, _ in places), own
+        row = max((1 + places[source][0] for source in each), default=top)
         column = min((places[source][1] for source in each), default=0)
         while (row, column) in taken:
             column += 1

@@ -52,7 +52,7 @@ def tiles(report: Report) -> list[tuple[str, str, str]]:
     on_cpu = len(report["fallback"])
     found = [
         (f"{report['cycles']:,}", "cycles a sample", f"at least {report['bound_cycles']:,}"),
-        (f"{report['latency_ms']:.3g}\u00a0ms", "a sample", f"at {report['hw']['clock_mhz']} MHz"),
+        (_time(report["latency_ms"]), "a sample", f"at {report['hw']['clock_mhz']} MHz"),
         (_gap(report, "cycles"), "above the bound in cycles", "multipliers and DRAM alone"),
         (f"{100 * report['utilization']:.1f}%", "multipliers busy", f"{_short(report['macs'])} MACs"),
         (f"{_short(moved)}B", "DRAM traffic a sample", f"at least {_short(report['bound_dram_bytes'])}B"),
@@ -198,6 +198,10 @@ def _shared(report: Report) -> str:
 def _gap(report: Report, figure: str) -> str:
     gap = report["gap_percent"][figure]
     return "\u2013" if gap is None else f"{gap:.1f}%"
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:.3g}\u00a0ms" if milliseconds >= 0.1 else f"{1e3 * milliseconds:.3g}\u00a0\u00b5s"
 
 
 def _short(value: float) -> str:

@@ -88,6 +88,16 @@ def test_layers_have_their_dram_bytes_and_sources(module: qaccel.Module):
     }
 
 
+def test_blocks_bear_names_of_the_network():
+    model = small_models.interrupted()
+    report = qaccel.compile(model, calibration_data=small_models.samples(model)).report
+    assert {(each["kind"], each["name"]) for each in report["sram"]} == {
+        (kind, name)
+        for layer in ("before", "after")
+        for kind, name in (("input", f"input of {layer}"), ("output", layer), ("parameters", layer))
+    }
+
+
 def test_a_small_machine_cascades_and_says_so():
     report = qaccel.compile(data.HERE / "mobilenet.onnx", bits=8, target="qaccel -config=qaccel-64").report
     cascaded = [layer for layer in report["layers"] if layer["cascade"]]

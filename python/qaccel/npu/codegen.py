@@ -130,12 +130,19 @@ def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
 def _sram_block(graph: LayerGraph, block: Block, addr: int) -> SramBlock:
     kind, *numbers = block.key
     if kind in ("map", "ring"):
-        name = graph.maps[int(numbers[-1])].name
+        name = _map_name(graph, int(numbers[-1]))
     else:
         layer = graph.layers[int(numbers[0])]
         maps = {"in": layer.inputs[int(numbers[1])]} if kind == "in" else {"out": layer.output}
-        name = graph.maps[maps[kind]].name if kind in maps else layer.name
+        name = _map_name(graph, maps[kind]) if kind in maps else layer.name
     return SramBlock(_KINDS[str(kind)], name, addr, block.size_bytes, block.first, block.last)
+
+
+def _map_name(graph: LayerGraph, index: int) -> str:
+    """A map's name; what enters the subgraph, which has none of the network's, is called after who reads it first."""
+    if index not in graph.inputs:
+        return graph.maps[index].name
+    return f"input of {next(layer.name for layer in graph.layers if index in layer.inputs)}"
 
 
 def _facts(

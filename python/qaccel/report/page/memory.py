@@ -15,7 +15,7 @@ KINDS = {
     "parameters": ("#c0504d", "parameter records"), "table": ("#46a6b0", "table"),
 }  # fmt: skip
 LINE = "#d6336c"  # of what is in use
-_MOST_BLOCKS = 3000  # that are drawn
+_MOST_BLOCKS = 1500  # that are drawn
 _NAMED_WIDTH, _NAMED_HEIGHT = 0.06, 0.05  # share of the picture from which a block bears its name
 _CHARACTERS = 110  # of a name as wide as the picture
 
@@ -27,20 +27,8 @@ def sram_picture(report: Mapping[str, Any]) -> Picture:
     cycles = max(report["cycles"], 1)
     line = in_use(blocks)
     top = max((each["addr"] + each["bytes"] for each in blocks), default=1)
-    source = ColumnDataSource(
-        {
-            **{key: [each[key] for each in shown] for key in ("begin", "end", "addr", "name", "bytes")},
-            "top": [each["addr"] + each["bytes"] for each in shown],
-            "kind": [each["kind"] for each in shown],
-            "colour": [KINDS[each["kind"]][0] for each in shown],
-            "tint": [tint(KINDS[each["kind"]][0]) for each in shown],
-        }
-    )
     made = chart("cycle", "address in SRAM, and bytes in use", 400, x_range=Range1d(0, cycles, bounds="auto"))
-    quads = made.quad(
-        left="begin", right="end", bottom="addr", top="top", source=source, fill_color="tint", line_color="colour",
-        line_width=0.5,
-    )  # fmt: skip
+    quads = [_rectangles(made, kind, [each for each in shown if each["kind"] == kind]) for kind in KINDS]
     made.step([cycle for cycle, _ in line], [size for _, size in line], mode="after", line_color=LINE, line_width=1.5)
     named = [
         each for each in shown
@@ -59,10 +47,10 @@ def sram_picture(report: Mapping[str, Any]) -> Picture:
     for axis in (made.xaxis, made.yaxis):
         shorten(axis)
     tips = [
-        ("", "@kind"), ("of", "@name"), ("bytes", f"@bytes{{{WHOLE}}} from @addr{{{WHOLE}}}"),
+        ("", "$name"), ("of", "@name"), ("bytes", f"@bytes{{{WHOLE}}} from @addr{{{WHOLE}}}"),
         ("cycles", f"@begin{{{WHOLE}}} to @end{{{WHOLE}}}"),
     ]  # fmt: skip
-    made.add_tools(HoverTool(renderers=[quads], tooltips=tips))
+    made.add_tools(HoverTool(renderers=quads, tooltips=tips))
     left_out = f" The {len(blocks) - len(shown):,} smallest blocks are left out." if len(shown) < len(blocks) else ""
     used = [kind for kind in KINDS if any(each["kind"] == kind for each in blocks)]
     return Picture(
@@ -71,6 +59,17 @@ def sram_picture(report: Mapping[str, Any]) -> Picture:
         f"{max((size for _, size in line), default=0):,} B, up to address {report['memory']['peak_sram_bytes']:,}, of "
         f"{report['hw']['sram_bytes']:,} B that there are.{left_out}",
         made, (*(KINDS[kind] for kind in used), (LINE, "bytes in use, as a line")),
+    )  # fmt: skip
+
+
+def _rectangles(made: Any, kind: str, blocks: Sequence[Mapping[str, Any]]) -> Any:
+    """The blocks of one kind, drawn."""
+    data = {key: [each[key] for each in blocks] for key in ("begin", "end", "addr", "name", "bytes")}
+    data["top"] = [each["addr"] + each["bytes"] for each in blocks]
+    colour, words = KINDS[kind]
+    return made.quad(
+        left="begin", right="end", bottom="addr", top="top", source=ColumnDataSource(data), fill_color=tint(colour),
+        line_color=colour, line_width=0.5, name=words,
     )  # fmt: skip
 
 

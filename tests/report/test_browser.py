@@ -141,6 +141,11 @@ def test_on_paper(browser: Any, path: Path, tmp_path: Path):
         )
         assert all(0 < canvas <= place for place, canvas in widths)
         assert page.evaluate("getComputedStyle(document.querySelector('.wide')).maxHeight") == "none"
+        page.set_viewport_size({"width": 794, "height": 1123})  # A4
+        assert page.evaluate(
+            "[...document.querySelectorAll('.wide')].every(x => x.scrollWidth <= document.body.clientWidth)"
+        )
+        page.set_viewport_size({"width": 1600, "height": 900})
         page.emulate_media(media="screen")
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.locator(".printed").count() == 0 and "light" not in page.get_attribute("html", "class")

@@ -147,6 +147,7 @@ def _of_layers(report: Report, hw: HwConfig) -> tuple[list[str], list[Picture]]:
     section.append(
         f"<h2 id='graph'>The network</h2><div class='tall'>{place['network']}</div>"
         f"<h2 id='table'>All layers</h2>{table_html(layers_table(report))}"
+        "<p class='paper quiet'>layers.csv, and this page on a screen, have more columns.</p>"
     )
     return section, pictures
 

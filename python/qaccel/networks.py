@@ -24,8 +24,8 @@ from .parallel import Workers
 from .pipeline import Compiled
 from .qdq.write import emit_qdq as write_qdq
 from .quant.io_dtype import with_ends
+from .report.folder import write_report
 from .report.offloads import offloads_text
-from .report.text import write_report
 from .run import execute
 from .run.compare import Difference, compare_modules, compare_with_float, one_batch, write_tensors
 from .run.evaluate import Evaluation, Samples, evaluate, float_reference, load_labelled

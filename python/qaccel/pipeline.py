@@ -41,7 +41,9 @@ from .quant.search.laboratory import Laboratory
 from .quant.search.paid import within_bytes
 from .quant.search.search import search
 from .quant.unlike import quantize_measured
-from .report.report import ProfiledSubgraph, layer_entries, make_report, timeline
+from .report.report import layer_entries, make_report
+from .report.subgraphs import ProfiledSubgraph
+from .report.timeline import timeline
 from .run.golden import golden_inputs
 from .run.program import profile
 from .schedules.floating.choose import Choice

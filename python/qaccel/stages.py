@@ -14,6 +14,10 @@ from .errors import boundary
 log = logging.getLogger(__name__)
 
 
+class OfThisRun(str):
+    """A note on how this compilation went, not on what it made: no file has it."""
+
+
 class Stages:
     """Times named stages. What is wrong inside one leaves it as a QaccelError, a fault of the compiler with its stage.
 

@@ -21,7 +21,7 @@ from ..errors import CompilerFault, UserError, fault_of
 from ..version import __version__
 from .parser import Parser
 
-VERBS = ("compile", "run", "tune", "evaluate", "analyze", "explore", "inspect")
+VERBS = ("compile", "run", "tune", "evaluate", "analyze", "explore", "diff", "inspect")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,12 +20,16 @@ from .check.program import check_program
 from .emit.encode import build_artefact
 from .emit.instructions import emit_program
 from .emit.weights import compress, weight_tiles
-from .layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
-from .plan.allocate import allocate
+from .plan.allocate import Block, allocate
 
 log = logging.getLogger(__name__)
+
+_KINDS = {
+    "map": "map", "ring": "rows", "in": "input", "out": "output", "param": "parameters", "table": "table",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class LayerFacts:
     """What the report says of a layer beside what the machine counts; index = layer number in the program.
 
     ``quantized_bytes``: its integer weights at their width; ``codecs``: how many of its streams each codec made;
-    ``entropy_bits``: order-0 entropy of the weights times their number.
+    ``entropy_bits``: order-0 entropy of the weights times their number. Shapes are [h, w, c] of one sample. ``sources``: which
+    layers make its inputs. ``cascade``: the first layer of the cascade that it belongs to, None outside of one.
     """
 
     name: str
@@ -46,14 +51,35 @@ class LayerFacts:
     stream_bytes: int
     codecs: dict[str, int]
     entropy_bits: float
+    input_shapes: tuple[tuple[int, int, int], ...]
+    output_shape: tuple[int, int, int]
+    sources: tuple[int, ...]
+    cascade: int | None
+
+
+@dataclass(frozen=True)
+class SramBlock:
+    """Bytes of SRAM that are kept free for one thing from layer ``first`` to layer ``last``.
+
+    ``kind``: "map" for one that lies there whole, "rows" for those of a map that a cascade has at hand, "input" and "output" for
+    tiles, "parameters", "table". ``name``: of the map, or of the layer whose parameters or table they are.
+    """
+
+    kind: str
+    name: str
+    addr: int
+    size_bytes: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
 class CompiledSubgraph:
-    """What runs, and what the report says of each layer of it."""
+    """What runs, and what the report says of each layer and block of SRAM of it."""
 
     artefact: Artefact
     layers: tuple[LayerFacts, ...]
+    sram: tuple[SramBlock, ...] = ()
 
     def __repr__(self) -> str:
         return f"<CompiledSubgraph '{self.artefact.symbol[:60]}' for {self.artefact.hw.name[:60]}: {len(self.layers)} layers>"
@@ -79,8 +105,15 @@ def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> Comp
     artefact = build_artefact(graph, allocation, program, hw)
     if proven:
         check_program(artefact, program.intent)
-    sizes = zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
-    return CompiledSubgraph(artefact, tuple(_facts(graph, *each) for each in sizes))
+    made = {layer.output: step for step, layer in enumerate(graph.layers)}
+    cascade = {step: c.first for c in allocation.cascades for step in range(c.first, c.last + 1)}
+    facts = tuple(
+        _facts(graph, layer, stream_bytes, codecs, made, cascade.get(step))
+        for step, (layer, stream_bytes, codecs) in enumerate(
+            zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
+        )
+    )
+    return CompiledSubgraph(artefact, facts, tuple(_sram_block(graph, *each) for each in allocation.sram))
 
 
 def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
@@ -94,7 +127,32 @@ def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
     return replace(graph, layers=layers)
 
 
-def _facts(graph: LayerGraph, layer: AnyLayer, stream_bytes: int, codecs: dict[str, int]) -> LayerFacts:
+def _sram_block(graph: LayerGraph, block: Block, addr: int) -> SramBlock:
+    kind, *numbers = block.key
+    if kind in ("map", "ring"):
+        name = _map_name(graph, int(numbers[-1]))
+    else:
+        layer = graph.layers[int(numbers[0])]
+        maps = {"in": layer.inputs[int(numbers[1])]} if kind == "in" else {"out": layer.output}
+        name = _map_name(graph, maps[kind]) if kind in maps else layer.name
+    return SramBlock(_KINDS[str(kind)], name, addr, block.size_bytes, block.first, block.last)
+
+
+def _map_name(graph: LayerGraph, index: int) -> str:
+    """A map's name; what enters the subgraph, which has none of the network's, is called after who reads it first."""
+    if index not in graph.inputs:
+        return graph.maps[index].name
+    return f"input of {next(layer.name for layer in graph.layers if index in layer.inputs)}"
+
+
+def _facts(
+    graph: LayerGraph,
+    layer: AnyLayer,
+    stream_bytes: int,
+    codecs: dict[str, int],
+    made: dict[int, int],
+    cascade: int | None,
+) -> LayerFacts:
     weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
     weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0
@@ -109,4 +167,12 @@ def _facts(graph: LayerGraph, layer: AnyLayer, stream_bytes: int, codecs: dict[s
         stream_bytes=stream_bytes,
         codecs=codecs,
         entropy_bits=entropy_bits(weights),
+        input_shapes=tuple(_shape(graph.maps[index]) for index in layer.inputs),
+        output_shape=_shape(graph.maps[layer.output]),
+        sources=tuple(made[index] for index in dict.fromkeys(layer.inputs) if index in made),
+        cascade=cascade,
     )
+
+
+def _shape(m: FeatureMap) -> tuple[int, int, int]:
+    return m.h, m.w, m.c

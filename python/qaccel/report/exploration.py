@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,6 @@ Row = Mapping[str, Any]
 # them is not better for it.
 OBJECTIVES = ("cycles", "dram_bytes", "multipliers", "sram_bytes", "cpu_macs")
 FRONT = "on the front"
-_STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0 2em; }
-th, td { padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right; }
-.t { text-align: left; } .front { background: #eaf2fc; } circle { fill: #b0b0b0; } circle.front { fill: #3b7dd8; }
-svg { background: #fafafa; border: 1px solid #ddd; margin: 0 1em 1em 0; } text { font-size: 11px; fill: #444; }
-"""
 
 
 def pareto_front(rows: Sequence[Row]) -> tuple[int, ...]:
@@ -80,57 +72,13 @@ def exploration_csv(rows: Sequence[Row]) -> str:
 
 def write_exploration(folder: str | Path, title: str, rows: Sequence[Row]) -> Path:
     """explore.csv, explore.json and explore.html in ``folder``, all of them or none."""
+    from .page.machines import exploration_html  # with the charting library
+
     front = pareto_front(rows)
+    page = exploration_html(title, rows, columns_of(rows), OBJECTIVES, front)
     files = {
         "explore.csv": exploration_csv(rows).encode(),
         "explore.json": json.dumps([dict(row, front=k in front) for k, row in enumerate(rows)], indent=2).encode(),
-        "explore.html": exploration_html(title, rows).encode(),
+        "explore.html": page.encode(),
     }
     return write_folder(folder, files, "exploration")
-
-
-def exploration_html(title: str, rows: Sequence[Row]) -> str:
-    """One page without anything to fetch: cycles against each other objective that differs, and the table."""
-    names, front = columns_of(rows), set(pareto_front(rows))
-    done = [k for k, row in enumerate(rows) if not row["reason"]]
-    plots = "".join(
-        _plot(rows, done, front, name)
-        for name in OBJECTIVES
-        if name != "cycles" and len({rows[k][name] for k in done}) > 1
-    )
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(
-        f"<tr{' class=front' if k in front else ''}>"
-        + "".join(f"<td{' class=t' if name == 'reason' else ''}>{_cell(row[name])}</td>" for name in names)
-        + "</tr>"
-        for k, row in enumerate(rows)
-    )
-    title = html.escape(title)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>'
-        f"<p>Blue: on the Pareto front of {', '.join(name.replace('_', ' ') for name in OBJECTIVES)}.</p>{plots}"
-        f"<table><tr>{head}</tr>{body}</table></html>\n"
-    )
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else html.escape(str(value))
-
-
-def _plot(rows: Sequence[Row], done: Sequence[int], front: set[int], name: str) -> str:
-    """Cycles upwards against another objective, both from 0, as SVG; each point tells its row."""
-    width, height, margin = 360, 260, 40
-    most_x, most_y = (max(rows[k][axis] for k in done) or 1 for axis in (name, "cycles"))
-    points = "".join(
-        f'<circle{" class=front" if k in front else ""} r="4" cx="{margin + (width - 2 * margin) * rows[k][name] / most_x:.1f}" '
-        f'cy="{height - margin - (height - 2 * margin) * rows[k]["cycles"] / most_y:.1f}"><title>'
-        + html.escape(", ".join(f"{key} {_cell(value)}" for key, value in rows[k].items() if key != "reason"))
-        + "</title></circle>"
-        for k in sorted(done, key=lambda k: k in front)
-    )
-    axes = f"M{margin} {margin}V{height - margin}H{width - margin}"
-    return (
-        f'<svg width="{width}" height="{height}"><path d="{axes}" stroke="#888" fill="none"/>{points}'
-        f'<text x="{margin}" y="{margin - 10}">cycles, to {most_y:,}</text>'
-        f'<text x="{width - margin}" y="{height - 12}" text-anchor="end">{name.replace("_", " ")}, to {most_x:,}</text></svg>'
-    )

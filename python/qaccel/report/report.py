@@ -7,31 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from ..dialect.chosen import Chosen
 from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
 from ..metadata import Boundary, seen_entries
-from ..npu.codegen import CompiledSubgraph
 from ..npu.partition.partition import Rejection
-from .bits import search_entry
+from ..stages import OfThisRun
+from .subgraphs import ProfiledSubgraph, tenancies
 
 STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
+DRAM_KINDS = ("weights", "activations_read", "activations_written", "program")
 BITS_OF_FLOAT = 8  # width at which the bound counts the MACs of an operator that has no integer form
-Profile = Mapping[str, Any]  # what the simulator's cycle mode gives for one subgraph (run/simulator.py)
 Report = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class ProfiledSubgraph:
-    """One accelerator subgraph: its program, and what the simulator's cycle mode counted on it."""
-
-    compiled: CompiledSubgraph
-    profile: Profile
-
-    def __repr__(self) -> str:
-        return f"<ProfiledSubgraph '{self.compiled.artefact.symbol[:60]}': {self.profile['cycles']:,} cycles>"
 
 
 def make_report(
@@ -43,12 +33,17 @@ def make_report(
     quantized: QuantizedModel,
 ) -> Report:
     """``report.json`` as a dictionary. The layers' cycles sum to ``cycles``, each layer's stalls to its cycles."""
-    layers = [entry for each in subgraphs for entry in layer_entries(each)]
+    layers: list[dict[str, Any]] = []
+    for number, each in enumerate(subgraphs):
+        before = len(layers)
+        layers += [
+            {**entry, "subgraph": number, "sources": [before + source for source in entry["sources"]]}
+            for entry in layer_entries(each)
+        ]
     once = [int(each.profile["cycles"]) for each in subgraphs]
     cycles, runs = sum(once), boundary.runs or (boundary.batch,) * len(once)
     ideal = sum(layer["macs"] / _rate(hw, layer) for layer in layers if layer["macs"])
-    dram_keys = ("weights", "activations_read", "activations_written", "program")
-    dram_bytes = {key: sum(int(each.profile["dram_bytes"][key]) for each in subgraphs) for key in dram_keys}
+    dram_bytes = {kind: sum(int(each.profile["dram_bytes"][kind]) for each in subgraphs) for kind in DRAM_KINDS}
     constants = sum(len(each.compiled.artefact.constants) for each in subgraphs)
     records_and_tables = constants - sum(layer["stream_bytes"] for layer in layers)
     least_bytes = bound_dram_bytes(layers, rejections, boundary, records_and_tables)
@@ -82,15 +77,27 @@ def make_report(
             "entropy_bits": sum(layer["entropy_bits"] for layer in layers),
         },
         "layers": layers,
+        "sram": _sram(subgraphs),
         "fallback": [
             {"name": r.name, "op": r.op, "macs": r.macs // boundary.batch, "reason": r.reason, "fix": r.fix}
             for r in rejections
         ],
         "shared_scales": [_shared_scale(part) for part in quantized.unlike],
+        "notes": [note for note in quantized.notes if not isinstance(note, OfThisRun)],
         "ranges": dict(quantized.ranges),
         "drop": None if quantized.drop is None else asdict(quantized.drop),
-        "search": None if quantized.chosen is None else search_entry(quantized.chosen),
+        "search": None if quantized.chosen is None else _search(quantized.chosen),
     }
+
+
+def _search(chosen: Chosen) -> dict[str, Any]:
+    """The search as report.json has it."""
+    entry = asdict(chosen)
+    entry["plan"] = {
+        name: {"weight_bits": each.weight_bits, "activation_bits": each.activation_bits}
+        for name, each in chosen.plan.items()
+    }
+    return entry
 
 
 def _shared_scale(part: UnlikePart) -> dict[str, Any]:
@@ -106,28 +113,54 @@ def _shared_scale(part: UnlikePart) -> dict[str, Any]:
 
 
 def layer_entries(subgraph: ProfiledSubgraph) -> list[dict[str, Any]]:
-    """One entry per layer of a subgraph; a layer that needs no instruction has no cycles."""
+    """One entry per layer of a subgraph; a layer that needs no instruction has no cycles. ``sources``: numbers in the subgraph."""
     counted = {int(entry["layer"]): entry for entry in subgraph.profile["layers"]}
-    entries = []
+    hw, entries = subgraph.compiled.artefact.hw, []
     for index, facts in enumerate(subgraph.compiled.layers):
-        machine = counted.get(index, {"cycles": 0, "stalls": {}})
+        machine = counted.get(index, {"cycles": 0, "stalls": {}, "dram_bytes": {}})
+        cycles = int(machine["cycles"])
+        ideal = facts.macs / hw.macs_per_cycle(facts.weight_bits, facts.activation_bits) if facts.macs else 0.0
+        kept = (block for block in subgraph.compiled.sram if block.first <= index <= block.last)
         entries.append(
             {
                 "name": facts.name,
                 "op": facts.op,
+                "input_shapes": [list(shape) for shape in facts.input_shapes],
+                "output_shape": list(facts.output_shape),
                 "weight_bits": facts.weight_bits,
                 "activation_bits": facts.activation_bits,
                 "macs": facts.macs,
-                "cycles": int(machine["cycles"]),
+                "cycles": cycles,
+                "utilization": ideal / cycles if cycles else 0.0,
                 "stalls": {cause: int(machine["stalls"].get(cause, 0)) for cause in STALLS},
+                "dram_bytes": {kind: int(machine["dram_bytes"].get(kind, 0)) for kind in DRAM_KINDS},
+                "sram_bytes": sum(block.size_bytes for block in kept),
                 "weight_count": facts.weight_count,
                 "quantized_bytes": facts.quantized_bytes,
                 "stream_bytes": facts.stream_bytes,
                 "codecs": facts.codecs,
                 "entropy_bits": facts.entropy_bits,
+                "sources": list(facts.sources),
+                "cascade": None if facts.cascade is None else subgraph.compiled.layers[facts.cascade].name,
             }
         )
     return entries
+
+
+def _sram(subgraphs: Sequence[ProfiledSubgraph]) -> list[dict[str, Any]]:
+    """Who is where in SRAM: blocks of bytes, and from which cycle to which of all programs one after the other they are in use."""
+    found, before = [], 0
+    for subgraph in subgraphs:
+        for each in tenancies(subgraph):
+            block = each.block
+            found.append(
+                {
+                    "name": block.name, "kind": block.kind, "addr": block.addr, "bytes": block.size_bytes,
+                    "begin": before + each.begin, "end": before + each.end,
+                }
+            )  # fmt: skip
+        before += int(subgraph.profile["cycles"])
+    return found
 
 
 def bound_dram_bytes(
@@ -165,32 +198,3 @@ def gap_percent(value: float, bound: float) -> float | None:
 
 def _rate(hw: HwConfig, layer: Mapping[str, Any]) -> int:
     return hw.macs_per_cycle(layer["weight_bits"], layer["activation_bits"])
-
-
-def timeline(subgraphs: Sequence[ProfiledSubgraph], clock_mhz: int) -> dict[str, Any]:
-    """``timeline.json`` for Perfetto: one process per subgraph, one thread per engine, times in microseconds."""
-    from ..machine.isa import decode, isa
-
-    engines = list(isa().engines)
-    events: list[dict[str, Any]] = []
-    begin = 0
-    for process, subgraph in enumerate(subgraphs):
-        artefact, trace = subgraph.compiled.artefact, subgraph.profile["trace"]
-        events.append({"ph": "M", "name": "process_name", "pid": process, "args": {"name": artefact.symbol}})
-        for thread, engine in enumerate(engines):
-            events.append({"ph": "M", "name": "thread_name", "pid": process, "tid": thread, "args": {"name": engine}})
-        columns = (trace[key] for key in ("start", "end", "engine", "layer"))
-        for index, (ins, start, end, engine, layer) in enumerate(zip(decode(artefact.program), *columns, strict=True)):
-            events.append(
-                {
-                    "ph": "X",
-                    "name": f"{ins.op} {artefact.layers[layer]}",
-                    "pid": process,
-                    "tid": engine,
-                    "ts": (begin + start) / clock_mhz,
-                    "dur": (end - start) / clock_mhz,
-                    "args": {"instruction": index, "layer": layer, "cycle": begin + start, "cycles": end - start},
-                }
-            )
-        begin += int(subgraph.profile["cycles"])
-    return {"displayTimeUnit": "ns", "traceEvents": events}

@@ -1,63 +1,12 @@
-"""The report for people: a summary in the terminal, layers.csv, report.html, and the folder that holds them."""
+"""The report in words: a summary in the terminal, and how its figures are said."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..run.files import write_folder
-from .bits import search_html
 from .report import STALLS
 from .tables import Column, make_console, print_table
-
-_COLOURS = {
-    "compute": "#3b7dd8", "activation_load": "#e0a030", "weight_load": "#c0504d",
-    "decode": "#8e5ea2", "store": "#5aa469", "wait": "#b0b0b0",
-}  # fmt: skip
-_STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1500px; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0 2em; width: 100%; }
-th, td { padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-th { border-bottom: 2px solid #888; } td { white-space: nowrap; }
-.t { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 4em; }
-.bar { display: flex; height: 1em; width: 200px; background: #f2f2f2; } .bar span { height: 100%; }
-.key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; vertical-align: -1px; }
-"""
-
-
-def write_report(
-    folder: str | Path, report: Mapping[str, Any], timeline: Mapping[str, Any], compile_seconds: Mapping[str, float]
-) -> Path:
-    """report.json, layers.csv, timeline.json, report.html and compile_seconds.json in ``folder``, all or none of them.
-
-    Only the last differs between two compilations of one model: it has the seconds that each stage took.
-    """
-    seconds = {stage: round(value, 3) for stage, value in compile_seconds.items()}
-    files = {
-        "report.json": json.dumps(report, indent=2).encode(),
-        "layers.csv": layers_csv(report).encode(),
-        "timeline.json": json.dumps(timeline, separators=(",", ":")).encode(),
-        "report.html": report_html(report).encode(),
-        "compile_seconds.json": json.dumps(seconds, indent=2).encode(),
-    }
-    return write_folder(folder, files, "report")
-
-
-def layers_csv(report: Mapping[str, Any]) -> str:
-    """One line per layer, a column per stall."""
-    out = io.StringIO()
-    plain = [key for key in (report["layers"][0] if report["layers"] else {"name": ""}) if key != "stalls"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*plain, *STALLS])
-    for layer in report["layers"]:
-        values = (codecs_of(layer) if key == "codecs" else layer[key] for key in plain)
-        writer.writerow([*values, *(layer["stalls"][cause] for cause in STALLS)])
-    return out.getvalue()
 
 
 def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -181,61 +130,12 @@ def codecs_of(layer: Mapping[str, Any]) -> str:
     return ", ".join(f"{codec} {count}" for codec, count in sorted(layer["codecs"].items()))
 
 
+def shape_of(shape: Sequence[int]) -> str:
+    """``32x32x3``: rows, columns, channels."""
+    return "x".join(map(str, shape))
+
+
 def bits_of(layer: Mapping[str, Any]) -> str:
     """``W8A8``, or ``A8`` for a layer without weights."""
     weight = f"W{layer['weight_bits']}" if layer["weight_bits"] else ""
     return f"{weight}A{layer['activation_bits']}"
-
-
-def report_html(report: Mapping[str, Any]) -> str:
-    """The report as one page without anything to fetch."""
-    longest = max((layer["cycles"] for layer in report["layers"]), default=0) or 1
-    rows = []
-    for layer in report["layers"]:
-        parts = "".join(
-            f'<span title="{cause} {layer["stalls"][cause]:,}" style="width:{100 * layer["stalls"][cause] / longest:.2f}%;'
-            f'background:{_COLOURS[cause]}"></span>'
-            for cause in STALLS
-        )
-        texts = [layer["name"], layer["op"], bits_of(layer), codecs_of(layer)]
-        sizes = [f"{4 * layer['weight_count']:,}", f"{layer['quantized_bytes']:,}", f"{layer['stream_bytes']:,}"]
-        numbers = [f"{layer['macs']:,}", *sizes, f"{layer['entropy_bits'] / 8:,.0f}", f"{layer['cycles']:,}"]
-        rows.append(_row(texts, numbers, f'<td><div class="bar">{parts}</div></td>'))
-    fallback = [_row([f["name"], f["op"], f["reason"], f["fix"]], [f"{f['macs']:,}"]) for f in report["fallback"]]
-    shared = [
-        _row(
-            [part["part"], part["join"], json.dumps(part["plan"]), "yes" if part["taken"] else "no"],
-            [
-                f"{part['share']:.2g}",
-                "" if part["sqnr_db"] is None else f"{part['sqnr_db']:.0f} at {part['bits']} bits",
-            ],
-        )
-        for part in report["shared_scales"]
-    ]
-    heads_of_shared = ["part", "joined in", "plan.json", "taken"], ["share of the range", "SQNR in dB"]
-    unlike = f"<h2>Parts that share a scale</h2>{_table(*heads_of_shared, shared)}" if shared else ""
-    bits = search_html(report["search"]) if report["search"] is not None else ""
-    key = "".join(f'<span style="background:{_COLOURS[cause]}"></span>{cause.replace("_", " ")}' for cause in STALLS)
-    facts = "".join(_row([name, value], []) for name, value in summary_rows(report))
-    title = html.escape(f"{report['model']} on {report['hw']['name']}")
-    cpu = _table(["node", "operator", "reason", "way out"], ["MACs"], fallback) if fallback else "<p>Nothing.</p>"
-    heads = ["MACs", "float B", "quantized B", "stream B", "entropy B", "cycles", "cycles by cause"]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><table>{facts}</table><h2>Layers</h2>"
-        f'<p class="key">Where the cycles of a layer went:{key}</p>'
-        f"{_table(['layer', 'operator', 'bits', 'codecs'], heads, rows)}"
-        f"{bits}{unlike}<h2>On the CPU</h2>{cpu}</html>\n"
-    )
-
-
-def _row(texts: list[str], numbers: list[str], more: str = "") -> str:
-    cells = [f'<td class="t">{html.escape(str(text))}</td>' for text in texts] + [
-        f"<td>{number}</td>" for number in numbers
-    ]
-    return f"<tr>{''.join(cells)}{more}</tr>"
-
-
-def _table(texts: list[str], numbers: list[str], rows: list[str]) -> str:
-    head = "".join(f'<th class="t">{text}</th>' for text in texts) + "".join(f"<th>{number}</th>" for number in numbers)
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

@@ -35,7 +35,8 @@ class LayerBlocks:
 @dataclass(frozen=True)
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
-    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room.
+    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``sram``: every block with its
+    address.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -47,11 +48,18 @@ class Allocation:
     ring_addr: dict[tuple[int, int], int]
     dram_addr: dict[int, int]
     dram_bytes: int
+    sram: tuple[tuple[Block, int], ...] = ()
 
 
 @dataclass(frozen=True)
-class _Block:
-    key: tuple[object, ...]
+class Block:
+    """Bytes of SRAM that are kept free from layer ``first`` to layer ``last``.
+
+    ``key``: ("map", map), ("ring", first layer, map), ("in", layer, which input, slot), ("out", layer, slot),
+    ("param", layer, slot) or ("table", layer).
+    """
+
+    key: tuple[str | int, ...]
     size_bytes: int
     first: int
     last: int
@@ -69,7 +77,7 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
         tilings, cascades = state.plan()
         living = state.living()
         blocks = _working_blocks(graph, tilings, cascades)
-        blocks += [_Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
+        blocks += [Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
         placed, failed = _place(blocks, hw.sram_bytes)
         if failed is None:
             break
@@ -85,6 +93,7 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
         ring_addr={(c.first, r.map): placed["ring", c.first, r.map] for c in cascades for r in c.rings},
         dram_addr=dram_addr,
         dram_bytes=dram_bytes,
+        sram=tuple((block, placed[block.key]) for block in blocks),
     )
 
 
@@ -150,7 +159,7 @@ class _State:
             cascades = [cascade for cascade in cascades if cascade.last < step]
         return tilings, cascades
 
-    def make_room(self, failed: _Block) -> None:
+    def make_room(self, failed: Block) -> None:
         """Let cascades in the way of a block have less SRAM, or the layer; in the end without cascade or maps beside it."""
         in_the_way = [c for c, last in self.spans.items() if c <= failed.last and failed.first <= last]
         roomy = [first for first in in_the_way if self._shrink[first] > 0.5]
@@ -191,16 +200,16 @@ def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:
     )
 
 
-def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[_Block]:
+def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[Block]:
     spans = {step: (c.first, c.last) for c in cascades for step in range(c.first, c.last + 1)}
     blocks = [
-        _Block(("ring", c.first, ring.map), ring_bytes(ring, graph), c.first, c.last)
+        Block(("ring", c.first, ring.map), ring_bytes(ring, graph), c.first, c.last)
         for c in cascades
         for ring in c.rings
     ]
     for step, t in enumerate(tilings):
         first, last = spans.get(step, (step, step))
-        sizes: list[tuple[tuple[object, ...], int]] = [
+        sizes: list[tuple[tuple[str | int, ...], int]] = [
             *((("in", step, i, slot), b) for i, b in enumerate(t.in_slot_bytes) for slot in range(t.in_slots)),
             *((("out", step, slot), t.out_slot_bytes) for slot in range(t.out_slots)),
             *((("param", step, slot), t.param_slot_bytes) for slot in range(t.param_slots)),
@@ -208,13 +217,13 @@ def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequ
         ]
         # Parameters get their place one layer early, so that they can be fetched while the layer before computes.
         begin = {"param": max(first - 1, 0), "table": max(first - 1, 0)}
-        blocks += [_Block(key, align(size), begin.get(str(key[0]), first), last) for key, size in sizes if size]
+        blocks += [Block(key, align(size), begin.get(str(key[0]), first), last) for key, size in sizes if size]
     return blocks
 
 
-def _place(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[object, ...], int], _Block | None]:
+def _place(blocks: Sequence[Block], capacity_bytes: int) -> tuple[dict[tuple[str | int, ...], int], Block | None]:
     """First fit, largest first, or else in another order; the first block that does not fit is returned beside what was placed."""
-    orders: tuple[Callable[[_Block], int], ...] = (
+    orders: tuple[Callable[[Block], int], ...] = (
         lambda b: -b.size_bytes,
         lambda b: -b.size_bytes * (b.last - b.first + 1),
         lambda b: b.first - b.last,
@@ -231,9 +240,9 @@ def _place(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[ob
     return {}, failures[0]
 
 
-def _first_fit(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[object, ...], int], _Block | None]:
+def _first_fit(blocks: Sequence[Block], capacity_bytes: int) -> tuple[dict[tuple[str | int, ...], int], Block | None]:
     """The blocks in this order, each as low as possible; and the first one that has no room."""
-    placed: list[tuple[_Block, int]] = []
+    placed: list[tuple[Block, int]] = []
     for block in blocks:
         taken = sorted(
             (addr, addr + other.size_bytes)
@@ -251,7 +260,7 @@ def _first_fit(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tupl
     return {block.key: addr for block, addr in placed}, None
 
 
-def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[object, ...], int]) -> LayerBlocks:
+def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[str | int, ...], int]) -> LayerBlocks:
     return LayerBlocks(
         inputs=tuple(
             tuple(placed["in", step, i, slot] for slot in range(tiling.in_slots)) if size else ()

@@ -14,6 +14,7 @@ from ...errors import UserError
 from ...evaluate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...model import Model
 from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
+from ...stages import OfThisRun
 from . import cache, preprocessing
 from .outliers import find_outliers, without
 from .ranges import NotFinite, Ranges, calibrate
@@ -75,7 +76,8 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     key = cache.key_of(model, given, f"{method}, held out: {'means' if also else 'all'}" if held else method)
     ranges = cache.load(key)
     if ranges is not None:
-        notes.append(f"calibration: ranges of the same model and samples are known from before ({cache.folder()})")
+        said_of_cache = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
+        notes.append(OfThisRun(said_of_cache))
     else:
         ranges = calibrate(model, used, method, progress=show, also=also)
         if outliers and method == "minmax":

@@ -11,7 +11,7 @@ import qaccel
 from cases.heads import HEADS, Head, pictures
 from cases.nets import Net, decibels, ints, scalar, weights
 from qaccel.qdq.write import qdq_model
-from qaccel.report.text import report_html
+from qaccel.report.page.page import report_html
 
 pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
 
@@ -229,7 +229,7 @@ def test_bits_that_were_asked_for_stay_and_the_plan_cures(pool):
         f'"{last}": {{"weight_bits": 8, "activation_bits": 16}}',
     ):
         assert words in note
-    assert "<h2>Parts that share a scale</h2>" in report_html(module.report)
+    assert "Parts that share a scale</h2>" in report_html(module.report)
     cured = qaccel.compile(head.model, calibration_data=CALIBRATION, bits=part["plan"])
     assert cured.report["shared_scales"] == []
     wanted = _in_onnxruntime(head.model)["y"]

@@ -17,7 +17,8 @@ from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import measure
 from qaccel.quant.search.search import search
 from qaccel.quant.search.sensitivity import nearest
-from qaccel.report.text import report_html
+from qaccel.report.page.page import report_html
+from qaccel.report.page.search import pareto_picture
 from quant.search.enumerable import network
 
 
@@ -50,7 +51,9 @@ def test_the_module_costs_and_the_network_loses_what_the_search_says() -> None:
     assert module.report["drop"]["points"] == drop.points and module.report["search"]["gap"] <= 0.01
     assert any(note.startswith("--bits auto: ") for note in q.notes)
     page, entry = report_html(module.report), module.report["search"]
-    assert page.count("<circle") == len(entry["curve"]) + len(entry["plans"]) + 4  # and four of the key
+    drawn = [each.data_source.data.get("points", ()) for each in pareto_picture(entry).chart.renderers]
+    points = [plan["points"] for plan in (*entry["curve"], *entry["plans"])]
+    assert sorted(point for marks in drawn for point in marks) == sorted(points)
     assert all(decision.why.replace("+", "&#43;") in page or decision.why in page for decision in chosen.decisions)
     assert json.loads(json.dumps(entry)) == json.loads(json.dumps(module.metadata["report"]["search"]))
 

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...machine.hw import HwConfig
-from ...machine.isa import Instruction, instruction
+from ...machine.isa import Instruction, instruction, isa
 from ...machine.streams import codec_of
 from ..extents import Span, align, pixels_under, rows_under
-from ..layers import AnyLayer, FeatureMap, LayerGraph, Window, channel_bytes
+from ..layers import AnyLayer, ChannelParams, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
+from .ahead import Ahead, channel_records
 from .rows import SramRows
 from .slots import Slots
 from .weights import Streams, TileName
@@ -89,6 +90,7 @@ class ProgramBuilder:
         }
         self._slots: dict[tuple[int, str], Slots] = {}
         self._tables: dict[int, int] = {}
+        self._ahead = Ahead(graph, allocation.records, self.constant, self.emit)
         self.pieces: dict[int, list[tuple[int, int, int]]] = {}
         self._keeping_weights = False
         self._stores: dict[int, set[int]] = {}
@@ -97,6 +99,10 @@ class ProgramBuilder:
         self.stream_bytes = [0] * len(graph.layers)
         self.codecs: list[Counter[str]] = [Counter() for _ in graph.layers]
         self.begin_layer(0)
+
+    def end_layer(self, step: int) -> None:
+        """A layer, or the cascade that begins with it, is done."""
+        self._ahead.go_on(step)
 
     def begin_layer(self, step: int, within: Span | None = None) -> None:
         """Go on with a layer: with all of it, or with the rows ``(begin, length)`` of its output."""
@@ -123,7 +129,7 @@ class ProgramBuilder:
 
     def emit(self, op: str, reads: frozenset[int] = frozenset(), **values: int | str) -> int:
         index = len(self.instructions)
-        self.instructions.append(instruction(op, layer=self.step, **values))
+        self.instructions.append(instruction(op, **{"layer": self.step, **values}))
         if reads:
             self.intent.append((index, reads))
         return index
@@ -278,19 +284,22 @@ class ProgramBuilder:
             self.rows[output].wrote(box.y, box.rows, written_by)
         else:
             self._outputs.put(box, written_by[-1])
-        if output not in self.allocation.dram_addr:
-            return
-        row = target.row_bytes
-        begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
-        run_bytes = channel_bytes(box.channels, target.bits)
-        part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
-        self._store(output, part, view, frozenset(written_by))
+        if output in self.allocation.dram_addr:
+            row = target.row_bytes
+            begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
+            run_bytes = channel_bytes(box.channels, target.bits)
+            part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
+            self._store(output, part, view, frozenset(written_by))
 
-    def params(self, key: object, make: Callable[[], bytes]) -> tuple[int, int]:
-        """SRAM address of parameter records, loaded unless a slot holds them, and the loading instruction."""
+    def params(self, params: ChannelParams, begin: int, count: int) -> tuple[int, int]:
+        """SRAM address of the records of some channels, loaded unless they are there, and the loading instruction."""
+        merged = self._ahead.records(self.step)
+        if merged is not None:
+            return merged[0] + begin * isa().params_bytes, merged[1]
+        key = begin, count
         found = self._params.find(key)
         if found is None:
-            dram_addr, size = self.constant((self.step, "params", key), make)
+            dram_addr, size = self.constant((self.step, "params", key), lambda: channel_records(params, begin, count))
             addr = self._params.next_addr
             index = self.emit("LOAD_RAW", dram_addr=dram_addr, sram_addr=addr, bytes=size)
             self._params.put(key, index)
@@ -299,6 +308,9 @@ class ProgramBuilder:
 
     def table(self, data: bytes) -> tuple[int, int]:
         """SRAM address of the layer's table, loaded on first use, and the loading instruction."""
+        merged = self._ahead.records(self.step)
+        if merged is not None:
+            return merged
         if self.step not in self._tables:
             dram_addr, size = self.constant((self.step, "table"), lambda: data)
             self._tables[self.step] = self.emit(

@@ -7,15 +7,17 @@ placed first-fit, largest first, by lifetime; what belongs to a cascade lives as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ..extents import align
 from ..layers import LayerGraph
+from .ahead import Records, merge_records, units_of
 from .cascade import Planner
 from .choose import choose
+from .place import Block, Places, place
 from .stripes import Cascade, ring_bytes
 from .tiling import Tiling
 
@@ -24,7 +26,7 @@ DRAM_ALIGN_BYTES = 64
 
 @dataclass(frozen=True)
 class LayerBlocks:
-    """SRAM addresses of a layer's working blocks: slots of each input, of the output, of parameters; its table."""
+    """SRAM addresses of a layer's working blocks: slots of each input, of the output, of its own parameters; its own table."""
 
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
@@ -35,7 +37,7 @@ class LayerBlocks:
 @dataclass(frozen=True)
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
-    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room.
+    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records``: what is fetched ahead.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -47,14 +49,7 @@ class Allocation:
     ring_addr: dict[tuple[int, int], int]
     dram_addr: dict[int, int]
     dram_bytes: int
-
-
-@dataclass(frozen=True)
-class _Block:
-    key: tuple[object, ...]
-    size_bytes: int
-    first: int
-    last: int
+    records: tuple[Records, ...]
 
 
 def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
@@ -69,22 +64,25 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
         tilings, cascades = state.plan()
         living = state.living()
         blocks = _working_blocks(graph, tilings, cascades)
-        blocks += [_Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
-        placed, failed = _place(blocks, hw.sram_bytes)
+        blocks += [Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
+        placed, failed = place(blocks, hw.sram_bytes)
         if failed is None:
             break
         # Fragmentation: first make the working blocks of that moment smaller, then send a map to DRAM.
         state.make_room(failed)
+    records = merge_records(graph, units_of(graph, tilings, cascades), blocks, placed, hw)
+    merged = {step for each in records for step in each.offsets}
     elsewhere = state.resident | {m for c in cascades for m in c.inside(graph) if state.only_in(m, c)}
     dram_addr, dram_bytes = _dram(graph, elsewhere)
     return Allocation(
         tilings=tuple(tilings),
-        blocks=tuple(_layer_blocks(step, tiling, placed) for step, tiling in enumerate(tilings)),
+        blocks=tuple(_layer_blocks(step, tiling, placed, step in merged) for step, tiling in enumerate(tilings)),
         cascades=tuple(cascades),
         sram_addr={index: placed["map", index] for index in state.resident},
         ring_addr={(c.first, r.map): placed["ring", c.first, r.map] for c in cascades for r in c.rings},
         dram_addr=dram_addr,
         dram_bytes=dram_bytes,
+        records=records,
     )
 
 
@@ -150,7 +148,7 @@ class _State:
             cascades = [cascade for cascade in cascades if cascade.last < step]
         return tilings, cascades
 
-    def make_room(self, failed: _Block) -> None:
+    def make_room(self, failed: Block) -> None:
         """Let cascades in the way of a block have less SRAM, or the layer; in the end without cascade or maps beside it."""
         in_the_way = [c for c, last in self.spans.items() if c <= failed.last and failed.first <= last]
         roomy = [first for first in in_the_way if self._shrink[first] > 0.5]
@@ -191,10 +189,10 @@ def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:
     )
 
 
-def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[_Block]:
+def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[Block]:
     spans = {step: (c.first, c.last) for c in cascades for step in range(c.first, c.last + 1)}
     blocks = [
-        _Block(("ring", c.first, ring.map), ring_bytes(ring, graph), c.first, c.last)
+        Block(("ring", c.first, ring.map), ring_bytes(ring, graph), c.first, c.last)
         for c in cascades
         for ring in c.rings
     ]
@@ -208,59 +206,20 @@ def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequ
         ]
         # Parameters get their place one layer early, so that they can be fetched while the layer before computes.
         begin = {"param": max(first - 1, 0), "table": max(first - 1, 0)}
-        blocks += [_Block(key, align(size), begin.get(str(key[0]), first), last) for key, size in sizes if size]
+        blocks += [Block(key, align(size), begin.get(str(key[0]), first), last) for key, size in sizes if size]
     return blocks
 
 
-def _place(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[object, ...], int], _Block | None]:
-    """First fit, largest first, or else in another order; the first block that does not fit is returned beside what was placed."""
-    orders: tuple[Callable[[_Block], int], ...] = (
-        lambda b: -b.size_bytes,
-        lambda b: -b.size_bytes * (b.last - b.first + 1),
-        lambda b: b.first - b.last,
-        lambda b: b.first,
-    )
-    failures = []
-    for order in orders:
-        places, failed = _first_fit(
-            sorted(blocks, key=lambda b: (order(b), -b.size_bytes, b.first, str(b.key))), capacity_bytes
-        )
-        if failed is None:
-            return places, None
-        failures.append(failed)
-    return {}, failures[0]
-
-
-def _first_fit(blocks: Sequence[_Block], capacity_bytes: int) -> tuple[dict[tuple[object, ...], int], _Block | None]:
-    """The blocks in this order, each as low as possible; and the first one that has no room."""
-    placed: list[tuple[_Block, int]] = []
-    for block in blocks:
-        taken = sorted(
-            (addr, addr + other.size_bytes)
-            for other, addr in placed
-            if other.first <= block.last and block.first <= other.last
-        )
-        addr = 0
-        for begin, end in taken:
-            if addr + block.size_bytes <= begin:
-                break
-            addr = max(addr, end)
-        if addr + block.size_bytes > capacity_bytes:
-            return {}, block
-        placed.append((block, addr))
-    return {block.key: addr for block, addr in placed}, None
-
-
-def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[object, ...], int]) -> LayerBlocks:
+def _layer_blocks(step: int, tiling: Tiling, placed: Places, merged: bool) -> LayerBlocks:
+    """Where a layer's blocks lie; ``merged``: its parameters and table come with those of others."""
+    own_params = tiling.param_slot_bytes and not merged
     return LayerBlocks(
         inputs=tuple(
             tuple(placed["in", step, i, slot] for slot in range(tiling.in_slots)) if size else ()
             for i, size in enumerate(tiling.in_slot_bytes)
         ),
         output=tuple(placed["out", step, slot] for slot in range(tiling.out_slots)) if tiling.out_slot_bytes else (),
-        params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots))
-        if tiling.param_slot_bytes
-        else (),
+        params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots)) if own_params else (),
         table=placed.get(("table", step), 0),
     )
 

@@ -14,11 +14,12 @@ from itertools import islice
 from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
+from ...machine.layer_cost import LayerWork, layer_cycles
 from ..extents import align, in_steps, input_rows, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer, channel_bytes
 from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
 from .tile import KnownTilings, plan_layer, plan_stripe
-from .tiling import Tiling
+from .tiling import Tiling, record_tiles
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
 
@@ -56,7 +57,7 @@ class Planner:
         begin = bisect_left(heights, True, key=fits)
         found = (self._with_rows(first, last, rows, resident, budget_bytes) for rows in heights[begin:])
         planned = islice((cascade for cascade in found if cascade is not None), LARGEST_TRIED)
-        return min(planned, key=lambda cascade: cost.layer_cycles(cascade.work, self.hw), default=None)
+        return min(planned, key=lambda cascade: layer_cycles(cascade.work, self.hw), default=None)
 
     def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[Stripes, list[Ring]]:
         """Stripes of so many rows and the smallest rings."""
@@ -120,9 +121,7 @@ class Planner:
             self._tilings[key] = plan_stripe(*_stripe_of(layer, self.graph.maps, rows), self.hw, in_sram)
         return self._tilings[key]
 
-    def _layer_work(
-        self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool
-    ) -> cost.LayerWork:
+    def _layer_work(self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool) -> LayerWork:
         """What one layer does in all stripes; ``heights``: how many stripes have how many rows of it."""
         layer, works = self.graph.layers[step], []
         for rows, count in heights.items():
@@ -146,11 +145,11 @@ class Planner:
             )
         whole = self._tiling(step, max(heights), in_sram)
         assert whole is not None
-        records = whole.param_slot_bytes * _record_tiles(layer, self.graph, whole) + whole.table_bytes
+        records = whole.param_slot_bytes * record_tiles(layer, self.graph, whole) + whole.table_bytes
         once = replace(
             whole.work,
             computes=(),
-            loads=_record_tiles(layer, self.graph, whole) + (whole.table_bytes > 0),
+            loads=record_tiles(layer, self.graph, whole) + (whole.table_bytes > 0),
             load_beats=cost.bytes_beats(records, self.hw),
             stores=0,
             store_beats=0,
@@ -163,7 +162,7 @@ class Planner:
         """Whether a map is an output, or a layer behind ``last`` reads it."""
         return index in self.graph.outputs or any(index in layer.inputs for layer in self.graph.layers[last + 1 :])
 
-    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int]) -> cost.LayerWork:
+    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int]) -> LayerWork:
         """Copies of halos, the loads of what comes from DRAM, and the stores of what is made and ``stored``."""
         computes: Counter[cost.Work] = Counter()
         loads = beats = stores = store_beats = 0
@@ -176,7 +175,7 @@ class Planner:
                 loads, beats = loads + len(steps), beats + moved
             elif ring.map in stored:
                 stores, store_beats = stores + len(steps), store_beats + moved
-        return cost.LayerWork(
+        return LayerWork(
             computes=tuple(computes.items()), loads=loads, load_beats=beats, weight_loads=0, weight_bytes=0,
             decode_cycles=0, stores=stores, store_beats=store_beats, first_bytes=0, last_bytes=0,
         )  # fmt: skip
@@ -237,16 +236,9 @@ def _stripe_of(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int) -> tupl
     return layer, tuple(short)
 
 
-def _record_tiles(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:
-    """How many tiles of channels have parameter records of their own."""
-    if isinstance(layer, ConvLayer):
-        return sum(len(in_steps(part.out_channels, tiling.tile_oc)) for part in layer.parts)
-    return len(in_steps(graph.maps[layer.output].c, tiling.tile_oc)) if isinstance(layer, DepthwiseLayer) else 0
-
-
 def _keeping_records(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> Tiling:
     """With a place for all parameter records at once, so that they are loaded once for all stripes."""
-    return replace(tiling, param_slots=_record_tiles(layer, graph, tiling))
+    return replace(tiling, param_slots=record_tiles(layer, graph, tiling))
 
 
 def _weight_bytes(layer: AnyLayer, tiling: Tiling) -> int:
@@ -266,11 +258,11 @@ def _weight_bytes(layer: AnyLayer, tiling: Tiling) -> int:
     )
 
 
-def _together(works: list[cost.LayerWork]) -> cost.LayerWork:
+def _together(works: list[LayerWork]) -> LayerWork:
     """The sum of all, nothing of it first or last."""
     totals = {
         name: sum(getattr(work, name) for work in works)
         for name in ("loads", "load_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores", "store_beats")
     }
     computes = tuple(each for work in works for each in work.computes)
-    return cost.LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)
+    return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ...machine.cost import LayerWork
+from ...machine.layer_cost import LayerWork
 from ..extents import Span, align, rows_read
 from ..layers import LayerGraph
 from .tiling import Tiling

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...machine.cost import LayerWork
-from ..extents import align
+from ...machine.layer_cost import LayerWork
+from ..extents import align, in_steps
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,10 @@ class Tiling:
             + align(self.param_slot_bytes) * self.param_slots
             + align(self.table_bytes)
         )
+
+
+def record_tiles(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:
+    """How many tiles of channels have parameter records of their own."""
+    if isinstance(layer, ConvLayer):
+        return sum(len(in_steps(part.out_channels, tiling.tile_oc)) for part in layer.parts)
+    return len(in_steps(graph.maps[layer.output].c, tiling.tile_oc)) if isinstance(layer, DepthwiseLayer) else 0

@@ -63,6 +63,12 @@ def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
     return slowest + (layer.first_bytes + layer.last_bytes) // hw.dram_bytes_per_cycle
 
 
+def sram_stream_cycles(layer: LayerWork, hw: HwConfig) -> int:
+    """Cycles that LOADW would be busy with a layer if all its streams lay in SRAM."""
+    fetch = -(-layer.weight_bytes // hw.stream_read_bytes_per_cycle)
+    return layer.weight_loads * hw.start_up_cycles.loadw + max(fetch, layer.decode_cycles)
+
+
 def block_cycles(size_bytes: int, hw: HwConfig) -> int:
     """Cycles of a LOAD_RAW of that many bytes that has the DRAM channel to itself."""
     return hw.start_up_cycles.load + hw.dram_latency_cycles + bytes_beats(size_bytes, hw)

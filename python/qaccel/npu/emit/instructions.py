@@ -21,9 +21,10 @@ from ..layers import (
     channel_bytes,
 )
 from ..plan.allocate import Allocation
-from .builder import Box, Program, ProgramBuilder, View
+from .builder import Program, ProgramBuilder
 from .cascades import emit_cascade
 from .moves import emit_move
+from .views import Box, View
 from .weights import Streams, TileName
 
 

@@ -7,22 +7,22 @@ the plan has placed moves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ...machine.hw import HwConfig
 from ...machine.isa import isa
 from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles
 from ..extents import Span, align
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, TableLayer
-from .place import Block, Places, lowest
+from .place import Block, Taken, lowest
 from .stripes import Cascade
 from .tiling import Tiling, record_tiles
 
 OWN = ("param", "table")  # kinds of blocks that merged records take the place of
-SHARERS = (
-    2  # weight streams come through the DRAM channel as well, in turn with loads, which then take so many times as long
-)
+# Weight streams come through the DRAM channel as well, in turn with loads, which then take so many times as long.
+SHARERS = 2
+PART = 16  # of SRAM: what records that come together take at the most
 EARLIEST = 7  # a block may keep its place free for 2 ** (EARLIEST - 1) layers before it is loaded
 
 
@@ -45,6 +45,10 @@ class Unit:
     last: int
     work: LayerWork
     record_loads: tuple[int, ...]
+
+    def own_loads(self, merged: Collection[int]) -> int:
+        """Its loads without those of records that are ``merged`` with others, by layer."""
+        return self.work.loads - sum(n for step, n in enumerate(self.record_loads, self.first) if step in merged)
 
 
 def units_of(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[Unit]:
@@ -71,11 +75,11 @@ def record_bytes(layer: AnyLayer) -> int:
 
 
 def merge_records(
-    graph: LayerGraph, units: Sequence[Unit], blocks: Sequence[Block], placed: Places, hw: HwConfig
-) -> tuple[Records, ...]:
-    """The records that are fetched ahead. ``blocks``: all that has a place already, by ``placed``."""
+    graph: LayerGraph, units: Sequence[Unit], taken: Taken, hw: HwConfig
+) -> tuple[tuple[Records, ...], Taken]:
+    """The records that are fetched ahead; ``taken``: what has a place already, before and after."""
     wanted = [(step, size) for step, size in enumerate(map(record_bytes, graph.layers)) if size]
-    search = _Search(units, [(block, placed[block.key]) for block in blocks], hw)
+    search = _Search(units, taken, hw)
     begin = 0
     while begin < len(wanted):
         group, end = None, begin + 1
@@ -84,13 +88,13 @@ def merge_records(
         if group is not None:
             search.take(*group)
         begin = max(end - 1, begin + 1)
-    return tuple(search.found)
+    return tuple(search.found), search.taken
 
 
 class _Search:
     """Groups of records found so far, and what they leave of SRAM and of the LOAD engine's time."""
 
-    def __init__(self, units: Sequence[Unit], taken: Sequence[tuple[Block, int]], hw: HwConfig) -> None:
+    def __init__(self, units: Sequence[Unit], taken: Taken, hw: HwConfig) -> None:
         self.units, self.hw = units, hw
         self.taken = list(taken)
         self.found: list[Records] = []
@@ -103,7 +107,7 @@ class _Search:
         for step, size_bytes in layers:
             offsets[step], size = size, size + size_bytes
         begin = self._begin(self.unit_of[min(offsets)], block_cycles(size, self.hw))
-        if begin is None:
+        if begin is None or PART * size > self.hw.sram_bytes:
             return None
         step, last = self.units[begin].first, self.units[self.unit_of[max(offsets)]].last
         others = [each for each in self.taken if not _replaced(each[0], offsets)]
@@ -119,7 +123,7 @@ class _Search:
         self.found.append(records)
         self.merged |= set(records.offsets)
         self.taken = [each for each in self.taken if not _replaced(each[0], records.offsets)]
-        self.taken.append((block, records.addr))
+        self.taken.append((replace(block, first=records.step), records.addr))
 
     def _begin(self, first: int, cycles: int) -> int | None:
         """The latest unit behind whose last load there is time for a load of so many cycles before another unit begins; None if
@@ -127,19 +131,15 @@ class _Search:
         left = SHARERS * cycles
         for begin in reversed(range(first)):
             unit = self.units[begin]
-            loads = self._own_loads(unit)
-            whole = layer_cycles(unit.work, self.hw)
-            left -= max(0, whole - engine_cycles(unit.work, self.hw).load) // loads if loads else whole
+            loads = unit.own_loads(self.merged)
+            busy = engine_cycles(unit.work, self.hw)
+            idle = layer_cycles(unit.work, self.hw) - max(busy.dram, busy.load if loads else 0)
+            left -= max(0, idle) // max(loads, 1)
             if left <= 0:
                 return begin
             if loads:
                 return None
         return None
-
-    def _own_loads(self, unit: Unit) -> int:
-        """Loads of a unit without those that are merged with others."""
-        layers = enumerate(unit.record_loads, unit.first)
-        return unit.work.loads - sum(count for step, count in layers if step in self.merged)
 
 
 def _replaced(block: Block, layers: Mapping[int, int]) -> bool:

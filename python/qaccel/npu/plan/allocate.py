@@ -2,7 +2,8 @@
 
 Maps that pass between layers stay in SRAM while they fit beside the working blocks of every layer during which they live; the
 largest of those in the way is sent to DRAM. Where that happens, ``choose.py`` looks for cascades that do with less. Blocks are
-placed first-fit, largest first, by lifetime; what belongs to a cascade lives as long as the cascade.
+placed first-fit, largest first, by lifetime; what belongs to a cascade lives as long as the cascade. What is free then serves what
+is fetched ahead of the layers that need it (``ahead.py``, ``stock.py``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .ahead import Records, merge_records, units_of
 from .cascade import Planner
 from .choose import choose
 from .place import Block, Places, place
+from .stock import Stock, stock_streams
 from .stripes import Cascade, ring_bytes
 from .tiling import Tiling
 
@@ -37,7 +39,8 @@ class LayerBlocks:
 @dataclass(frozen=True)
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
-    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records``: what is fetched ahead.
+    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records`` and ``stocks``: what is
+    fetched ahead.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -50,6 +53,7 @@ class Allocation:
     dram_addr: dict[int, int]
     dram_bytes: int
     records: tuple[Records, ...]
+    stocks: tuple[Stock, ...]
 
 
 def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
@@ -70,7 +74,9 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
             break
         # Fragmentation: first make the working blocks of that moment smaller, then send a map to DRAM.
         state.make_room(failed)
-    records = merge_records(graph, units_of(graph, tilings, cascades), blocks, placed, hw)
+    units = units_of(graph, tilings, cascades)
+    records, taken = merge_records(graph, units, [(block, placed[block.key]) for block in blocks], hw)
+    stocks = stock_streams(graph, tilings, units, records, taken, hw)
     merged = {step for each in records for step in each.offsets}
     elsewhere = state.resident | {m for c in cascades for m in c.inside(graph) if state.only_in(m, c)}
     dram_addr, dram_bytes = _dram(graph, elsewhere)
@@ -83,6 +89,7 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
         dram_addr=dram_addr,
         dram_bytes=dram_bytes,
         records=records,
+        stocks=stocks,
     )
 
 

@@ -15,11 +15,11 @@ from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
 from ...machine.layer_cost import LayerWork, layer_cycles
-from ..extents import align, in_steps, input_rows, window_of
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer, channel_bytes
+from ..extents import input_rows, window_of
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer
 from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
 from .tile import KnownTilings, plan_layer, plan_stripe
-from .tiling import Tiling, record_tiles
+from .tiling import Tiling, record_tiles, weight_buffer_bytes
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
 
@@ -101,7 +101,7 @@ class Planner:
             for layer, tiling in zip(layers, tilings, strict=True)
             if tiling is not None
         )
-        held = sum(_weight_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
+        held = sum(weight_buffer_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
         stay = held <= self.hw.weight_buffer_bytes
         spare = budget_bytes - sum(ring_bytes(ring, graph) for ring in rings) - sum(t.working_bytes for t in cut)
         if spare < 0:
@@ -239,23 +239,6 @@ def _stripe_of(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int) -> tupl
 def _keeping_records(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> Tiling:
     """With a place for all parameter records at once, so that they are loaded once for all stripes."""
     return replace(tiling, param_slots=record_tiles(layer, graph, tiling))
-
-
-def _weight_bytes(layer: AnyLayer, tiling: Tiling) -> int:
-    """Bytes of the weight buffer that all tiles of the layer take together."""
-    if isinstance(layer, DepthwiseLayer):
-        parts = [(layer.window.kernel_h, layer.window.kernel_w, 1, layer.weights.shape[2])]
-    elif isinstance(layer, ConvLayer):
-        parts = [tuple(part.weight.shape) for part in layer.parts]
-    else:
-        return 0
-    return sum(
-        align(rows * kernel_w * depth * channel_bytes(channels, layer.weight_bits))
-        for kernel_h, kernel_w, in_channels, out_channels in parts
-        for _, rows in in_steps(kernel_h, tiling.tile_kh)
-        for _, depth in in_steps(in_channels, tiling.tile_ic)
-        for _, channels in in_steps(out_channels, tiling.tile_oc)
-    )
 
 
 def _together(works: list[LayerWork]) -> LayerWork:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Places = dict[tuple[object, ...], int]
+Places = dict[tuple[object, ...], int]  # addresses by key
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,9 @@ class Block:
     size_bytes: int
     first: int
     last: int
+
+
+Taken = Sequence[tuple[Block, int]]  # blocks and their addresses
 
 
 def place(blocks: Sequence[Block], capacity_bytes: int) -> tuple[Places, Block | None]:
@@ -48,16 +51,26 @@ def _first_fit(blocks: Sequence[Block], capacity_bytes: int) -> tuple[Places, Bl
     return {block.key: addr for block, addr in placed}, None
 
 
-def lowest(block: Block, placed: Iterable[tuple[Block, int]], capacity_bytes: int) -> int | None:
+def lowest(block: Block, placed: Taken, capacity_bytes: int) -> int | None:
     """The lowest address at which a block has room beside what lives at the same time; None if there is none."""
-    taken = sorted(
-        (addr, addr + other.size_bytes)
-        for other, addr in placed
-        if other.first <= block.last and block.first <= other.last
-    )
     addr = 0
-    for begin, end in taken:
+    for begin, end in _living(block.first, block.last, placed):
         if addr + block.size_bytes <= begin:
             break
         addr = max(addr, end)
     return addr if addr + block.size_bytes <= capacity_bytes else None
+
+
+def gaps(first: int, last: int, placed: Taken, capacity_bytes: int) -> list[tuple[int, int]]:
+    """(address, bytes) of what is free from one layer to another."""
+    found, addr = [], 0
+    for begin, end in (*_living(first, last, placed), (capacity_bytes, capacity_bytes)):
+        if begin > addr:
+            found.append((addr, begin - addr))
+        addr = max(addr, end)
+    return found
+
+
+def _living(first: int, last: int, placed: Taken) -> list[tuple[int, int]]:
+    """(begin, end) of what lives at some time from one layer to another, by address."""
+    return sorted((a, a + other.size_bytes) for other, a in placed if other.first <= last and first <= other.last)

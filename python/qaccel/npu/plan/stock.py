@@ -19,6 +19,7 @@ from .tiling import Tiling, weight_buffer_bytes, weight_tile_count
 
 UNEVEN = 32  # a stream may be larger than the mean by a part in so many
 ENOUGH = 4  # how many times its bytes the channel must have to spare from the begin of a stock on, since SRAM may be full at first
+GUARD = 1
 REFILLED = 4  # streams that have room at the least where a stock is refilled: it takes turns with the decoder
 
 
@@ -41,7 +42,7 @@ def stock_streams(
     """What is fetched of which layers, in their order. ``taken``: what has a place already."""
     taken = list(taken)
     merged = {step for each in records for step in each.offsets}
-    left = [_spare_bytes(unit.work, hw) for unit in units]
+    left = [_spare_bytes(unit.work, hw) if unit.own_loads(merged) <= 1 else 0 for unit in units]
     found = []
     for position, unit in enumerate(units):
         loads, count = unit.work.weight_loads, weight_tile_count(graph.layers[unit.first], tilings[unit.first])
@@ -49,7 +50,7 @@ def stock_streams(
             continue  # streams that are fetched again and again would not come from a stock
         refilled = unit.own_loads(merged) == 0 and _wanted(unit.work, True, hw) >= REFILLED
         wanted = _wanted(unit.work, refilled, hw)
-        if wanted * weight_buffer_bytes(graph.layers[unit.first], tilings[unit.first]) < hw.weight_buffer_bytes * count:
+        if wanted * weight_buffer_bytes(graph.layers[unit.first], tilings[unit.first]) < GUARD * hw.weight_buffer_bytes * count:
             continue  # the weight buffer takes as much ahead
         stock = _stock(position, wanted, refilled, units, left, taken, hw)
         if stock is None:

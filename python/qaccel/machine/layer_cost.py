@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .cost import Work, bytes_beats, work_cycles
@@ -72,3 +74,45 @@ def sram_stream_cycles(layer: LayerWork, hw: HwConfig) -> int:
 def block_cycles(size_bytes: int, hw: HwConfig) -> int:
     """Cycles of a LOAD_RAW of that many bytes that has the DRAM channel to itself."""
     return hw.start_up_cycles.load + hw.dram_latency_cycles + bytes_beats(size_bytes, hw)
+
+
+@dataclass(frozen=True)
+class WeightWaits:
+    """By layer: cycles that COMPUTE waits for LOADW, and that LOADW waits for room in the weight buffer meanwhile."""
+
+    compute: tuple[int, ...]
+    loadw: tuple[int, ...]
+
+
+def weight_waits(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> WeightWaits:
+    """Estimate of how COMPUTE and LOADW wait for each other: LOADW goes on with later layers as far as the buffer holds them.
+
+    ``weight_bytes``: what a layer's weights take in the weight buffer.
+    """
+    waits, ends, fetched = [], [0], 0
+    gaps = []  # (begin, end) of LOADW's waits
+    oldest = held = 0  # the first layer whose weights are still kept, and what is kept from there on
+    for layer, size in zip(layers, weight_bytes, strict=True):
+        busy, count = engine_cycles(layer, hw), max(1, layer.weight_loads)
+        end = ends[-1] + busy.compute
+        if size:
+            held += size
+            while held > hw.weight_buffer_bytes and oldest < len(ends) - 1:
+                held -= weight_bytes[oldest]
+                oldest += 1
+            begin = max(fetched, ends[oldest])
+            gaps.append((fetched, begin))
+            fetched = begin + busy.loadw
+            # The first tile must be there before anything is computed, the last one before the last part of it.
+            first, last = begin + busy.loadw // count + busy.compute, fetched + busy.compute // count
+            end = max(end, first, last)
+        waits.append(end - ends[-1] - busy.compute)
+        ends.append(end)
+    gaps.append((fetched, ends[-1]))
+    idle = [0] * len(waits)
+    for begin, end in gaps:
+        at = bisect_right(ends, begin) - 1
+        while at < len(idle) and ends[at] < end:
+            idle[at] += max(0, min(end, ends[at + 1]) - max(begin, ends[at]))
+            at += 1
+    return WeightWaits(tuple(waits), tuple(idle))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...machine.hw import HwConfig
-from ...machine.layer_cost import LayerWork, engine_cycles, sram_stream_cycles
+from ...machine.layer_cost import LayerWork, engine_cycles, sram_stream_cycles, weight_waits
 from ..extents import align
 from ..layers import LayerGraph
 from .ahead import SHARERS, Records, Unit
@@ -42,26 +42,29 @@ def stock_streams(
     """What is fetched of which layers, in their order. ``taken``: what has a place already."""
     taken = list(taken)
     merged = {step for each in records for step in each.offsets}
-    left = [_spare_bytes(unit.work, hw) if unit.own_loads(merged) <= 1 else 0 for unit in units]
+    buffered = [
+        sum(weight_buffer_bytes(graph.layers[i], tilings[i]) for i in range(u.first, u.last + 1)) for u in units
+    ]
+    waits = weight_waits([unit.work for unit in units], buffered, hw)
+    channel = _Channel(
+        [_spare_bytes(unit.work, hw) if unit.own_loads(merged) <= 1 else 0 for unit in units],
+        [cycles * hw.dram_bytes_per_cycle for cycles in waits.loadw],
+    )
     found = []
-    for position, unit in enumerate(units):
+    for position in sorted(range(len(units)), key=lambda each: -waits.compute[each]):
+        unit, wait = units[position], waits.compute[position]
         loads, count = unit.work.weight_loads, weight_tile_count(graph.layers[unit.first], tilings[unit.first])
         if unit.first != unit.last or not 0 < loads == count:
             continue  # streams that are fetched again and again would not come from a stock
-        refilled = unit.own_loads(merged) == 0 and _wanted(unit.work, True, hw) >= REFILLED
-        wanted = _wanted(unit.work, refilled, hw)
-        if wanted * weight_buffer_bytes(graph.layers[unit.first], tilings[unit.first]) < GUARD * hw.weight_buffer_bytes * count:
-            continue  # the weight buffer takes as much ahead
-        stock = _stock(position, wanted, refilled, units, left, taken, hw)
+        refilled = unit.own_loads(merged) == 0 and _wanted(unit.work, wait, True, hw) >= REFILLED
+        wanted, offers = _wanted(unit.work, wait, refilled, hw), channel.offers(position)
+        stock = _stock(position, wanted, refilled, units, offers, taken, hw)
         if stock is None:
             continue
-        rest = sum(size for _, _, size in stock.pieces)
-        for before in reversed(range(position)):
-            used = min(left[before], rest)
-            left[before], rest = left[before] - used, rest - used
+        channel.use(offers, sum(size for _, _, size in stock.pieces))
         taken += [(Block(("stock", unit.first), size, step, unit.last), addr) for step, addr, size in stock.pieces]
         found.append(stock)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda stock: stock.layer))
 
 
 def _spare_bytes(work: LayerWork, hw: HwConfig) -> int:
@@ -70,20 +73,49 @@ def _spare_bytes(work: LayerWork, hw: HwConfig) -> int:
     return max(0, busy.compute - max(busy.dram, busy.load, busy.store)) // SHARERS * hw.dram_bytes_per_cycle
 
 
-def _wanted(work: LayerWork, refilled: bool, hw: HwConfig) -> int:
-    """How many streams must be there at the begin, so that a layer does not wait for the DRAM channel."""
+@dataclass(frozen=True)
+class _Channel:
+    """By unit: bytes that the DRAM channel has to spare, and those that it could transfer while LOADW waits for room.
+
+    What is fetched ahead delays LOADW, which makes up for it by waiting less before the stock is needed.
+    """
+
+    spare: list[int]
+    idle: list[int]
+
+    def offers(self, position: int) -> list[int]:
+        """Bytes that each unit before a ``position`` can fetch for it, as late as possible."""
+        found, credit = [0] * position, 0
+        for unit in reversed(range(position)):
+            credit += self.idle[unit]
+            found[unit] = min(self.spare[unit], credit)
+            credit -= found[unit]
+        return found
+
+    def use(self, offers: Sequence[int], size: int) -> None:
+        """Take so many bytes of what was offered."""
+        for left, most in ((self.spare, offers), (self.idle, self.idle)):
+            rest = size
+            for unit in reversed(range(len(offers))):
+                used = min(most[unit], rest)
+                left[unit], rest = left[unit] - used, rest - used
+
+
+def _wanted(work: LayerWork, wait: int, refilled: bool, hw: HwConfig) -> int:
+    """How many streams must be there at the begin, so that a layer does not ``wait`` for its weights any more."""
     busy, count = engine_cycles(work, hw), work.weight_loads
     from_sram, from_dram = sram_stream_cycles(work, hw), max(busy.dram, busy.loadw)
     least = max(busy.compute, busy.load, busy.store, from_sram)
-    if from_dram <= least:
+    avoided = min(from_dram - least, wait)
+    if avoided <= hw.dram_latency_cycles:  # less is not worth an instruction
         return 0
     # Without refilling, the decoder takes one stream after the other, from wherever it comes.
     saved = from_dram if refilled else from_dram - from_sram
-    return min(count, -(-count * (from_dram - least) // saved))
+    return min(count, -(-count * avoided // saved))
 
 
 def _stock(
-    position: int, wanted: int, refilled: bool, units: Sequence[Unit], left: Sequence[int], taken: Taken, hw: HwConfig
+    position: int, wanted: int, refilled: bool, units: Sequence[Unit], offers: Sequence[int], taken: Taken, hw: HwConfig
 ) -> Stock | None:
     """A stock of at most so many streams for a unit, fetched as late as SRAM and the channel have room for; None if not even one
     stream has."""
@@ -94,11 +126,11 @@ def _stock(
         if max((size for _, size in gaps(units[begin - 1].first, unit.last, taken, hw.sram_bytes)), default=0) < stream:
             break
         begin -= 1
-        spare += left[begin]
+        spare += offers[begin]
     spare = 0
     blocks: list[tuple[Block, int]] = []
     for before in range(begin, position):
-        spare += left[before]
+        spare += offers[before]
         step = units[before].first
         for addr, size in sorted(gaps(step, unit.last, [*taken, *blocks], hw.sram_bytes), key=lambda gap: -gap[1]):
             count = min(wanted, spare // stream, size // stream)

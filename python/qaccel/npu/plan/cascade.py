@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -14,8 +15,8 @@ from itertools import islice
 from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
-from ...machine.layer_cost import LayerWork, layer_cycles
-from ..extents import input_rows, window_of
+from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
+from ..extents import halvings, in_steps, input_rows, rows_read, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer
 from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
 from .tile import KnownTilings, plan_layer, plan_stripe
@@ -110,9 +111,33 @@ class Planner:
         works = [self._layer_work(first + i, heights[i], in_sram, stay) for i in range(len(layers))]
         stored = {index for index in inside - resident if self._needed_after(index, last)}
         work = _together([*works, self._ring_work(rings, inside, stored)])
-        fed = sum(r.ends[0] * graph.maps[r.map].row_bytes for r in rings if r.map in layers[0].inputs)
-        work = replace(work, first_bytes=works[0].first_bytes + fed, last_bytes=works[-1].last_bytes)
-        return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, work)
+        fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
+        opening = self._opening(first, stripes[0][0][1], fed, in_sram) if stay else stripes[0][0][1]
+        # As if it did not open in parts: that alone is no reason for another cascade.
+        fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
+        work = replace(work, first_bytes=works[0].first_bytes + fed_bytes, last_bytes=works[-1].last_bytes)
+        return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, opening, work)
+
+    def _opening(self, first: int, rows: int, fed: Sequence[Ring], in_sram: frozenset[int]) -> int:
+        """How many of the first ``rows`` a cascade's first layer makes at a time.
+
+        Fewer need fewer rows of their inputs to begin with, and take more instructions.
+        """
+        if not fed:
+            return rows
+        found = []
+        for height in halvings(rows):
+            heights = Counter(count for _, count in in_steps(rows, height))
+            if all(self._tiling(first, count, in_sram) is not None for count in heights):
+                compute = engine_cycles(self._layer_work(first, heights, in_sram, True), self.hw).compute
+                found.append((compute + cost.bytes_beats(self._fed_bytes(first, height, fed), self.hw), -height))
+        return -min(found)[1]
+
+    def _fed_bytes(self, first: int, rows: int, fed: Sequence[Ring]) -> int:
+        """Bytes from DRAM under the first rows of a cascade's first layer."""
+        layer, maps = self.graph.layers[first], self.graph.maps
+        rows_of = {source: sum(rows_read(layer, which, maps, 0, rows)) for which, source in enumerate(layer.inputs)}
+        return sum(rows_of[ring.map] * maps[ring.map].row_bytes for ring in fed)
 
     def _tiling(self, step: int, rows: int, in_sram: frozenset[int]) -> Tiling | None:
         layer = self.graph.layers[step]

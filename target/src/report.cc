@@ -1,6 +1,7 @@
 #include "report.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <sstream>
 
@@ -93,15 +94,29 @@ class Attribution {
   std::vector<Segment> segments_;
 };
 
+// By instruction: whether it fetches for a layer behind that of the next COMPUTE.
+std::vector<bool> FetchedAhead(const Program& program) {
+  std::vector<bool> ahead(program.size(), false);
+  int64_t next = std::numeric_limits<int64_t>::max();
+  for (size_t i = program.size(); i-- > 0;) {
+    const Engine engine = program.engine(static_cast<int>(i));
+    const int64_t layer = program.common(static_cast<int>(i)).layer;
+    if (engine == Engine::Compute) next = layer;
+    ahead[i] = (engine == Engine::Load || engine == Engine::Loadw) && layer > next;
+  }
+  return ahead;
+}
+
 // A layer is one run of instructions in the program, or several where it is worked on by stripes. A run's interval begins where the
-// last instruction of the runs before it ends.
+// last instruction of the runs before it ends; what is fetched ahead takes no time from the layers that it passes.
 void AddCycles(const Program& program, const Trace& trace, std::map<int64_t, LayerTotals>& layers) {
   int64_t cycles = 0;
   for (size_t i = 0; i < program.size(); ++i) cycles = std::max(cycles, trace.end[i]);
   const std::vector<Segment> segments = Attribution(program, trace).Segments(cycles);
+  const std::vector<bool> ahead = FetchedAhead(program);
   size_t at = 0;
   int64_t now = 0;
-  for (size_t i = 0; i < program.size(); ++i) {
+  const auto until_end_of = [&](size_t i) {
     LayerTotals& totals = layers[program.common(static_cast<int>(i)).layer];
     while (now < trace.end[i]) {
       const int64_t stop = std::min(trace.end[i], segments[at].end);
@@ -110,7 +125,11 @@ void AddCycles(const Program& program, const Trace& trace, std::map<int64_t, Lay
       now = stop;
       if (now == segments[at].end) ++at;
     }
+  };
+  for (size_t i = 0; i < program.size(); ++i) {
+    if (!ahead[i]) until_end_of(i);
   }
+  for (size_t i = 0; i < program.size(); ++i) until_end_of(i);  // what nothing waits for may end last
 }
 
 void WriteDramBytes(std::ostringstream& out, const LayerTotals& totals) {

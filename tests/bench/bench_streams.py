@@ -23,6 +23,7 @@ from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.isa import decode, encode
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.streams import WeightTile, codec_of, decode_stream, encode_streams, entropy_bits, unpack
+from qaccel.npu.plan import allocate as planned
 from qaccel.run.program import profile
 
 try:
@@ -178,6 +179,9 @@ def measure(path: Path, bits: str, hw: HwConfig) -> None:
 
 
 def main() -> None:
+    planned.stock_streams = (
+        lambda *_: ()
+    )  # all streams come from DRAM: raw ones have no room where coded ones wait in SRAM
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)

@@ -72,11 +72,6 @@ def _set(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda patch: patch.setattr(name, value)
 
 
-def _late(working_blocks: Callable[..., Any], *args: Any) -> Any:
-    """Parameters and tables get their place no sooner than the rest of the layer, and are fetched when that is free."""
-    return [replace(block, first=block.last) for block in working_blocks(*args)]
-
-
 def _one_group_each(group_parts: Callable[..., Any], *args: Any) -> Any:
     """No more groups at once than whole bytes ask for: as on an array of one column, which more would not fill better."""
     *rest, hw = args
@@ -119,8 +114,10 @@ FAULTS = (
         _set(f"{SCHEDULE}.ProgramBuilder.reserve_weights", lambda self, total_bytes: None),
     ),
     _cycles(
-        "parameters fetched late", "resnet", "qaccel-256", "W8A8", _wrapped(ALLOCATE, "_working_blocks", _late)
+        "records not fetched ahead", "resnet", "qaccel-256", "W8A8",
+        _set(f"{ALLOCATE}.merge_records", lambda graph, units, taken, hw: ((), taken)),
     ),
+    _cycles("streams not fetched ahead", "resnet", "qaccel-256", "W8A8", _set(f"{ALLOCATE}.stock_streams", lambda *args: ())),
     _cycles("groups not packed", "grouped", "qaccel-256", "W8A8", _wrapped(LOWER, "group_parts", _one_group_each)),
     _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(PLANNER, "plan_layer", _slow_writes)),
     _cycles("planned for half the latency", "mobilenet", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _half_the_latency)),

@@ -17,6 +17,7 @@ from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.isa import decode, encode
 from qaccel.machine.isa import replace as with_fields
 from qaccel.npu.check.program import check_program
+from qaccel.npu.emit import cascades
 from qaccel.npu.emit.builder import Program
 from qaccel.npu.emit.encode import build_artefact
 from qaccel.npu.emit.instructions import emit_program
@@ -74,7 +75,7 @@ def check_case(index: int) -> Allocation:
 
 def check_cases(indices: range) -> None:
     """Most of the cases must be what they are meant to be: several layers in one cascade, some with copies of halos."""
-    joined = shifted = refetched = 0
+    joined = shifted = refetched = opened = 0
     for index in indices:
         try:
             allocation = check_case(index)
@@ -82,8 +83,10 @@ def check_cases(indices: range) -> None:
             raise AssertionError(f"case {index}") from error
         joined += any(len(c.tilings) > 1 for c in allocation.cascades)
         shifted += any(rows for c in allocation.cascades for ring in c.rings for _, _, rows in ring.shifts())
+        opened += any(c.opening < c.stripes[0][0][1] for c in allocation.cascades)
         refetched += any(not c.weight_bytes and c.work.weight_loads for c in allocation.cascades)
     assert joined > len(indices) / 2 and shifted > len(indices) / 4 and refetched > len(indices) / 50
+    assert opened > len(indices) / 20
 
 
 def test_random_cascades() -> None:
@@ -156,6 +159,24 @@ def test_checker_finds_a_wrong_plan(cascading: tuple, name: str) -> None:
     with pytest.raises(CompilerFault):
         program = emitted(graph, wrong, hw)
         check_program(build_artefact(graph, wrong, program, hw), program.intent)
+
+
+def test_an_opening_without_its_last_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rows are made before all that they read is loaded."""
+    for index in range(FEW):
+        graph, hw, _ = case(index)
+        allocation = allocate(index, graph, hw)
+        if any(c.opening < c.stripes[0][0][1] for c in allocation.cascades):
+            break
+    else:
+        raise AssertionError("no cascade opens in parts")
+    program = emitted(graph, allocation, hw)
+    check_program(build_artefact(graph, allocation, program, hw), program.intent)
+    rows_read = cascades.rows_read
+    monkeypatch.setattr(cascades, "rows_read", lambda *args: (rows_read(*args)[0], rows_read(*args)[1] - 1))
+    program = emitted(graph, allocation, hw)
+    with pytest.raises(CompilerFault, match="program check"):
+        check_program(build_artefact(graph, allocation, program, hw), program.intent)
 
 
 @pytest.mark.parametrize("name", ["one row less", "backwards"])

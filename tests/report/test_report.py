@@ -174,7 +174,7 @@ def test_bounds_and_gaps_of_a_module(module: qaccel.Module):
     for artefact in module.artefacts:
         seen = {}
         for ins in decode(artefact.program):
-            if ins.op in ("LOADW", "LOAD_RAW"):
+            if ins.op == "LOAD_RAW" or (ins.op == "LOADW" and ins["source"] == "dram"):
                 names = ("stream_addr", "stream_bytes") if ins.op == "LOADW" else ("dram_addr", "bytes")
                 seen[ins[names[0]]] = ins[names[1]]
         fetched += sum(seen.values())

@@ -260,6 +260,19 @@ def test_where_the_time_went() -> None:
     assert stalls[1]["compute"] == 25 and stalls[2]["store"] == 84
 
 
+def test_what_is_fetched_ahead_takes_no_time_from_others() -> None:
+    """A load for layer 3 before layer 1 computes, long enough to end after it: its cycles are of layer 1 and the end of the program."""
+    shape = {"h": 1, "w": 1, "channels": 32, "multiplier": 1, **whole_range(8)}
+    first = instruction("COPY", layer=1, wait0=1, in_addr=0, out_addr=64, **shape)
+    second = instruction("COPY", layer=2, in_addr=64, out_addr=128, **shape)
+    program = [raw(64, signal0=1), raw(1024, layer=3, sram_addr=1024), first, second]
+    plain, ahead = timed([program[0], *program[2:]]), timed(program)
+    for name in ("compute", "activation_load", "wait"):
+        assert ahead["layers"][1]["stalls"][name] == plain["layers"][1]["stalls"][name]
+    assert [layer["cycles"] for layer in ahead["layers"][:3]] == [layer["cycles"] for layer in plain["layers"]]
+    assert sum(layer["cycles"] for layer in ahead["layers"]) == ahead["cycles"] > plain["cycles"]
+
+
 def test_an_empty_program_takes_no_time() -> None:
     result = timed([])
     assert result["cycles"] == 0 and result["instructions"] == 0 and result["layers"] == []

@@ -356,41 +356,6 @@ def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:
     return start_up + max(parallel)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerWork:
-    """What a layer does in all: COMPUTE instructions (each kind of work and how often), transfers and what they cost.
-
-    ``load_beats`` and ``store_beats`` are cycles of the DRAM channel (`box_beats`); ``weight_bytes`` are of streams, each one run.
-    ``first_bytes`` are fetched before anything is computed, ``last_bytes`` stored after.
-    """
-
-    computes: tuple[tuple[Work, int], ...]
-    loads: int
-    load_beats: int
-    weight_loads: int
-    weight_bytes: int
-    decode_cycles: int
-    stores: int
-    store_beats: int
-    first_bytes: int
-    last_bytes: int
-
-
-def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
-    """Estimate: perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
-    start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
-    compute = sum(count * work_cycles(work, hw) for work, count in layer.computes)
-    load = layer.loads * (start.load + hw.dram_latency_cycles) + layer.load_beats
-    fetch = layer.weight_loads * hw.dram_latency_cycles + layer.weight_bytes // bus
-    loadw = layer.weight_loads * start.loadw + max(fetch, layer.decode_cycles)
-    store = layer.stores * (start.store + hw.dram_latency_cycles) + layer.store_beats
-    # Instructions are fetched through the same channel, which is what makes many small tiles dear.
-    instructions = sum(count for _, count in layer.computes) + layer.loads + layer.weight_loads + layer.stores
-    program_bytes = instructions * isa().instruction_bytes
-    dram = layer.load_beats + layer.store_beats + (layer.weight_bytes + program_bytes) // bus
-    return max(compute, load, loadw, store, dram) + (layer.first_bytes + layer.last_bytes) // bus
-
-
 def macs(ins: Instruction) -> int:
     """Multiply-accumulates of an instruction, padding taps counted; 0 unless it is a CONV or DEPTHWISE."""
     if ins.op not in ("CONV", "DEPTHWISE"):

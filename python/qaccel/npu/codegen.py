@@ -23,12 +23,14 @@ from .emit.weights import compress, weight_tiles
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
-from .plan.allocate import Block, allocate
+from .plan.allocate import allocate
+from .plan.place import Block
 
 log = logging.getLogger(__name__)
 
 _KINDS = {
     "map": "map", "ring": "rows", "in": "input", "out": "output", "param": "parameters", "table": "table",
+    "records": "parameters", "stock": "weights",
 }  # fmt: skip
 
 

@@ -75,11 +75,20 @@ def tenancies(subgraph: ProfiledSubgraph) -> list[Tenancy]:
 def layer_runs(subgraph: ProfiledSubgraph) -> list[tuple[int, int, int]]:
     """(layer, first cycle, the one after the last) of each run of a layer's instructions, which together take all cycles once.
 
-    As the simulator counts them: a run begins where the last instruction of the runs before it ends.
+    As the simulator counts them: a run begins where the last instruction of the runs before it ends, and what is fetched for a
+    layer behind that of the next COMPUTE takes no time from the layers that it passes.
     """
+    traced = [(ins.engine, end, layer) for ins, _, end, _, layer in subgraph.traced()]
+    ahead, following = [False] * len(traced), len(subgraph.compiled.layers)
+    for index in reversed(range(len(traced))):
+        engine, _, layer = traced[index]
+        if engine == "COMPUTE":
+            following = layer
+        ahead[index] = engine in ("LOAD", "LOADW") and layer > following
+    passed = [each for each, early in zip(traced, ahead, strict=True) if not early]
     runs: list[tuple[int, int, int]] = []
     now = 0
-    for _, _, end, _, layer in subgraph.traced():
+    for _, end, layer in (*passed, *traced):  # what nothing waits for may end last
         if end > now:
             if runs and runs[-1][0] == layer:
                 runs[-1] = layer, runs[-1][1], end

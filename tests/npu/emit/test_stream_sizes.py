@@ -36,13 +36,16 @@ def compiled(path: Path, weight_bits: int) -> list[CompiledSubgraph]:
 
 
 def fetched_streams(network: CompiledSubgraph) -> dict[int, bytes]:
-    """By address, what the program's LOADW instructions fetch."""
+    """By address in DRAM, what the program's LOADW instructions decode, directly or from where LOAD_RAW put it."""
     artefact = network.artefact
-    streams = {}
+    streams, loaded = {}, {}
     for ins in decode(artefact.program):
+        if ins.op == "LOAD_RAW":
+            loaded[ins["sram_addr"]] = ins["dram_addr"]
         if ins.op == "LOADW":
-            begin = ins["stream_addr"] - artefact.constants_addr
-            streams[ins["stream_addr"]] = artefact.constants[begin : begin + ins["stream_bytes"]]
+            addr = ins["stream_addr"] if ins["source"] == "dram" else loaded[ins["stream_addr"]]
+            begin = addr - artefact.constants_addr
+            streams[addr] = artefact.constants[begin : begin + ins["stream_bytes"]]
     return streams
 
 

@@ -12,15 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...machine.hw import HwConfig
-from ...machine.isa import Instruction, instruction
+from ...machine.isa import Instruction, instruction, isa
 from ...machine.streams import codec_of
 from ..extents import Span, align, pixels_under, rows_under
-from ..layers import AnyLayer, FeatureMap, LayerGraph, Window, channel_bytes
+from ..layers import AnyLayer, ChannelParams, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
+from .ahead import Ahead, channel_records
 from .rows import SramRows
 from .slots import Slots
+from .stocks import Pace, Stocks
+from .views import Box, View
 from .weights import Streams, TileName
 
 
@@ -41,39 +44,6 @@ class Program:
     pieces: dict[int, list[tuple[int, int, int]]]
 
 
-@dataclass(frozen=True)
-class View:
-    """Part of a feature map in SRAM, and the instructions that wrote it."""
-
-    addr: int
-    row_stride: int
-    pixel_stride: int
-    rows: int
-    pixels: int
-    pad_top: int
-    pad_left: int
-    writers: frozenset[int]
-
-    def fields(self, prefix: str) -> dict[str, int]:
-        return {
-            f"{prefix}_addr": self.addr,
-            f"{prefix}_row_stride": self.row_stride,
-            f"{prefix}_pixel_stride": self.pixel_stride,
-        }
-
-
-@dataclass(frozen=True)
-class Box:
-    """A range of rows, pixels and channels."""
-
-    y: int
-    rows: int
-    x: int
-    pixels: int
-    c: int
-    channels: int
-
-
 class ProgramBuilder:
     """Instructions of the layers so far; methods give addresses and append what loads and stores. ``step``: the layer in work."""
 
@@ -89,6 +59,9 @@ class ProgramBuilder:
         }
         self._slots: dict[tuple[int, str], Slots] = {}
         self._tables: dict[int, int] = {}
+        self._ahead = Ahead(graph, allocation.records, self.constant, self.emit)
+        self._stocks = Stocks(allocation.stocks, streams, self._stock_stream)
+        self._pace = Pace(allocation)
         self.pieces: dict[int, list[tuple[int, int, int]]] = {}
         self._keeping_weights = False
         self._stores: dict[int, set[int]] = {}
@@ -97,6 +70,11 @@ class ProgramBuilder:
         self.stream_bytes = [0] * len(graph.layers)
         self.codecs: list[Counter[str]] = [Counter() for _ in graph.layers]
         self.begin_layer(0)
+
+    def end_layer(self, step: int) -> None:
+        """A layer, or the cascade that begins with it, is done."""
+        self._stocks.go_on(step, 1.0)
+        self._ahead.go_on(step)
 
     def begin_layer(self, step: int, within: Span | None = None) -> None:
         """Go on with a layer: with all of it, or with the rows ``(begin, length)`` of its output."""
@@ -123,7 +101,7 @@ class ProgramBuilder:
 
     def emit(self, op: str, reads: frozenset[int] = frozenset(), **values: int | str) -> int:
         index = len(self.instructions)
-        self.instructions.append(instruction(op, layer=self.step, **values))
+        self.instructions.append(instruction(op, **{"layer": self.step, **values}))
         if reads:
             self.intent.append((index, reads))
         return index
@@ -235,6 +213,7 @@ class ProgramBuilder:
             self._outputs.put(part, index)
         if output in self.allocation.dram_addr:
             self._store(output, part, view, frozenset({index}))
+        self._tile_done()
 
     def _store(self, output: int, part: Strided, view: View, written_by: frozenset[int]) -> None:
         store = self.emit(
@@ -278,19 +257,23 @@ class ProgramBuilder:
             self.rows[output].wrote(box.y, box.rows, written_by)
         else:
             self._outputs.put(box, written_by[-1])
-        if output not in self.allocation.dram_addr:
-            return
-        row = target.row_bytes
-        begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
-        run_bytes = channel_bytes(box.channels, target.bits)
-        part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
-        self._store(output, part, view, frozenset(written_by))
+        if output in self.allocation.dram_addr:
+            row = target.row_bytes
+            begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
+            run_bytes = channel_bytes(box.channels, target.bits)
+            part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
+            self._store(output, part, view, frozenset(written_by))
+        self._tile_done()
 
-    def params(self, key: object, make: Callable[[], bytes]) -> tuple[int, int]:
-        """SRAM address of parameter records, loaded unless a slot holds them, and the loading instruction."""
+    def params(self, params: ChannelParams, begin: int, count: int) -> tuple[int, int]:
+        """SRAM address of the records of some channels, loaded unless they are there, and the loading instruction."""
+        merged = self._ahead.records(self.step)
+        if merged is not None:
+            return merged[0] + begin * isa().params_bytes, merged[1]
+        key = begin, count
         found = self._params.find(key)
         if found is None:
-            dram_addr, size = self.constant((self.step, "params", key), make)
+            dram_addr, size = self.constant((self.step, "params", key), lambda: channel_records(params, begin, count))
             addr = self._params.next_addr
             index = self.emit("LOAD_RAW", dram_addr=dram_addr, sram_addr=addr, bytes=size)
             self._params.put(key, index)
@@ -299,6 +282,9 @@ class ProgramBuilder:
 
     def table(self, data: bytes) -> tuple[int, int]:
         """SRAM address of the layer's table, loaded on first use, and the loading instruction."""
+        merged = self._ahead.records(self.step)
+        if merged is not None:
+            return merged
         if self.step not in self._tables:
             dram_addr, size = self.constant((self.step, "table"), lambda: data)
             self._tables[self.step] = self.emit(
@@ -344,14 +330,16 @@ class ProgramBuilder:
             if held == name:
                 return begin, index
         tile = self.streams[name]
-        dram_addr, stream_bytes = self.constant(name, lambda: self._stream(tile.stream))
+        stock = self._stocks.held(name)
+        addr, stream_bytes = self._constant_stream(name)
         begin = self._ring_end if self._ring_end + tile.size_bytes <= self.hw.weight_buffer_bytes else 0
         end = begin + align(tile.size_bytes)
         self._ring = [entry for entry in self._ring if entry[2] <= begin or end <= entry[1]]
         index = self.emit(
             "LOADW",
-            source="dram",
-            stream_addr=dram_addr,
+            frozenset() if stock is None else frozenset({stock[1]}),
+            source="dram" if stock is None else "sram",
+            stream_addr=addr if stock is None else stock[0],
             stream_bytes=stream_bytes,
             buffer_addr=begin,
             weight_count=tile.weight_count,
@@ -360,13 +348,27 @@ class ProgramBuilder:
         )
         self._ring.append((name, begin, end, index))
         self._ring_end = end
+        self._stocks.decoded(name)
         return begin, index
 
-    def _stream(self, stream: bytes) -> bytes:
-        """The stream of a tile, counted."""
-        self.stream_bytes[self.step] += len(stream)
-        self.codecs[self.step][codec_of(stream)] += 1
-        return stream
+    def _constant_stream(self, name: TileName) -> tuple[int, int]:
+        """DRAM address and bytes of a tile's stream, which is counted on first use."""
+
+        def counted() -> bytes:
+            self.stream_bytes[name.layer] += len(stream)
+            self.codecs[name.layer][codec_of(stream)] += 1
+            return stream
+
+        stream = self.streams[name].stream
+        return self.constant(name, counted)
+
+    def _stock_stream(self, name: TileName, sram_addr: int) -> int:
+        """Load the stream of a layer that comes later."""
+        dram_addr, size = self._constant_stream(name)
+        return self.emit("LOAD_RAW", layer=name.layer, dram_addr=dram_addr, sram_addr=sram_addr, bytes=size)
+
+    def _tile_done(self) -> None:
+        self._stocks.go_on(*self._pace.tile_done(self.step))
 
     def program(self) -> Program:
         return Program(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...machine.numerics import activation_limits, multiplier_and_shift
+from ..extents import Span, in_steps, rows_read
 from ..plan.stripes import Cascade, Ring
 from .builder import ProgramBuilder
 from .rows import SramRows
@@ -22,10 +23,14 @@ def emit_cascade(builder: ProgramBuilder, cascade: Cascade, emit_layer: Callable
         for step, part in enumerate(parts, cascade.first):
             if part[1] == 0:
                 continue
-            builder.begin_layer(step, part)
+            loaded: dict[int, int] = {}
+            rest = part
+            if stripe == 0 and step == cascade.first:
+                loaded, rest = _open(builder, cascade, part, emit_layer)
+            builder.begin_layer(step, rest)
             for index in (*builder.layer.inputs, builder.layer.output):
                 if index in waiting and (index not in inside or index == builder.layer.output):
-                    _advance(builder, waiting.pop(index), stripe, index not in inside)
+                    _advance(builder, waiting.pop(index), stripe, index not in inside, loaded.get(index, 0))
             emit_layer()
             output = builder.layer.output
             if output in rings and output not in builder.allocation.dram_addr:
@@ -37,12 +42,32 @@ def emit_cascade(builder: ProgramBuilder, cascade: Cascade, emit_layer: Callable
         del builder.rows[ring.map]
 
 
-def _advance(builder: ProgramBuilder, ring: Ring, stripe: int, from_dram: bool) -> None:
-    """Room in a ring for the rows that are new in a stripe; those of a map in DRAM are loaded."""
+def _open(
+    builder: ProgramBuilder, cascade: Cascade, part: Span, emit_layer: Callable[[], None]
+) -> tuple[dict[int, int], Span]:
+    """The first rows of the first layer, a few at a time, each time with what they read. Gives by map how many rows are loaded, and
+    what is left to make."""
+    loaded: dict[int, int] = {}
+    *steps, last = in_steps(part[1], cascade.opening)
+    fed = {ring.map for ring in cascade.rings} - set(cascade.inside(builder.graph))
+    for begin, rows in steps:
+        builder.begin_layer(cascade.first, (part[0] + begin, rows))
+        for which, source in enumerate(builder.layer.inputs):
+            end = sum(rows_read(builder.layer, which, builder.graph.maps, part[0] + begin, rows))
+            if source in fed and end > loaded.get(source, 0):
+                builder.load_rows(source, loaded.get(source, 0), end - loaded.get(source, 0))
+                loaded[source] = end
+        emit_layer()
+    return loaded, (part[0] + last[0], last[1])
+
+
+def _advance(builder: ProgramBuilder, ring: Ring, stripe: int, from_dram: bool, loaded: int) -> None:
+    """Room in a ring for the rows that are new in a stripe; those of a map in DRAM are loaded but for the first ``loaded`` ones."""
     held = builder.rows[ring.map]
     made, end = ring.ends[stripe - 1] if stripe else 0, ring.ends[stripe]
     if end - held.base > ring.rows:
         _shift(builder, held, ring.keeps[stripe], made)
+    made = max(made, loaded)
     if from_dram and end > made:
         builder.load_rows(ring.map, made, end - made)
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-
-import numpy as np
 
 from ...machine.hw import HwConfig
-from ...machine.isa import params_record
 from ..extents import in_steps, kernel_chunks, spans, valid_taps
 from ..layers import (
     AnyLayer,
-    ChannelParams,
     ConvLayer,
     ConvPart,
     CopyLayer,
@@ -26,9 +21,10 @@ from ..layers import (
     channel_bytes,
 )
 from ..plan.allocate import Allocation
-from .builder import Box, Program, ProgramBuilder, View
+from .builder import Program, ProgramBuilder
 from .cascades import emit_cascade
 from .moves import emit_move
+from .views import Box, View
 from .weights import Streams, TileName
 
 
@@ -44,11 +40,11 @@ def emit_program(graph: LayerGraph, allocation: Allocation, streams: Streams, hw
     while step < len(graph.layers):
         if step in cascades:
             emit_cascade(builder, cascades[step], emit_layer)
-            step = cascades[step].last
         else:
             builder.begin_layer(step)
             emit_layer()
-        step += 1
+        builder.end_layer(step)
+        step = cascades[step].last + 1 if step in cascades else step + 1
     return builder.program()
 
 
@@ -58,15 +54,6 @@ def _spaces(builder: ProgramBuilder) -> list[tuple[int, int, int, int]]:
     rows = spans(layer, maps, True, tiling.tile_h, builder.within)
     pixels = spans(layer, maps, False, tiling.tile_w)
     return [(y, h, x, w) for y, h in rows for x, w in pixels]
-
-
-def _records(params: ChannelParams, begin: int, count: int) -> bytes:
-    """Parameter records of a range of channels (ISA manual, "numerics")."""
-    part = slice(begin, begin + count)
-    records = np.zeros(count, params_record())
-    records["bias"], records["multiplier"] = params.bias[part], params.multiplier[part]
-    records["shift"] = params.shift[part]
-    return records.tobytes()
 
 
 def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, int]:
@@ -135,7 +122,7 @@ def _conv_tile(
     in_h = builder.graph.maps[layer.inputs[0]].h
     rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     needed = [chunk for chunk in chunks if chunk[:2] in rows]
-    param_addr, param_load = builder.params((box.c, box.channels), lambda: _records(layer.params, box.c, box.channels))
+    param_addr, param_load = builder.params(layer.params, box.c, box.channels)
     output = builder.output_view(box)
     index = -1
     for position, chunk in enumerate(needed):
@@ -171,7 +158,7 @@ def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
         builder.reserve_weights(layer.window.kernel_h * layer.window.kernel_w * row_bytes)
         for y, h, x, w in _spaces(builder):
             box = Box(y, h, x, w, n, count)
-            param_addr, param_load = builder.params((n, count), partial(_records, layer.params, n, count))
+            param_addr, param_load = builder.params(layer.params, n, count)
 
             def operands(k: int, n: int = n) -> tuple[dict[str, int | str], int]:
                 weight_addr, decode = builder.weights(TileName(builder.step, 0, k, 0, n))

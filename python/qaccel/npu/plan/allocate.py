@@ -2,20 +2,24 @@
 
 Maps that pass between layers stay in SRAM while they fit beside the working blocks of every layer during which they live; the
 largest of those in the way is sent to DRAM. Where that happens, ``choose.py`` looks for cascades that do with less. Blocks are
-placed first-fit, largest first, by lifetime; what belongs to a cascade lives as long as the cascade.
+placed first-fit, largest first, by lifetime; what belongs to a cascade lives as long as the cascade. What is free then serves what
+is fetched ahead of the layers that need it (``ahead.py``, ``stock.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ..extents import align
 from ..layers import LayerGraph
+from .ahead import Records, merge_records, units_of
 from .cascade import Planner
 from .choose import choose
+from .place import Block, Places, place
+from .stock import Stock, stock_blocks, stock_streams
 from .stripes import Cascade, ring_bytes
 from .tiling import Tiling
 
@@ -24,7 +28,7 @@ DRAM_ALIGN_BYTES = 64
 
 @dataclass(frozen=True)
 class LayerBlocks:
-    """SRAM addresses of a layer's working blocks: slots of each input, of the output, of parameters; its table."""
+    """SRAM addresses of a layer's working blocks: slots of each input, of the output, of its own parameters; its own table."""
 
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
@@ -35,8 +39,8 @@ class LayerBlocks:
 @dataclass(frozen=True)
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
-    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``sram``: every block with its
-    address.
+    maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records`` and ``stocks``: what is
+    fetched ahead. ``sram``: every block with its address.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -48,21 +52,9 @@ class Allocation:
     ring_addr: dict[tuple[int, int], int]
     dram_addr: dict[int, int]
     dram_bytes: int
-    sram: tuple[tuple[Block, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Block:
-    """Bytes of SRAM that are kept free from layer ``first`` to layer ``last``.
-
-    ``key``: ("map", map), ("ring", first layer, map), ("in", layer, which input, slot), ("out", layer, slot),
-    ("param", layer, slot) or ("table", layer).
-    """
-
-    key: tuple[str | int, ...]
-    size_bytes: int
-    first: int
-    last: int
+    records: tuple[Records, ...]
+    stocks: tuple[Stock, ...]
+    sram: tuple[tuple[Block, int], ...]
 
 
 def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
@@ -78,22 +70,28 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
         living = state.living()
         blocks = _working_blocks(graph, tilings, cascades)
         blocks += [Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
-        placed, failed = _place(blocks, hw.sram_bytes)
+        placed, failed = place(blocks, hw.sram_bytes)
         if failed is None:
             break
         # Fragmentation: first make the working blocks of that moment smaller, then send a map to DRAM.
         state.make_room(failed)
+    units = units_of(graph, tilings, cascades)
+    records, taken = merge_records(graph, units, [(block, placed[block.key]) for block in blocks], hw)
+    stocks = stock_streams(graph, tilings, units, records, taken, hw)
+    merged = {step for each in records for step in each.offsets}
     elsewhere = state.resident | {m for c in cascades for m in c.inside(graph) if state.only_in(m, c)}
     dram_addr, dram_bytes = _dram(graph, elsewhere)
     return Allocation(
         tilings=tuple(tilings),
-        blocks=tuple(_layer_blocks(step, tiling, placed) for step, tiling in enumerate(tilings)),
+        blocks=tuple(_layer_blocks(step, tiling, placed, step in merged) for step, tiling in enumerate(tilings)),
         cascades=tuple(cascades),
         sram_addr={index: placed["map", index] for index in state.resident},
         ring_addr={(c.first, r.map): placed["ring", c.first, r.map] for c in cascades for r in c.rings},
         dram_addr=dram_addr,
         dram_bytes=dram_bytes,
-        sram=tuple((block, placed[block.key]) for block in blocks),
+        records=records,
+        stocks=stocks,
+        sram=(*taken, *stock_blocks(stocks)),
     )
 
 
@@ -221,55 +219,16 @@ def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequ
     return blocks
 
 
-def _place(blocks: Sequence[Block], capacity_bytes: int) -> tuple[dict[tuple[str | int, ...], int], Block | None]:
-    """First fit, largest first, or else in another order; the first block that does not fit is returned beside what was placed."""
-    orders: tuple[Callable[[Block], int], ...] = (
-        lambda b: -b.size_bytes,
-        lambda b: -b.size_bytes * (b.last - b.first + 1),
-        lambda b: b.first - b.last,
-        lambda b: b.first,
-    )
-    failures = []
-    for order in orders:
-        places, failed = _first_fit(
-            sorted(blocks, key=lambda b: (order(b), -b.size_bytes, b.first, str(b.key))), capacity_bytes
-        )
-        if failed is None:
-            return places, None
-        failures.append(failed)
-    return {}, failures[0]
-
-
-def _first_fit(blocks: Sequence[Block], capacity_bytes: int) -> tuple[dict[tuple[str | int, ...], int], Block | None]:
-    """The blocks in this order, each as low as possible; and the first one that has no room."""
-    placed: list[tuple[Block, int]] = []
-    for block in blocks:
-        taken = sorted(
-            (addr, addr + other.size_bytes)
-            for other, addr in placed
-            if other.first <= block.last and block.first <= other.last
-        )
-        addr = 0
-        for begin, end in taken:
-            if addr + block.size_bytes <= begin:
-                break
-            addr = max(addr, end)
-        if addr + block.size_bytes > capacity_bytes:
-            return {}, block
-        placed.append((block, addr))
-    return {block.key: addr for block, addr in placed}, None
-
-
-def _layer_blocks(step: int, tiling: Tiling, placed: dict[tuple[str | int, ...], int]) -> LayerBlocks:
+def _layer_blocks(step: int, tiling: Tiling, placed: Places, merged: bool) -> LayerBlocks:
+    """Where a layer's blocks lie; ``merged``: its parameters and table come with those of others."""
+    own_params = tiling.param_slot_bytes and not merged
     return LayerBlocks(
         inputs=tuple(
             tuple(placed["in", step, i, slot] for slot in range(tiling.in_slots)) if size else ()
             for i, size in enumerate(tiling.in_slot_bytes)
         ),
         output=tuple(placed["out", step, slot] for slot in range(tiling.out_slots)) if tiling.out_slot_bytes else (),
-        params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots))
-        if tiling.param_slot_bytes
-        else (),
+        params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots)) if own_params else (),
         table=placed.get(("table", step), 0),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -14,11 +15,12 @@ from itertools import islice
 from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
-from ..extents import align, in_steps, input_rows, window_of
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer, channel_bytes
+from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
+from ..extents import halvings, in_steps, input_rows, rows_read, window_of
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer
 from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
 from .tile import KnownTilings, plan_layer, plan_stripe
-from .tiling import Tiling
+from .tiling import Tiling, record_tiles, weight_buffer_bytes
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
 
@@ -56,7 +58,7 @@ class Planner:
         begin = bisect_left(heights, True, key=fits)
         found = (self._with_rows(first, last, rows, resident, budget_bytes) for rows in heights[begin:])
         planned = islice((cascade for cascade in found if cascade is not None), LARGEST_TRIED)
-        return min(planned, key=lambda cascade: cost.layer_cycles(cascade.work, self.hw), default=None)
+        return min(planned, key=lambda cascade: layer_cycles(cascade.work, self.hw), default=None)
 
     def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[Stripes, list[Ring]]:
         """Stripes of so many rows and the smallest rings."""
@@ -100,7 +102,7 @@ class Planner:
             for layer, tiling in zip(layers, tilings, strict=True)
             if tiling is not None
         )
-        held = sum(_weight_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
+        held = sum(weight_buffer_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
         stay = held <= self.hw.weight_buffer_bytes
         spare = budget_bytes - sum(ring_bytes(ring, graph) for ring in rings) - sum(t.working_bytes for t in cut)
         if spare < 0:
@@ -109,9 +111,33 @@ class Planner:
         works = [self._layer_work(first + i, heights[i], in_sram, stay) for i in range(len(layers))]
         stored = {index for index in inside - resident if self._needed_after(index, last)}
         work = _together([*works, self._ring_work(rings, inside, stored)])
-        fed = sum(r.ends[0] * graph.maps[r.map].row_bytes for r in rings if r.map in layers[0].inputs)
-        work = replace(work, first_bytes=works[0].first_bytes + fed, last_bytes=works[-1].last_bytes)
-        return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, work)
+        fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
+        opening = self._opening(first, stripes[0][0][1], fed, in_sram) if stay else stripes[0][0][1]
+        # As if it did not open in parts: that alone is no reason for another cascade.
+        fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
+        work = replace(work, first_bytes=works[0].first_bytes + fed_bytes, last_bytes=works[-1].last_bytes)
+        return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, opening, work)
+
+    def _opening(self, first: int, rows: int, fed: Sequence[Ring], in_sram: frozenset[int]) -> int:
+        """How many of the first ``rows`` a cascade's first layer makes at a time.
+
+        Fewer need fewer rows of their inputs to begin with, and take more instructions.
+        """
+        if not fed:
+            return rows
+        found = []
+        for height in halvings(rows):
+            heights = Counter(count for _, count in in_steps(rows, height))
+            if all(self._tiling(first, count, in_sram) is not None for count in heights):
+                compute = engine_cycles(self._layer_work(first, heights, in_sram, True), self.hw).compute
+                found.append((compute + cost.bytes_beats(self._fed_bytes(first, height, fed), self.hw), -height))
+        return -min(found)[1]
+
+    def _fed_bytes(self, first: int, rows: int, fed: Sequence[Ring]) -> int:
+        """Bytes from DRAM under the first rows of a cascade's first layer."""
+        layer, maps = self.graph.layers[first], self.graph.maps
+        rows_of = {source: sum(rows_read(layer, which, maps, 0, rows)) for which, source in enumerate(layer.inputs)}
+        return sum(rows_of[ring.map] * maps[ring.map].row_bytes for ring in fed)
 
     def _tiling(self, step: int, rows: int, in_sram: frozenset[int]) -> Tiling | None:
         layer = self.graph.layers[step]
@@ -120,9 +146,7 @@ class Planner:
             self._tilings[key] = plan_stripe(*_stripe_of(layer, self.graph.maps, rows), self.hw, in_sram)
         return self._tilings[key]
 
-    def _layer_work(
-        self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool
-    ) -> cost.LayerWork:
+    def _layer_work(self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool) -> LayerWork:
         """What one layer does in all stripes; ``heights``: how many stripes have how many rows of it."""
         layer, works = self.graph.layers[step], []
         for rows, count in heights.items():
@@ -146,11 +170,11 @@ class Planner:
             )
         whole = self._tiling(step, max(heights), in_sram)
         assert whole is not None
-        records = whole.param_slot_bytes * _record_tiles(layer, self.graph, whole) + whole.table_bytes
+        records = whole.param_slot_bytes * record_tiles(layer, self.graph, whole) + whole.table_bytes
         once = replace(
             whole.work,
             computes=(),
-            loads=_record_tiles(layer, self.graph, whole) + (whole.table_bytes > 0),
+            loads=record_tiles(layer, self.graph, whole) + (whole.table_bytes > 0),
             load_beats=cost.bytes_beats(records, self.hw),
             stores=0,
             store_beats=0,
@@ -163,7 +187,7 @@ class Planner:
         """Whether a map is an output, or a layer behind ``last`` reads it."""
         return index in self.graph.outputs or any(index in layer.inputs for layer in self.graph.layers[last + 1 :])
 
-    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int]) -> cost.LayerWork:
+    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int]) -> LayerWork:
         """Copies of halos, the loads of what comes from DRAM, and the stores of what is made and ``stored``."""
         computes: Counter[cost.Work] = Counter()
         loads = beats = stores = store_beats = 0
@@ -176,7 +200,7 @@ class Planner:
                 loads, beats = loads + len(steps), beats + moved
             elif ring.map in stored:
                 stores, store_beats = stores + len(steps), store_beats + moved
-        return cost.LayerWork(
+        return LayerWork(
             computes=tuple(computes.items()), loads=loads, load_beats=beats, weight_loads=0, weight_bytes=0,
             decode_cycles=0, stores=stores, store_beats=store_beats, first_bytes=0, last_bytes=0,
         )  # fmt: skip
@@ -237,40 +261,16 @@ def _stripe_of(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int) -> tupl
     return layer, tuple(short)
 
 
-def _record_tiles(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:
-    """How many tiles of channels have parameter records of their own."""
-    if isinstance(layer, ConvLayer):
-        return sum(len(in_steps(part.out_channels, tiling.tile_oc)) for part in layer.parts)
-    return len(in_steps(graph.maps[layer.output].c, tiling.tile_oc)) if isinstance(layer, DepthwiseLayer) else 0
-
-
 def _keeping_records(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> Tiling:
     """With a place for all parameter records at once, so that they are loaded once for all stripes."""
-    return replace(tiling, param_slots=_record_tiles(layer, graph, tiling))
+    return replace(tiling, param_slots=record_tiles(layer, graph, tiling))
 
 
-def _weight_bytes(layer: AnyLayer, tiling: Tiling) -> int:
-    """Bytes of the weight buffer that all tiles of the layer take together."""
-    if isinstance(layer, DepthwiseLayer):
-        parts = [(layer.window.kernel_h, layer.window.kernel_w, 1, layer.weights.shape[2])]
-    elif isinstance(layer, ConvLayer):
-        parts = [tuple(part.weight.shape) for part in layer.parts]
-    else:
-        return 0
-    return sum(
-        align(rows * kernel_w * depth * channel_bytes(channels, layer.weight_bits))
-        for kernel_h, kernel_w, in_channels, out_channels in parts
-        for _, rows in in_steps(kernel_h, tiling.tile_kh)
-        for _, depth in in_steps(in_channels, tiling.tile_ic)
-        for _, channels in in_steps(out_channels, tiling.tile_oc)
-    )
-
-
-def _together(works: list[cost.LayerWork]) -> cost.LayerWork:
+def _together(works: list[LayerWork]) -> LayerWork:
     """The sum of all, nothing of it first or last."""
     totals = {
         name: sum(getattr(work, name) for work in works)
         for name in ("loads", "load_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores", "store_beats")
     }
     computes = tuple(each for work in works for each in work.computes)
-    return cost.LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)
+    return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ...machine import cost
 from ...machine.hw import HwConfig
+from ...machine.layer_cost import LayerWork, layer_cycles
 from ..extents import align
 from ..layers import LayerGraph
 from .cascade import Planner
@@ -159,5 +159,5 @@ class _Search:
                 found.append((self._cost(cascade.work), True))
         return min(found, default=None)
 
-    def _cost(self, work: cost.LayerWork) -> Cost:
-        return cost.layer_cycles(work, self.hw), work.load_beats + work.store_beats
+    def _cost(self, work: LayerWork) -> Cost:
+        return layer_cycles(work, self.hw), work.load_beats + work.store_beats

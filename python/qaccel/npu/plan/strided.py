@@ -11,6 +11,7 @@ from ...dialect.pieces import Piece
 from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
+from ...machine.layer_cost import LayerWork
 from ..layers import FeatureMap, MoveLayer, channel_bytes
 from .tile_work import move_tile
 from .tiling import Tiling
@@ -135,7 +136,7 @@ def _tiling(
         store_beats += count * written.beats(hw)
         computes.append((move_tile(first, x, y), count))
     output_resident = layer.output in resident
-    work = cost.LayerWork(
+    work = LayerWork(
         computes=tuple(computes),
         loads=loads,
         load_beats=load_beats,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ...machine.cost import LayerWork
+from ...machine.layer_cost import LayerWork
 from ..extents import Span, align, rows_read
 from ..layers import LayerGraph
 from .tiling import Tiling
@@ -47,7 +47,8 @@ class Cascade:
 
     ``rings`` are of the maps between the layers and of what they read from DRAM; ``tilings`` of the layers cut one stripe.
     ``weight_bytes``: what all its weights take of the weight buffer if they stay there from the first stripe to the last; 0: they
-    are decoded anew for every stripe.
+    are decoded anew for every stripe. ``opening``: how many rows of the first stripe the first layer makes at a time: it
+    need not wait for all that it reads from DRAM.
     """
 
     first: int
@@ -55,6 +56,7 @@ class Cascade:
     rings: tuple[Ring, ...]
     tilings: tuple[Tiling, ...]
     weight_bytes: int
+    opening: int
     work: LayerWork
 
     @property

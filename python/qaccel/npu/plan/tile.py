@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import isa
+from ...machine.layer_cost import LayerWork, layer_cycles
 from ..extents import halvings, input_pixels, input_rows, spans, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
 from .strided import move_candidates
@@ -53,7 +54,7 @@ class LayerTilings:
         for group in self._more:
             sizes = [(tiling, tiling.working_bytes) for tiling in (make() for make in group)]
             fitting = [each for each in sizes if each[1] <= self._hw.sram_bytes]
-            self._made.append([_Scored(cost.layer_cycles(t.work, self._hw), size, t) for t, size in fitting])
+            self._made.append([_Scored(layer_cycles(t.work, self._hw), size, t) for t, size in fitting])
             yield self._made[-1]
 
 
@@ -202,7 +203,7 @@ def _conv_tiling(
     tiles = spaces * oc_tiles * parts
     reduction = conv_tile(layer, part, x, y, (tile_h, tile_w, tile_oc), tile_ic, tile_kh)
     output_resident = layer.output in resident
-    work = cost.LayerWork(
+    work = LayerWork(
         computes=tuple((each, count * tiles) for each, count in reduction),
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
         load_beats=parts
@@ -331,9 +332,9 @@ def _pixelwise_tiling(
         tile = window_tile(layer, x, y, rows.typical, pixels.typical, tile_oc, tile_kh)
     else:
         tile = pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)
-    work = cost.LayerWork(
+    work = LayerWork(
         computes=tuple((each, tiles) for each in tile),
-        loads=(tiles * chunks * sum(1 for s in slots if s)) + (oc_tiles if depthwise else 0),
+        loads=tiles * chunks * sum(1 for s in slots if s) + (oc_tiles if depthwise else 0) + (table_bytes > 0),
         load_beats=tiles * chunks * in_beats
         + oc_tiles * cost.bytes_beats(param_bytes, hw)
         + cost.bytes_beats(table_bytes, hw),

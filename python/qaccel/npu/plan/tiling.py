@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...machine.cost import LayerWork
-from ..extents import align
+from ...machine.layer_cost import LayerWork
+from ..extents import align, in_steps
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,38 @@ class Tiling:
             + align(self.param_slot_bytes) * self.param_slots
             + align(self.table_bytes)
         )
+
+
+def record_tiles(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:
+    """How many tiles of channels have parameter records of their own."""
+    if isinstance(layer, ConvLayer):
+        return sum(len(in_steps(part.out_channels, tiling.tile_oc)) for part in layer.parts)
+    return len(in_steps(graph.maps[layer.output].c, tiling.tile_oc)) if isinstance(layer, DepthwiseLayer) else 0
+
+
+def _weight_tiles(layer: AnyLayer, tiling: Tiling) -> list[tuple[int, int]]:
+    """(rows, channels) of each tile of a layer's weights."""
+    if isinstance(layer, DepthwiseLayer):
+        parts = [(layer.window.kernel_h, layer.window.kernel_w, 1, layer.weights.shape[2])]
+    elif isinstance(layer, ConvLayer):
+        parts = [tuple(part.weight.shape) for part in layer.parts]
+    else:
+        return []
+    return [
+        (rows * kernel_w * depth, channels)
+        for kernel_h, kernel_w, in_channels, out_channels in parts
+        for _, rows in in_steps(kernel_h, tiling.tile_kh)
+        for _, depth in in_steps(in_channels, tiling.tile_ic)
+        for _, channels in in_steps(out_channels, tiling.tile_oc)
+    ]
+
+
+def weight_tile_count(layer: AnyLayer, tiling: Tiling) -> int:
+    """How many tiles a layer's weights are cut into."""
+    return len(_weight_tiles(layer, tiling))
+
+
+def weight_buffer_bytes(layer: AnyLayer, tiling: Tiling) -> int:
+    """Bytes of the weight buffer that all tiles of a layer take together."""
+    bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 8
+    return sum(align(rows * channel_bytes(channels, bits)) for rows, channels in _weight_tiles(layer, tiling))

@@ -58,13 +58,16 @@ class LayerFacts:
     sources: tuple[int, ...]
     cascade: int | None
 
+    def __repr__(self) -> str:
+        return f"<LayerFacts of '{self.name[:60]}': {self.op}, {self.macs:,} MACs, {self.stream_bytes:,} B of streams>"
+
 
 @dataclass(frozen=True)
 class SramBlock:
     """Bytes of SRAM that are kept free for one thing from layer ``first`` to layer ``last``.
 
     ``kind``: "map" for one that lies there whole, "rows" for those of a map that a cascade has at hand, "input" and "output" for
-    tiles, "parameters", "table". ``name``: of the map, or of the layer whose parameters or table they are.
+    tiles, "parameters", "table", "weights" for streams that wait. ``name``: of the map, or of the layer whose these are.
     """
 
     kind: str

@@ -139,7 +139,7 @@ def test_the_remedy_gains_what_was_promised():
     after = qaccel.analyze(network(outlier), data(128), bits=plan, passes=())
     found = next(each for each in after.sources if (each.finding.node, each.finding.what) == ("first", "activations"))
     gained = before.drop.points - after.drop.points
-    assert 0.5 < gained / worst.gain_points < 2  # alone on 8 samples, and among the others on 32
+    assert 0.5 < gained / worst.gain_points < 3  # alone on 8 samples, and among the others on 32 that are held out
     assert found.finding.db - worst.finding.db == pytest.approx(worst.finding.gain_db, abs=1.5)
 
 

@@ -18,10 +18,12 @@ from ...stages import OfThisRun
 from . import cache, preprocessing
 from .outliers import find_outliers, without
 from .ranges import NotFinite, Ranges, calibrate
+from .runs import batch_of, runs_of
 from .seen import inputs_seen, line
 from .synthetic import synthetic_inputs, those_of, widened
 
-HELD_OUT = 4  # one run of so many is held out to judge by
+HELD_OUT = 4  # one group of so many is held out to judge by
+HELD_TOGETHER = 4  # samples in a row
 FEWEST_TO_HOLD_OUT = 16
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 
@@ -73,7 +75,8 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     # Where bits are given, ranges are of the held-out samples, too: few samples have the values that reach far.
     also = {} if options.auto else held
     notes = [*(each.note(method) for each in outliers), *said]
-    key = cache.key_of(model, given, f"{method}, held out: {'means' if also else 'all'}" if held else method)
+    apart = f", {HELD_TOGETHER} of {HELD_TOGETHER * HELD_OUT} apart{' but for ends' if also else ''}" if held else ""
+    key = cache.key_of(model, given, method + apart)
     ranges = cache.load(key)
     if ranges is not None:
         said_of_cache = f"calibration: ranges of the same model and samples are known from before ({cache.folder()})"
@@ -99,13 +102,16 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
 def held_out(
     model: Model, samples: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # fmt: skip
-    """The samples without every HELD_OUT-th run's, and those; none are held out of fewer than FEWEST_TO_HOLD_OUT runs."""
-    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
-    runs = min((len(samples[name]) // size for name, size in own.items()), default=1)
-    if runs < FEWEST_TO_HOLD_OUT:
+    """The samples without every HELD_OUT-th group of HELD_TOGETHER, and those; none are held out of fewer than FEWEST_TO_HOLD_OUT.
+
+    A group is of whole runs; so a network of another batch holds out the same samples.
+    """
+    runs, own = runs_of(model, samples), batch_of(model)
+    together = max(1, HELD_TOGETHER // own)
+    held = [k for k in range(runs) if k // together % HELD_OUT == HELD_OUT - 1]
+    if runs * own < FEWEST_TO_HOLD_OUT or not held:
         return samples, {}
-    held = [k for k in range(runs) if k % HELD_OUT == HELD_OUT - 1]
-    left = [k for k in range(runs) if k % HELD_OUT != HELD_OUT - 1]
+    left = [k for k in range(runs) if k // together % HELD_OUT != HELD_OUT - 1]
     return those_of(model.inputs, samples, left), those_of(model.inputs, samples, held)
 
 

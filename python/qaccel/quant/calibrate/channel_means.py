@@ -7,6 +7,7 @@ from tvm import ir, relax
 
 from ...model import Model
 from ...relax_tools import bindings, node_name
+from .runs import batch_of
 
 _PRODUCT = "relax.matmul"
 _CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
@@ -17,8 +18,7 @@ PASSES_AT_ONCE = 16  # runs of the model's own batch that calibration makes side
 
 def passes_of(model: Model) -> int:
     """How many runs of the model's own batch the means are taken over: whole rounds of PASSES_AT_ONCE that hold SAMPLES."""
-    own = max((spec.shape[0] for spec in model.inputs if spec.shape), default=1)
-    return PASSES_AT_ONCE * -(-SAMPLES // (PASSES_AT_ONCE * own))
+    return PASSES_AT_ONCE * -(-SAMPLES // (PASSES_AT_ONCE * batch_of(model)))
 
 
 def limits_of(model: Model) -> frozenset[str]:

@@ -20,7 +20,7 @@ from ...relax_tools import bindings
 from .calibration import FEWEST_TO_HOLD_OUT, Calibration
 from .channel_means import passes_of
 from .ranges import BINS, SEARCHES, Cut, Histogram, binned
-from .runs import first_runs, runs_of
+from .runs import batch_of, first_runs, runs_of
 
 SEARCHED_BITS = 8  # and fewer are searched
 FEW_BITS = 4  # and fewer: errors are weighed by the layers that read them
@@ -36,7 +36,7 @@ def narrowed(q: QuantizedModel, calibration: Calibration, method: str | None) ->
     """
     whole, model = calibration.ranges.values, q.model
     runs = runs_of(model, calibration.samples) + (runs_of(model, calibration.held) if calibration.held else 0)
-    few = calibration.holds_outliers or runs < FEWEST_TO_HOLD_OUT
+    few = calibration.holds_outliers or runs * batch_of(model) < FEWEST_TO_HOLD_OUT
     searched = _searched(q, whole, FEW_BITS if method is not None or few else SEARCHED_BITS)
     if method not in (None, *SEARCHES) or not searched or not calibration.measured:
         return calibration

@@ -15,6 +15,11 @@ def runs_of(model: Model, samples: Mapping[str, np.ndarray]) -> int:
     return min((len(samples[name]) // size for name, size in own.items()), default=1)
 
 
+def batch_of(model: Model) -> int:
+    """How many samples a run of the network takes."""
+    return max((spec.shape[0] for spec in model.inputs if spec.shape), default=1)
+
+
 def first_runs(model: Model, samples: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
     """The samples of the first runs."""
     own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}

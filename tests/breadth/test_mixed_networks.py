@@ -36,7 +36,11 @@ from tiers import wide_after
 # Where a rule was wrong once: a Transpose before a Relu, copies of several widths, joins that stay in float, products with planes
 # that were flattened channels last, slopes in another order of channels.
 FOUND = (2054, 2050, 210, 240, 242, 243, 256, 2004, 2062)
-LEAST_DB = 35  # values at ties are a step apart; in another order of channels nothing is left
+LEAST_DB = 40
+AT_TIES_DB = {
+    2025: 39.9,
+    2100: 39.9,
+}  # a tenth of the first's sums lie at ties, and an early 4-bit tie of the second goes on
 ONCE = range(int(os.environ.get("QACCEL_NETWORKS_FROM", 2000)), int(os.environ.get("QACCEL_NETWORKS_TO", 2200)))
 
 
@@ -77,7 +81,7 @@ def check_file(q: QuantizedModel, seed: int) -> None:
     wanted, session = run_model(q, data), unoptimized(qdq_model(q))
     for output, made in zip(session.get_outputs(), session.run(None, data), strict=True):
         same = np.array_equal(wanted[output.name], made)  # such as zeros, which have no signal
-        assert same or decibels(wanted[output.name], made) >= LEAST_DB, output.name
+        assert same or decibels(wanted[output.name], made) >= AT_TIES_DB.get(seed, LEAST_DB), output.name
 
 
 @pytest.mark.parametrize("seed", wide_after(1, FOUND))

@@ -133,13 +133,13 @@ def test_a_shared_scale_is_the_cause():
 
 def test_the_remedy_gains_what_was_promised():
     """With the worst source's lines in the plan, the drop falls, and that source's error by what was predicted."""
-    before = qaccel.analyze(network(outlier), data(128), bits="W8A4", passes=())
+    before = qaccel.analyze(network(outlier), data(15), bits="W8A4", passes=())
     worst = next(each for each in before.sources if each.finding.node != "x")
     plan = {**before.quantized.plan, **worst.finding.plan}
-    after = qaccel.analyze(network(outlier), data(128), bits=plan, passes=())
+    after = qaccel.analyze(network(outlier), data(15), bits=plan, passes=())
     found = next(each for each in after.sources if (each.finding.node, each.finding.what) == ("first", "activations"))
     gained = before.drop.points - after.drop.points
-    assert 0.5 < gained / worst.gain_points < 3  # alone on 8 samples, and among the others on 32 that are held out
+    assert 0.5 < gained / worst.gain_points < 2  # alone on 8 samples, among the others on 15: too few to hold any out
     assert found.finding.db - worst.finding.db == pytest.approx(worst.finding.gain_db, abs=1.5)
 
 

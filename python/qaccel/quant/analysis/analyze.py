@@ -60,7 +60,7 @@ class Analysis:
 def analyze(lab: Laboratory, bits: Bits | None) -> Analysis:
     """The analysis of a network at these bits, after all passes.
 
-    The whole is judged on held-out samples, if there are any; all else is measured on those that the ranges come from.
+    The whole, and the points of each source alone, are judged on held-out samples, if there are any; decibels are of the others.
     """
     quantized, model = lab.make(bits), lab.model
     judging = first_runs(model, lab.held, MOST_JUDGED)
@@ -71,7 +71,7 @@ def analyze(lab: Laboratory, bits: Bits | None) -> Analysis:
     samples = first_runs(model, lab.calibration.samples, MOST_JUDGED)
     tensors = measure_losses(quantized, samples)
     found = findings(quantized, tensors)
-    few = first_runs(model, samples, MOST_ALONE)
+    few = first_runs(model, judging, MOST_ALONE)
     alone = _alone(lab, found, tensors, few)
     sources = []
     for finding, losses in zip(found, alone, strict=True):

@@ -145,6 +145,7 @@ def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
     _rounds(state, advance)
     _try_uniform(state, advance)
     _pay_for_bits(state, advance)
+    _from_fewest_bytes(state, advance)
     if state.best is None:
         _extremes(state, advance)
     if state.best is None:
@@ -229,6 +230,26 @@ def _pay_for_bits(state: State, advance: Advance) -> None:
         most = most_paid(lab, tried, state.keeps, state.objective)
         if most is not None and state.objective(most) < state.objective(best):
             state.best = most
+
+
+def _from_fewest_bytes(state: State, advance: Advance) -> None:
+    """Under a limit on bytes also the plan that a search for the fewest bytes finds: near the edge there is hardly another.
+
+    Of a large network only where nothing else keeps the limits.
+    """
+    lab, limits = state.lab, state.limits
+    large = plan_of(lab.model).compiled
+    if limits.max_bytes is None or not limits.max_drop_holds or large and state.best is not None:
+        return
+    fewest = replace(limits, minimize="bytes", max_drop=limits.max_points, max_bytes=None)
+    other = State(lab, fewest, lab.tables(), lab.trial(lab.space.uniform(W8A8)))
+    for known in list(lab.trials):
+        other.take(known)
+    _rounds(other, advance)
+    _try_uniform(other, advance)
+    _pay_for_bits(other, advance)
+    if other.best is not None and state.improves(other.best):
+        state.best = other.best
 
 
 def _extremes(state: State, advance: Advance) -> None:

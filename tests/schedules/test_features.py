@@ -55,5 +55,7 @@ def test_a_module_of_a_larger_cpu_is_refused(tmp_path: Path, monkeypatch: pytest
         UserError, match=r"module\.so' was compiled for a CPU with .*, which this machine does not have; compile it"
     ):
         qaccel.load(path)
+    with pytest.raises(UserError, match=r"the module was compiled for a CPU with .*, which this machine does not have"):
+        qaccel.compile(chain(), target="llvm -mcpu=znver4").run(samples(chain(), 1))
     qaccel.compile(chain(), target="llvm -mcpu=x86-64").export_library(path)
     assert np.isfinite(next(iter(qaccel.load(path).run(samples(chain(), 1)).values()))).all()

@@ -118,7 +118,9 @@ def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
     """A module that was just built. The .so or .tar would run the same; this links it in memory."""
     use_all_cores()
     runtime = executable.jit() if hasattr(executable, "jit") else executable.mod
-    return Runner(metadata, executable.mod, relax.VirtualMachine(runtime, tvm.cpu()), fresh=True)
+    vm = relax.VirtualMachine(runtime, tvm.cpu())
+    _check_cpu(read_metadata(vm) or {}, "the module")
+    return Runner(metadata, executable.mod, vm, fresh=True)
 
 
 def figures(report: Mapping[str, Any]) -> str:
@@ -152,12 +154,17 @@ def load(path: str | Path) -> Runner:
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
     metadata = check_metadata(read_metadata(vm), str(path))
+    _check_cpu(metadata, f"module '{path}'")
+    return Runner(metadata, runtime, vm, path=path, stamp=stamp)
+
+
+def _check_cpu(metadata: Mapping[str, Any], what: str) -> None:
+    """Raises UserError where code may use what this machine's CPU does not have: it would die of an illegal instruction."""
     if missing := absent(metadata.get("cpu_features", ())):
         raise UserError(
-            f"module '{path}' was compiled for a CPU with {', '.join(missing)}, which this machine does not have; "
+            f"{what} was compiled for a CPU with {', '.join(missing)}, which this machine does not have; "
             "compile it for this one, or with -mcpu= for one that is like both"
         )
-    return Runner(metadata, runtime, vm, path=path, stamp=stamp)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

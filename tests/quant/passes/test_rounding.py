@@ -90,7 +90,7 @@ def test_float_outputs_and_integers_of_a_row_belong_together() -> None:
     imported, ranges, samples = prepared(conv_model(np.random.default_rng(3)), 3, samples=8)
     plain = quantize(imported, ranges, BitWidths(8, 16))
     (real,) = plain.real.values()
-    rows = Rows(real, 8, seed=0)
+    rows = Rows(real, 8, 4096, seed=0)
     execute(
         imported, samples, lambda name, value: rows.add(real.outputs(value)) if name == real.output.tensor else None
     )

@@ -4,7 +4,7 @@ import tvm_ffi.libinfo
 from tvm.libinfo import find_libtvm_runtime
 
 from qaccel.machine.native import library_path
-from qaccel.metadata import FORMAT
+from qaccel.metadata.read import FORMAT
 
 print(
     find_libtvm_runtime(), tvm_ffi.libinfo.find_libtvm_ffi(), library_path(), tvm_ffi.libinfo.find_include_path(),

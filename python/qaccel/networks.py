@@ -301,7 +301,7 @@ class Places:
         """Write it all; gives the paths."""
         from .qdq.write import emit_qdq as write_qdq
         from .report.folder import write_report
-        from .run.package import write_program
+        from .run.replay.package import write_program
 
         compiled, written = module.compiled, []
         assert compiled is not None

@@ -21,8 +21,8 @@ from ..errors import CompilerFault, UserError, check_compiler, fault_of
 from ..version import __version__
 from .parser import Parser
 
-VERBS = ("compile", "run", "tune", "evaluate", "analyze", "explore", "diff", "inspect")
-WITHOUT_COMPILER = ("run", "diff", "inspect")  # these need TVM's runtime alone
+VERBS = ("compile", "run", "tune", "evaluate", "analyze", "explore", "diff", "replay", "inspect")
+WITHOUT_COMPILER = ("run", "diff", "replay", "inspect")  # these need TVM's runtime alone
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ class MachineError(Exception):
     def __init__(self, index: int | None, message: str) -> None:
         super().__init__(f"instruction {index}: {message}" if index is not None else message)
         self.index = index
+        self.message = message
 
 
 class Fault(Exception):

@@ -1,8 +1,8 @@
 """What it takes to import TVM with the backend, and to load and run a module: `python tests/bench/bench_import.py`.
 
-Each figure is the median of processes of its own, the kinds taking turns: processor time, which other work on the machine changes
-little, time on the clock, and the most memory. With `--bar`, exits with 1 where `import tvm` takes more than 50 ms of processor time
-longer with the backend than without it.
+Each figure is the median of processes of its own, the kinds taking turns: processor time, which other work on the machine changes less,
+time on the clock, and the most memory. What the backend adds to `import tvm` is timed inside a process: finding it, importing and
+registering it, after TVM and its own backends. With `--bar`, exits with 1 where that takes more than 50 ms of processor time.
 """
 
 import argparse
@@ -29,8 +29,17 @@ module.run({entry["name"]: np.zeros(entry["shape"], entry["dtype"]) for entry in
 PEAK = """
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
+ADDED = """
+import importlib.metadata, time
+find = importlib.metadata.entry_points
+importlib.metadata.entry_points = lambda **which: []
+import tvm
+start = time.process_time()
+for point in find(group="tvm.backends"):
+    point.load()()
+print(1e3 * (time.process_time() - start))
+"""
 KINDS = {
-    "import tvm, no backend": ("import tvm", {"TVM_DEVICE_BACKEND_AUTOLOAD": "0"}),
     "import tvm": ("import tvm", {}),
     "import tvm, runtime alone": ("import tvm", {"TVM_USE_RUNTIME_LIB": "1"}),
     "load and run a module": (RUN, {}),
@@ -45,11 +54,13 @@ def main() -> None:
     parser.add_argument("--bar", action="store_true")
     arguments = parser.parse_args()
     taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
+    added = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.so"
         model = small_models.chain()
         qaccel.compile(model, calibration_data=small_models.samples(model), bits=8, output=path)
         for _ in range(arguments.count):
+            added.append(float(subprocess.check_output([sys.executable, "-c", ADDED], text=True)))
             for kind, (code, variables) in KINDS.items():
                 command = [sys.executable, "-c", code + PEAK, str(path)]
                 start = time.perf_counter()
@@ -65,9 +76,10 @@ def main() -> None:
         print(
             f"{kind:<28} {processor:6.0f} ms of processor time, {clock:6.0f} ms on the clock, {peak:4.0f} MiB at most"
         )
-    more = medians["import tvm"][0] - medians["import tvm, no backend"][0]
-    print(f"import tvm takes {more:.0f} ms more of processor time with the backend; the bar is {BAR_MILLISECONDS}")
-    if arguments.bar and more > BAR_MILLISECONDS:
+    print(
+        f"the backend adds {statistics.median(added):.1f} ms of processor time to import tvm; the bar is {BAR_MILLISECONDS}"
+    )
+    if arguments.bar and statistics.median(added) > BAR_MILLISECONDS:
         sys.exit(1)
 
 

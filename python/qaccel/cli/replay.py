@@ -16,7 +16,7 @@ def execute(arguments: argparse.Namespace) -> None:
     from ..run.replay.replay import replay
 
     for each in replay(arguments.folder):
+        what = f"{each.accesses:,} reads and writes of {each.compared_bytes:,} bytes"
         print(
-            f"{each.symbol}: {each.instructions:,} instructions read and write as the golden data say on interpreter and simulator: "
-            f"{each.accesses:,} accesses, {each.compared_bytes:,} bytes; {each.cycles:,} cycles"
+            f"{each.symbol}: {each.instructions:,} instructions, {what} as the golden data say; {each.cycles:,} cycles"
         )

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .errors import CompilerFault, QaccelError, UserError
+from .errors import CompilerFault, QaccelError, UserError, check_compiler
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Module, QuantizedNetwork, analyze, compile, explore, load, quantize
+    from .api import analyze, compile, explore, quantize
+    from .networks import Module, QuantizedNetwork, load
     from .relax_idioms import partition_for_qaccel
 
 __all__ = [
@@ -36,14 +37,15 @@ __all__ = [
 # Silent until the program that uses qaccel wants to hear it.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-# `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for.
+# `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for,
+# and what only runs modules does not import it at all.
 _HOMES = {
-    "Module": "api",
-    "QuantizedNetwork": "api",
+    "Module": "networks",
+    "QuantizedNetwork": "networks",
     "analyze": "api",
     "compile": "api",
     "explore": "api",
-    "load": "api",
+    "load": "networks",
     "partition_for_qaccel": "relax_idioms",
     "quantize": "api",
 }
@@ -54,6 +56,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'qaccel' has no attribute {name!r}")
     import importlib
 
+    if _HOMES[name] != "networks":
+        check_compiler()
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 

@@ -13,15 +13,13 @@ from .errors import UserError, boundary, path_of, shown
 from .exploration import Exploration, explore_quantized
 from .frontend.import_torch import is_program
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
-from .machine.native import load_library
 from .networks import Module, Places, QuantizedNetwork, dumps_of
+from .networks import load as load
 from .options import Data, TargetOptions, options_of, parse_target
 from .options.sweep import Sweep, parse_sweep, swept_configs
 from .parallel import Workers
 from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
-from .run import execute
 from .run.files import check_folder
-from .run.remote import load_remote
 from .stages import Stages
 
 
@@ -219,20 +217,6 @@ def explore(
         if output is not None:
             found.write(output)
         return found
-
-
-def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
-    """A module that was exported, here or on a server of ``rpc_key`` that TVM's tracker at ``rpc_tracker`` gives out.
-
-    Raises UserError if it is missing, damaged or of another version, or no such server answers.
-    """
-    with boundary("load"):
-        if (rpc_tracker is None) != (rpc_key is None):
-            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
-        if rpc_tracker is not None and rpc_key is not None:
-            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
-        load_library()
-        return Module(loaded=execute.load(path))
 
 
 def model_name(model: ModelLike) -> str:

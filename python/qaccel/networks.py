@@ -1,4 +1,7 @@
-"""A network that was quantized and one that was compiled: what `quantize`, `compile` and `load` give, and what they write."""
+"""A network that was quantized and one that was compiled: what `quantize`, `compile` and `load` give, and what they write.
+
+A module that was loaded runs where there is no compiler, so what only compiles or compares is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .dialect.quantized import QuantizedModel, plan_entries
-from .errors import UserError, boundary, path_of, shown
+from .errors import UserError, boundary, check_compiler, path_of, shown
 from .evaluate.dataset import check_inputs
-from .evaluate.integers import run_model
-from .export import check_output_path, export_library
 from .machine.artefact import Artefact
 from .machine.hw import HwConfig
 from .machine.isa import decode, disassemble
-from .options import CompileOptions
+from .machine.native import load_library
 from .parallel import Workers
-from .pipeline import Compiled
-from .qdq.write import emit_qdq as write_qdq
-from .quant.io_dtype import with_ends
-from .report.folder import write_report
-from .report.offloads import offloads_text
 from .run import execute
-from .run.compare import Difference, compare_modules, compare_with_float, one_batch, write_tensors
-from .run.evaluate import Evaluation, Samples, evaluate, float_reference, load_labelled
 from .run.files import check_file, check_folder, write_file, write_text
-from .run.images import check_no_preprocess, labelled_images, read_inputs
-from .run.package import write_program
 from .stages import progress_bar
+
+if TYPE_CHECKING:
+    from .dialect.quantized import QuantizedModel
+    from .options import CompileOptions
+    from .pipeline import Compiled
+    from .run.compare import Difference
+    from .run.evaluate import Evaluation, Samples
 
 DUMPS = ("relax", "asm")
 
@@ -54,6 +52,8 @@ class QuantizedNetwork:
     @property
     def plan(self) -> dict[str, dict[str, Any]]:
         """Bits of each layer with weights, as plan.json has them; of bits that were searched for also ``why``."""
+        from .dialect.quantized import plan_entries
+
         return plan_entries(self.quantized)
 
     @property
@@ -62,12 +62,17 @@ class QuantizedNetwork:
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the quantized model as standard ONNX QDQ."""
+        from .qdq.write import emit_qdq as write_qdq
+
         with boundary("emit QDQ"):
             check_onnx(path, "quantized model")
             write_file(path, lambda temporary: write_qdq(self.quantized, temporary), "quantized model")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name in exact integers, without compiling. Takes what `Module.run` takes."""
+        from .evaluate.integers import run_model
+        from .quant.io_dtype import with_ends
+
         with boundary("run"):
             quantized, model = self.quantized, self.quantized.model
             mod, ends = with_ends(quantized, "float32")
@@ -160,6 +165,8 @@ class Module:
         """
         with boundary("run"):
             if isinstance(inputs, str | os.PathLike):
+                from .run.images import read_inputs
+
                 inputs = read_inputs(self.runner, inputs, preprocess, "inputs")[0]
             elif preprocess is not None:
                 raise UserError("preprocess describes a folder of images, and inputs are arrays; drop one of them")
@@ -183,6 +190,10 @@ class Module:
         ``data``: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, see
         `run.images.labelled_images`; ``preprocess``: how images are prepared (default: as the calibration images were).
         """
+        check_compiler()
+        from .run.evaluate import evaluate, load_labelled
+        from .run.images import check_no_preprocess, labelled_images
+
         with boundary("evaluate"):
             workers = Workers(jobs, cluster)
             samples: Mapping[str, Samples]
@@ -200,6 +211,9 @@ class Module:
 
         Integers are NHWC. Raises UserError for inputs that do not fit, and for a folder that cannot be written.
         """
+        check_compiler()
+        from .run.compare import one_batch, write_tensors
+
         with boundary("run"):
             return write_tensors(folder, self.runner, one_batch(self.runner, inputs))
 
@@ -210,6 +224,10 @@ class Module:
 
         `run.compare.first_parting` names the first tensor in which they part. Raises UserError for a reference with other inputs.
         """
+        check_compiler()
+        from .run.compare import compare_modules, compare_with_float, one_batch
+        from .run.evaluate import float_reference
+
         with boundary("run"):
             batch = one_batch(self.runner, inputs)
             if isinstance(reference, str | os.PathLike) and path_of(reference, "--reference").suffix == ".onnx":
@@ -219,6 +237,8 @@ class Module:
 
     def offloads(self) -> str:
         """What runs where, one line for each layer: `report.offloads.offloads_text`. Raises UserError as `report`."""
+        from .report.offloads import offloads_text
+
         return offloads_text(self.report)
 
     def export_library(self, path: str | Path, cross_compiler: str | None = None) -> Path:
@@ -226,6 +246,8 @@ class Module:
 
         Raises UserError if it was loaded from one, or the path cannot be written.
         """
+        from .export import export_library
+
         if self.compiled is None:
             raise UserError("this module was loaded from a file; copy that file")
         with boundary("export"):
@@ -246,6 +268,8 @@ class Places:
 
     def check(self, options: CompileOptions, quantized: bool) -> None:
         """Raises UserError for a place that cannot be written, and for files that this target has not."""
+        from .export import check_output_path
+
         if self.output is not None:
             check_output_path(self.output, options.target.mtriple, self.cross_compiler)
         elif self.cross_compiler is not None:
@@ -275,6 +299,10 @@ class Places:
 
     def write(self, module: Module) -> tuple[Path, ...]:
         """Write it all; gives the paths."""
+        from .qdq.write import emit_qdq as write_qdq
+        from .report.folder import write_report
+        from .run.replay.package import write_program
+
         compiled, written = module.compiled, []
         assert compiled is not None
         if self.output is not None:
@@ -291,6 +319,23 @@ class Places:
         for kind in self.dump_code:
             written.append(write_text(f"{self.output}.{kind}", module.code(kind), "dump"))
         return tuple(written)
+
+
+def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
+    """A module that was exported, here or on a server of ``rpc_key`` that TVM's tracker at ``rpc_tracker`` gives out.
+
+    Imports nothing of the compiler, so it works with TVM's runtime alone (``TVM_USE_RUNTIME_LIB=1`` in the environment). Raises
+    UserError if the module is missing, damaged or of another version, or no such server answers.
+    """
+    with boundary("load"):
+        if (rpc_tracker is None) != (rpc_key is None):
+            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
+        if rpc_tracker is not None and rpc_key is not None:
+            from .run.remote import load_remote
+
+            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
+        load_library()
+        return Module(loaded=execute.load(path))
 
 
 def dumps_of(kinds: str | Sequence[str]) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from typing import Any
 from ..dialect.chosen import Chosen
 from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
-from ..metadata import Boundary, seen_entries
+from ..machine.simulator import STALLS as STALLS
+from ..metadata.make import Boundary, seen_entries
 from ..npu.partition.partition import Rejection
 from ..stages import OfThisRun
 from .subgraphs import ProfiledSubgraph, tenancies
 
-STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
 DRAM_KINDS = ("weights", "activations_read", "activations_written", "program")
 BITS_OF_FLOAT = 8  # width at which the bound counts the MACs of an operator that has no integer form
 Report = dict[str, Any]

@@ -15,18 +15,25 @@ from .errors import CompilerFault, QaccelError, UserError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Module, QuantizedNetwork, analyze, compile, explore, load, quantize
+    from .api import Module, QuantizedNetwork, analyze, compile, evaluate, explore, load, quantize
+    from .exploration import Exploration
     from .relax_idioms import partition_for_qaccel
+    from .report.record.schema import Report
+    from .run.evaluate import Evaluation
 
 __all__ = [
     "CompilerFault",
+    "Evaluation",
+    "Exploration",
     "Module",
     "QaccelError",
     "QuantizedNetwork",
+    "Report",
     "UserError",
     "__version__",
     "analyze",
     "compile",
+    "evaluate",
     "explore",
     "load",
     "partition_for_qaccel",
@@ -38,10 +45,14 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for.
 _HOMES = {
+    "Evaluation": "run.evaluate",
+    "Exploration": "exploration",
     "Module": "api",
     "QuantizedNetwork": "api",
+    "Report": "report.record.schema",
     "analyze": "api",
     "compile": "api",
+    "evaluate": "api",
     "explore": "api",
     "load": "api",
     "partition_for_qaccel": "relax_idioms",

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 
 from cases.nets import Net, scalar
 from qaccel.dialect.quantized import QuantizedModel
+from qaccel.emulate.integers import run_model
 from qaccel.errors import UserError
-from qaccel.evaluate.integers import run_model
 from qaccel.options import TargetOptions, options_of
 from qaccel.pipeline import quantize_model
 from qaccel.stages import Stages

@@ -41,6 +41,7 @@ from .quant.search.laboratory import Laboratory, Rounded
 from .quant.search.paid import within_bytes
 from .quant.search.search import search
 from .quant.unlike import quantize_measured
+from .report.record.schema import Report
 from .report.report import layer_entries, make_report
 from .report.subgraphs import ProfiledSubgraph
 from .report.timeline import timeline
@@ -65,7 +66,7 @@ class Compiled:
     subgraphs: tuple[ProfiledSubgraph, ...]
     linked: Linked
     metadata: dict[str, Any]
-    report: dict[str, Any] | None
+    report: Report | None
     notes: tuple[str, ...]
     compile_seconds: Mapping[str, float]
 
@@ -332,7 +333,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
 class _Accelerated:
     partitioned: Partitioned
     subgraphs: tuple[ProfiledSubgraph, ...]
-    report: dict[str, Any]
+    report: Report
 
 
 def _on_accelerator(
@@ -352,7 +353,7 @@ def _on_accelerator(
     return _Accelerated(partitioned, subgraphs, report)
 
 
-def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConfig) -> dict[str, Any]:
+def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConfig) -> Report:
     """``report.json`` of a quantized network on a machine, compiled without the proofs and simulated.
 
     Raises UserError for a network that the machine, or the module's ends, cannot take.

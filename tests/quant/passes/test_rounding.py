@@ -8,8 +8,8 @@ import pytest
 
 from networks import data
 from qaccel.dialect import operators
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model, run_quantized
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model, run_quantized
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration

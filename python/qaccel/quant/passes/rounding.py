@@ -15,8 +15,8 @@ import numpy as np
 
 from ...dialect import operators
 from ...dialect.quantized import QuantizedModel, RealLayer
-from ...evaluate.executor import execute
-from ...evaluate.integers import run_quantized
+from ...emulate.executor import execute
+from ...emulate.integers import run_quantized
 from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
 from ..calibrate.runs import first_runs, runs_of

@@ -12,9 +12,9 @@ import numpy as np
 from ...dialect.chosen import Drop
 from ...dialect.plan_cost import PlanCost, Price
 from ...dialect.quantized import QuantizedModel
+from ...emulate.executor import execute
+from ...emulate.integers import run_model
 from ...errors import UserError
-from ...evaluate.executor import execute
-from ...evaluate.integers import run_model
 from ...model import Model
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
 from ..calibrate.calibration import Calibration

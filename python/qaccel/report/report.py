@@ -125,6 +125,7 @@ def layer_entries(subgraph: ProfiledSubgraph) -> list[dict[str, Any]]:
             {
                 "name": facts.name,
                 "op": facts.op,
+                "post": None if facts.post is None else dict(zip(("name", "op"), facts.post, strict=True)),
                 "input_shapes": [list(shape) for shape in facts.input_shapes],
                 "output_shape": list(facts.output_shape),
                 "weight_bits": facts.weight_bits,

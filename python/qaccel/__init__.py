@@ -15,19 +15,27 @@ from .errors import CompilerFault, QaccelError, UserError, check_compiler
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import analyze, compile, explore, quantize
-    from .networks import Module, QuantizedNetwork, load
+    from .api import analyze, compile, evaluate, explore, quantize
+    from .exploration import Exploration
+    from .networks import Module, load
+    from .quantized_network import QuantizedNetwork
     from .relax_idioms import partition_for_qaccel
+    from .report.record.schema import Report
+    from .run.evaluate import Evaluation
 
 __all__ = [
     "CompilerFault",
+    "Evaluation",
+    "Exploration",
     "Module",
     "QaccelError",
     "QuantizedNetwork",
+    "Report",
     "UserError",
     "__version__",
     "analyze",
     "compile",
+    "evaluate",
     "explore",
     "load",
     "partition_for_qaccel",
@@ -40,10 +48,14 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for,
 # and what only runs modules does not import it at all.
 _HOMES = {
+    "Evaluation": "run.evaluate",
+    "Exploration": "exploration",
     "Module": "networks",
-    "QuantizedNetwork": "networks",
+    "QuantizedNetwork": "quantized_network",
+    "Report": "report.record.schema",
     "analyze": "api",
     "compile": "api",
+    "evaluate": "api",
     "explore": "api",
     "load": "networks",
     "partition_for_qaccel": "relax_idioms",

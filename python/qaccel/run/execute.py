@@ -20,8 +20,8 @@ import tvm
 from tvm.runtime.vm import VirtualMachine
 from tvm.support import cc
 
+from ..emulate.dataset import check_inputs
 from ..errors import CompilerFault, UserError, one_line, path_of
-from ..evaluate.dataset import check_inputs
 from ..machine.artefact import Artefact
 from ..machine.isa import isa
 from ..machine.native import load_library

@@ -28,8 +28,17 @@ struct TensorSpec {
   DLDataType dtype;
 };
 
+#ifdef DEPLOY_STATIC
+// The module that was linked into this program: static/CMakeLists.txt.
+ffi::Module Load(const std::string&) {
+  return ffi::Function::GetGlobalRequired("ffi.SystemLib")().cast<ffi::Module>();
+}
+#else
 // The system's loader looks for a name without a folder among its own libraries.
-std::string WithFolder(const std::string& path) { return path.find('/') == std::string::npos ? "./" + path : path; }
+ffi::Module Load(const std::string& path) {
+  return ffi::Module::LoadFromFile(path.find('/') == std::string::npos ? "./" + path : path);
+}
+#endif
 
 ffi::Function Get(const ffi::Module& module, const char* name) {
   const ffi::Optional<ffi::Function> function = module->GetFunction(name, /*query_imports=*/true);
@@ -55,7 +64,7 @@ std::vector<TensorSpec> Specs(const ffi::json::Object& metadata, const char* kin
 class Network {
  public:
   explicit Network(const std::string& path)
-      : library_(ffi::Module::LoadFromFile(WithFolder(path))), vm_(Get(library_, "vm_load_executable")().cast<ffi::Module>()) {
+      : library_(Load(path)), vm_(Get(library_, "vm_load_executable")().cast<ffi::Module>()) {
     Get(vm_, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
     const auto metadata =
         ffi::json::Parse(Get(vm_, "qaccel_metadata")().cast<ffi::String>()).cast<ffi::json::Object>();
@@ -179,7 +188,10 @@ void Main(const std::vector<std::string>& arguments) {
 }  // namespace deploy
 
 int main(int argc, char** argv) {
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+#ifdef DEPLOY_STATIC
+  arguments.insert(arguments.begin(), "the module in this program");
+#endif
   if (arguments.empty()) {
     std::fprintf(stderr, "usage: deploy MODULE.so [NAME=FILE ...] [--outputs DIR]\n");
     return 2;

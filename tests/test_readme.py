@@ -33,7 +33,7 @@ def plain(repo_root: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
 def test_every_command_works_as_written(repo_root: Path, plain: tuple[Path, dict[str, str]]):
     folder, env = plain
     found = SHELL.findall((repo_root / "README.md").read_text(encoding="utf-8"))
-    assert [kind for kind, _ in found] == ["sh", "sh", "python", "sh"]
+    assert [kind for kind, _ in found] == ["sh", "sh", "python", "sh", "sh"]
     for kind, text in found:
         command = ["sh", "-exc", text] if kind == "sh" else ["python", "-c", text]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)

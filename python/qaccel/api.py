@@ -13,18 +13,16 @@ from .errors import UserError, boundary, path_of, shown
 from .exploration import Exploration, explore_quantized
 from .frontend.import_torch import is_program
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
-from .machine.native import load_library
 from .networks import Module, dumps_of
+from .networks import load as load
 from .options import Data, TargetOptions, options_of, parse_target
 from .options.sweep import Sweep, parse_sweep, swept_configs
 from .parallel import Workers
 from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
 from .places import Places
 from .quantized_network import QuantizedNetwork
-from .run import execute
 from .run.evaluate import Evaluation
 from .run.files import check_folder
-from .run.remote import load_remote
 from .stages import Stages
 
 
@@ -283,31 +281,6 @@ def explore(
         if output is not None:
             found.write(output)
         return found
-
-
-def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
-    """A module that was exported.
-
-    Args:
-        path: the .so or .tar.
-        rpc_tracker: HOST:PORT of TVM's tracker; the module then runs on a server of ``rpc_key`` that it gives out.
-        rpc_key: what kind of server.
-
-    Raises:
-        UserError: the file is missing, damaged or of another version, or no such server answers.
-
-    Example:
-        >>> _ = qaccel.compile("model.onnx", calibration_data="data.npz", output="m.so")
-        >>> qaccel.load("m.so").report.model
-        'model'
-    """
-    with boundary("load"):
-        if (rpc_tracker is None) != (rpc_key is None):
-            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
-        if rpc_tracker is not None and rpc_key is not None:
-            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
-        load_library()
-        return Module(loaded=execute.load(path))
 
 
 def evaluate(

@@ -1,4 +1,7 @@
-"""A network that was compiled: what `compile` and `load` give."""
+"""A network that was compiled: what `compile` and `load` give.
+
+A module that was loaded runs where there is no compiler, so what only compiles or compares is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UserError, boundary, path_of, shown
-from .export import export_library
+from .errors import UserError, boundary, check_compiler, path_of, shown
 from .machine.artefact import Artefact
 from .machine.isa import decode, disassemble
+from .machine.native import load_library
 from .parallel import Workers
-from .pipeline import Compiled
-from .report.folder import write_report
-from .report.offloads import offloads_text
-from .report.record.record import Misfit, read_as
-from .report.record.schema import Report
 from .run import execute
-from .run.compare import Difference, compare_modules, compare_with_float, one_batch, write_tensors
-from .run.evaluate import Evaluation, Samples, evaluate, float_reference, load_labelled
-from .run.images import check_no_preprocess, labelled_images, read_inputs
 from .stages import progress_bar
+
+if TYPE_CHECKING:
+    from .pipeline import Compiled
+    from .report.record.schema import Report
+    from .run.compare import Difference
+    from .run.evaluate import Evaluation, Samples
 
 DUMPS = ("relax", "asm")
 
@@ -74,6 +75,9 @@ class Module:
             >>> report.layers[1].cycles == report["layers"][1]["cycles"] < report.cycles
             True
         """
+        from .report.record.record import Misfit, read_as
+        from .report.record.schema import Report
+
         report = self.metadata["report"] if self.compiled is None else self.compiled.report
         if report is None:
             raise UserError("the module was compiled for the CPU alone; there is no report of the accelerator")
@@ -115,6 +119,8 @@ class Module:
             >>> sorted(path.name for path in m.write_report("report").iterdir())
             ['compile_seconds.json', 'layers.csv', 'report.html', 'report.json', 'timeline.json']
         """
+        from .report.folder import write_report
+
         compiled = self._traced()
         with boundary("report"):
             return write_report(folder, self.report, compiled.timeline(), compiled.compile_seconds)
@@ -207,6 +213,8 @@ class Module:
         """
         with boundary("run"):
             if isinstance(inputs, str | os.PathLike):
+                from .run.images import read_inputs
+
                 inputs = read_inputs(self.runner, inputs, preprocess, "inputs")[0]
             elif preprocess is not None:
                 raise UserError("preprocess describes a folder of images, and inputs are arrays; drop one of them")
@@ -245,6 +253,10 @@ class Module:
             >>> m.evaluate("labelled.npz", "model.onnx").samples
             8
         """
+        check_compiler()
+        from .run.evaluate import evaluate, load_labelled
+        from .run.images import check_no_preprocess, labelled_images
+
         with boundary("evaluate"):
             workers = Workers(jobs, cluster)
             samples: Mapping[str, Samples]
@@ -275,6 +287,9 @@ class Module:
             >>> sorted(path.name for path in m.dump_tensors(np.zeros((1, 3, 16, 16), np.float32), "tensors").iterdir())
             ['tensors.json', 'tensors.npz']
         """
+        check_compiler()
+        from .run.compare import one_batch, write_tensors
+
         with boundary("run"):
             return write_tensors(folder, self.runner, one_batch(self.runner, inputs))
 
@@ -298,6 +313,10 @@ class Module:
             >>> [each.name for each in m.compare(np.zeros((1, 3, 16, 16), np.float32), m) if each.parts]
             []
         """
+        check_compiler()
+        from .run.compare import compare_modules, compare_with_float, one_batch
+        from .run.evaluate import float_reference
+
         with boundary("run"):
             batch = one_batch(self.runner, inputs)
             if isinstance(reference, str | os.PathLike) and path_of(reference, "--reference").suffix == ".onnx":
@@ -307,6 +326,8 @@ class Module:
 
     def offloads(self) -> str:
         """What runs where, one line for each layer, tab-separated. Raises UserError as `report`."""
+        from .report.offloads import offloads_text
+
         return offloads_text(self.report)
 
     def export_library(self, path: str | Path, cross_compiler: str | None = None) -> Path:
@@ -326,10 +347,41 @@ class Module:
             >>> str(qaccel.compile("model.onnx", calibration_data="data.npz").export_library("other.tar"))
             'other.tar'
         """
+        from .export import export_library
+
         if self.compiled is None:
             raise UserError("this module was loaded from a file; copy that file")
         with boundary("export"):
             return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple, cross_compiler)
+
+
+def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
+    """A module that was exported.
+
+    Imports nothing of the compiler, so it works with TVM's runtime alone (``TVM_USE_RUNTIME_LIB=1`` in the environment).
+
+    Args:
+        path: the .so or .tar.
+        rpc_tracker: HOST:PORT of TVM's tracker; the module then runs on a server of ``rpc_key`` that it gives out.
+        rpc_key: what kind of server.
+
+    Raises:
+        UserError: the file is missing, damaged or of another version, or no such server answers.
+
+    Example:
+        >>> _ = qaccel.compile("model.onnx", calibration_data="data.npz", output="m.so")
+        >>> qaccel.load("m.so").report.model
+        'model'
+    """
+    with boundary("load"):
+        if (rpc_tracker is None) != (rpc_key is None):
+            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
+        if rpc_tracker is not None and rpc_key is not None:
+            from .run.remote import load_remote
+
+            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
+        load_library()
+        return Module(loaded=execute.load(path))
 
 
 def dumps_of(kinds: str | Sequence[str]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from .frontend.import_relax import border_of
 from .host import host_notes
 from .link import Linked, link, records_of, with_artefacts
 from .machine.hw import HwConfig, load_config
-from .metadata import boundary, make_metadata
+from .metadata.make import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions

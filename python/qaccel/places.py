@@ -12,7 +12,7 @@ from .options import CompileOptions
 from .qdq.write import emit_qdq as write_qdq
 from .quantized_network import check_onnx
 from .run.files import check_file, check_folder, write_file, write_text
-from .run.package import write_program
+from .run.replay.package import write_program
 
 
 @dataclass(frozen=True)

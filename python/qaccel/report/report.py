@@ -9,7 +9,7 @@ from typing import Any
 
 from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
-from ..metadata import Boundary, seen_entries
+from ..metadata.make import Boundary, seen_entries
 from ..npu.partition.partition import Rejection
 from ..stages import OfThisRun
 from .record.record import plain

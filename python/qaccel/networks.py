@@ -75,12 +75,12 @@ class Module:
             >>> report.layers[1].cycles == report["layers"][1]["cycles"] < report.cycles
             True
         """
-        from .report.record.record import Misfit, read_as
-        from .report.record.schema import Report
-
         report = self.metadata["report"] if self.compiled is None else self.compiled.report
         if report is None:
             raise UserError("the module was compiled for the CPU alone; there is no report of the accelerator")
+        from .report.record.record import Misfit, read_as
+        from .report.record.schema import Report
+
         try:
             return report if isinstance(report, Report) else read_as(Report, report)
         except Misfit as error:
@@ -358,7 +358,7 @@ class Module:
 def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
     """A module that was exported.
 
-    Imports nothing of the compiler, so it works with TVM's runtime alone (``TVM_USE_RUNTIME_LIB=1`` in the environment).
+    Nothing of the compiler is imported, so it works with TVM's runtime alone (``TVM_USE_RUNTIME_LIB=1`` in the environment).
 
     Args:
         path: the .so or .tar.

@@ -13,9 +13,6 @@ from ..errors import CompilerFault
 from .hw import HwConfig
 from .native import machine_error, native_function
 
-# Where the cycle mode says that time went, in the counters' ``stalls``.
-STALLS = ("compute", "activation_load", "weight_load", "decode", "store", "wait")
-
 
 def simulate(
     hw: HwConfig,

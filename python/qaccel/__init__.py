@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'qaccel' has no attribute {name!r}")
     import importlib
 
-    if _HOMES[name] != "networks":
+    if _HOMES[name] not in ("networks", "report.record.schema"):
         check_compiler()
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 

@@ -39,9 +39,9 @@ def execute(arguments: argparse.Namespace) -> None:
         print(f"as it came {_given(entry)}")
     if metadata["report"] is None:
         return
-    print_summary(metadata["report"])
-    for layer in metadata["report"]["layers"]:
-        print(f"{bits_of(layer):<8} {layer['op']:<18} {layer['name']}")
+    print_summary(module.report)
+    for layer in module.report.layers:
+        print(f"{bits_of(layer):<8} {layer.op:<18} {layer.name}")
     for artefact in module.artefacts:
         print(f"\n# {artefact.symbol}: {artefact.dram_bytes:,} B of DRAM, {artefact.hw.sram_bytes:,} B of SRAM")
         for line in _memory(artefact):

@@ -49,8 +49,8 @@ class Post(Record):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Layer(Record):
-    """One layer on the accelerator, with what runs in its post stage: cycles and shapes are of both, and no memory holds what passes
-    between the two.
+    """One layer on the accelerator, with what runs in its post stage: cycles and shapes are of both, and no memory holds what
+    passes between the two.
 
     Shapes are [rows, columns, channels]. ``weight_bits``: 0 for a layer without weights. ``utilization``: MACs done by MACs
     possible in its cycles at its bits. ``stalls`` sum to ``cycles``. ``sram_bytes``: kept for it while it runs. ``codecs``: how

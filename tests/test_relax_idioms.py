@@ -12,6 +12,8 @@ from tvm.script import relax as R
 import qaccel
 from qaccel.backend import register
 from qaccel.errors import QaccelError
+from qaccel.machine.artefact import Artefact
+from qaccel.machine.isa import isa
 from qaccel.npu.partition.partition import subgraph_functions
 
 RNG = np.random.default_rng(0)
@@ -98,3 +100,34 @@ def test_what_cannot_be_taken_is_named() -> None:
         qaccel.partition_for_qaccel(Symbolic)
     with pytest.raises(QaccelError, match="main"):
         qaccel.partition_for_qaccel(tvm.IRModule())
+
+
+@pytest.mark.parametrize(
+    "target", ["qaccel", pytest.param("qaccel -config=qaccel-64, llvm -mcpu=x86-64", marks=pytest.mark.wide)]
+)
+def test_tvm_compile_knows_the_target(target: str) -> None:
+    """It gives what the registered pipeline gives, with the accelerator's modules in it."""
+    register()
+    mod = small()
+    x = RNG.uniform(-1, 1, (1, 3, 16, 16)).astype(np.float32)
+    expected = run(tvm.compile(mod, "llvm"), x)
+    executable = tvm.compile(mod, target=target)
+    (accelerator,) = [each for each in executable.mod.imports if each.kind == "qaccel"]
+    config = "qaccel-64" if "qaccel-64" in target else "qaccel-256"
+    assert Artefact.from_bytes(bytes(accelerator["get_artefact"]()), isa().version).hw.name == config
+    value = run(executable, x)
+    assert not np.array_equal(value, expected), "it ran in float"
+    assert sqnr_db(expected, value) > 34
+
+
+def test_tvm_compile_says_what_it_cannot_take() -> None:
+    register()
+    before = tvm.compile
+    register()
+    assert tvm.compile is before
+    for mod, words in ((small(), {"relax_pipeline": "default"}), (tvm.IRModule(), {}), ("model.onnx", {})):
+        with pytest.raises(QaccelError, match="qaccel.compile") as error:
+            tvm.compile(mod, target="qaccel", **words)
+        assert "\n" not in str(error.value)
+    with pytest.raises(QaccelError, match="unknown kind 'cuda'"):
+        tvm.compile(small(), target="qaccel, cuda")

@@ -10,7 +10,8 @@ import platform
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,6 +50,16 @@ class Chunk:
     layer: int
     stream: bytes
     tile: WeightTile
+
+
+@contextmanager
+def all_from_dram() -> Iterator[None]:
+    """All streams come from DRAM: raw ones have no room where coded ones wait in SRAM."""
+    before, planned.stock_streams = planned.stock_streams, lambda *_: ()
+    try:
+        yield
+    finally:
+        planned.stock_streams = before
 
 
 def chunks_of(artefact: Artefact) -> dict[int, Chunk]:
@@ -179,9 +190,6 @@ def measure(path: Path, bits: str, hw: HwConfig) -> None:
 
 
 def main() -> None:
-    planned.stock_streams = (
-        lambda *_: ()
-    )  # all streams come from DRAM: raw ones have no room where coded ones wait in SRAM
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
@@ -194,9 +202,10 @@ def main() -> None:
         peer = "no ethos-u-vela"
     hw = load_config(arguments.hw)
     print(f"{hw.name}, {peer}, {platform.processor() or platform.machine()}")
-    for name in arguments.models:
-        for bits in arguments.bits:
-            measure(arguments.shared / "models" / f"{name}.onnx", bits, hw)
+    with all_from_dram():
+        for name in arguments.models:
+            for bits in arguments.bits:
+                measure(arguments.shared / "models" / f"{name}.onnx", bits, hw)
 
 
 if __name__ == "__main__":

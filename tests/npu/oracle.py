@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from qaccel.machine.interpreter.semantics import in_octaves
 from qaccel.npu.layers import (
     ConvLayer,
     CopyLayer,
@@ -19,7 +20,6 @@ from qaccel.npu.layers import (
     TableLayer,
     Window,
 )
-from reference.semantics import in_octaves
 
 
 def rounded(products: np.ndarray, shift: np.ndarray | int) -> np.ndarray:

@@ -10,12 +10,12 @@ from npu.harness import dram_image, run_artefact
 from npu.layer_cases import WIDTHS, random_pair, values
 from npu.oracle import run_graph, unpack_map
 from qaccel.machine.hw import config_names, load_config
+from qaccel.machine.interpreter.interpreter import run
 from qaccel.machine.isa import decode
 from qaccel.npu import codegen
 from qaccel.npu.codegen import CompiledSubgraph, compile_layers
 from qaccel.npu.layers import ConvLayer, ConvPart, EltwiseLayer, FeatureMap, LayerGraph, TableLayer, Window, post_of
 from qaccel.npu.plan.post import with_posts
-from reference.interpreter import run
 
 SEED = 20261130
 CASES = list(product(config_names(), WIDTHS, WIDTHS))

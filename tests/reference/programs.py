@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.interpreter.streams import WIDTHS, raw_stream
 from qaccel.machine.isa import Instruction, encode
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.numerics import activation_limits
 from qaccel.machine.streams import WeightTile, encode_stream
 from qaccel.npu.emit.semaphores import insert_semaphores, semaphore_id
 from reference.ground import INPUT_BYTES, OUTPUT_BYTES, Ground, Tensor
-from reference.streams import WIDTHS, raw_stream
 
 PAIRS = [(w, a) for w in WIDTHS for a in WIDTHS]
 ENGINES = ("LOAD", "LOADW", "COMPUTE", "STORE")

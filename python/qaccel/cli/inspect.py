@@ -17,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Print everything that the file says of itself."""
-    from .. import api
+    from .. import networks
     from ..machine.isa import decode, disassemble
     from ..report.text import bits_of, calibration_lines, print_summary
 
-    module = api.load(arguments.module)
+    module = networks.load(arguments.module)
     metadata = module.metadata
     print(f"model      {metadata['model']}")
     print(f"target     {metadata['target']}")
@@ -39,9 +39,9 @@ def execute(arguments: argparse.Namespace) -> None:
         print(f"as it came {_given(entry)}")
     if metadata["report"] is None:
         return
-    print_summary(metadata["report"])
-    for layer in metadata["report"]["layers"]:
-        print(f"{bits_of(layer):<8} {layer['op']:<18} {layer['name']}")
+    print_summary(module.report)
+    for layer in module.report.layers:
+        print(f"{bits_of(layer):<8} {layer.op:<18} {layer.name}")
     for artefact in module.artefacts:
         print(f"\n# {artefact.symbol}: {artefact.dram_bytes:,} B of DRAM, {artefact.hw.sram_bytes:,} B of SRAM")
         for line in _memory(artefact):

@@ -6,7 +6,7 @@ from npu.check.faults import Case
 from npu.check.post_faults import RACES, REFUSED, WRONG_RESULT, posted_case
 from npu.check.test_program import checked, interpreted, simulated
 from qaccel.errors import CompilerFault, QaccelError
-from reference.memory import MachineError
+from qaccel.machine.interpreter.memory import MachineError
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.hw import load_config
+from qaccel.machine.interpreter.streams import CODECS, HEADER_BYTES
 from qaccel.machine.isa import decode
 from qaccel.machine.streams import codec_of
 from qaccel.npu.codegen import CompiledSubgraph, compile_subgraph
@@ -18,7 +19,6 @@ from qaccel.npu.partition.partition import partition, subgraph_functions
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.quantize import quantize
-from reference.streams import CODECS, HEADER_BYTES
 
 HW = load_config("qaccel-256")
 

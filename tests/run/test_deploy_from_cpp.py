@@ -1,5 +1,6 @@
 """The C++ program of tutorials/06_deploy_from_cpp: Python's integers and cycles, without Python and without a compiler."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,32 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp(request.param) / "module.so"
     qaccel.compile(model, calibration_data=data, bits=8, output=path)
     return qaccel.load(path), path, {name: value[:1] for name, value in data.items()}
+
+
+@pytest.mark.slow
+def test_one_static_executable(tmp_path: Path):
+    """Module, runtime and simulator in a program that loads no library; $TVM_SOURCE_DIR is a checkout of TVM 0.27."""
+    sources = os.environ.get("TVM_SOURCE_DIR")
+    if sources is None:
+        pytest.skip("$TVM_SOURCE_DIR names no checkout of TVM's sources")
+    model = small_models.interrupted()
+    data = small_models.samples(model)
+    qaccel.compile(model, calibration_data=data, bits=8, output=tmp_path / "module.tar")
+    module = qaccel.load(tmp_path / "module.tar")
+    one = data["x"][:1]
+    np.save(tmp_path / "x.npy", one)
+    arguments = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}"]
+    arguments += [f"-DMODULE={tmp_path / 'module.tar'}", f"-DTVM_SOURCE_DIR={sources}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
+    build = tmp_path / "build"
+    subprocess.run([tool("cmake"), "-S", SOURCES / "static", "-B", build, *arguments], check=True, capture_output=True)
+    subprocess.run([tool("cmake"), "--build", build], check=True, capture_output=True)
+    program = build / "deploy_static"
+    listed = subprocess.run([tool("ldd"), program], capture_output=True, text=True)
+    assert "not a dynamic executable" in listed.stdout + listed.stderr
+    done = run(program, f"x={tmp_path / 'x.npy'}", "--outputs", tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "output_0.npy"), module.run({"x": one})["y"])
+    assert figure(done.stdout, "cycles") == module.report["cycles"]
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ struct TensorSpec {
 };
 
 #ifdef DEPLOY_STATIC
-// The module that was linked into this program (static/CMakeLists.txt); `path` is only what messages call it.
+// The module that was linked into this program: static/CMakeLists.txt.
 ffi::Module Load(const std::string&) {
   return ffi::Function::GetGlobalRequired("ffi.SystemLib")().cast<ffi::Module>();
 }
@@ -188,7 +188,10 @@ void Main(const std::vector<std::string>& arguments) {
 }  // namespace deploy
 
 int main(int argc, char** argv) {
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+#ifdef DEPLOY_STATIC
+  arguments.insert(arguments.begin(), "the module in this program");
+#endif
   if (arguments.empty()) {
     std::fprintf(stderr, "usage: deploy MODULE.so [NAME=FILE ...] [--outputs DIR]\n");
     return 2;

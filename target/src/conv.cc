@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "elements.h"
+#include "forward.h"
 #include "gemm.h"
 #include "machine.h"
 #include "requantize.h"
@@ -139,7 +140,7 @@ void Execute(Machine& machine, const isa::Conv& ins) {
   if (ins.finish) {
     machine.sram.Read(Flat(ins.param_addr, ins.out_channels * isa::kParamsBytes), machine.actor);
     scales = ChannelScales::FromRecords(machine.sram.data() + ins.param_addr, ins.out_channels);
-    ClaimOutput(machine, output);
+    ClaimOrForward(machine, ins, output, ins.in_channels, ins.out_channels);
   }
   PackOnce(machine, ins, depth);
 
@@ -171,14 +172,13 @@ void Execute(Machine& machine, const isa::Conv& ins) {
       if (!ins.finish) continue;
       Requantize(scales, range, bits, count, acc, machine.outputs.data());
     }
-    WritePixels(machine.sram.data(), output, ins.out_channels, ins.out_bits, first, count, machine.outputs.data());
+    WriteOrForward(machine, ins, output, ins.out_channels, first, count);
   }
   machine.accumulators.open = !ins.finish;
   machine.accumulators.shape = shape;
 }
 
-Duration DurationOf(const Machine& machine, const isa::Conv& ins) {
-  const Config& hw = machine.hw;
+UnitTimes UnitsOf(const Config& hw, const isa::Conv& ins) {
   const int64_t rows = hw.ArrayRows(ins.in_bits), columns = hw.ArrayColumns(ins.weight_bits);
   const int64_t pixels = ins.out_h * ins.out_w, depth = ins.kernel_h * ins.kernel_w * ins.in_channels;
   const Wide groups = CeilDivWide(ins.out_channels, columns), slices = CeilDivWide(depth, rows);
@@ -189,8 +189,14 @@ Duration DurationOf(const Machine& machine, const isa::Conv& ins) {
   if (pixels % block) blocks += std::max<Wide>(pixels % block, fill);
   const Wide read_bytes =
       groups * pixels * ChannelBytes(depth, ins.in_bits) + (ins.finish ? isa::kParamsBytes * ins.out_channels : 0);
-  return Computing(
-      hw, std::max({groups * slices * blocks, SramRead(hw, read_bytes), Finishing(hw, ins, ins.out_channels)}));
+  return {groups * slices * blocks, SramRead(hw, read_bytes), Requantizer(hw, pixels, ins.out_channels)};
+}
+
+Duration DurationOf(const Machine& machine, const isa::Conv& ins) {
+  if (ins.forward) return Noting();
+  const UnitTimes units = UnitsOf(machine.hw, ins);
+  return Computing(machine.hw,
+                   std::max({units.array, units.sram_read, Finishing(machine.hw, ins, ins.out_channels)}));
 }
 
 Work WorkOf(const isa::Conv& ins) {

@@ -122,7 +122,7 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
   if (ins.finish) {
     machine.sram.Read(Flat(ins.param_addr, ins.channels * isa::kParamsBytes), machine.actor);
     scales = ChannelScales::FromRecords(machine.sram.data() + ins.param_addr, ins.channels);
-    ClaimOutput(machine, output);
+    ClaimOrForward(machine, ins, output, ins.channels, ins.channels);
   }
 
   const bool keep = ins.accumulate || !ins.finish;  // else one row's sums are enough
@@ -149,20 +149,24 @@ void Execute(Machine& machine, const isa::Depthwise& ins) {
       if (!ins.finish) continue;
       Requantize(scales, range, bits, ins.out_w, acc, machine.outputs.data());
     }
-    WritePixels(machine.sram.data(), output, ins.channels, ins.out_bits, y * ins.out_w, ins.out_w,
-                machine.outputs.data());
+    WriteOrForward(machine, ins, output, ins.channels, y * ins.out_w, ins.out_w);
   }
   machine.accumulators.open = !ins.finish;
   machine.accumulators.shape = shape;
 }
 
-Duration DurationOf(const Machine& machine, const isa::Depthwise& ins) {
-  const Config& hw = machine.hw;
+UnitTimes UnitsOf(const Config& hw, const isa::Depthwise& ins) {
   const Wide weight_bytes = Wide{ins.kernel_h * ins.kernel_w} * ChannelBytes(ins.channels, ins.weight_bits);
   const Wide read_bytes = FootprintBytes(ins) + (ins.finish ? isa::kParamsBytes * ins.channels : 0);
-  return Computing(hw, std::max({WindowTaps(hw, ins, hw.ArrayColumns(ins.weight_bits)),
-                                 CeilDivWide(weight_bytes, hw.weight_read_bytes_per_cycle), SramRead(hw, read_bytes),
-                                 Finishing(hw, ins, ins.channels)}));
+  return {std::max(WindowTaps(hw, ins, hw.ArrayColumns(ins.weight_bits)),
+                   CeilDivWide(weight_bytes, hw.weight_read_bytes_per_cycle)),
+          SramRead(hw, read_bytes), Requantizer(hw, ins.out_h * ins.out_w, ins.channels)};
+}
+
+Duration DurationOf(const Machine& machine, const isa::Depthwise& ins) {
+  if (ins.forward) return Noting();
+  const UnitTimes units = UnitsOf(machine.hw, ins);
+  return Computing(machine.hw, std::max({units.array, units.sram_read, Finishing(machine.hw, ins, ins.channels)}));
 }
 
 Work WorkOf(const isa::Depthwise& ins) {

@@ -36,9 +36,10 @@ QACCEL_CLONES void CombineAll(const Combine& how, const int16_t* a, const int16_
 // Reads the operands and claims the output, which may overwrite operands of its own view and width but no others.
 void ReadOperandsClaimOutput(Machine& machine, const isa::Eltwise& ins, const View& a, const View& b,
                              const View& output) {
-  const bool a_in_place = ins.in_bits == ins.out_bits && SameView(a, output);
+  const bool a_in_place = !ins.forwarded && ins.in_bits == ins.out_bits && SameView(a, output);
   const bool b_in_place = ins.b_bits == ins.out_bits && SameView(b, output);
-  if (!a_in_place) machine.sram.Read(a, machine.actor);
+  if (ins.forwarded) ReadForwardedOperands(machine);
+  if (!ins.forwarded && !a_in_place) machine.sram.Read(a, machine.actor);
   if (!b_in_place) machine.sram.Read(b, machine.actor);
   CheckOutput(machine, output);
   if (a_in_place) machine.sram.Read(a, machine.actor);
@@ -60,8 +61,8 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
   const View b{ins.b_addr, ins.h, ins.b_row_stride, ins.w, ins.b_pixel_stride, ChannelBytes(b_channels, ins.b_bits)};
   ReadOperandsClaimOutput(machine, ins, a, b, output);
 
-  const bool joined = !ins.b_scalar && Joined(a, ins.channels, ins.in_bits) && Joined(b, ins.channels, ins.b_bits) &&
-                      Joined(output, ins.channels, ins.out_bits);
+  const bool joined = !ins.b_scalar && (ins.forwarded || Joined(a, ins.channels, ins.in_bits)) &&
+                      Joined(b, ins.channels, ins.b_bits) && Joined(output, ins.channels, ins.out_bits);
   const int64_t pixels = joined ? 1 : ins.w, values = joined ? ins.w * ins.channels : ins.channels;
   const Combine how{ins.kind, ins.multiplier, ins.b_multiplier};
   uint8_t* sram = machine.sram.data();
@@ -75,7 +76,12 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
       }
       for (int64_t begin = 0; begin < values; begin += kPartValues) {
         const int64_t count = std::min(kPartValues, values - begin);
-        Unpack(sram + a.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, ins.in_zero_point, a_values);
+        if (ins.forwarded) {
+          const int16_t* values = machine.forwarded.values.data() + (row * ins.w + pixel) * ins.channels + begin;
+          for (int64_t i = 0; i < count; ++i) a_values[i] = static_cast<int16_t>(values[i] - ins.in_zero_point);
+        } else {
+          Unpack(sram + a.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, ins.in_zero_point, a_values);
+        }
         if (!ins.b_scalar)
           Unpack(sram + b.Pixel(row, pixel) + begin * ins.b_bits / 8, count, ins.b_bits, ins.b_zero_point, b_values);
         CombineAll(how, a_values, b_values, count, sums);
@@ -89,11 +95,12 @@ void Execute(Machine& machine, const isa::Eltwise& ins) {
 Duration DurationOf(const Machine& machine, const isa::Eltwise& ins) {
   const Config& hw = machine.hw;
   const int64_t pixels = ins.h * ins.w;
-  const int64_t pixel_bytes =
-      ChannelBytes(ins.channels, ins.in_bits) + ChannelBytes(ins.b_scalar ? 1 : ins.channels, ins.b_bits);
-  return Computing(
-      hw, std::max({SramRead(hw, Wide{pixels} * pixel_bytes), SramWrite(hw, pixels, ins.channels, ins.out_bits),
-                    Requantizer(hw, pixels, ins.channels)}));
+  const int64_t pixel_bytes = (ins.forwarded ? 0 : ChannelBytes(ins.channels, ins.in_bits)) +
+                              ChannelBytes(ins.b_scalar ? 1 : ins.channels, ins.b_bits);
+  const UnitTimes before = ForwardedUnits(machine, ins);
+  return Computing(hw, std::max({before.array, before.sram_read + SramRead(hw, Wide{pixels} * pixel_bytes),
+                                 SramWrite(hw, pixels, ins.channels, ins.out_bits),
+                                 before.requantizer + Requantizer(hw, pixels, ins.channels)}));
 }
 
 Work WorkOf(const isa::Eltwise&) { return {}; }

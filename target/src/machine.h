@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <variant>
 #include <vector>
 
 #include "accumulators.h"
@@ -25,6 +26,13 @@ struct Work {
   int64_t weight_bytes = 0, read_bytes = 0, written_bytes = 0;  // DRAM
 };
 
+// What the last CONV or DEPTHWISE that forwards has left for the instruction behind it.
+struct Forwarded {
+  std::variant<isa::Conv, isa::Depthwise> by;
+  std::vector<View> operands;   // of SRAM
+  std::vector<int16_t> values;  // [h, w, channels]
+};
+
 struct Machine {
   // `dram_bytes` bytes at `dram_data` outlive this.
   Machine(const Config& config, uint8_t* dram_data, int64_t dram_bytes);
@@ -36,6 +44,7 @@ struct Machine {
   std::unique_ptr<uint8_t[], Free> sram_data, weight_data;
   Memory dram, sram, weights;
   Accumulators accumulators;
+  Forwarded forwarded;
   Actor actor;                // the instruction that executes
   int64_t decode_cycles = 0;  // that the decoder is busy with the LOADW that was executed last
 

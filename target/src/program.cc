@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "forward.h"
+
 namespace qaccel {
 
 namespace {
@@ -69,6 +71,7 @@ Program DecodeProgram(std::string_view bytes, std::vector<std::string> layer_nam
   program.layer_names = std::move(layer_names);
   program.instructions.resize(count);
   SemaphoreUse semaphores;
+  ForwardUse forwards;
   for (size_t i = 0; i < count; ++i) {
     const auto* word = reinterpret_cast<const uint8_t*>(bytes.data()) + i * isa::kInstructionBytes;
     const char* error = nullptr;
@@ -78,11 +81,13 @@ Program DecodeProgram(std::string_view bytes, std::vector<std::string> layer_nam
     const int index = static_cast<int>(i);
     try {
       semaphores.Check(program.common(index), program.engine(index));
+      if (program.engine(index) == isa::Engine::Compute) forwards.Check(program.instructions[i]);
     } catch (const Fault& fault) {
       Fail("machine error: ", program.Where(index), ": ", fault.what());
     }
     program.on_engine[static_cast<int>(program.engine(index))].push_back(index);
   }
+  if (forwards.Open()) Fail("machine error: the program ends before what its last CONV or DEPTHWISE forwards is taken");
   return program;
 }
 

@@ -79,10 +79,14 @@ void Execute(Machine& machine, const isa::Table& ins) {
   const View input = InputTile(ins), output = OutputTile(ins);
   machine.sram.Read(Flat(ins.table_addr, TableBytes(ins)), machine.actor);
   const std::vector<int16_t> table = ReadTable(machine, ins);
-  machine.sram.Read(input, machine.actor);
+  if (ins.forwarded) {
+    ReadForwardedOperands(machine);
+  } else {
+    machine.sram.Read(input, machine.actor);
+  }
   ClaimOutput(machine, output);
 
-  const bool joined = Joined(input, ins.channels, ins.in_bits) && Joined(output, ins.channels, ins.out_bits);
+  const bool joined = (ins.forwarded || Joined(input, ins.channels, ins.in_bits)) && Joined(output, ins.channels, ins.out_bits);
   const int64_t pixels = joined ? 1 : ins.w, values = joined ? ins.w * ins.channels : ins.channels;
   uint8_t* sram = machine.sram.data();
   int16_t part[kPartValues];
@@ -90,7 +94,11 @@ void Execute(Machine& machine, const isa::Table& ins) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
       for (int64_t begin = 0; begin < values; begin += kPartValues) {
         const int64_t count = std::min(kPartValues, values - begin);
-        Unpack(sram + input.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, 0, part);
+        if (ins.forwarded) {
+          std::copy_n(machine.forwarded.values.data() + (row * ins.w + pixel) * ins.channels + begin, count, part);
+        } else {
+          Unpack(sram + input.Pixel(row, pixel) + begin * ins.in_bits / 8, count, ins.in_bits, 0, part);
+        }
         LookUp(table, ins, count, part);
         Pack(part, count, ins.out_bits, sram + output.Pixel(row, pixel) + begin * ins.out_bits / 8);
       }
@@ -101,9 +109,12 @@ void Execute(Machine& machine, const isa::Table& ins) {
 Duration DurationOf(const Machine& machine, const isa::Table& ins) {
   const Config& hw = machine.hw;
   const int64_t pixels = ins.h * ins.w;
-  const Wide read_bytes = Wide{pixels} * ChannelBytes(ins.channels, ins.in_bits) + TableBytes(ins);
-  return Computing(hw, std::max({CeilDivWide(Wide{pixels} * ins.channels, hw.table_lookups_per_cycle),
-                                 SramRead(hw, read_bytes), SramWrite(hw, pixels, ins.channels, ins.out_bits)}));
+  const int64_t pixel_bytes = ins.forwarded ? 0 : ChannelBytes(ins.channels, ins.in_bits);
+  const Wide read_bytes = Wide{pixels} * pixel_bytes + TableBytes(ins);
+  const UnitTimes before = ForwardedUnits(machine, ins);
+  return Computing(hw, std::max({before.array, before.requantizer,
+                                 CeilDivWide(Wide{pixels} * ins.channels, hw.table_lookups_per_cycle),
+                                 before.sram_read + SramRead(hw, read_bytes), SramWrite(hw, pixels, ins.channels, ins.out_bits)}));
 }
 
 Work WorkOf(const isa::Table&) { return {}; }

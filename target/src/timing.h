@@ -29,12 +29,32 @@ inline Wide Requantizer(const Config& hw, int64_t pixels, int64_t channels) {
   return CeilDivWide(Wide{pixels} * channels, hw.requantize_outputs_per_cycle);
 }
 
+// What units that a CONV or DEPTHWISE shares with the instruction that it forwards to need for it: `array` with the read of weights.
+struct UnitTimes {
+  Wide array = 0, sram_read = 0, requantizer = 0;
+};
+UnitTimes UnitsOf(const Config& hw, const isa::Conv& ins);
+UnitTimes UnitsOf(const Config& hw, const isa::Depthwise& ins);
+// Of the instruction that forwards, for the one that takes it; nothing for one that takes nothing.
+template <typename Ins>
+UnitTimes ForwardedUnits(const Machine& machine, const Ins& ins) {
+  if (!ins.forwarded) return {};
+  return std::visit([&](const auto& by) { return UnitsOf(machine.hw, by); }, machine.forwarded.by);
+}
+
 // SRAM write and requantizer, if the instruction finishes.
 template <typename Ins>
 Wide Finishing(const Config& hw, const Ins& ins, int64_t channels) {
   if (!ins.finish) return 0;
   const int64_t pixels = ins.out_h * ins.out_w;
   return std::max(SramWrite(hw, pixels, channels, ins.out_bits), Requantizer(hw, pixels, channels));
+}
+
+// One that forwards is only taken note of.
+inline Duration Noting() {
+  Duration duration;
+  duration.units = 1;
+  return duration;
 }
 
 // An instruction of COMPUTE whose slowest unit takes that long.

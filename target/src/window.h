@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "elements.h"
+#include "forward.h"
 #include "machine.h"
 #include "requantize.h"
 #include "timing.h"
@@ -53,13 +54,17 @@ void CheckWindow(const Window& w) {
   CheckZeroPoint("in_zero_point", w.in_bits, w.in_zero_point);
 }
 
+// The footprint, which is not empty, in SRAM.
+template <typename Window>
+View FootprintView(const Window& w, int64_t channels) {
+  const Footprint footprint = FootprintOf(w);
+  return {w.in_addr,        footprint.rows,    w.in_row_stride,
+          footprint.pixels, w.in_pixel_stride, ChannelBytes(channels, w.in_bits)};
+}
+
 template <typename Window>
 void ReadFootprint(Machine& machine, const Window& w, int64_t channels) {
-  const Footprint footprint = FootprintOf(w);
-  if (footprint.rows == 0) return;
-  const View view{w.in_addr,        footprint.rows,    w.in_row_stride,
-                  footprint.pixels, w.in_pixel_stride, ChannelBytes(channels, w.in_bits)};
-  machine.sram.Read(view, machine.actor);
+  if (FootprintOf(w).rows != 0) machine.sram.Read(FootprintView(w, channels), machine.actor);
 }
 
 // `columns`: channels that the array handles at once.
@@ -97,6 +102,30 @@ void ClaimOutput(Machine& machine, const View& view);
 // Writes `count` pixels [count, channels] of an output view from pixel `first` on, counted row by row.
 void WritePixels(uint8_t* memory, const View& view, int64_t channels, int64_t bits, int64_t first, int64_t count,
                  const int16_t* values);
+
+// The same for an instruction that finishes, or the begin of what it forwards. `in_channels`, `channels`: of input and output.
+template <typename Ins>
+void ClaimOrForward(Machine& machine, const Ins& ins, const View& output, int64_t in_channels, int64_t channels) {
+  if (!ins.forward) return ClaimOutput(machine, output);
+  // It is written by an instruction of as many values, of 4 bits at the least.
+  const Wide count = Wide{ins.out_h} * ins.out_w * channels;
+  if (count > Wide{2} * machine.sram.size()) Fail("forwards more values than SRAM has room for");
+  Forwarded& forwarded = machine.forwarded;
+  forwarded.by = ins;
+  forwarded.values.clear();
+  forwarded.values.reserve(static_cast<size_t>(count));
+  forwarded.operands = {Flat(ins.param_addr, channels * isa::kParamsBytes)};
+  if (FootprintOf(ins).rows != 0) forwarded.operands.push_back(FootprintView(ins, in_channels));
+}
+
+// Of such an instruction: `count` pixels of machine.outputs, from pixel `first` on.
+template <typename Ins>
+void WriteOrForward(Machine& machine, const Ins& ins, const View& output, int64_t channels, int64_t first,
+                    int64_t count) {
+  const int16_t* values = machine.outputs.data();
+  if (ins.forward) return Forward(machine, values, count * channels);
+  WritePixels(machine.sram.data(), output, channels, ins.out_bits, first, count, values);
+}
 
 template <typename Window>
 View OutputView(const Window& w, int64_t channels) {

@@ -63,6 +63,43 @@ TEST(conv_takes_its_slowest_unit) {
   CHECK_EQ(UnitsOf(ins, narrow), 25088);
 }
 
+// What an ELTWISE or TABLE takes behind a CONV or DEPTHWISE that forwards to it.
+template <typename Before, typename Ins>
+int64_t UnitsBehind(const Before& before, const Ins& ins) {
+  Bench bench;
+  bench.machine.forwarded.by = before;
+  return DurationOf(bench.machine, ins).units;
+}
+
+TEST(a_post_stage_takes_the_slowest_unit_of_both) {
+  isa::Conv conv = Windowed<isa::Conv>(56, 1, 0);
+  conv.in_channels = conv.out_channels = 16;
+  conv.forward = true;
+  CHECK_EQ(UnitsOf(conv), 1);
+  isa::Eltwise sum;
+  sum.h = sum.w = 56;
+  sum.channels = 16;
+  sum.forwarded = true;
+  // The array takes 3136. Reads: 3136 * 16 and 12 * 16 bytes, then 3136 * 16 of the second operand, 32 a cycle. Outputs pass the
+  // requantizer twice: 2 * 3136 * 16 / 32.
+  CHECK_EQ(UnitsBehind(conv, sum), 1574 + 1568);
+  sum.b_scalar = true;
+  CHECK_EQ(UnitsBehind(conv, sum), 3136);
+  isa::Table table;
+  table.h = table.w = 56;
+  table.channels = 16;
+  table.forwarded = true;
+  CHECK_EQ(UnitsBehind(conv, table), 3136);  // 16 look-ups a cycle
+  conv.in_channels = 64;
+  CHECK_EQ(UnitsBehind(conv, table), 4 * 3136);
+  // The array takes 3136 / 16 * 9 = 1764; look-ups, and the requantizer twice, take longer.
+  isa::Depthwise depthwise = Windowed<isa::Depthwise>(56, 3, 1);
+  depthwise.channels = 16;
+  depthwise.forward = true;
+  CHECK_EQ(UnitsBehind(depthwise, table), 3136);
+  CHECK_EQ(UnitsBehind(depthwise, sum), 3136);
+}
+
 TEST(depthwise_and_pool) {
   isa::Depthwise ins = Windowed<isa::Depthwise>(112, 3, 1);
   ins.channels = 32;

@@ -1,5 +1,7 @@
 """Random single layers: shapes, strides, padding, dilation, groups, widths, ties and saturation, large ones that split."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from qaccel.machine.hw import HwConfig
@@ -149,14 +151,43 @@ def random_layer(
         y = FeatureMap("y", h, w, c, out_bits, out_zero)
         layer = CopyLayer(*common, *random_scale(rng, activation_bits - out_bits))
     else:
-        y = FeatureMap("y", h, w, c, out_bits, 0)
-        octaves = activation_bits == 16 and rng.random() < 0.5
-        wide = 770 if octaves else 513
-        entries = values(rng, (wide if activation_bits == 16 else 1 << activation_bits,), out_bits)
-        knots = ("octaves", int(rng.integers(-(1 << 15), 1 << 15))) if octaves else ("even", 0)
-        width = 2 if 16 in (activation_bits, out_bits) else 1
-        common = (*common[:4], *activation_limits(out_bits))
-        layer = TableLayer(*common, entries.astype(f"<i{width}").tobytes(), *knots)
+        return _random_table(rng, x, out_bits, common)
+    return LayerGraph("main", (x, y), (layer,), (0,), (1,))
+
+
+def random_pair(
+    rng: np.random.Generator, weight_bits: int, activation_bits: int, big: bool, hw: HwConfig
+) -> LayerGraph:
+    """A convolution, and an element-wise layer or a table behind it, of whose operands the convolution's may be the second."""
+    graph = random_layer(rng, weight_bits, activation_bits, big, hw)
+    while not isinstance(graph.layers[0], ConvLayer | DepthwiseLayer):
+        graph = random_layer(rng, weight_bits, activation_bits, big, hw)
+    x, middle = graph.maps
+    out_bits = int(rng.choice(WIDTHS))
+    common = ("post", "post", (0,), 1, *_clamp(rng, out_bits))
+    if rng.random() < 0.4:
+        behind = _random_table(rng, middle, out_bits, common)
+    else:
+        behind = _random_eltwise(rng, middle, out_bits, zero_point(rng, out_bits), common)
+    [layer] = behind.layers
+    inputs = tuple(index + 1 for index in layer.inputs)
+    whole = len(inputs) == 2 and all(getattr(behind.maps[2], axis) == getattr(middle, axis) for axis in "hwc")
+    if whole and rng.random() < 0.5:
+        inputs = inputs[::-1]
+    layers = (graph.layers[0], replace(layer, inputs=inputs, output=2))
+    entering = (0, *(index + 1 for index in behind.inputs[1:]))
+    return LayerGraph("main", (x, *behind.maps), layers, entering, (2,))
+
+
+def _random_table(rng: np.random.Generator, x: FeatureMap, out_bits: int, common: tuple) -> LayerGraph:
+    y = FeatureMap("y", x.h, x.w, x.c, out_bits, 0)
+    octaves = x.bits == 16 and rng.random() < 0.5
+    wide = 770 if octaves else 513
+    entries = values(rng, (wide if x.bits == 16 else 1 << x.bits,), out_bits)
+    knots = ("octaves", int(rng.integers(-(1 << 15), 1 << 15))) if octaves else ("even", 0)
+    width = 2 if 16 in (x.bits, out_bits) else 1
+    common = (*common[:4], *activation_limits(out_bits))
+    layer = TableLayer(*common, entries.astype(f"<i{width}").tobytes(), *knots)
     return LayerGraph("main", (x, y), (layer,), (0,), (1,))
 
 

@@ -3,6 +3,8 @@
 Integers are exact: 64-bit where products cannot leave 62 bits, Python's own elsewhere.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from qaccel.machine.interpreter.semantics import in_octaves
@@ -71,6 +73,9 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def run_layer(graph: LayerGraph, layer, inputs: list[np.ndarray]) -> np.ndarray:
     """Output [H, W, C] int64 of one layer for its inputs [H, W, C]."""
     x, y = graph.maps[layer.inputs[0]], graph.maps[layer.output]
+    if isinstance(layer, ConvLayer | DepthwiseLayer) and layer.post is not None:
+        first = replace(layer, inputs=layer.inputs[:1], output=layer.post.inputs[0], post=None)
+        return run_layer(graph, layer.post, [run_layer(graph, first, inputs[:1]), *inputs[1:]])
     a = inputs[0].astype(np.int64) - x.zero_point
     if isinstance(layer, ConvLayer):
         acc = np.zeros((y.h, y.w, y.c), np.int64)

@@ -6,23 +6,21 @@ instructions, or just those that the addresses demand.
 """
 
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.interpreter.streams import WIDTHS, raw_stream
-from qaccel.machine.isa import Instruction, encode, instruction
+from qaccel.machine.isa import Instruction, encode
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.numerics import activation_limits
 from qaccel.machine.streams import WeightTile, encode_stream
-from qaccel.npu.access import accesses
-from qaccel.npu.check.legal import first_fault, range_fault
 from qaccel.npu.emit.semaphores import insert_semaphores, semaphore_id
+from reference.ground import INPUT_BYTES, OUTPUT_BYTES, Ground, Tensor
 
 PAIRS = [(w, a) for w in WIDTHS for a in WIDTHS]
 ENGINES = ("LOAD", "LOADW", "COMPUTE", "STORE")
-INPUT_BYTES, OUTPUT_BYTES = 8192, 16384
 
 
 @dataclass(frozen=True)
@@ -41,97 +39,9 @@ class RandomProgram:
         return encode(self.instructions)
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A view in SRAM."""
-
-    addr: int
-    row_stride: int
-    pixel_stride: int
-    h: int
-    w: int
-    c: int
-    bits: int
-    zero_point: int
-
-    @property
-    def pixel_bytes(self) -> int:
-        return -(-self.c * self.bits // 8)
-
-    @property
-    def end(self) -> int:
-        return self.addr + (self.h - 1) * self.row_stride + (self.w - 1) * self.pixel_stride + self.pixel_bytes
-
-    def view(self, prefix: str) -> dict[str, int]:
-        strides = {f"{prefix}_row_stride": self.row_stride, f"{prefix}_pixel_stride": self.pixel_stride}
-        return {f"{prefix}_addr": self.addr, **strides}
-
-
 @dataclass
-class Grower:
-    """Grows one program; ``pair`` is the weight and activation width of its convolutions."""
-
-    rng: np.random.Generator
-    hw: HwConfig
-    pair: tuple[int, int]
-    instructions: list[Instruction] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)
-    constants: bytearray = field(default_factory=bytearray)
-    stored: list[tuple[int, Tensor]] = field(default_factory=list)
-    output_end: int = INPUT_BYTES
-
-    def integer(self, low: int, high: int) -> int:
-        return int(self.rng.integers(low, high + 1))
-
-    def chance(self, probability: float) -> bool:
-        return bool(self.rng.random() < probability)
-
-    def pick(self, items):
-        return items[self.integer(0, len(items) - 1)]
-
-    def emit(self, op: str, **fields) -> bool:
-        """Append an instruction if the machine has room for it."""
-        ins = instruction(op, layer=self.integer(0, 3), **fields)
-        if first_fault(ins, self.hw) or range_fault(accesses(ins, self.hw), self.hw, 1 << 32):
-            return False
-        self.instructions.append(ins)
-        return True
-
-    # Places
-
-    def place(self, size: int, keep: list[Tensor]) -> int:
-        """SRAM address of ``size`` bytes outside ``keep``, often low, so that they meet; forgets what is there."""
-        while True:
-            room = self.pick([4096, 16384, self.hw.sram_bytes]) + size
-            begin = self.integer(0, min(room, self.hw.sram_bytes) - size)
-            if all(begin + size <= t.addr or t.end <= begin for t in keep):
-                self.tensors = [t for t in self.tensors if begin + size <= t.addr or t.end <= begin]
-                return begin
-
-    def new_tensor(self, h: int, w: int, c: int, bits: int, keep: list[Tensor], zero: int | None = None) -> Tensor:
-        size = -(-c * bits // 8)
-        pixel = size + self.pick([0, 0, 1, 3])
-        row = w * pixel + self.pick([0, 0, 1, 7])
-        shape = Tensor(0, row, pixel, h, w, c, bits, self.zero_point(bits) if zero is None else zero)
-        return replace(shape, addr=self.place(shape.end, keep))
-
-    def zero_point(self, bits: int) -> int:
-        lo, hi = activation_limits(bits)
-        return 0 if bits == 16 else self.pick([0, lo, hi, self.integer(lo, hi)])
-
-    def crop(self, t: Tensor, h: int = 1 << 16, w: int = 1 << 16, c: int = 1 << 16) -> Tensor:
-        """A part of a tensor, at most of that size, beginning anywhere in it."""
-        h, w, c = min(t.h, h), min(t.w, w), min(t.c, c)
-        y, x, n = self.integer(0, t.h - h), self.integer(0, t.w - w), self.integer(0, t.c - c)
-        if t.bits == 4 and n % 2:
-            n -= 1
-        return replace(t, addr=t.addr + y * t.row_stride + x * t.pixel_stride + n * t.bits // 8, h=h, w=w, c=c)
-
-    def constant(self, data: bytes) -> int:
-        """Offset of new constant bytes; addresses become final when the program does."""
-        self.constants += bytes(self.integer(0, 3))
-        self.constants += data
-        return INPUT_BYTES + OUTPUT_BYTES + len(self.constants) - len(data)
+class Grower(Ground):
+    """Grows one program."""
 
     # Data movement
 
@@ -173,12 +83,6 @@ class Grower:
         self.emit("LOAD", dram_addr=addr, **strides, **t.view("sram"), **sizes)
         self.tensors.append(t)
 
-    def load_constant(self, data: bytes, keep: list[Tensor]) -> Tensor:
-        """Constant bytes in SRAM, as a tensor of one pixel."""
-        addr = self.place(len(data), keep)
-        self.emit("LOAD_RAW", dram_addr=self.constant(data), sram_addr=addr, bytes=len(data))
-        return Tensor(addr, 0, 0, 1, 1, len(data), 8, 0)
-
     def weights(self, reduction: int, channels: int, keep: list[Tensor], coarse: bool) -> dict[str, int]:
         """Stream and LOADW; ``coarse`` weights have few significant bits, so that sums fall on ties."""
         bits = self.pair[0]
@@ -202,22 +106,6 @@ class Grower:
         else:
             self.emit("LOADW", source="dram", stream_addr=self.constant(stream), **fields)
         return {"weight_addr": buffer_addr, "weight_bits": bits}
-
-    # Numbers
-
-    def scale(self, magnitude_bits: int, out_bits: int) -> tuple[int, int]:
-        """Multiplier and shift: near the output's range, powers of two (ties) often, extremes sometimes."""
-        multiplier = self.pick([1 << self.integer(0, 30), self.integer(1 << 30, (1 << 31) - 1)])
-        if self.chance(0.08):
-            multiplier = self.pick([0, 1, (1 << 31) - 1])
-        shift = multiplier.bit_length() - 1 + magnitude_bits - out_bits + self.integer(-3, 2)
-        return multiplier, self.pick([0, 1, 62, 63, 64, 127]) if self.chance(0.05) else min(max(shift, 0), 127)
-
-    def output(self, t: Tensor) -> dict[str, int]:
-        lo, hi = activation_limits(t.bits)
-        if self.chance(0.3):
-            lo, hi = sorted((self.integer(lo, hi), self.integer(lo, hi)))
-        return {**t.view("out"), "out_bits": t.bits, "out_zero_point": t.zero_point, "clamp_lo": lo, "clamp_hi": hi}
 
     def records(self, channels: int, magnitude_bits: int, out_bits: int, spare: int, coarse: bool) -> bytes:
         limit = min(spare, self.pick([1 << magnitude_bits, spare]))
@@ -249,6 +137,7 @@ class Grower:
         size = {"out_h": out_h, "out_w": out_w, ("out_channels" if op == "CONV" else "channels"): channels}
         numbers = self.output(out)
         taken, coarse = [*inputs, out], self.chance(0.3)
+        post: tuple[str, dict, Tensor] | None = None
         magnitude = {
             "CONV": bits + self.pair[0] + 2,
             "DEPTHWISE": bits + self.pair[0],
@@ -257,6 +146,9 @@ class Grower:
         if op == "POOL":
             last = dict(zip(("multiplier", "shift"), self.scale(magnitude, out.bits), strict=True), kind=kind)
         else:
+            post = self.post(out, taken) if self.chance(0.4) else None
+            if post is not None:
+                numbers |= {"out_addr": 0, "out_row_stride": 0, "out_pixel_stride": 0}
             # A bias that still fits into 32 bits beside the sum of three instructions of 9 taps of 20 channels.
             narrow = max(bits, self.pair[0]) <= 8
             spare = (1 << 31) - 1 - (3 * 9 * 20 << (bits + self.pair[0]) if narrow else 0)
@@ -275,11 +167,36 @@ class Grower:
                 taps = fields["kernel_h"] * fields["kernel_w"]
                 fields |= self.weights(taps * (t.c if op == "CONV" else 1), channels, taken, coarse)
             fields |= {"accumulate": int(step > 0), "finish": int(step == length - 1)}
+            if post is not None:
+                fields["forward"] = int(step == length - 1)
             if not self.emit(op, **fields):
                 raise RuntimeError(f"{op} does not fit: sizes here are meant for every config")
             if step < length - 1 and self.chance(0.3):
                 self.load_constant(bytes(8), taken)
+        if post is not None:
+            op, fields, out = post
+            if not self.emit(op, **fields):
+                raise RuntimeError(f"{op} does not fit: sizes here are meant for every config")
         self.tensors.append(out)
+
+    def post(self, middle: Tensor, taken: list[Tensor]) -> tuple[str, dict, Tensor]:
+        """An ELTWISE or TABLE for what is forwarded, a tensor like ``middle``, and its output; adds what it needs to ``taken``."""
+        h, w, c, bits = middle.h, middle.w, middle.c, middle.bits
+        size = {"h": h, "w": w, "channels": c, "in_bits": bits, "forwarded": 1}
+        out = self.new_tensor(h, w, c, self.pick(WIDTHS), taken)
+        if self.chance(0.5) or not self.tensors:
+            taken.append(out)
+            fields = self.table_of(bits, out, taken)
+            return "TABLE", {**out.view("out"), **size, **fields}, out
+        b = self.crop(self.pick(self.tensors), h, w, c)
+        scalar = b.c < c or self.chance(0.2)
+        if (b.h, b.w, b.c) == (h, w, c) and not scalar and self.chance(0.5) and _apart(b, taken):
+            out = replace(b, zero_point=self.zero_point(b.bits))
+            self.tensors = [t for t in self.tensors if _apart(b, [t])]
+        taken += [b, out]
+        b = replace(b, row_stride=b.row_stride * (b.h == h), pixel_stride=b.pixel_stride * (b.w == w))
+        size["in_zero_point"] = middle.zero_point
+        return "ELTWISE", size | self.combining(bits, b, scalar, out), out
 
     def window(self, t: Tensor, full: bool, out: Tensor) -> dict[str, int]:
         """Kernel, strides, dilation and padding; anything goes, but ``full`` wants a tap for every output pixel."""
@@ -305,20 +222,25 @@ class Grower:
         c = a.c if scalar else min(a.c, b.c)
         a = replace(a, h=h, w=w, c=c)
         b = replace(b, row_stride=b.row_stride * (not repeat_rows), pixel_stride=b.pixel_stride * (not repeat_pixels))
-        kind = self.pick(["add", "sub", "mul", "min", "max"])
-        magnitude = a.bits + b.bits - 1 if kind == "mul" else max(a.bits, b.bits)
         out = self.new_tensor(h, w, c, self.pick(WIDTHS), self.tensors)
         if self.chance(0.3) and (b.addr == a.addr or b.end <= a.addr or a.end <= b.addr) and a in self.tensors:
             out = replace(a, zero_point=self.zero_point(a.bits))
             if b.addr == a.addr:
                 b, scalar = a, False
             self.tensors = [t for t in self.tensors if t.end <= a.addr or a.end <= t.addr]
+        fields = {**a.view("in"), "h": h, "w": w, "channels": c, "in_bits": a.bits, "in_zero_point": a.zero_point}
+        if self.emit("ELTWISE", **fields, **self.combining(a.bits, b, scalar, out)):
+            self.tensors.append(out)
+
+    def combining(self, bits: int, b: Tensor, scalar: bool, out: Tensor) -> dict[str, int | str]:
+        """Second operand, kind, scales and output of an ELTWISE on an input of ``bits`` bits."""
+        kind = self.pick(["add", "sub", "mul", "min", "max"])
+        magnitude = bits + b.bits - 1 if kind == "mul" else max(bits, b.bits)
         multiplier, shift = self.scale(magnitude, out.bits)
         second = 0 if kind == "mul" else self.pick([multiplier, multiplier >> 1, self.integer(0, max(multiplier, 1))])
-        fields = {**a.view("in"), **b.view("b"), "h": h, "w": w, "channels": c, "kind": kind, "b_scalar": int(scalar)}
-        fields |= {"in_bits": a.bits, "in_zero_point": a.zero_point, "b_bits": b.bits, "b_zero_point": b.zero_point}
-        if self.emit("ELTWISE", **fields, **self.output(out), multiplier=multiplier, b_multiplier=second, shift=shift):
-            self.tensors.append(out)
+        fields = {"kind": kind, "b_scalar": int(scalar), "b_bits": b.bits, "b_zero_point": b.zero_point}
+        scales = {"multiplier": multiplier, "b_multiplier": second, "shift": shift}
+        return fields | b.view("b") | self.output(out) | scales
 
     def copy(self) -> None:
         t = self.crop(self.pick(self.tensors))
@@ -331,18 +253,22 @@ class Grower:
     def table(self) -> None:
         t = self.crop(self.pick(self.tensors))
         out = self.new_tensor(t.h, t.w, t.c, self.pick(WIDTHS), self.tensors)
+        fields = {**t.view("in"), **out.view("out"), "h": t.h, "w": t.w, "channels": t.c, "in_bits": t.bits}
+        self.emit("TABLE", **fields, **self.table_of(t.bits, out, [*self.tensors, out]))
+        self.tensors.append(out)
+
+    def table_of(self, bits: int, out: Tensor, keep: list[Tensor]) -> dict[str, int | str]:
+        """A table for inputs of ``bits`` bits, loaded, and what a TABLE says of it; it is added to ``keep``."""
         lo, hi = activation_limits(out.bits)
-        octaves = t.bits == 16 and self.chance(0.5)
-        count, wide = (770 if octaves else 513, True) if t.bits == 16 else (1 << t.bits, out.bits == 16)
+        octaves = bits == 16 and self.chance(0.5)
+        count, wide = (770 if octaves else 513, True) if bits == 16 else (1 << bits, out.bits == 16)
         entries = self.rng.integers(lo, hi + 1, count)
         if self.chance(0.2):
             entries = self.rng.choice([lo, hi], count)
-        where = self.load_constant(entries.astype("<i2" if wide else "<i1").tobytes(), [*self.tensors, out])
-        fields = {**t.view("in"), **out.view("out"), "h": t.h, "w": t.w, "channels": t.c}
+        keep.append(self.load_constant(entries.astype("<i2" if wide else "<i1").tobytes(), keep))
         origin = int(self.rng.integers(-(1 << 15), 1 << 15)) >> self.pick([0, 10]) if octaves else 0
-        fields |= {"knots": "octaves" if octaves else "even", "origin": origin}
-        self.emit("TABLE", **fields, table_addr=where.addr, in_bits=t.bits, out_bits=out.bits)
-        self.tensors.append(out)
+        knots = {"knots": "octaves" if octaves else "even", "origin": origin}
+        return {"table_addr": keep[-1].addr, "out_bits": out.bits, **knots}
 
     def grow(self, steps: int) -> None:
         self.load()
@@ -356,6 +282,11 @@ class Grower:
                 self.pick(moves)()
         for t in self.tensors[-4:]:
             self.store(t)
+
+
+def _apart(t: Tensor, others: list[Tensor]) -> bool:
+    """Whether a tensor shares no byte with others, as far as their ends tell."""
+    return all(t.end <= other.addr or other.end <= t.addr for other in others)
 
 
 def _window_fields(in_h, in_w, kernel, stride, dilation, pads) -> dict[str, int]:

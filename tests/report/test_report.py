@@ -26,7 +26,7 @@ TOP_LEVEL = {
 OF_A_LAYER = {
     "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",
     "stream_bytes", "codecs", "entropy_bits", "input_shapes", "output_shape", "utilization", "dram_bytes", "sram_bytes",
-    "subgraph", "sources", "cascade",
+    "subgraph", "sources", "cascade", "post",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from qaccel.report.report import STALLS
 LAYERS = [
     {
         "name": f"/model/backbone/stage.{k}/block[{k}]/conv:1/Conv", "op": "ConvTranspose" if k % 2 else "Conv",
-        "weight_bits": 8, "activation_bits": 16, "codecs": {"entropy": 12, "parametric": 3}, "macs": 10**k + 7,
+        "post": {"name": "act", "op": "HardSwish"} if k == 3 else None, "weight_bits": 8, "activation_bits": 16, "codecs": {"entropy": 12, "parametric": 3}, "macs": 10**k + 7,
         "stream_bytes": 10 ** (k // 2) + 3, "cycles": 10 ** (k - 1) * 3, "stalls": {c: 10 ** (k - 1) + i for i, c in enumerate(STALLS)},
     }
     for k in range(1, 10)

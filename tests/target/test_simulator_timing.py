@@ -10,6 +10,7 @@ from qaccel.machine.hw import HwConfig
 from qaccel.machine.interpreter.streams import raw_stream
 from qaccel.machine.isa import Instruction, encode, instruction
 from qaccel.machine.simulator import simulate
+from qaccel.npu.access import with_forwarding
 from reference.programs import random_program
 from target.machine import HW, whole_range
 
@@ -230,9 +231,9 @@ def test_what_holds_for_every_program(seed: int) -> None:
         assert total == sum(layer["dram_bytes"][name] for layer in result["layers"])
     assert intervals_are_disjoint(result)
     assert result["cycles"] >= sum(result["dram_bytes"].values()) / p.hw.dram_bytes_per_cycle
-    for ins, (start, end) in zip(p.instructions, times(result), strict=True):
+    for (ins, before), (start, end) in zip(with_forwarding(p.instructions), times(result), strict=True):
         if ins.engine == "COMPUTE":
-            assert end - start == cost.duration(ins, p.hw)
+            assert end - start == cost.duration(ins, p.hw, before)
         else:  # shares the channel
             assert end - start >= cost.dma_cycles(ins, p.hw)
 

@@ -38,6 +38,7 @@ class ConvWork:
     in_bits: int
     out_bits: int
     finish: int
+    forward: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class DepthwiseWork(PoolWork):
     """A DEPTHWISE: the same with weights."""
 
     weight_bits: int
+    forward: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,15 @@ class EltwiseWork(CopyWork):
     b_scalar: int
 
 
-Work = ConvWork | PoolWork | DepthwiseWork | CopyWork | TableWork | EltwiseWork
+@dataclass(frozen=True, kw_only=True)
+class PostWork:
+    """An ELTWISE or TABLE that takes what a CONV or DEPTHWISE forwards: both, which run as one."""
+
+    first: ConvWork | DepthwiseWork
+    then: EltwiseWork | TableWork
+
+
+Work = ConvWork | PoolWork | DepthwiseWork | CopyWork | TableWork | EltwiseWork | PostWork
 _WORK: dict[str, type[Work]] = {
     "CONV": ConvWork, "DEPTHWISE": DepthwiseWork, "POOL": PoolWork, "ELTWISE": EltwiseWork, "TABLE": TableWork,
     "COPY": CopyWork,
@@ -112,11 +122,12 @@ _NAMES = {op: tuple(field.name for field in fields(kind)) for op, kind in _WORK.
 _SHAPE_NAMES = tuple(field.name for field in fields(WindowShape))
 
 
-def work_of(ins: Instruction) -> Work:
-    """What a COMPUTE instruction does. Raises CompilerFault for another engine's."""
+def work_of(ins: Instruction, before: Instruction | None = None) -> Work:
+    """What a COMPUTE instruction does; ``before``: the one that forwards to it. Raises CompilerFault for another engine's."""
     if ins.op not in _WORK:
         raise CompilerFault(f"{ins.op} is an instruction of the {ins.engine} engine, not of COMPUTE")
-    return _WORK[ins.op](**{name: ins[name] for name in _NAMES[ins.op]})
+    work = _WORK[ins.op](**{name: ins[name] for name in _NAMES[ins.op]})
+    return work if before is None else PostWork(first=work_of(before), then=work)  # type: ignore[arg-type]
 
 
 def window_shape(ins: Instruction) -> WindowShape:
@@ -125,10 +136,15 @@ def window_shape(ins: Instruction) -> WindowShape:
 
 
 def work_units(work: Work, hw: HwConfig) -> dict[str, int]:
-    """Cycles that each unit needs, start-up aside.
+    """Cycles that each unit needs, start-up aside; of an instruction that forwards, those of the one that it forwards to.
 
     Keys: mac, weight_read, sram_read, sram_write, requantize, lookup; only those that apply. The taps of a POOL count as mac.
     """
+    if isinstance(work, PostWork):
+        units = work_units(work.first, hw)
+        for unit, cycles in _pointwise_units(work.then, hw, forwarded=True).items():
+            units[unit] = units.get(unit, 0) + cycles  # they take turns
+        return units
     if isinstance(work, ConvWork):
         return _conv_units(work, hw)
     if isinstance(work, PoolWork):
@@ -137,20 +153,22 @@ def work_units(work: Work, hw: HwConfig) -> dict[str, int]:
 
 
 def work_cycles(work: Work, hw: HwConfig) -> int:
-    """Cycles of the instruction: start-up and the slowest of its units."""
+    """Cycles of the instruction: start-up and the slowest of its units. One that forwards is only taken note of."""
+    if isinstance(work, ConvWork | DepthwiseWork) and work.forward:
+        return 1
     return hw.start_up_cycles.compute + max(work_units(work, hw).values())
 
 
-def duration(ins: Instruction, hw: HwConfig) -> int:
-    """``work_cycles`` of a COMPUTE instruction. Errors as ``work_of``."""
-    return work_cycles(work_of(ins), hw)
+def duration(ins: Instruction, hw: HwConfig, before: Instruction | None = None) -> int:
+    """``work_cycles`` of a COMPUTE instruction. Arguments and errors as ``work_of``."""
+    return work_cycles(work_of(ins, before), hw)
 
 
-def _output_units(hw: HwConfig, pixels: int, channels: int, out_bits: int) -> dict[str, int]:
-    return {
-        "sram_write": _ceil(pixels * _channel_bytes(channels, out_bits), hw.sram_write_bytes_per_cycle),
-        "requantize": _ceil(pixels * channels, hw.requantize_outputs_per_cycle),
-    }
+def _output_units(hw: HwConfig, pixels: int, channels: int, out_bits: int, forward: int = 0) -> dict[str, int]:
+    units = {"requantize": _ceil(pixels * channels, hw.requantize_outputs_per_cycle)}
+    if not forward:
+        units["sram_write"] = _ceil(pixels * _channel_bytes(channels, out_bits), hw.sram_write_bytes_per_cycle)
+    return units
 
 
 def _conv_units(work: ConvWork, hw: HwConfig) -> dict[str, int]:
@@ -164,7 +182,9 @@ def _conv_units(work: ConvWork, hw: HwConfig) -> dict[str, int]:
     read_bytes = groups * pixels * _channel_bytes(reduction, work.in_bits)
     read_bytes += isa().params_bytes * work.out_channels if work.finish else 0
     units = {"mac": groups * slices * block_cycles, "sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle)}
-    return units | _output_units(hw, pixels, work.out_channels, work.out_bits) if work.finish else units
+    if work.finish:
+        units |= _output_units(hw, pixels, work.out_channels, work.out_bits, work.forward)
+    return units
 
 
 def _window_columns(work: PoolWork, hw: HwConfig) -> int:
@@ -183,12 +203,15 @@ def _window_units(work: PoolWork, hw: HwConfig) -> dict[str, int]:
         weight_bytes = taps * _channel_bytes(channels, work.weight_bits)
         units["weight_read"] = _ceil(weight_bytes, hw.weight_read_bytes_per_cycle)
     units["sram_read"] = _ceil(read_bytes, hw.sram_read_bytes_per_cycle)
-    return units | _output_units(hw, pixels, channels, work.out_bits) if work.finish else units
+    if work.finish:
+        forward = work.forward if isinstance(work, DepthwiseWork) else 0
+        units |= _output_units(hw, pixels, channels, work.out_bits, forward)
+    return units
 
 
-def _pointwise_units(work: CopyWork, hw: HwConfig) -> dict[str, int]:
+def _pointwise_units(work: CopyWork, hw: HwConfig, forwarded: bool = False) -> dict[str, int]:
     pixels, channels = work.h * work.w, work.channels
-    read_bytes = pixels * _channel_bytes(channels, work.in_bits)
+    read_bytes = 0 if forwarded else pixels * _channel_bytes(channels, work.in_bits)
     units = _output_units(hw, pixels, channels, work.out_bits)
     if isinstance(work, EltwiseWork):
         read_bytes += pixels * _channel_bytes(1 if work.b_scalar else channels, work.b_bits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..machine import cost
@@ -67,6 +67,25 @@ def out_channels(ins: Instruction) -> int:
     return channels
 
 
+def _forwards(ins: Instruction) -> bool:
+    """Whether an instruction hands its output on to the next one of COMPUTE."""
+    return bool(ins.values.get("forward", 0))
+
+
+def takes_forwarded(ins: Instruction) -> bool:
+    """Whether an instruction's input is what the one of COMPUTE before it forwards."""
+    return bool(ins.values.get("forwarded", 0))
+
+
+def with_forwarding(instructions: Iterable[Instruction]) -> Iterator[tuple[Instruction, Instruction | None]]:
+    """Each instruction, with the one that forwards to it."""
+    last = None
+    for ins in instructions:
+        yield ins, last if takes_forwarded(ins) else None
+        if ins.engine == "COMPUTE":
+            last = ins
+
+
 def _view(ins: Instruction, prefix: str, write: bool, rows: int, pixels: int, run_bytes: int) -> Access:
     row_stride, pixel_stride = ins[f"{prefix}_row_stride"], ins[f"{prefix}_pixel_stride"]
     what = {"in": "input", "b": "second operand", "out": "output"}[prefix]
@@ -114,14 +133,15 @@ def _window(ins: Instruction) -> Iterator[Access]:
         yield run("weights", False, ins["weight_addr"], size_bytes, "weights")
         if ins["finish"]:
             yield run("sram", False, ins["param_addr"], channels * isa().params_bytes, "parameters")
-    if ins["finish"]:
+    if ins["finish"] and not _forwards(ins):
         yield _view(ins, "out", True, ins["out_h"], ins["out_w"], channel_bytes(channels, ins["out_bits"]))
 
 
 def _tile(ins: Instruction) -> Iterator[Access]:
     """ELTWISE, TABLE and COPY."""
     h, w, channels = ins["h"], ins["w"], ins["channels"]
-    yield _view(ins, "in", False, h, w, channel_bytes(channels, ins["in_bits"]))
+    if not takes_forwarded(ins):
+        yield _view(ins, "in", False, h, w, channel_bytes(channels, ins["in_bits"]))
     if ins.op == "ELTWISE":
         yield _view(ins, "b", False, h, w, channel_bytes(1 if ins["b_scalar"] else channels, ins["b_bits"]))
     if ins.op == "TABLE":
@@ -144,6 +164,10 @@ _BY_OP = {
 }
 
 
-def accesses(ins: Instruction, hw: HwConfig) -> tuple[Access, ...]:
-    """Everything that an instruction reads, then what it writes; sizes of 0 are the caller's to refuse."""
-    return tuple(_BY_OP[ins.op](ins))
+def accesses(ins: Instruction, hw: HwConfig, before: Instruction | None = None) -> tuple[Access, ...]:
+    """Everything that an instruction reads, then what it writes; sizes of 0 are the caller's to refuse.
+
+    ``before``: the instruction that forwards to it. What that one reads is read until this one has ended.
+    """
+    own = tuple(_BY_OP[ins.op](ins))
+    return own if before is None else (*_BY_OP[before.op](before), *own)

@@ -1,8 +1,8 @@
 """One subgraph through the accelerator's half of the compiler; ``compile_layers`` is the list of its steps.
 
-Lowered layers get the order of channels that compresses best, and an estimate of their streams. By it the planner cuts them into
-tiles and gives every map and block its place. The tiles' weights are compressed; the instructions name the streams. Last come
-semaphores, the encoding, and the check of what came out.
+Lowered layers get the order of channels that compresses best; those that can run in another's post stage join it. By an estimate of
+their streams the planner cuts them into tiles and gives every map and block its place. The tiles' weights are compressed; the
+instructions name the streams. Last come semaphores, the encoding, and the check of what came out.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from .check.program import check_program
 from .emit.encode import build_artefact
 from .emit.instructions import emit_program
 from .emit.weights import compress, weight_tiles
-from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes, post_of
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
 from .plan.allocate import allocate
 from .plan.place import Block
+from .plan.post import with_posts
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class LayerFacts:
 
     ``quantized_bytes``: its integer weights at their width; ``codecs``: how many of its streams each codec made;
     ``entropy_bits``: order-0 entropy of the weights times their number. Shapes are [h, w, c] of one sample. ``sources``: which
-    layers make its inputs. ``cascade``: the first layer of the cascade that it belongs to, None outside of one.
+    layers make its inputs. ``cascade``: the first layer of the cascade that it belongs to, None outside of one. ``post``: name and
+    operator of the layer that takes its values in the post stage; the shapes and the cycles are of both.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LayerFacts:
     output_shape: tuple[int, int, int]
     sources: tuple[int, ...]
     cascade: int | None
+    post: tuple[str, str] | None
 
     def __repr__(self) -> str:
         return f"<LayerFacts of '{self.name[:60]}': {self.op}, {self.macs:,} MACs, {self.stream_bytes:,} B of streams>"
@@ -100,7 +103,7 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig, proven
 
 def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> CompiledSubgraph:
     """The same from layer operations."""
-    graph = order_channels(graph)
+    graph = with_posts(order_channels(graph), hw)
     graph = _with_estimates(graph, hw)
     allocation = allocate(graph, hw)
     for layer, tiling in zip(graph.layers, allocation.tilings, strict=True):
@@ -161,6 +164,7 @@ def _facts(
     weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
     weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0
+    post = post_of(layer)
     return LayerFacts(
         name=layer.name,
         op=layer.op,
@@ -176,6 +180,7 @@ def _facts(
         output_shape=_shape(graph.maps[layer.output]),
         sources=tuple(made[index] for index in dict.fromkeys(layer.inputs) if index in made),
         cascade=cascade,
+        post=None if post is None else (post.name, post.op),
     )
 
 

@@ -104,7 +104,9 @@ class ChannelParams:
 class ConvLayer(Layer):
     """Dense or grouped convolution, matrix products too; ``weights`` OHWI as the model has them, ``macs`` of one sample.
 
-    ``streams``: what the weights take in DRAM; None before it is measured, and then as if they were raw.
+    ``streams``: what the weights take in DRAM; None before it is measured, and then as if they were raw. ``post``: a layer
+    that takes the outputs in the post stage; its other inputs follow in ``inputs``, ``output`` is its own, and the clamps are of
+    the map between the two, its first input, which lies nowhere.
     """
 
     window: Window
@@ -114,6 +116,7 @@ class ConvLayer(Layer):
     weights: np.ndarray
     macs: int
     streams: StreamEstimate | None = None
+    post: EltwiseLayer | TableLayer | None = None
 
     @property
     def matrix(self) -> np.ndarray:
@@ -124,7 +127,7 @@ class ConvLayer(Layer):
 
 @dataclass(frozen=True)
 class DepthwiseLayer(Layer):
-    """``weights`` int32 [kernel_h, kernel_w, channels]. ``streams`` as in ConvLayer."""
+    """``weights`` int32 [kernel_h, kernel_w, channels]. ``streams`` and ``post`` as in ConvLayer."""
 
     window: Window
     weight_bits: int
@@ -132,6 +135,7 @@ class DepthwiseLayer(Layer):
     weights: np.ndarray
     macs: int
     streams: StreamEstimate | None = None
+    post: EltwiseLayer | TableLayer | None = None
 
     @property
     def matrix(self) -> np.ndarray:
@@ -200,6 +204,23 @@ class MoveLayer(Layer):
 
     pieces: tuple[Piece, ...]
     scales: tuple[tuple[int, int], ...]
+
+
+def post_of(layer: AnyLayer) -> EltwiseLayer | TableLayer | None:
+    """What takes a layer's outputs in the post stage."""
+    return layer.post if isinstance(layer, ConvLayer | DepthwiseLayer) else None
+
+
+def first_output(layer: AnyLayer, maps: tuple[FeatureMap, ...]) -> FeatureMap:
+    """What a layer makes before its post stage: its output where it has none."""
+    post = post_of(layer)
+    return maps[layer.output if post is None else post.inputs[0]]
+
+
+def table_of(layer: AnyLayer) -> bytes:
+    """The table that a layer looks up in, in its post stage or itself; empty if there is none."""
+    looked_up = post_of(layer) or layer
+    return looked_up.table if isinstance(looked_up, TableLayer) else b""
 
 
 AnyLayer = ConvLayer | DepthwiseLayer | PoolLayer | EltwiseLayer | CopyLayer | TableLayer | MoveLayer

@@ -203,6 +203,9 @@ def _why(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, a: Report
     reasons = []
     if old["op"] != new["op"]:
         reasons.append(f"{old['op']} became {new['op']}")
+    if old["post"] != new["post"]:
+        posts = [each["post"]["name"] if each["post"] else "nothing" for each in (old, new)]
+        reasons.append(f"had {posts[0]} in its post stage, has {posts[1]}")
     if bits_of(old) != bits_of(new):
         reasons.append(f"{bits_of(old)} became {bits_of(new)}")
     shapes = [" ".join(map(shape_of, (*each["input_shapes"], each["output_shape"]))) for each in (old, new)]
@@ -232,6 +235,9 @@ def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _elsewhere(layer: Mapping[str, Any], other: Report, which: str) -> str:
-    """Where a layer is that the accelerator does not run in the other report."""
+    """Where a layer is that the accelerator does not run, or not by itself, in the other report."""
+    for each in other["layers"]:
+        if each["post"] and each["post"]["name"] == layer["name"]:
+            return f"in the post stage of {each['name']} in the {which}"
     on_cpu = next((each for each in other["fallback"] if each["name"] == layer["name"]), None)
     return f"on the CPU in the {which}: {on_cpu['reason']}" if on_cpu else f"not in the {which}"

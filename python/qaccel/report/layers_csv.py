@@ -38,6 +38,7 @@ def _columns(cycles: int, macs: int) -> dict[str, Callable[[Entry], Any]]:
         "where": lambda layer: "accelerator",
         "name": lambda layer: layer["name"],
         "op": lambda layer: layer["op"],
+        "post": lambda layer: layer["post"]["name"] if layer["post"] else "",
         "input_shapes": lambda layer: " ".join(map(shape_of, layer["input_shapes"])),
         "output_shape": lambda layer: shape_of(layer["output_shape"]),
         "weight_bits": lambda layer: layer["weight_bits"] or "",

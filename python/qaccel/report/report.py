@@ -22,6 +22,7 @@ from .record.schema import (
     Gap,
     Layer,
     Memory,
+    Post,
     Report,
     SharedScale,
     Stalls,
@@ -109,6 +110,7 @@ def layer_entries(subgraph: ProfiledSubgraph) -> list[Layer]:
             Layer(
                 name=facts.name,
                 op=facts.op,
+                post=None if facts.post is None else Post(*facts.post),
                 input_shapes=facts.input_shapes,
                 output_shape=facts.output_shape,
                 weight_bits=facts.weight_bits,

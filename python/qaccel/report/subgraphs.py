@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CompilerFault
 from ..machine.isa import Instruction, decode
-from ..npu.access import accesses
+from ..npu.access import accesses, with_forwarding
 from ..npu.codegen import CompiledSubgraph, SramBlock
 
 Profile = Mapping[str, Any]  # what the simulator's cycle mode gives for one subgraph (machine/simulator.py)
@@ -55,8 +55,9 @@ def tenancies(subgraph: ProfiledSubgraph) -> list[Tenancy]:
         for layer, _ in enumerate(subgraph.compiled.layers)
     ]
     used: dict[int, tuple[int, int]] = {}
-    for ins, start, end, _, layer in subgraph.traced():
-        for access in accesses(ins, hw):
+    befores = (before for _, before in with_forwarding(subgraph.instructions))
+    for (ins, start, end, _, layer), before in zip(subgraph.traced(), befores, strict=True):
+        for access in accesses(ins, hw, before):
             if access.memory != "sram":
                 continue
             at = bisect_right(by_layer[layer], (access.start, len(blocks))) - 1

@@ -103,7 +103,7 @@ def layer_columns(layers: Sequence[Mapping[str, Any]]) -> list[Column]:
     least_first = sorted(STALLS, key=lambda cause: totals[cause])
     return [
         column("layer", lambda layer: layer["name"], text=True),
-        column("op", lambda layer: layer["op"], 11, text=True),
+        column("op", op_of, 11, text=True),
         column("bits", bits_of, text=True),
         column("codecs", codecs_of, 1, text=True),
         column("MACs", lambda layer: f"{layer['macs']:,}", 10),
@@ -118,6 +118,11 @@ def layer_columns(layers: Sequence[Mapping[str, Any]]) -> list[Column]:
             for cause in STALLS
         ),
     ]
+
+
+def op_of(layer: Mapping[str, Any]) -> str:
+    """A layer's operator, and that of the layer in its post stage."""
+    return f"{layer['op']} + {layer['post']['op']}" if layer["post"] else str(layer["op"])
 
 
 def _bound_by(layer: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ def _events(subgraph: ProfiledSubgraph) -> Iterator[Event]:
         )
     for layer, start, end in layer_runs(subgraph):
         facts = subgraph.compiled.layers[layer]
-        told = {"op": facts.op, "macs": facts.macs}
+        told = {"op": facts.op, "post": facts.post[0] if facts.post else "", "macs": facts.macs}
         yield _slice(
             artefact.layers[layer], len(engines), {"layer": layer, **told, "cycle": start, "cycles": end - start}
         )

@@ -8,7 +8,7 @@ import numpy as np
 from npu.harness import dram_image
 from npu.oracle import run_graph
 from qaccel.machine.artefact import Artefact
-from qaccel.machine.hw import load_config
+from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.interpreter.streams import raw_stream
 from qaccel.machine.isa import Instruction, decode, encode, isa
 from qaccel.machine.isa import replace as with_fields
@@ -79,7 +79,7 @@ class Case:
         self.dram[begin] ^= 1 << bit
 
 
-def _params(rng: np.random.Generator, channels: int, shift: int) -> ChannelParams:
+def random_records(rng: np.random.Generator, channels: int, shift: int) -> ChannelParams:
     multiplier = rng.integers(1 << 30, 1 << 31, channels).astype(np.uint32)
     return ChannelParams(
         rng.integers(-500, 500, channels).astype(np.int32), multiplier, np.full(channels, shift, np.uint8)
@@ -111,13 +111,13 @@ def small_network() -> tuple[LayerGraph, list[np.ndarray]]:
             same,
             8,
             (ConvPart(0, 0, weights.transpose(1, 2, 3, 0)),),
-            _params(rng, 8, 41),
+            random_records(rng, 8, 41),
             weights,
             0,
         ),
         PoolLayer("pool", "pool", (1,), 2, -128, 127, same, "max", False, {1: (1 << 30, 30)}),
         EltwiseLayer("sum", "add", (1, 2), 3, -128, 127, "add", False, 1 << 29, 3 << 27, 30),
-        DepthwiseLayer("y", "depthwise", (3,), 4, -128, 120, half, 8, _params(rng, 8, 39), kernel, 0),
+        DepthwiseLayer("y", "depthwise", (3,), 4, -128, 120, half, 8, random_records(rng, 8, 39), kernel, 0),
     )
     return LayerGraph("small", maps, layers, (0,), (4,)), [rng.integers(-128, 128, (10, 12, 5))]
 
@@ -125,12 +125,17 @@ def small_network() -> tuple[LayerGraph, list[np.ndarray]]:
 def base_case() -> Case:
     """The network on a machine so small that every layer is tiled and the weights are loaded more than once."""
     hw = replace(load_config("qaccel-64"), name="tiny", sram_bytes=1280, weight_buffer_bytes=512)
-    graph, inputs = small_network()
+    return case_of(*small_network(), hw)
+
+
+def case_of(graph: LayerGraph, inputs: list[np.ndarray], hw: HwConfig) -> Case:
+    """A network of one output as it is compiled, layer by layer, for a machine."""
     allocation = allocate(graph, hw)
     program = emit_program(graph, allocation, compress(weight_tiles(graph, allocation), hw), hw)
     artefact = build_artefact(graph, allocation, program, hw)
     dram, defined, read_only = dram_image(artefact, inputs)
-    expected = pack_pixels(run_graph(graph, inputs)[4], 8)
+    [output] = graph.outputs
+    expected = pack_pixels(run_graph(graph, inputs)[output], graph.maps[output].bits)
     return Case(artefact, program.intent, decode(artefact.program), dram, defined, read_only, expected)
 
 

@@ -5,20 +5,23 @@ Both are what the simulator counts: tests/npu/test_networks.py and tests/target/
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
-from npu.layer_cases import WIDTHS, random_layer
+from npu.layer_cases import WIDTHS, random_layer, random_pair
 from qaccel.dialect.pieces import Piece
 from qaccel.machine import cost
 from qaccel.machine.hw import HwConfig, config_names, load_config
 from qaccel.machine.isa import Instruction
+from qaccel.npu.access import with_forwarding
 from qaccel.npu.emit.instructions import emit_program
 from qaccel.npu.emit.weights import compress, weight_tiles
 from qaccel.npu.layers import EltwiseLayer, FeatureMap, LayerGraph, MoveLayer
 from qaccel.npu.plan import tile
 from qaccel.npu.plan.allocate import allocate
+from qaccel.npu.plan.post import with_posts
 from qaccel.npu.plan.tile_work import pointwise_tile
 from qaccel.npu.plan.tiling import Tiling
 from tiers import wide_after
@@ -26,22 +29,24 @@ from tiers import wide_after
 SEED = 20261129
 
 
-def planned(graph: LayerGraph, hw: HwConfig) -> tuple[Tiling, list[Instruction]]:
-    """The only layer's tiling, and its COMPUTE instructions."""
+def planned(graph: LayerGraph, hw: HwConfig) -> tuple[Tiling, list[tuple[Instruction, Instruction | None]]]:
+    """The only layer's tiling, and its COMPUTE instructions, each with the one that forwards to it."""
     allocation = allocate(graph, hw)
     program = emit_program(graph, allocation, compress(weight_tiles(graph, allocation), hw), hw)
-    return allocation.tilings[0], [ins for ins in program.instructions if ins.engine == "COMPUTE"]
+    pairs = with_forwarding(program.instructions)
+    return allocation.tilings[0], [(ins, before) for ins, before in pairs if ins.engine == "COMPUTE"]
 
 
 def check(graph: LayerGraph, hw: HwConfig) -> Counter[str]:
     """Each instruction that the plan is scored by is in the program; gives the kinds that were compared."""
     tiling, computes = planned(graph, hw)
-    emitted = {cost.work_of(ins): ins for ins in computes}
+    emitted = {cost.work_of(*pair): pair for pair in computes}
     compared: Counter[str] = Counter()
     for work, _ in tiling.work.computes:
         assert work in emitted
-        assert cost.work_cycles(work, hw) == cost.duration(emitted[work], hw)
-        compared[emitted[work].op] += 1
+        ins, before = emitted[work]
+        assert cost.work_cycles(work, hw) == cost.duration(ins, hw, before)
+        compared[ins.op if before is None else f"{ins.op} behind {before.op}"] += 1
     return compared
 
 
@@ -83,6 +88,19 @@ def test_planned_work_is_what_is_emitted(config: str) -> None:
     assert {op for op, count in compared.items() if count >= 10} == {
         "CONV", "DEPTHWISE", "POOL", "ELTWISE", "TABLE", "COPY",
     }  # fmt: skip
+
+
+def test_planned_work_of_post_stages_is_what_is_emitted() -> None:
+    """Random pairs of layers, those that run as one."""
+    hw = load_config("qaccel-64")
+    compared: Counter[str] = Counter()
+    for weight_bits, activation_bits, index in product(WIDTHS, WIDTHS, range(15)):
+        rng = np.random.default_rng([SEED, index, weight_bits, activation_bits])
+        graph = with_posts(random_pair(rng, weight_bits, activation_bits, index % 5 == 0, hw), hw)
+        if len(graph.layers) == 1:
+            compared += check(graph, hw)
+    pairs = {f"{op} behind {before}" for op in ("ELTWISE", "TABLE") for before in ("CONV", "DEPTHWISE")}
+    assert all(compared[pair] >= 10 for pair in pairs)
 
 
 @pytest.mark.parametrize("wrong", [{"b_scalar": 0}, {"b_bits": 4}, {"channels": 7}])

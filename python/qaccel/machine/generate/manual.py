@@ -15,6 +15,7 @@ _TITLES = {
     "machine": "Machine",
     "memory": "Memory",
     "numerics": "Numerics",
+    "post": "Post stage",
     "array": "MAC array",
     "dram": "DRAM",
     "streams": "Weight streams",

@@ -56,6 +56,34 @@ def check_semaphores(program: list[Instruction]) -> None:
                     raise MachineError(index, f"semaphore {number} belongs to {owner[number]}, not to {ins.engine}")
 
 
+def check_forwarding(program: list[Instruction]) -> None:
+    """The rules on pairs of instructions that need no execution (manual, "post stage")."""
+    computing = [(index, ins) for index, ins in enumerate(program) if ins.engine == "COMPUTE"]
+    first: Instruction | None = None
+    for index, ins in computing:
+        takes = bool(ins.op in ("ELTWISE", "TABLE") and ins["forwarded"])
+        if takes != (first is not None):
+            raise MachineError(index, "takes what nobody forwards, or does not take what is forwarded")
+        if first is not None:
+            size = first["out_channels" if first.op == "CONV" else "channels"]
+            if (ins["h"], ins["w"], ins["channels"]) != (first["out_h"], first["out_w"], size):
+                raise MachineError(index, "takes another size than is forwarded")
+            if ins["in_bits"] != first["out_bits"]:
+                raise MachineError(index, "takes another width than is forwarded")
+            if ins["in_addr"] or ins["in_row_stride"] or ins["in_pixel_stride"]:
+                raise MachineError(index, "has an input beside what is forwarded")
+        first = ins if ins.op in ("CONV", "DEPTHWISE") and ins["forward"] else None
+        if first is not None:
+            if not ins["finish"]:
+                raise MachineError(index, "forwards and does not finish")
+            if ins["signal0"] or ins["signal1"] or ins["signal2"]:
+                raise MachineError(index, "forwards and signals")
+            if ins["out_addr"] or ins["out_row_stride"] or ins["out_pixel_stride"]:
+                raise MachineError(index, "has an output beside what it forwards")
+    if first is not None:
+        raise MachineError(None, "what is forwarded is not taken at the end")
+
+
 class Machine:
     """State, queues and semaphores of one run."""
 
@@ -91,6 +119,7 @@ class Machine:
 
     def run(self) -> None:
         check_semaphores(self.program)
+        check_forwarding(self.program)
         while True:
             moves = self._moves()
             if not moves:

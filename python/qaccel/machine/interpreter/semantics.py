@@ -13,6 +13,9 @@ from . import streams
 from .memory import Block, Fault, bytes_for, from_bytes, run_of, to_bytes
 from .state import Accumulators, State
 
+WINDOW_SIZES = (
+    "in_h", "in_w", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "out_h", "out_w"
+)  # fmt: skip
 SAFE = 1 << 62  # products below it are computed in 64 bits, others in Python's integers
 
 
@@ -81,6 +84,8 @@ def execute(machine: State, ins: Instruction) -> None:
     """What an instruction does to the machine. Raises Fault where the manual calls it an error."""
     for memory in (machine.dram, machine.sram, machine.weights):
         memory.held.clear()
+    if ins.op in ("ELTWISE", "TABLE") and ins["forwarded"]:
+        machine.sram.held.extend(machine.forwarded_reads)
     _EXECUTE[ins.op](machine, ins)
 
 
@@ -152,6 +157,14 @@ def read_view(machine: State, ins: Instruction, prefix: str, rows: int, pixels: 
     return from_bytes(machine.sram.read(at, hold=not in_place(ins, prefix)), bits, channels)
 
 
+def read_input(machine: State, ins: Instruction) -> np.ndarray:
+    """The input of ELTWISE or TABLE, [h, w, channels]: from SRAM, or what is forwarded."""
+    if not ins["forwarded"]:
+        return read_view(machine, ins, "in", ins["h"], ins["w"], ins["channels"])
+    assert machine.forwarded is not None
+    return machine.forwarded
+
+
 def in_place(ins: Instruction, prefix: str) -> bool:
     """Whether the output may overwrite the operand: ELTWISE, the same view and width."""
     if ins.op != "ELTWISE":
@@ -181,19 +194,7 @@ def requantized(ins: Instruction, total: np.ndarray, shift: np.ndarray | int) ->
 
 def window(machine: State, ins: Instruction) -> None:
     """CONV, DEPTHWISE and POOL."""
-    at_least_one(
-        ins,
-        "in_h",
-        "in_w",
-        "kernel_h",
-        "kernel_w",
-        "stride_h",
-        "stride_w",
-        "dilation_h",
-        "dilation_w",
-        "out_h",
-        "out_w",
-    )
+    at_least_one(ins, *WINDOW_SIZES)
     at_least_one(ins, *(("in_channels", "out_channels") if ins.op == "CONV" else ("channels",)))
     check_zero_point(ins, "in")
     check_output(ins)
@@ -311,7 +312,11 @@ def finish(machine: State, ins: Instruction, state: Accumulators, channels: int,
         raise Fault("a parameter record has reserved bits")
     acc = state.acc + bias
     check_width(acc, bits)
-    write_output(machine, ins, requantized(ins, times(acc, multiplier), records[:, 8].astype(np.int64)))
+    outputs = requantized(ins, times(acc, multiplier), records[:, 8].astype(np.int64))
+    if ins["forward"]:
+        machine.forwarded, machine.forwarded_reads = outputs.astype(np.int64), list(machine.sram.held)
+    else:
+        write_output(machine, ins, outputs)
 
 
 # Element by element
@@ -323,7 +328,7 @@ def eltwise(machine: State, ins: Instruction) -> None:
     check_zero_point(ins, "in")
     check_zero_point(ins, "b")
     check_output(ins)
-    a = read_view(machine, ins, "in", h, w, channels) - ins["in_zero_point"]
+    a = read_input(machine, ins) - ins["in_zero_point"]
     b = read_view(machine, ins, "b", h, w, 1 if ins["b_scalar"] else channels) - ins["b_zero_point"]
     a, b = np.broadcast_to(a, (h, w, channels)), np.broadcast_to(b, (h, w, channels))
     if ins["kind"] == "mul":
@@ -354,7 +359,7 @@ def table(machine: State, ins: Instruction) -> None:
     """TABLE: a look-up, interpolated at 16 bits."""
     h, w, channels = check_tile(ins)
     bits = ins["in_bits"]
-    q = read_view(machine, ins, "in", h, w, channels)
+    q = read_input(machine, ins)
     wide = 16 in (bits, ins["out_bits"])
     octaves = ins["knots"] == "octaves"
     if octaves and bits < 16 or ins["origin"] and not octaves:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,16 @@ class Accumulators:
 
 @dataclass
 class State:
-    """Of the machine ``hw``. ``accumulators``: None while none are open."""
+    """Of the machine ``hw``. ``accumulators``: None while none are open.
+
+    ``forwarded`` [h, w, channels]: outputs that the next instruction of COMPUTE takes; ``forwarded_reads``: the SRAM addresses that
+    were read for them.
+    """
 
     hw: HwConfig
     dram: Memory
     sram: Memory
     weights: Memory
     accumulators: Accumulators | None = None
+    forwarded: np.ndarray | None = None
+    forwarded_reads: list[np.ndarray] = field(default_factory=list)

@@ -7,6 +7,7 @@ It never knows who chose the plan. What it proves:
 - no race: whatever two engines both access, one of them writing, is ordered by tokens (vector clocks over every byte);
 - nothing is read before it is written, nothing read-only is written, no output overlaps what it is computed from;
 - each instruction sees the data of the instructions that the planner meant (``intent``): live ranges do not overlap;
+- what an instruction forwards is taken by the next one, as it is;
 - no accumulator can overflow, whatever the inputs, from the actual weights and biases.
 
 Since there is no race, every execution gives what program order gives, so each property is proven in program order.
@@ -23,9 +24,10 @@ from ...errors import CompilerFault, QaccelError
 from ...machine.artefact import Artefact
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, decode
-from ..access import Access, accesses
+from ..access import Access, accesses, takes_forwarded
 from ..layers import channel_bytes
 from .bounds import Accumulators, Constants
+from .forwards import Forwards
 from .hazards import Hazard, Hazards, Order, TokenError
 from .legal import first_fault, range_fault
 
@@ -83,9 +85,10 @@ def check_instructions(
         ins = instructions[fault.index]
         layer = layers[ins["layer"]] if ins["layer"] < len(layers) else ins["layer"]
         raise CompilerFault(f"program check: instruction {fault.index} ({ins.op}, layer {layer}): {fault.text}")
-    leftover = checker.order.leftover()
-    if leftover or checker.accumulators.open:
-        raise CompilerFault(f"program check: end of the program: {leftover or 'accumulators are still open'}")
+    leftover = checker.order.leftover() or ("accumulators are still open" if checker.accumulators.open else None)
+    leftover = leftover or ("what is forwarded is not taken" if checker.forwards.open else None)
+    if leftover:
+        raise CompilerFault(f"program check: end of the program: {leftover}")
 
 
 class _Checker:
@@ -100,12 +103,14 @@ class _Checker:
             self.read_only[begin:end] = True
         self.constants = Constants(hw, memory.image, self.read_only)
         self.accumulators = Accumulators(hw)
+        self.forwards = Forwards()
 
     def step(self, index: int, ins: Instruction) -> None:
         """Everything of an instruction but its hazards, which ``hazard`` proves of all at once."""
         if fault := first_fault(ins, self.hw):
             raise CompilerFault(fault)
-        touched = accesses(ins, self.hw)
+        before = self.forwards.step(ins)
+        touched = accesses(ins, self.hw, before)
         if fault := range_fault(touched, self.hw, self.dram_bytes):
             raise CompilerFault(fault)
         engine = self.order.engines.index(ins.engine)
@@ -126,6 +131,8 @@ def _in_place(ins: Instruction, access: Access) -> bool:
     if ins.op != "ELTWISE":
         return False
     prefix = {"input": "in", "second operand": "b"}.get(access.what)
+    if prefix == "in" and takes_forwarded(ins):
+        return False  # what is read then is another instruction's input
     if prefix is None or access.run_bytes != channel_bytes(ins["channels"], ins["out_bits"]):
         return False
     # The stride between rows, or pixels, that are only one means nothing.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...machine.isa import params_record
-from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, LayerGraph, TableLayer
+from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, LayerGraph, table_of
 from ..plan.ahead import Records
 
 
@@ -22,10 +22,10 @@ def channel_records(params: ChannelParams, begin: int, count: int) -> bytes:
 
 
 def own_records(layer: AnyLayer) -> bytes:
-    """All parameter records of a layer, or its table."""
+    """All parameter records of a layer, then its table."""
     if isinstance(layer, ConvLayer | DepthwiseLayer):
-        return channel_records(layer.params, 0, len(layer.params.bias))
-    return layer.table if isinstance(layer, TableLayer) else b""
+        return channel_records(layer.params, 0, len(layer.params.bias)) + table_of(layer)
+    return table_of(layer)
 
 
 class Ahead:
@@ -43,7 +43,7 @@ class Ahead:
         self._loaded: dict[int, int] = {}  # by address of the records: the instruction
 
     def records(self, step: int) -> tuple[int, int] | None:
-        """SRAM address of a layer's records or table, and the loading instruction; None where the layer loads its own."""
+        """SRAM address of a layer's records, or of its table alone, and the loading instruction; None where it loads its own."""
         merged = self._of.get(step)
         return None if merged is None else (merged.addr + merged.offsets[step], self._load(merged))
 

@@ -16,6 +16,7 @@ from ...machine.isa import Instruction, instruction, isa
 from ...machine.streams import codec_of
 from ..extents import Span, align, pixels_under, rows_under
 from ..layers import AnyLayer, ChannelParams, FeatureMap, LayerGraph, Window, channel_bytes
+from ..plan.ahead import record_bytes
 from ..plan.allocate import Allocation, LayerBlocks
 from ..plan.strided import Strided
 from ..plan.tiling import Tiling
@@ -284,7 +285,7 @@ class ProgramBuilder:
         """SRAM address of the layer's table, loaded on first use, and the loading instruction."""
         merged = self._ahead.records(self.step)
         if merged is not None:
-            return merged
+            return merged[0] + record_bytes(self.layer) - len(data), merged[1]
         if self.step not in self._tables:
             dram_addr, size = self.constant((self.step, "table"), lambda: data)
             self._tables[self.step] = self.emit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ...machine.hw import HwConfig
 from ..extents import in_steps, kernel_chunks, spans, valid_taps
@@ -19,6 +20,8 @@ from ..layers import (
     TableLayer,
     Window,
     channel_bytes,
+    first_output,
+    post_of,
 )
 from ..plan.allocate import Allocation
 from .builder import Program, ProgramBuilder
@@ -72,7 +75,7 @@ def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, in
 
 
 def _numeric_fields(builder: ProgramBuilder, layer: AnyLayer) -> dict[str, int]:
-    x, y = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output]
+    x, y = builder.graph.maps[layer.inputs[0]], first_output(layer, builder.graph.maps)
     return {
         "in_bits": x.bits,
         "in_zero_point": x.zero_point,
@@ -123,21 +126,22 @@ def _conv_tile(
     rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     needed = [chunk for chunk in chunks if chunk[:2] in rows]
     param_addr, param_load = builder.params(layer.params, box.c, box.channels)
-    output = builder.output_view(box)
-    index = -1
+    output, post = builder.output_view(box), None
     for position, chunk in enumerate(needed):
         view = view_of(chunk)
         assert view is not None  # kernel_chunks
         k, _, c, _ = chunk
         weight_addr, decode = builder.weights(TileName(builder.step, number, k, c, box.c - part.out_begin))
         finish = position == len(needed) - 1
+        reads = view.writers | {decode} | ({param_load} if finish else set())
+        post = _post_of_tile(builder, layer, box) if finish else None
         index = builder.emit(
             "CONV",
-            view.writers | {decode} | ({param_load} if finish else set()),
+            reads,
             **view.fields("in"),
             **_window_fields(layer.window, view, chunk[1]),
             in_channels=chunk[3],
-            **output.fields("out"),
+            **(output.fields("out") if post is None else {"forward": 1}),
             out_h=box.rows,
             out_w=box.pixels,
             out_channels=box.channels,
@@ -148,7 +152,7 @@ def _conv_tile(
             accumulate=int(position > 0),
             finish=int(finish),
         )
-    builder.finish_output(box, output, index)
+    builder.finish_output(box, output, post.emit(builder, output, reads) if post else index)
 
 
 def _emit_depthwise(builder: ProgramBuilder, layer: DepthwiseLayer) -> None:
@@ -195,19 +199,20 @@ def _windowed_tile(
     """One output tile of a channel-wise window, its kernel rows in chunks. ``operands`` gives the weights of a kernel row."""
     in_h = builder.graph.maps[layer.inputs[0]].h
     chunks = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
-    output = builder.output_view(box)
-    index = -1
+    output, post = builder.output_view(box), None
     for position, (k, rows) in enumerate(chunks):
         view = builder.input_view(0, box, layer.window, k, rows)
         assert view is not None  # kernel_chunks
         more, decode = operands(k) if operands else ({}, None)
         finish = position == len(chunks) - 1
+        reads = view.writers | ({decode} if decode is not None else set()) | (finish_reads if finish else set())
+        post = _post_of_tile(builder, layer, box) if finish else None
         index = builder.emit(
             op,
-            view.writers | ({decode} if decode is not None else set()) | (finish_reads if finish else set()),
+            reads,
             **view.fields("in"),
             **_window_fields(layer.window, view, rows),
-            **output.fields("out"),
+            **(output.fields("out") if post is None else {"forward": 1}),
             out_h=box.rows,
             out_w=box.pixels,
             channels=box.channels,
@@ -217,42 +222,61 @@ def _windowed_tile(
             accumulate=int(position > 0),
             finish=int(finish),
         )
-    builder.finish_output(box, output, index)
+    builder.finish_output(box, output, post.emit(builder, output, reads) if post else index)
 
 
 def _emit_pointwise(builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | TableLayer) -> None:
-    y = builder.graph.maps[layer.output]
-    table = builder.table(layer.table) if isinstance(layer, TableLayer) else None
-    for n, count in in_steps(y.c, builder.tiling.tile_oc):
+    if isinstance(layer, TableLayer):
+        builder.table(layer.table)  # before the first tile
+    for n, count in in_steps(builder.graph.maps[layer.output].c, builder.tiling.tile_oc):
         for row, h, pixel, w in _spaces(builder):
             box = Box(row, h, pixel, w, n, count)
             view = builder.input_view(0, box, Window(), 0, 1)
             assert view is not None  # no padding
-            fields: dict[str, int | str] = {**view.fields("in"), "h": h, "w": w, "channels": count}
-            reads = view.writers
-            if isinstance(layer, EltwiseLayer):
-                second = _second_operand(builder, layer, box)
-                b = builder.graph.maps[layer.inputs[1]]
-                reads |= second.writers
-                fields |= second.fields("b") | {"b_bits": b.bits, "b_zero_point": b.zero_point}
-                fields |= {"b_scalar": int(layer.b_scalar), "b_multiplier": layer.b_multiplier}
-            if table is not None and isinstance(layer, TableLayer):
-                bits = builder.graph.maps[layer.inputs[0]].bits, y.bits
-                fields |= {"table_addr": table[0], "in_bits": bits[0], "out_bits": bits[1]}
-                fields |= {"knots": layer.knots, "origin": layer.origin}
-                reads |= {table[1]}
-            else:
-                fields |= _numeric_fields(builder, layer)
-                fields |= {"multiplier": layer.multiplier, "shift": layer.shift}  # type: ignore[union-attr]
+            op, fields, reads = _pointwise(builder, layer, box)
+            reads |= view.writers
             output = builder.output_view(box)
-            fields |= output.fields("out")
-            op = {EltwiseLayer: "ELTWISE", CopyLayer: "COPY", TableLayer: "TABLE"}[type(layer)]
+            fields |= view.fields("in") | output.fields("out")
             runs = layer.runs(n, count) if isinstance(layer, EltwiseLayer) else []
-            if len(runs) > 1:
-                parts = [_run(fields, first - n, channels, kind) for first, channels, kind in runs]
-            else:
-                parts = [fields | ({"kind": runs[0][2]} if runs else {})]
+            parts = [_run(fields, first - n, channels, kind) for first, channels, kind in runs] or [fields]
             builder.finish_output(box, output, *(builder.emit(op, reads, **part) for part in parts))
+
+
+def _pointwise(
+    builder: ProgramBuilder, layer: EltwiseLayer | CopyLayer | TableLayer, box: Box
+) -> tuple[str, dict[str, int | str], frozenset[int]]:
+    """Instruction of a tile, its fields but for the views of input and output, and whose data it reads beside its input."""
+    fields: dict[str, int | str] = {"h": box.rows, "w": box.pixels, "channels": box.channels}
+    if isinstance(layer, TableLayer):
+        x, y = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output]
+        addr, load = builder.table(layer.table)
+        fields |= {"table_addr": addr, "in_bits": x.bits, "out_bits": y.bits}
+        return "TABLE", fields | {"knots": layer.knots, "origin": layer.origin}, frozenset({load})
+    fields |= _numeric_fields(builder, layer) | {"multiplier": layer.multiplier, "shift": layer.shift}
+    if isinstance(layer, CopyLayer):
+        return "COPY", fields, frozenset()
+    second, b = _second_operand(builder, layer, box), builder.graph.maps[layer.inputs[1]]
+    fields |= second.fields("b") | {"b_bits": b.bits, "b_zero_point": b.zero_point, "kind": layer.kind}
+    fields |= {"b_scalar": int(layer.b_scalar), "b_multiplier": layer.b_multiplier}
+    return "ELTWISE", fields, second.writers
+
+
+@dataclass(frozen=True)
+class _Post:
+    """The instruction that takes a tile in the post stage; what it reads is there."""
+
+    op: str
+    fields: dict[str, int | str]
+    reads: frozenset[int]
+
+    def emit(self, builder: ProgramBuilder, output: View, first_reads: frozenset[int]) -> int:
+        """Behind the instruction that forwards, which reads the data of ``first_reads`` until this one ends."""
+        return builder.emit(self.op, self.reads | first_reads, **self.fields, **output.fields("out"), forwarded=1)
+
+
+def _post_of_tile(builder: ProgramBuilder, layer: AnyLayer, box: Box) -> _Post | None:
+    post = post_of(layer)
+    return None if post is None else _Post(*_pointwise(builder, post, box))
 
 
 def _run(fields: dict[str, int | str], skipped: int, channels: int, kind: str) -> dict[str, int | str]:

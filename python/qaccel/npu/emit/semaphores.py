@@ -15,7 +15,7 @@ import numpy as np
 
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, isa, replace
-from ..access import Access, accesses, run
+from ..access import Access, accesses, run, with_forwarding
 from ..extents import ALIGN_BYTES
 from ..touches import FIRST, Box, box_of, last_touches
 
@@ -97,8 +97,8 @@ def _latest_conflicts(
     """Marks [instructions][engines]: the latest instruction of each engine that wrote what this one touches, or read what it
     writes."""
     boxes: list[Box] = []
-    for index, instruction in enumerate(instructions):
-        for access in accesses(instruction, hw):
+    for index, (instruction, before) in enumerate(with_forwarding(instructions)):
+        for access in accesses(instruction, hw, before):
             if access.memory != "dram" or access.start < dram_data_bytes:
                 boxes += [box_of(part, FIRST + index, engine_of[index]) for part in _coarse(access)]
     last = last_touches(boxes, (hw.sram_bytes, hw.weight_buffer_bytes, dram_data_bytes), engines, ALIGN_BYTES)

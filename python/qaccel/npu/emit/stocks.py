@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ...machine.cost import Work
 from ..extents import align
 from ..plan.allocate import Allocation
 from ..plan.stock import Stock
@@ -97,6 +98,11 @@ def _in_order(streams: Mapping[TileName, object], layer: int) -> deque[TileName]
     return deque(sorted(own, key=lambda name: (name.part, name.out_channel, name.kernel_row, name.in_channel)))
 
 
+def _ends_tile(work: Work) -> bool:
+    """Whether an instruction of such work is the last one of a tile."""
+    return bool(getattr(work, "finish", 1)) and not getattr(work, "forward", 0)
+
+
 class Pace:
     """How far a layer, or a cascade, has come: by its tiles, of the number that the planner expects."""
 
@@ -107,8 +113,7 @@ class Pace:
             self._first |= {step: cascade.first for step in range(cascade.first, cascade.last + 1)}
             works[cascade.first] = cascade.work
         self._tiles = {
-            step: sum(count for each, count in work.computes if getattr(each, "finish", 1))
-            for step, work in works.items()
+            step: sum(count for each, count in work.computes if _ends_tile(each)) for step, work in works.items()
         }
         self._done: Counter[int] = Counter()
 

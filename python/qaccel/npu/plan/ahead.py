@@ -14,7 +14,7 @@ from ...machine.hw import HwConfig
 from ...machine.isa import isa
 from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles
 from ..extents import Span, align
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, TableLayer
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, table_of
 from .place import Block, Taken, lowest
 from .stripes import Cascade
 from .tiling import Tiling, record_tiles
@@ -68,10 +68,9 @@ def _record_loads(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:
 
 
 def record_bytes(layer: AnyLayer) -> int:
-    """Bytes of a layer's parameter records or of its table."""
-    if isinstance(layer, ConvLayer | DepthwiseLayer):
-        return len(layer.params.bias) * isa().params_bytes
-    return len(layer.table) if isinstance(layer, TableLayer) else 0
+    """Bytes of a layer's parameter records and of its table behind them."""
+    records = len(layer.params.bias) if isinstance(layer, ConvLayer | DepthwiseLayer) else 0
+    return records * isa().params_bytes + len(table_of(layer))
 
 
 def merge_records(

@@ -17,7 +17,7 @@ from ..extents import align
 from ..layers import LayerGraph
 from .ahead import Records, merge_records, units_of
 from .cascade import Planner
-from .choose import choose
+from .choose import SHARE, choose
 from .place import Block, Places, place
 from .stock import Stock, stock_blocks, stock_streams
 from .stripes import Cascade, ring_bytes
@@ -165,6 +165,8 @@ class _State:
             self._shrink[max(roomy, key=lambda first: self._shrink[first])] *= 0.9
         elif in_the_way:
             self._dissolve(in_the_way[0])
+        elif failed.key[0] == "map" and SHARE * failed.size_bytes < self.planner.hw.sram_bytes:
+            self.resident.remove(int(failed.key[1]))  # it costs less than what its room would
         else:
             # What has its place early may lack room in both layers.
             steps = (failed.first,) if failed.key[0] == "map" else (failed.first, failed.last)

@@ -16,7 +16,7 @@ from ...machine.hw import HwConfig
 from ...machine.isa import isa
 from ...machine.layer_cost import LayerWork, layer_cycles
 from ..extents import halvings, input_pixels, input_rows, spans, window_of
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, TableLayer, channel_bytes
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, channel_bytes, table_of
 from .strided import move_candidates
 from .tile_work import (
     AxisTiles,
@@ -131,6 +131,11 @@ def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwC
     return least
 
 
+def has_room(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> bool:
+    """Whether a small tiling fits with nothing resident; it may say no where only another one does."""
+    return any(group[-1]().working_bytes <= hw.sram_bytes for group in _candidates(layer, maps, hw, frozenset()))
+
+
 def _conv_candidates(
     layer: ConvLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
 ) -> Iterator[Sequence[Candidate]]:
@@ -159,19 +164,19 @@ def _conv_candidates(
                             continue
                         # Where one tile takes all pixels, all chunks of the input can stay for the next output channels.
                         whole = tile_h >= y.h and tile_w >= y.w and tile_oc < part.out_channels
-                        in_slots = (2, chunks) if whole and chunks > 2 else (2,)
+                        alone = len(layer.inputs) == 1 or layer.inputs[1] in resident
+                        in_slots = (2, chunks) if whole and chunks > 2 and alone else (2,)
                         for weights_outer, slots in ((True, 2), *((False, slots) for slots in in_slots)):
                             shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, slots)
                             sizes = shape, weight_tile_bytes, input_resident, resident
-                            found.append(partial(_conv_tiling, layer, x, y, hw, *sizes))
+                            found.append(partial(_conv_tiling, layer, maps, hw, *sizes))
                 if found:
                     yield found
 
 
 def _conv_tiling(
     layer: ConvLayer,
-    x: FeatureMap,
-    y: FeatureMap,
+    maps: tuple[FeatureMap, ...],
     hw: HwConfig,
     shape: tuple[int, int, int, int, int, bool, int],
     weight_tile_bytes: int,
@@ -179,7 +184,7 @@ def _conv_tiling(
     resident: frozenset[int],
 ) -> Tiling:
     tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, in_slots = shape
-    window = layer.window
+    x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
     part = max(layer.parts, key=lambda p: p.weight.size)
     parts = len(layer.parts)
     spaces = ceil(y.h / tile_h) * ceil(y.w / tile_w)
@@ -201,22 +206,26 @@ def _conv_tiling(
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     param_bytes = tile_oc * isa().params_bytes
     tiles = spaces * oc_tiles * parts
-    reduction = conv_tile(layer, part, x, y, (tile_h, tile_w, tile_oc), tile_ic, tile_kh)
+    reduction = conv_tile(layer, part, maps, (tile_h, tile_w, tile_oc), tile_ic, tile_kh)
+    beside, beside_beats = _beside(layer, maps, hw, (tile_h, tile_w, tile_oc), resident)
+    table_bytes = len(table_of(layer))
     output_resident = layer.output in resident
     work = LayerWork(
         computes=tuple((each, count * tiles) for each, count in reduction),
-        loads=parts * (oc_tiles + (0 if input_resident else in_loads)),
+        loads=parts * (oc_tiles + (0 if input_resident else in_loads)) + tiles * (beside > 0) + (table_bytes > 0),
         load_beats=parts
         * (
             oc_tiles * cost.bytes_beats(param_bytes, hw)
             + (0 if input_resident else in_loads * tile_beats(x, in_h, in_w, tile_ic, hw))
-        ),
+        )
+        + tiles * beside_beats
+        + cost.bytes_beats(table_bytes, hw),
         weight_loads=parts * weight_set * again,
         weight_bytes=parts * weight_set * again * stream_bytes,
         decode_cycles=parts * weight_set * again * streams.decode_cycles(depth, tile_oc),
         stores=0 if output_resident else tiles,
         store_beats=0 if output_resident else store_beats(y, tile_h, tile_w, tile_oc, hw),
-        first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes),
+        first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes) + beside,
         last_bytes=0 if output_resident else out_tile_bytes,
     )
     return Tiling(
@@ -226,15 +235,27 @@ def _conv_tiling(
         tile_ic=tile_ic,
         tile_kh=tile_kh,
         weights_outer=weights_outer,
-        in_slot_bytes=(0 if input_resident else in_tile_bytes,),
-        in_slots=min(in_slots, in_loads * parts),
+        in_slot_bytes=(0 if input_resident else in_tile_bytes, *((beside,) if len(layer.inputs) > 1 else ())),
+        in_slots=min(in_slots, max(in_loads * parts, min(2, tiles) if beside else 0)),
         out_slot_bytes=0 if output_resident else out_tile_bytes,
         out_slots=min(2, tiles),
         param_slot_bytes=param_bytes,
         param_slots=min(2, oc_tiles * parts),
-        table_bytes=0,
+        table_bytes=table_bytes,
         work=work,
     )
+
+
+def _beside(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, tile: tuple[int, int, int], resident: frozenset[int]
+) -> tuple[int, int]:
+    """Bytes of the second operand under a tile of (rows, pixels, channels), and cycles of the DRAM channel; 0 if it is resident, or
+    there is none."""
+    if len(layer.inputs) == 1 or layer.inputs[1] in resident:
+        return 0, 0
+    b = maps[layer.inputs[1]]
+    rows, pixels, channels = (min(size, most) for size, most in zip((b.h, b.w, b.c), tile, strict=True))
+    return rows * pixels * channel_bytes(channels, b.bits), tile_beats(b, rows, pixels, channels, hw)
 
 
 def _pixelwise_candidates(
@@ -279,9 +300,8 @@ def _line_buffer_fits(
     channels: int, tile_kh: int,
 ) -> bool:  # fmt: skip
     """Whether every tile fits, remainders included: a narrow one needs more lines."""
-    x, y = maps[layer.inputs[0]], maps[layer.output]
     return all(
-        cost.line_buffer_bytes(window_anywhere(layer, x, y, (height, width, channels), tile_kh), hw)
+        cost.line_buffer_bytes(window_anywhere(layer, maps, (height, width, channels), tile_kh), hw)
         <= hw.line_buffer_bytes
         for height in rows.lengths
         for width in pixels.lengths
@@ -304,13 +324,12 @@ def _pixelwise_tiling(
     chunks = ceil(window.kernel_h / tile_kh)
     slots, in_beats = [], 0
     for index, source in enumerate(layer.inputs):
-        feature_map = maps[source]
         if source in resident:
             slots.append(0)
         elif index == 1:
-            in_h, in_w, channels = min(feature_map.h, tile_h), min(feature_map.w, tile_w), min(feature_map.c, tile_oc)
-            slots.append(in_h * in_w * channel_bytes(channels, feature_map.bits))
-            in_beats += tile_beats(feature_map, in_h, in_w, channels, hw)
+            beside, beats = _beside(layer, maps, hw, (tile_h, tile_w, tile_oc), resident)
+            slots.append(beside)
+            in_beats += beats
         else:
             in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
             slots.append(in_h * in_w * channel_bytes(tile_oc, x.bits))
@@ -326,10 +345,10 @@ def _pixelwise_tiling(
         decode_cycles = streams.decode_cycles(tile_kh * window.kernel_w, tile_oc)
     output_resident = layer.output in resident
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
-    table_bytes = len(layer.table) if isinstance(layer, TableLayer) else 0
+    table_bytes = len(table_of(layer))
     tile: Sequence[cost.Work]
     if isinstance(layer, DepthwiseLayer | PoolLayer):
-        tile = window_tile(layer, x, y, rows.typical, pixels.typical, tile_oc, tile_kh)
+        tile = window_tile(layer, maps, rows.typical, pixels.typical, tile_oc, tile_kh)
     else:
         tile = pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)
     work = LayerWork(

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...dialect.pieces import Piece
-from ...machine.cost import ConvWork, CopyWork, DepthwiseWork, EltwiseWork, PoolWork, TableWork, box_beats
+from ...machine.cost import (
+    ConvWork,
+    CopyWork,
+    DepthwiseWork,
+    EltwiseWork,
+    PoolWork,
+    PostWork,
+    TableWork,
+    box_beats,
+)
 from ...machine.hw import HwConfig
 from ..extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under
 from ..layers import (
@@ -22,6 +31,7 @@ from ..layers import (
     PoolLayer,
     TableLayer,
     channel_bytes,
+    first_output,
 )  # fmt: skip
 
 
@@ -43,8 +53,7 @@ def axis_tiles(spans: Sequence[Span]) -> AxisTiles:
 
 def _conv_work(
     layer: ConvLayer,
-    x: FeatureMap,
-    y: FeatureMap,
+    maps: tuple[FeatureMap, ...],
     outputs: tuple[int, int, int],
     kernel_rows: int,
     in_channels: int,
@@ -54,32 +63,48 @@ def _conv_work(
     out_h, out_w, out_channels = outputs
     return ConvWork(
         kernel_h=kernel_rows, kernel_w=layer.window.kernel_w, in_channels=in_channels,
-        out_h=out_h, out_w=out_w, out_channels=out_channels,
-        weight_bits=layer.weight_bits, in_bits=x.bits, out_bits=y.bits, finish=int(finish),
+        out_h=out_h, out_w=out_w, out_channels=out_channels, weight_bits=layer.weight_bits,
+        in_bits=maps[layer.inputs[0]].bits, out_bits=first_output(layer, maps).bits, finish=int(finish),
+        forward=int(finish and layer.post is not None),
     )  # fmt: skip
+
+
+def _post_tile(
+    layer: ConvLayer | DepthwiseLayer,
+    maps: tuple[FeatureMap, ...],
+    outputs: tuple[int, int, int],
+    last: ConvWork | DepthwiseWork,
+) -> list[PostWork]:
+    """The instruction of the post stage behind ``last``, if the layer has one."""
+    if layer.post is None:
+        return []
+    [then] = pointwise_tile(layer.post, maps, *outputs)
+    assert isinstance(then, EltwiseWork | TableWork)
+    return [PostWork(first=last, then=then)]
 
 
 def conv_tile(
     layer: ConvLayer,
     part: ConvPart,
-    x: FeatureMap,
-    y: FeatureMap,
+    maps: tuple[FeatureMap, ...],
     outputs: tuple[int, int, int],
     tile_ic: int,
     tile_kh: int,
-) -> list[tuple[ConvWork, int]]:
+) -> list[tuple[ConvWork | PostWork, int]]:
     """The reduction of a tile, each kind of instruction and how often: whole parts, and the last one, which finishes."""
     kernel_h = layer.window.kernel_h
     parts = -(-kernel_h // tile_kh) * -(-part.in_channels // tile_ic)
     last_rows, last_channels = (kernel_h - 1) % tile_kh + 1, (part.in_channels - 1) % tile_ic + 1
-    last = _conv_work(layer, x, y, outputs, last_rows, last_channels, True)
+    last = _conv_work(layer, maps, outputs, last_rows, last_channels, True)
+    ends: list[tuple[ConvWork | PostWork, int]] = [(last, 1)]
+    ends += [(post, 1) for post in _post_tile(layer, maps, outputs, last)]
     if parts == 1:
-        return [(last, 1)]
-    return [(_conv_work(layer, x, y, outputs, tile_kh, tile_ic, False), parts - 1), (last, 1)]
+        return ends
+    return [(_conv_work(layer, maps, outputs, tile_kh, tile_ic, False), parts - 1), *ends]
 
 
 def _window_work(
-    layer: DepthwiseLayer | PoolLayer, x: FeatureMap, y: FeatureMap, inputs: tuple[InputSpan, InputSpan],
+    layer: DepthwiseLayer | PoolLayer, maps: tuple[FeatureMap, ...], inputs: tuple[InputSpan, InputSpan],
     outputs: tuple[int, int, int], kernel_rows: int, finish: bool,
 ) -> PoolWork:  # fmt: skip
     window, (rows, pixels), (out_h, out_w, channels) = layer.window, inputs, outputs
@@ -88,40 +113,42 @@ def _window_work(
         "stride_h": window.stride_h, "stride_w": window.stride_w,
         "dilation_h": window.dilation_h, "dilation_w": window.dilation_w,
         "pad_top": rows.pad, "pad_left": pixels.pad, "out_h": out_h, "out_w": out_w, "channels": channels,
-        "in_bits": x.bits, "out_bits": y.bits, "finish": int(finish),
+        "in_bits": maps[layer.inputs[0]].bits, "out_bits": first_output(layer, maps).bits, "finish": int(finish),
     }  # fmt: skip
-    return (
-        DepthwiseWork(**fields, weight_bits=layer.weight_bits)
-        if isinstance(layer, DepthwiseLayer)
-        else PoolWork(**fields)
-    )
+    if isinstance(layer, PoolLayer):
+        return PoolWork(**fields)
+    return DepthwiseWork(**fields, weight_bits=layer.weight_bits, forward=int(finish and layer.post is not None))
 
 
 def window_tile(
     layer: DepthwiseLayer | PoolLayer,
-    x: FeatureMap,
-    y: FeatureMap,
+    maps: tuple[FeatureMap, ...],
     rows: Span,
     pixels: Span,
     channels: int,
     tile_kh: int,
-) -> list[PoolWork]:
+) -> list[PoolWork | PostWork]:
     """The instructions of a tile at output ``rows`` and ``pixels``, one for each part of the kernel that falls on the input."""
+    x = maps[layer.inputs[0]]
     chunks = kernel_chunks(layer.window, *rows, tile_kh, x.h)
     under_w = pixels_under(layer.window, *pixels, x.w)
-    works = []
+    outputs = rows[1], pixels[1], channels
+    works: list[PoolWork | PostWork] = []
     for k, count in chunks:
         inputs = rows_under(layer.window, *rows, k, count, x.h), under_w
-        finish = (k, count) == chunks[-1]
-        works.append(_window_work(layer, x, y, inputs, (rows[1], pixels[1], channels), count, finish))
+        work = _window_work(layer, maps, inputs, outputs, count, (k, count) == chunks[-1])
+        works.append(work)
+    if isinstance(layer, DepthwiseLayer) and isinstance(work, DepthwiseWork):
+        works += _post_tile(layer, maps, outputs, work)
     return works
 
 
 def window_anywhere(
-    layer: DepthwiseLayer | PoolLayer, x: FeatureMap, y: FeatureMap, outputs: tuple[int, int, int], tile_kh: int
+    layer: DepthwiseLayer | PoolLayer, maps: tuple[FeatureMap, ...], outputs: tuple[int, int, int], tile_kh: int
 ) -> PoolWork:
     """The instruction of a tile of (rows, pixels, channels) that no border makes smaller: it needs the most line buffer."""
-    return _window_work(layer, x, y, (InputSpan(0, x.h, 0), InputSpan(0, x.w, 0)), outputs, tile_kh, True)
+    x = maps[layer.inputs[0]]
+    return _window_work(layer, maps, (InputSpan(0, x.h, 0), InputSpan(0, x.w, 0)), outputs, tile_kh, True)
 
 
 def pointwise_tile(

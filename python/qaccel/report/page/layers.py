@@ -9,7 +9,7 @@ from bokeh.models import BasicTicker, CDSView, ColumnDataSource, Dodge, FixedTic
 
 from ...machine.hw import HwConfig
 from ..record.schema import DRAM_KINDS, STALLS
-from ..text import bits_of
+from ..text import bits_of, op_of
 from .library import QUIET, WHOLE, Picture, chart, shorten, up_from_zero
 from .why import CAUSES, main_cause
 
@@ -35,7 +35,8 @@ def layer_source(report: Report) -> ColumnDataSource:
     layers = report["layers"]
     columns: dict[str, list[Any]] = {
         "number": list(range(1, len(layers) + 1)),
-        **{key: [layer[key] for layer in layers] for key in ("name", "op", "cycles", "macs")},
+        **{key: [layer[key] for layer in layers] for key in ("name", "cycles", "macs")},
+        "op": [op_of(layer) for layer in layers],
         "bits": [bits_of(layer) for layer in layers],
         "cause": [CAUSES.get(main_cause(layer), "nothing") for layer in layers],
         **{cause: [layer["stalls"][cause] for layer in layers] for cause in STALLS},

@@ -10,7 +10,7 @@ from typing import Any
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.palettes import Viridis256
 
-from ..text import shape_of
+from ..text import op_of, shape_of
 from .layers import COLOURS
 from .library import QUIET, WHOLE, WORDS, Picture, chart, tint
 from .why import CAUSES, main_cause
@@ -41,7 +41,7 @@ def network_picture(layers: Sequence[Layer], source: ColumnDataSource) -> Pictur
     source.add([-row for row, _ in places], "row")
     source.add([shape_of(layer["output_shape"]) for layer in layers], "shape")
     source.add(
-        [f"{n} {layer['op']} {shape_of(layer['output_shape'])}"[:_LONGEST] for n, layer in enumerate(layers, 1)], "box"
+        [f"{n} {op_of(layer)} {shape_of(layer['output_shape'])}"[:_LONGEST] for n, layer in enumerate(layers, 1)], "box"
     )
     for key, each in colourings.items():
         source.add(list(map(tint, each.colours)), f"by_{key}")

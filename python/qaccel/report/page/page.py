@@ -9,7 +9,7 @@ from typing import Any
 
 from ...machine.hw import HwConfig, config_from_dict
 from ..record.schema import DRAM_KINDS, STALLS
-from ..text import bits_of, codecs_of, shape_of, summary_rows
+from ..text import bits_of, codecs_of, op_of, shape_of, summary_rows
 from .frame import whole_page
 from .layers import (
     COLOURS,
@@ -79,7 +79,7 @@ def costliest_html(report: Report, hw: HwConfig) -> str:
     lines = []
     for n, layer in ranked:
         share = f"{layer['cycles']:,} cycles, {100 * layer['cycles'] / max(1, report['cycles']):.1f}%"
-        told = f"{n} {layer['op']} {bits_of(layer)}, {share}. {why(layer, hw)}"
+        told = f"{n} {op_of(layer)} {bits_of(layer)}, {share}. {why(layer, hw)}"
         lines.append(f"<li><b>{html.escape(layer['name'])}</b><br>{html.escape(told)}</li>")
     return f"<ol class='costliest'>{''.join(lines)}</ol>"
 
@@ -97,6 +97,11 @@ def layers_table(report: Report) -> Table:
     )
 
 
+def _name_of(layer: Mapping[str, Any]) -> str:
+    """A layer's name, and that of the layer in its post stage."""
+    return f"{layer['name']} + {layer['post']['name']}" if layer["post"] else str(layer["name"])
+
+
 def _layer_row(report: Report, n: int, layer: Mapping[str, Any], longest: int) -> list[Cell]:
     parts = "".join(
         f'<i title="{CAUSES[cause]} {layer["stalls"][cause]:,}" '
@@ -105,7 +110,7 @@ def _layer_row(report: Report, n: int, layer: Mapping[str, Any], longest: int) -
         if layer["stalls"][cause]
     )
     return [
-        number(n), text(layer["name"]), text(layer["op"]), text(bits_of(layer)),
+        number(n), text(_name_of(layer)), text(op_of(layer)), text(bits_of(layer)),
         text(" ".join(map(shape_of, layer["input_shapes"]))), text(shape_of(layer["output_shape"])), number(layer["macs"]),
         number(100 * layer["utilization"], ".1f", "%"), number(layer["cycles"]),
         number(100 * layer["cycles"] / max(1, report["cycles"]), ".1f", "%"),

@@ -40,8 +40,17 @@ DRAM_KINDS = tuple(field.name for field in fields(DramBytes))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Post(Record):
+    """A layer that runs in the post stage of another, in the same pass."""
+
+    name: str
+    op: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Layer(Record):
-    """One layer on the accelerator.
+    """One layer on the accelerator, with what runs in its post stage: cycles and shapes are of both, and no memory holds what
+    passes between the two.
 
     Shapes are [rows, columns, channels]. ``weight_bits``: 0 for a layer without weights. ``utilization``: MACs done by MACs
     possible in its cycles at its bits. ``stalls`` sum to ``cycles``. ``sram_bytes``: kept for it while it runs. ``codecs``: how
@@ -51,6 +60,7 @@ class Layer(Record):
 
     name: str
     op: str
+    post: Post | None
     input_shapes: tuple[tuple[int, ...], ...]
     output_shape: tuple[int, ...]
     weight_bits: int

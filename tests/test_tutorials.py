@@ -20,7 +20,7 @@ SAYS = {
     "05_bits_under_a_limit": ("auto, at most 1 point", "would take"),
     "07_quantized_or_trained_model": ("from its file the same scores", "accelerator              the same scores"),
     "08_deploy_from_python": ("scores as before: True", "with a module each: True"),
-    "10_tune_the_cpu": ("4 measurements of 1 functions", "remote     the same scores: True"),
+    "10_tune_the_cpu": ("measurements of", "remote     the same scores: True"),
     "11_sweep_an_accelerator": ("mine ", "no other machine is better", "slowest    waits"),
     "12_from_pytorch": ("file       the same scores: True",),
 }

@@ -123,6 +123,9 @@ FAULTS = (
     _cycles("planned for half the latency", "mobilenet", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _half_the_latency)),
     _cycles("not double-buffered", "grouped", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _single_buffered)),
     _cycles("planned for raw weights", "resnet", "qaccel-256", "W8A8", _wrapped(CODEGEN, "estimate_streams", _as_if_raw)),
+    _cycles(
+        "no pixels made as one", "resnet", "qaccel-256", "W4A8", _set(f"{CODEGEN}.with_wide_pixels", lambda graph, *_: graph)
+    ),
     _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(
         "biases may overflow", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),

@@ -116,3 +116,18 @@ def weight_waits(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: H
             idle[at] += max(0, min(end, ends[at + 1]) - max(begin, ends[at]))
             at += 1
     return WeightWaits(tuple(waits), tuple(idle))
+
+
+def network_cycles(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> int:
+    """Estimate for layers one after the other: what COMPUTE works and waits for, weights as in `weight_waits` and maps from DRAM;
+    at the least what LOADW takes if it waits for every other transfer.
+    """
+    waits, busy = weight_waits(layers, weight_bytes, hw).compute, [engine_cycles(layer, hw) for layer in layers]
+    ends = sum(
+        (layer.first_bytes * (layer.loads > 0) + layer.last_bytes) // hw.dram_bytes_per_cycle for layer in layers
+    )
+    others = sum(each.dram for each in busy) - sum(layer.weight_bytes for layer in layers) // hw.dram_bytes_per_cycle
+    return max(
+        sum(max(each.compute + wait, each.load, each.store) for each, wait in zip(busy, waits, strict=True)) + ends,
+        sum(each.loadw for each in busy) + others,
+    )

@@ -104,7 +104,9 @@ class ChannelParams:
 class ConvLayer(Layer):
     """Dense or grouped convolution, matrix products too; ``weights`` OHWI as the model has them, ``macs`` of one sample.
 
-    ``streams``: what the weights take in DRAM; None before it is measured, and then as if they were raw.
+    ``streams``: what the weights take in DRAM; None before it is measured, and then as if they were raw. ``wide``: how many
+    neighbouring output pixels of a row are made as one, which has the channels of all of them, pixel by pixel; ``window``,
+    ``parts`` and ``params`` are those of such pixels.
     """
 
     window: Window
@@ -114,6 +116,7 @@ class ConvLayer(Layer):
     weights: np.ndarray
     macs: int
     streams: StreamEstimate | None = None
+    wide: int = 1
 
     @property
     def matrix(self) -> np.ndarray:

@@ -25,7 +25,7 @@ from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph,
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
 from .lower.wide_pixels import with_wide_pixels
-from .plan.allocate import allocate
+from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.tile import tiling_alone
 from .plan.tiling import weight_buffer_bytes
@@ -104,9 +104,7 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig, proven
 
 def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> CompiledSubgraph:
     """The same from layer operations."""
-    graph = order_channels(graph)
-    graph = with_wide_pixels(_with_estimates(graph, hw), hw, _work_alone)
-    allocation = allocate(graph, hw)
+    graph, allocation = planned(graph, hw)
     for layer, tiling in zip(graph.layers, allocation.tilings, strict=True):
         log.debug("%s: %s", layer.name, tiling)
     streams = compress(weight_tiles(graph, allocation), hw)
@@ -123,6 +121,12 @@ def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> Comp
         )
     )
     return CompiledSubgraph(artefact, facts, tuple(_sram_block(graph, *each) for each in allocation.sram))
+
+
+def planned(graph: LayerGraph, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
+    """The subgraph as it is planned, its channels in another order and pixels made as one where that pays, and its plan."""
+    graph = with_wide_pixels(_with_estimates(order_channels(graph), hw), hw, _work_alone)
+    return graph, allocate(graph, hw)
 
 
 def _work_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> tuple[LayerWork, int] | None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tvm
-
-from ..relax_tools import held_back
+if TYPE_CHECKING:  # a machine that only runs modules asks for `absent` alone
+    import tvm
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Extensions that LLVM uses of its own accord in code for vectors and numbers: its name, and Linux's in /proc/cpuinfo.
@@ -41,6 +40,10 @@ _LINUX_NAMES = {
 
 def features(values: Mapping[str, Any]) -> set[str]:
     """All that LLVM says of a target that is given as TVM's dictionary: extensions, and how its code is tuned."""
+    import tvm
+
+    from ..relax_tools import held_back
+
     with held_back(show=False):
         return {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(dict(values)))}
 
@@ -54,12 +57,16 @@ def extensions(target: tvm.target.Target) -> list[str]:
 
 def this_cpu() -> dict[str, Any]:
     """What TVM's target says of the CPU that this process runs on: ``mcpu``, and in ``mattr`` what is hidden of it."""
+    import tvm
+
     cpu = str(tvm.target.codegen.llvm_get_system_cpu())
     return {"mcpu": cpu, "mattr": [f"-{name}" for name in hidden(cpu)]}
 
 
 def hidden(cpu: str) -> list[str]:
     """Extensions that LLVM would use on a CPU of that name, and programs on this machine cannot."""
+    import tvm
+
     return absent(extensions(tvm.target.Target({"kind": "llvm", "mcpu": cpu})))
 
 

@@ -101,6 +101,19 @@ def test_report_survives_export(quantized, tmp_path: Path):
     assert theirs["hw"]["name"] == "qaccel-64"
 
 
+def test_a_module_of_a_file_says_what_it_can(quantized, tmp_path: Path):
+    module = qaccel.compile(quantized)
+    loaded = qaccel.load(module.export_library(tmp_path / "module.so"))
+    assert loaded.disassemble() == module.disassemble() == module.code("asm")
+    assert loaded.report.layers == module.report.layers and type(loaded.report) is qaccel.Report
+    for call in (loaded.timeline, lambda: loaded.write_report(tmp_path / "report")):
+        with pytest.raises(qaccel.UserError, match="compile it again with --report DIR"):
+            call()
+    loaded.loaded.metadata["report"]["layers"][0]["cycles"] = "many"
+    with pytest.raises(qaccel.UserError, match=r"damaged: its report has 'many' at layers\[0\].cycles"):
+        _ = qaccel.Module(loaded=loaded.loaded).report
+
+
 def test_loaded_module_cannot_be_exported_again(quantized, tmp_path: Path):
     qaccel.compile(quantized).export_library(tmp_path / "module.so")
     with pytest.raises(qaccel.QaccelError, match="copy that file"):
@@ -204,10 +217,10 @@ def broken(*_, **__):
         ("qaccel.pipeline.partition", "partition", lambda q, chain, path: qaccel.compile(q)),
         ("qaccel.pipeline.compile_subgraph", "codegen", lambda q, chain, path: qaccel.compile(q)),
         ("qaccel.api.options_of", "compile", lambda q, chain, path: qaccel.compile(q)),
-        ("qaccel.networks.write_report", "compile", lambda q, chain, path: qaccel.compile(q, report=path / "r")),
+        ("qaccel.networks.write_report", "report", lambda q, chain, path: qaccel.compile(q, report=path / "r")),
         ("qaccel.api.execute.load", "load", lambda q, chain, path: qaccel.load("m.so")),
-        ("qaccel.networks.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
-        ("qaccel.networks.run_model", "run", lambda q, chain, path: q.run(np.zeros((1, 3, 16, 16)))),
+        ("qaccel.quantized_network.write_qdq", "emit QDQ", lambda q, chain, path: q.save_onnx(path / "q.onnx")),
+        ("qaccel.quantized_network.run_model", "run", lambda q, chain, path: q.run(np.zeros((1, 3, 16, 16)))),
         ("qaccel.run.execute.check_inputs", "run", lambda q, chain, path: qaccel.compile(q).run({})),
         (
             "qaccel.relax_idioms.import_relax",

@@ -11,22 +11,31 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .errors import CompilerFault, QaccelError, UserError
+from .errors import CompilerFault, QaccelError, UserError, check_compiler
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Module, QuantizedNetwork, analyze, compile, explore, load, quantize
+    from .api import analyze, compile, evaluate, explore, quantize
+    from .exploration import Exploration
+    from .networks import Module, load
+    from .quantized_network import QuantizedNetwork
     from .relax_idioms import partition_for_qaccel
+    from .report.record.schema import Report
+    from .run.evaluate import Evaluation
 
 __all__ = [
     "CompilerFault",
+    "Evaluation",
+    "Exploration",
     "Module",
     "QaccelError",
     "QuantizedNetwork",
+    "Report",
     "UserError",
     "__version__",
     "analyze",
     "compile",
+    "evaluate",
     "explore",
     "load",
     "partition_for_qaccel",
@@ -36,14 +45,19 @@ __all__ = [
 # Silent until the program that uses qaccel wants to hear it.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-# `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for.
+# `import tvm` imports this package to find the backend, so what compiles is imported when it is first asked for,
+# and what only runs modules does not import it at all.
 _HOMES = {
-    "Module": "api",
-    "QuantizedNetwork": "api",
+    "Evaluation": "run.evaluate",
+    "Exploration": "exploration",
+    "Module": "networks",
+    "QuantizedNetwork": "quantized_network",
+    "Report": "report.record.schema",
     "analyze": "api",
     "compile": "api",
+    "evaluate": "api",
     "explore": "api",
-    "load": "api",
+    "load": "networks",
     "partition_for_qaccel": "relax_idioms",
     "quantize": "api",
 }
@@ -54,6 +68,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'qaccel' has no attribute {name!r}")
     import importlib
 
+    if _HOMES[name] != "networks":
+        check_compiler()
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 

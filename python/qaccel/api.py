@@ -13,15 +13,16 @@ from .errors import UserError, boundary, path_of, shown
 from .exploration import Exploration, explore_quantized
 from .frontend.import_torch import is_program
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
-from .machine.native import load_library
-from .networks import Module, Places, QuantizedNetwork, dumps_of
+from .networks import Module, dumps_of
+from .networks import load as load
 from .options import Data, TargetOptions, options_of, parse_target
 from .options.sweep import Sweep, parse_sweep, swept_configs
 from .parallel import Workers
 from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
-from .run import execute
+from .places import Places
+from .quantized_network import QuantizedNetwork
+from .run.evaluate import Evaluation
 from .run.files import check_folder
-from .run.remote import load_remote
 from .stages import Stages
 
 
@@ -46,22 +47,43 @@ def quantize(
     max_bytes: int | None = None,
     progress: bool = False,
 ) -> QuantizedNetwork:
-    """Quantize a model: the path of an .onnx, .pt2 or .tflite file, or in memory an ONNX model or a
-    `torch.export.ExportedProgram`.
+    """Quantize a model.
 
-    ``calibration_data``: an .npz, a folder of images, arrays by input name with samples along axis 0, the array of the only
-    input, or an iterable of such samples; without it
-    ranges come from synthetic inputs within ``input_range`` and activations get 16 bits. ``bits``: 8, "W8A16",
-    (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses what ``minimize``
-    ("cycles", "bytes" or "drop") asks for and ``max_drop`` (points), ``max_cycles`` and ``max_bytes`` allow. At given bits
-    ``max_bytes`` makes rounding pay for bits until they are kept.
-    ``input_shapes``: by input name, or as ``--input-shapes`` has them. ``input_values`` fixes inputs, which are none any more.
-    ``effort``: "fast" rounds weights to nearest, "default" those of 4 bits towards the float model's outputs, "best" those of 8
-    bits, too, and reconstructs blocks of 4 bits where torch is installed; but for "fast", channels of unequal reach are equalised
-    before. ``passes``: names of the quantizer's
-    passes that may run instead. A model that came quantized keeps its integers;
-    ``requantize`` takes it as a float model. ``hw`` is what `compile` defaults to.
-    Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
+    Args:
+        model: the path of an .onnx, .pt2 or .tflite file, or in memory an ONNX model or a `torch.export.ExportedProgram`. One that
+            came quantized keeps its integers.
+        calibration_data: an .npz, a folder of images, arrays by input name with samples along axis 0, the array of the only input,
+            or an iterable of such samples. Without it ranges come from synthetic inputs and activations get 16 bits.
+        bits: 8, "W8A16", (8, 16), a plan by node name (a dictionary or the path of a plan.json), or "auto": the compiler chooses.
+            Without it and with data: 8, and 16 where the estimated drop passes ``max_drop``.
+        hw: the accelerator, what `compile` defaults to: a name, the path of a .toml, or a config.
+        calibration: "minmax", "percentile", "entropy" or "mse"; by default ranges of 4 and 8 bits are searched at their width.
+        input_range: least and greatest value of inputs, where there is no data.
+        input_shapes: by input name, or as ``--input-shapes`` has them.
+        input_values: fixes inputs, which are none any more.
+        preprocess: how images become inputs, "mean=127,scale=128"; for a folder of images.
+        model_format: "onnx", "torch" or "tflite", where the file's name does not say it.
+        passes: names of the quantizer's passes that may run; all that ``effort`` takes, unless given.
+        effort: "fast" rounds weights to nearest; "default" equalises channels of unequal reach and rounds weights of 4 bits towards
+            the float model's outputs; "best" those of 8 bits, too, and reconstructs blocks of 4 bits where torch is installed.
+        requantize: take a model that came quantized as a float model.
+        minimize: what "auto" makes least: "cycles", "bytes" or "drop".
+        max_drop: points that "auto" may lose.
+        max_cycles: cycles that "auto" may take for a sample.
+        max_bytes: bytes that weights and tables may take; at given bits rounding pays for bits until they are kept.
+        progress: show on a terminal what runs.
+
+    Returns:
+        The quantized network, for `compile`.
+
+    Raises:
+        UserError: one line for what a user can mend.
+        CompilerFault: what only we can.
+
+    Example:
+        >>> q = qaccel.quantize("model.onnx", "data.npz", bits={"conv1": {"weight_bits": 4, "activation_bits": 8}})
+        >>> {name: bits["weight_bits"] for name, bits in q.plan.items()}
+        {'conv1': 4, 'conv2': 8, 'classifier': 8}
     """
     name = model_name(model)
     with boundary("quantize"):
@@ -93,9 +115,22 @@ def analyze(
 ) -> Analysis:
     """What a float model loses by its quantization, where, why, and what would cure it.
 
-    Arguments as `quantize`; ``bits``: a width or a plan, 8 by default. ``Analysis.tensors`` has the error of every tensor, alone
-    and accumulated; ``Analysis.sources`` each source of error with its cause, its remedy and what that would gain, worst first.
-    Raises UserError without samples, and for a model that came quantized.
+    Args:
+        model: as `quantize` takes it, and so are all others.
+        calibration_data: samples; needed here.
+        bits: a width or a plan; 8 unless given.
+
+    Returns:
+        ``tensors``: the error of every tensor, alone and accumulated; ``sources``: each source of error with its cause, its remedy
+        and what that would gain, worst first; ``drop``: the whole.
+
+    Raises:
+        UserError: no samples, or a model that came quantized.
+
+    Example:
+        >>> found = qaccel.analyze("model.onnx", "data.npz", bits="W4A4")
+        >>> [each.node for each in found.tensors][:2]
+        ['x', 'conv1']
     """
     with boundary("analyze"):
         options = options_of(
@@ -137,18 +172,35 @@ def compile(
     cross_compiler: str | None = None,
     progress: bool = False,
 ) -> Module:
-    """Compile a model, or what `quantize` gave; all that ``tvmc compile`` can do, by keywords of the same names.
+    """Compile a model, or what `quantize` gave: all that ``tvmc compile`` can do, by keywords of the same names.
 
-    ``target`` is what ``--target`` is: "qaccel" the accelerator and this machine, "qaccel, llvm -mcpu=..." names the host
-    too, "llvm" is the CPU alone. ``hw`` is the accelerator (default: qaccel-256, or what the model was quantized for).
-    ``io_dtype`` "int8" or "uint8" gives the module integer inputs and outputs; ``tuning_records`` is a folder of ``tvmc
-    tune``. The arguments of `quantize` must be absent if that was called before.
+    Args:
+        model: as `quantize` takes it, or what that gave; then the arguments that it has, too, must be absent.
+        hw: the accelerator; qaccel-256, or what the model was quantized for, unless given.
+        target: as ``--target``: "qaccel" is the accelerator and this machine, "qaccel, llvm -mcpu=..." names the host too, "llvm"
+            is the CPU alone.
+        io_dtype: "int8" or "uint8" gives the module integer inputs and outputs.
+        tuning_records: a folder that ``tvmc tune`` wrote.
+        output: a file for the module, .so or .tar.
+        report: a folder, see `Module.write_report`.
+        emit_qdq: a file for the quantized model as ONNX QDQ.
+        emit_program: a folder for program, memory map and golden data.
+        dump_code: "relax" and "asm", written beside ``output``.
+        dump_offloads: a file that says what runs where.
+        cross_compiler: links ``output`` for another machine: a program and its flags.
+        progress: show on a terminal what runs.
 
-    What else to write: ``output`` the module (.so or .tar), ``report`` a folder for report.json, layers.csv, timeline.json,
-    report.html and compile_seconds.json, ``emit_qdq`` the quantized model as ONNX QDQ, ``emit_program`` a folder for
-    program, memory map and golden data, ``dump_code`` "relax" and "asm" beside ``output``, ``dump_offloads`` a file that says
-    what runs where; see `Module.written`. ``cross_compiler`` links ``output`` for another machine: a program and its flags.
-    Raises UserError with one line for what a user can mend, CompilerFault for what only we can.
+    Returns:
+        The module; `Module.written` has the paths of what was written.
+
+    Raises:
+        UserError: one line for what a user can mend.
+        CompilerFault: what only we can.
+
+    Example:
+        >>> m = qaccel.compile("model.onnx", hw="qaccel-64", calibration_data="data.npz", output="m.so")
+        >>> m.written
+        (PosixPath('m.so'),)
     """
     given = model if isinstance(model, QuantizedNetwork) else None
     name = model_name(model) if not isinstance(model, QuantizedNetwork) else model.name
@@ -192,14 +244,24 @@ def explore(
     progress: bool = False,
     **quantizer: Any,
 ) -> Exploration:
-    """One quantization, many machines: what the network takes on every combination of ``sweep``.
+    """One quantization, many machines: what the network takes on each.
 
-    ``sweep``: values of parameters of hw.toml, "rows=8,16 sram_bytes=256K,512K" or lists by name; all others are those of
-    ``hw``, or of the config that ``target`` names. ``quantizer``: what else `quantize` takes; bits that the compiler chooses are
-    chosen once, for that config. The work is done by ``jobs`` processes, one for each core by default, or by the workers of the
-    Dask cluster at ``cluster`` ("tcp://host:port"). ``output``: a folder for explore.csv, .json and .html.
+    Args:
+        model: as `compile` takes it.
+        sweep: values of parameters of hw.toml, "rows=8,16 sram_bytes=256K,512K" or lists by name; every combination is tried.
+        target: as `compile`.
+        hw: what all other parameters are of; that of ``target``, unless given.
+        jobs: processes; one for each core, unless given.
+        cluster: the Dask cluster on whose workers it runs instead, "tcp://host:port".
+        output: a folder for explore.csv, .json and .html.
+        progress: a bar, if standard error is a terminal.
+        quantizer: what else `quantize` takes; bits that the compiler chooses are chosen once, for ``hw``.
 
-    A machine on which the network does not compile is a row with its reason. Raises UserError for values that no machine may have.
+    Returns:
+        A row for each machine; one on which the network does not compile has its reason.
+
+    Raises:
+        UserError: values that no machine may have, or what `quantize` raises.
     """
     with boundary("explore"):
         workers, values = Workers(jobs, cluster), parse_sweep(sweep)
@@ -221,18 +283,36 @@ def explore(
         return found
 
 
-def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
-    """A module that was exported, here or on a server of ``rpc_key`` that TVM's tracker at ``rpc_tracker`` gives out.
+def evaluate(
+    module: Module | str | Path,
+    data: str | Path,
+    reference: str | Path | None = None,
+    *,
+    preprocess: str | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Accuracy of a module on labelled data, and agreement with the float model: `Module.evaluate`, of a file, too.
 
-    Raises UserError if it is missing, damaged or of another version, or no such server answers.
+    Args:
+        module: what `compile` or `load` gave, or the path of a .so or .tar.
+        data: as `Module.evaluate` takes it, and so are all others.
+
+    Returns:
+        Shares from 0 to 1: ``top1``, ``top5``, ``reference_top1``, ``agreement``; None for what there is not.
+
+    Raises:
+        UserError: as `load` and `Module.evaluate`.
+
+    Example:
+        >>> _ = qaccel.compile("model.onnx", calibration_data="data.npz", output="m.so")
+        >>> found = qaccel.evaluate("m.so", "labelled.npz", "model.onnx")
+        >>> found.samples, 0 <= found.agreement <= 1
+        (8, True)
     """
-    with boundary("load"):
-        if (rpc_tracker is None) != (rpc_key is None):
-            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
-        if rpc_tracker is not None and rpc_key is not None:
-            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
-        load_library()
-        return Module(loaded=execute.load(path))
+    opened = module if isinstance(module, Module) else load(module)
+    return opened.evaluate(data, reference, preprocess=preprocess, jobs=jobs, cluster=cluster, progress=progress)
 
 
 def model_name(model: ModelLike) -> str:

@@ -13,10 +13,11 @@ def register() -> None:
     """
     import tvm_ffi
 
-    from .machine.native import load_library
+    from .machine.native import register_library
 
-    # The library registers `ffi.Module.load_from_bytes.qaccel` itself; it is small, and a worker has no other moment.
-    load_library()
+    # The library registers `ffi.Module.load_from_bytes.qaccel` itself; it is small, and a worker has no other moment. Whether it
+    # is of this ISA version is looked at where it is used: reading isa.toml takes longer than all else here.
+    register_library()
     tvm_ffi.register_global_func("relax.ext.qaccel", _codegen, override=True)
     if os.environ.get("TVM_USE_RUNTIME_LIB", "0") == "0":
         from tvm.relax import pipeline

@@ -65,6 +65,14 @@ def boundary(stage: str) -> Iterator[None]:
         raise fault_of(error, stage) from error
 
 
+def check_compiler() -> None:
+    """Raises UserError where TVM runs without its compiler: qaccel then loads and runs modules, and does nothing else."""
+    if os.environ.get("TVM_USE_RUNTIME_LIB") == "1":
+        raise UserError(
+            "TVM_USE_RUNTIME_LIB=1 keeps TVM's compiler out, so modules can be loaded and run and nothing else; unset it"
+        )
+
+
 def one_line(error: BaseException) -> str:
     """The sentence that matters of an error that may be a page long: TVM's end with a trace, or begin with one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("File ")]

@@ -14,19 +14,26 @@ from .options.sweep import swept_configs
 from .parallel import Job, Lost, Workers, spread
 from .pipeline import price_report
 from .report.exploration import OBJECTIVES, Row, pareto_front, write_exploration
+from .report.record.schema import Report
 from .stages import progress_bar
 
 
 @dataclass(frozen=True, eq=False)
 class Exploration:
     """``rows``: one for each config, in the order of the sweep: what was swept by name, then ``report.exploration.OBJECTIVES`` and
-    ``reason``, empty unless the network does not compile there. ``reports``: ``report.json`` of each, None where there is none."""
+    ``reason``, empty unless the network does not compile there. ``reports``: the `Report` of each, None where there is none.
+
+    Example:
+        >>> found = qaccel.explore("model.onnx", {"rows": [8, 16]}, calibration_data="data.npz")
+        >>> [row["rows"] for row in found.rows], len(found.reports)
+        ([8, 16], 2)
+    """
 
     model: str
     base: HwConfig
     configs: tuple[HwConfig, ...]
     rows: tuple[Row, ...]
-    reports: tuple[dict[str, Any] | None, ...]
+    reports: tuple[Report | None, ...]
 
     def __repr__(self) -> str:
         return f"<Exploration of '{self.model[:60]}': {len(self.rows)} configs, {len(self.front)} on the Pareto front>"
@@ -37,7 +44,17 @@ class Exploration:
         return pareto_front(self.rows)
 
     def write(self, folder: str | Path) -> Path:
-        """explore.csv, explore.json and explore.html, all or none. Raises UserError for a folder that cannot be written."""
+        """Write explore.csv, explore.json and explore.html, all or none.
+
+        Args:
+            folder: made where it does not exist.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         return write_exploration(folder, f"{self.model} on machines like {self.base.name}", self.rows)
 
 
@@ -66,7 +83,7 @@ def explore_quantized(
             advance(1)
     reports, rows = [], []
     for config, result in zip(configs, found, strict=True):
-        report = result if isinstance(result, dict) else None
+        report = result if isinstance(result, Report) else None
         reason = result.reason if isinstance(result, Lost) else result if isinstance(result, str) else ""
         swept = {parameter: _value(config, parameter) for parameter in sweep}
         rows.append(swept | _objectives(config, report) | {"reason": reason})
@@ -78,7 +95,7 @@ def _prepare(payload: tuple[str, QuantizedModel, str]) -> tuple[str, QuantizedMo
     return payload
 
 
-def _price(prepared: tuple[str, QuantizedModel, str], hw: HwConfig) -> dict[str, Any] | str:
+def _price(prepared: tuple[str, QuantizedModel, str], hw: HwConfig) -> Report | str:
     """The report of the network on one machine, or why there is none."""
     name, quantized, io_dtype = prepared
     try:
@@ -95,13 +112,13 @@ def _value(config: HwConfig, parameter: str) -> int:
     return int(value)
 
 
-def _objectives(config: HwConfig, report: Mapping[str, Any] | None) -> dict[str, int | None]:
+def _objectives(config: HwConfig, report: Report | None) -> dict[str, int | None]:
     counted: dict[str, int | None] = dict.fromkeys(OBJECTIVES)
     counted |= {"multipliers": config.rows * config.cols, "sram_bytes": config.sram_bytes}
     if report is not None:
         counted |= {
-            "cycles": report["cycles"],
-            "dram_bytes": sum(report["dram_bytes"].values()),
-            "cpu_macs": sum(entry["macs"] for entry in report["fallback"]),
+            "cycles": report.cycles,
+            "dram_bytes": sum(report.dram_bytes.values()),
+            "cpu_macs": sum(entry.macs for entry in report.fallback),
         }
     return counted

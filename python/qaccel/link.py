@@ -15,7 +15,7 @@ from .cpu.compile import compile_cpu
 from .dialect.operators import works_on_integers
 from .host import host_target
 from .machine.artefact import Artefact
-from .metadata import METADATA_FUNCTION
+from .metadata.read import METADATA_FUNCTION
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
 from .relax_tools import functions, held_back

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-import tvm
+
+if TYPE_CHECKING:  # where a module only runs, neither is needed
+    import onnx
+    import tvm
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A network that was quantized and one that was compiled: what `quantize`, `compile` and `load` give, and what they write."""
+"""A network that was compiled: what `compile` and `load` give.
+
+A module that was loaded runs where there is no compiler, so what only compiles or compares is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,80 +10,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .dialect.quantized import QuantizedModel, plan_entries
-from .errors import UserError, boundary, path_of, shown
-from .evaluate.dataset import check_inputs
-from .evaluate.integers import run_model
-from .export import check_output_path, export_library
+from .errors import UserError, boundary, check_compiler, path_of, shown
 from .machine.artefact import Artefact
-from .machine.hw import HwConfig
 from .machine.isa import decode, disassemble
-from .options import CompileOptions
+from .machine.native import load_library
 from .parallel import Workers
-from .pipeline import Compiled
-from .qdq.write import emit_qdq as write_qdq
-from .quant.io_dtype import with_ends
-from .report.folder import write_report
-from .report.offloads import offloads_text
 from .run import execute
-from .run.compare import Difference, compare_modules, compare_with_float, one_batch, write_tensors
-from .run.evaluate import Evaluation, Samples, evaluate, float_reference, load_labelled
-from .run.files import check_file, check_folder, write_file, write_text
-from .run.images import check_no_preprocess, labelled_images, read_inputs
-from .run.package import write_program
 from .stages import progress_bar
+
+if TYPE_CHECKING:
+    from .pipeline import Compiled
+    from .report.record.schema import Report
+    from .run.compare import Difference
+    from .run.evaluate import Evaluation, Samples
 
 DUMPS = ("relax", "asm")
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedNetwork:
-    """What `quantize` gives and `compile` takes. ``notes``: what to know about it, one line each."""
-
-    name: str
-    hw: HwConfig
-    options: CompileOptions
-    quantized: QuantizedModel
-    seconds: Mapping[str, float]
-
-    def __repr__(self) -> str:
-        widths = sorted({str(bits) for bits in self.quantized.plan.values()})
-        return f"<QuantizedNetwork '{self.name[:60]}': {len(self.plan)} layers with weights, {', '.join(widths) or 'none'}>"
-
-    @property
-    def plan(self) -> dict[str, dict[str, Any]]:
-        """Bits of each layer with weights, as plan.json has them; of bits that were searched for also ``why``."""
-        return plan_entries(self.quantized)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.quantized.notes
-
-    def save_onnx(self, path: str | Path) -> None:
-        """Write the quantized model as standard ONNX QDQ."""
-        with boundary("emit QDQ"):
-            check_onnx(path, "quantized model")
-            write_file(path, lambda temporary: write_qdq(self.quantized, temporary), "quantized model")
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name in exact integers, without compiling. Takes what `Module.run` takes."""
-        with boundary("run"):
-            quantized, model = self.quantized, self.quantized.model
-            mod, ends = with_ends(quantized, "float32")
-            if ends is not None:  # those of the model are integers
-                types = zip(model.inputs, ends.input_types, strict=True)
-                model = replace(model, inputs=tuple(replace(spec, dtype=dtype) for spec, dtype in types))
-                quantized = replace(quantized, mod=mod, model=model)
-            return run_model(quantized, check_inputs(inputs, model.inputs, "inputs", model.fixed))
-
-
-@dataclass(frozen=True, eq=False)
 class Module:
-    """A network that was compiled, or loaded from a file. ``written``: the files and folders that `compile` wrote."""
+    """A network that was compiled, or loaded from a file. ``written``: the files and folders that `compile` wrote.
+
+    Example:
+        >>> m = qaccel.compile("model.onnx", calibration_data="data.npz")
+        >>> _ = m.export_library("module.so")
+        >>> y = qaccel.load("module.so").run({"x": np.zeros((2, 3, 16, 16), np.float32)})["y"]
+        >>> y.shape
+        (2, 10)
+    """
 
     compiled: Compiled | None = None
     loaded: execute.Runner | None = None
@@ -102,13 +63,89 @@ class Module:
         with boundary("load"):
             return execute.runner(self.compiled.executable, self.compiled.metadata)
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """``report.json`` as a dictionary. Raises UserError for a module that was compiled for the CPU alone."""
+    @cached_property
+    def report(self) -> Report:
+        """What the accelerator does with its time, memory and weights: ``report.layers[3].cycles``, or as report.json has it.
+
+        Raises:
+            UserError: the module was compiled for the CPU alone, or what a file says of itself is damaged.
+
+        Example:
+            >>> report = qaccel.compile("model.onnx", calibration_data="data.npz").report
+            >>> report.layers[1].cycles == report["layers"][1]["cycles"] < report.cycles
+            True
+        """
         report = self.metadata["report"] if self.compiled is None else self.compiled.report
         if report is None:
             raise UserError("the module was compiled for the CPU alone; there is no report of the accelerator")
-        return report
+        from .report.record.record import Misfit, read_as
+        from .report.record.schema import Report
+
+        try:
+            return report if isinstance(report, Report) else read_as(Report, report)
+        except Misfit as error:
+            raise UserError(f"the module is damaged: its report {error}; compile it again") from error
+
+    def timeline(self) -> dict[str, Any]:
+        """When each instruction and each layer ran, with counters of SRAM and DRAM: what timeline.json has, for Perfetto.
+
+        Returns:
+            Chrome's trace format; times in microseconds at the config's clock, cycles among each event's ``args``.
+
+        Raises:
+            UserError: the module was loaded from a file, or compiled for the CPU alone.
+
+        Example:
+            >>> events = qaccel.compile("model.onnx", calibration_data="data.npz").timeline()["traceEvents"]
+            >>> sorted({event["ph"] for event in events})
+            ['C', 'M', 'X']
+        """
+        return self._traced().timeline()
+
+    def write_report(self, folder: str | Path) -> Path:
+        """Write report.html, report.json, layers.csv, timeline.json and compile_seconds.json, all or none of them.
+
+        Args:
+            folder: made where it does not exist.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: it cannot be written, the module was loaded from a file, or compiled for the CPU alone.
+
+        Example:
+            >>> m = qaccel.compile("model.onnx", calibration_data="data.npz")
+            >>> sorted(path.name for path in m.write_report("report").iterdir())
+            ['compile_seconds.json', 'layers.csv', 'report.html', 'report.json', 'timeline.json']
+        """
+        from .report.folder import write_report
+
+        compiled = self._traced()
+        with boundary("report"):
+            return write_report(folder, self.report, compiled.timeline(), compiled.compile_seconds)
+
+    def _traced(self) -> Compiled:
+        """Raises UserError where no program was traced."""
+        _ = self.report
+        if self.compiled is None:
+            raise UserError(
+                "a module that was loaded from a file knows no times of instructions; compile it again with --report DIR"
+            )
+        return self.compiled
+
+    def disassemble(self) -> str:
+        """The accelerator's programs as text, one instruction a line, each layer under its name.
+
+        Returns:
+            Empty for a module without an accelerator's program.
+
+        Example:
+            >>> print(qaccel.compile("model.onnx", calibration_data="data.npz").disassemble().splitlines()[0])
+            # qaccel_0
+        """
+        programs = ((each.symbol, disassemble(decode(each.program), each.layers)) for each in self.artefacts)
+        return "\n".join(f"# {symbol}\n{text}" for symbol, text in programs)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -133,14 +170,17 @@ class Module:
         return [each.compiled.artefact for each in self.compiled.subgraphs]
 
     def code(self, kind: str) -> str:
-        """The network as text: "asm", the accelerator's programs; "relax", what both halves were compiled from.
+        """The network as text.
 
-        Raises UserError for another kind, and for "relax" of a module that was loaded from a file, which has none.
+        Args:
+            kind: "asm", as `disassemble`; "relax", what both halves were compiled from.
+
+        Raises:
+            UserError: another kind, or "relax" of a module that was loaded from a file, which has none.
         """
         dumps_of((kind,))
         if kind == "asm":
-            programs = ((each.symbol, disassemble(decode(each.program), each.layers)) for each in self.artefacts)
-            return "\n".join(f"# {symbol}\n{text}" for symbol, text in programs)
+            return self.disassemble()
         if self.compiled is None:
             raise UserError(
                 "a module that was loaded from a file has no Relax; compile it again with --dump-code relax"
@@ -153,13 +193,28 @@ class Module:
     def run(
         self, inputs: Mapping[str, np.ndarray] | np.ndarray | str | Path, *, preprocess: str | None = None
     ) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name, or for the array of the only input; see `execute.Runner.run`.
+        """Run the module.
 
-        ``inputs`` may be the path of an .npz or of a folder of images, which are prepared as the calibration images were, or as
-        ``preprocess`` says.
+        Args:
+            inputs: arrays by input name, the array of the only input, or the path of an .npz or of a folder of images. Axis 0 may
+                be any multiple of the module's batch, which then runs once per batch.
+            preprocess: how images are prepared; as the calibration images were, unless given.
+
+        Returns:
+            Outputs by name, joined along axis 0.
+
+        Raises:
+            UserError: a name, shape, type or value that does not fit the model.
+
+        Example:
+            >>> m = qaccel.compile("model.onnx", calibration_data="data.npz")
+            >>> m.run("data.npz")["y"].shape
+            (8, 10)
         """
         with boundary("run"):
             if isinstance(inputs, str | os.PathLike):
+                from .run.images import read_inputs
+
                 inputs = read_inputs(self.runner, inputs, preprocess, "inputs")[0]
             elif preprocess is not None:
                 raise UserError("preprocess describes a folder of images, and inputs are arrays; drop one of them")
@@ -175,14 +230,33 @@ class Module:
         cluster: str | None = None,
         progress: bool = False,
     ) -> Evaluation:
-        """Accuracy on labelled data, and agreement with the float model ``reference``.
+        """Accuracy on labelled data, and agreement with the float model.
 
-        A module that was loaded from a file runs in ``jobs`` processes, by default one for each core where there is enough to do,
-        or on the workers of the Dask cluster at ``cluster`` ("tcp://host:port"); the result is the same.
+        Args:
+            data: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, whose names
+                are the classes' numbers, or as many as there are classes, taken in alphabetical order.
+            reference: the float model, an .onnx.
+            preprocess: how images are prepared; as the calibration images were, unless given.
+            jobs: processes in which a module that was loaded from a file runs; one for each core, unless given, where there is
+                enough to do.
+            cluster: the Dask cluster on whose workers it runs instead, "tcp://host:port". The result is the same.
+            progress: a bar, if standard error is a terminal.
 
-        ``data``: an .npz of arrays by input name and ``labels``, or a folder with a folder of images for each class, see
-        `run.images.labelled_images`; ``preprocess``: how images are prepared (default: as the calibration images were).
+        Returns:
+            Shares from 0 to 1: ``top1``, ``top5``, ``reference_top1``, ``agreement``; None for what there is not.
+
+        Raises:
+            UserError: data that does not fit, or a module without one output of class scores.
+
+        Example:
+            >>> m = qaccel.compile("model.onnx", calibration_data="data.npz")
+            >>> m.evaluate("labelled.npz", "model.onnx").samples
+            8
         """
+        check_compiler()
+        from .run.evaluate import evaluate, load_labelled
+        from .run.images import check_no_preprocess, labelled_images
+
         with boundary("evaluate"):
             workers = Workers(jobs, cluster)
             samples: Mapping[str, Samples]
@@ -196,20 +270,53 @@ class Module:
                 return replace(evaluate(self.runner, samples, labels, reference, advance, workers), notes=notes)
 
     def dump_tensors(self, inputs: Mapping[str, np.ndarray] | np.ndarray, folder: str | Path) -> Path:
-        """Write what every layer makes of the first batch of ``inputs``: tensors.npz, and tensors.json with their meaning.
+        """Write what every layer makes of the first batch of ``inputs``.
 
-        Integers are NHWC. Raises UserError for inputs that do not fit, and for a folder that cannot be written.
+        Args:
+            inputs: as `run`, arrays only.
+            folder: gets tensors.npz, whose integers are NHWC, and tensors.json, their order and meaning.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: inputs do not fit, or the folder cannot be written.
+
+        Example:
+            >>> m = qaccel.compile("model.onnx", calibration_data="data.npz")
+            >>> sorted(path.name for path in m.dump_tensors(np.zeros((1, 3, 16, 16), np.float32), "tensors").iterdir())
+            ['tensors.json', 'tensors.npz']
         """
+        check_compiler()
+        from .run.compare import one_batch, write_tensors
+
         with boundary("run"):
             return write_tensors(folder, self.runner, one_batch(self.runner, inputs))
 
     def compare(
         self, inputs: Mapping[str, np.ndarray] | np.ndarray, reference: Module | str | Path
     ) -> tuple[Difference, ...]:
-        """Tensor by tensor against another module (a `Module`, a .so or .tar) or the float model (.onnx), on the first batch.
+        """Tensor by tensor against another module or the float model, on the first batch.
 
-        `run.compare.first_parting` names the first tensor in which they part. Raises UserError for a reference with other inputs.
+        Args:
+            inputs: as `run`, arrays only.
+            reference: a `Module`, a .so or .tar, or the float model, an .onnx.
+
+        Returns:
+            One for each tensor that both have, in the module's order; ``parts`` where the two differ.
+
+        Raises:
+            UserError: a reference with other inputs or outputs.
+
+        Example:
+            >>> m = qaccel.compile("model.onnx", calibration_data="data.npz")
+            >>> [each.name for each in m.compare(np.zeros((1, 3, 16, 16), np.float32), m) if each.parts]
+            []
         """
+        check_compiler()
+        from .run.compare import compare_modules, compare_with_float, one_batch
+        from .run.evaluate import float_reference
+
         with boundary("run"):
             batch = one_batch(self.runner, inputs)
             if isinstance(reference, str | os.PathLike) and path_of(reference, "--reference").suffix == ".onnx":
@@ -218,79 +325,63 @@ class Module:
             return compare_modules(self.runner, other, batch)
 
     def offloads(self) -> str:
-        """What runs where, one line for each layer: `report.offloads.offloads_text`. Raises UserError as `report`."""
+        """What runs where, one line for each layer, tab-separated. Raises UserError as `report`."""
+        from .report.offloads import offloads_text
+
         return offloads_text(self.report)
 
     def export_library(self, path: str | Path, cross_compiler: str | None = None) -> Path:
-        """Write the module as .so or .tar. ``cross_compiler``: what links a .so, with its flags, where the default does not fit.
+        """Write the module.
 
-        Raises UserError if it was loaded from one, or the path cannot be written.
+        Args:
+            path: a .so, or a .tar of object files that is linked where it is loaded.
+            cross_compiler: what links a .so, with its flags, where the default does not fit.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: the module was loaded from a file, or the path cannot be written.
+
+        Example:
+            >>> str(qaccel.compile("model.onnx", calibration_data="data.npz").export_library("other.tar"))
+            'other.tar'
         """
+        from .export import export_library
+
         if self.compiled is None:
             raise UserError("this module was loaded from a file; copy that file")
         with boundary("export"):
             return export_library(self.compiled.executable, path, self.compiled.options.target.mtriple, cross_compiler)
 
 
-@dataclass(frozen=True)
-class Places:
-    """What `compile` is to write, and where; everything that can be wrong with the places is found before the work."""
+def load(path: str | Path, *, rpc_tracker: str | None = None, rpc_key: str | None = None) -> Module:
+    """A module that was exported.
 
-    output: str | Path | None
-    dump_code: tuple[str, ...]
-    emit_qdq: str | Path | None
-    emit_program: str | Path | None
-    report: str | Path | None
-    dump_offloads: str | Path | None
-    cross_compiler: str | None
+    Nothing of the compiler is imported, so it works with TVM's runtime alone (``TVM_USE_RUNTIME_LIB=1`` in the environment).
 
-    def check(self, options: CompileOptions, quantized: bool) -> None:
-        """Raises UserError for a place that cannot be written, and for files that this target has not."""
-        if self.output is not None:
-            check_output_path(self.output, options.target.mtriple, self.cross_compiler)
-        elif self.cross_compiler is not None:
-            raise UserError("--cross-compiler links the module's file; give its output")
-        elif self.dump_code:
-            raise UserError("--dump-code is written beside the module; give its output, or take Module.code")
-        if "asm" in self.dump_code and options.target.config is None:
-            raise UserError(
-                f"--dump-code asm is the accelerator's, and --target '{options.target}' has none; add qaccel"
-            )
-        if self.emit_qdq is not None:
-            check_onnx(self.emit_qdq, "--emit-qdq")
-            if not quantized:
-                raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
-        accelerator_only = (
-            ("--emit-program", self.emit_program, check_folder),
-            ("--report", self.report, check_folder),
-            ("--dump-offloads", self.dump_offloads, check_file),
-        )
-        for flag, place, check in accelerator_only:
-            if place is not None:
-                check(place, flag)
-                if options.target.config is None:
-                    raise UserError(
-                        f"{flag} needs the accelerator, and --target '{options.target}' has none; add qaccel"
-                    )
+    Args:
+        path: the .so or .tar.
+        rpc_tracker: HOST:PORT of TVM's tracker; the module then runs on a server of ``rpc_key`` that it gives out.
+        rpc_key: what kind of server.
 
-    def write(self, module: Module) -> tuple[Path, ...]:
-        """Write it all; gives the paths."""
-        compiled, written = module.compiled, []
-        assert compiled is not None
-        if self.output is not None:
-            written.append(module.export_library(self.output, self.cross_compiler))
-        if self.emit_qdq is not None and compiled.quantized is not None:
-            quantized = compiled.quantized
-            written.append(write_file(self.emit_qdq, lambda path: write_qdq(quantized, path), "--emit-qdq"))
-        if self.emit_program is not None:
-            written.append(write_program(self.emit_program, module.artefacts, compiled.golden_inputs()))
-        if self.report is not None and compiled.report is not None:
-            written.append(write_report(self.report, compiled.report, compiled.timeline(), compiled.compile_seconds))
-        if self.dump_offloads is not None:
-            written.append(write_text(self.dump_offloads, module.offloads(), "--dump-offloads"))
-        for kind in self.dump_code:
-            written.append(write_text(f"{self.output}.{kind}", module.code(kind), "dump"))
-        return tuple(written)
+    Raises:
+        UserError: the file is missing, damaged or of another version, or no such server answers.
+
+    Example:
+        >>> _ = qaccel.compile("model.onnx", calibration_data="data.npz", output="m.so")
+        >>> qaccel.load("m.so").report.model
+        'model'
+    """
+    with boundary("load"):
+        if (rpc_tracker is None) != (rpc_key is None):
+            raise UserError("--rpc-tracker and --rpc-key belong together: give both, or neither to run on this machine")
+        if rpc_tracker is not None and rpc_key is not None:
+            from .run.remote import load_remote
+
+            return Module(loaded=load_remote(path, rpc_tracker, rpc_key))
+        load_library()
+        return Module(loaded=execute.load(path))
 
 
 def dumps_of(kinds: str | Sequence[str]) -> tuple[str, ...]:
@@ -300,9 +391,3 @@ def dumps_of(kinds: str | Sequence[str]) -> tuple[str, ...]:
         if not isinstance(kind, str) or kind not in DUMPS:
             raise UserError(f"--dump-code {shown(kind)} is unknown; it knows {', '.join(DUMPS)}")
     return tuple(given)
-
-
-def check_onnx(path: str | Path, what: str) -> None:
-    """Raises UserError for a place that cannot be written, or whose name does not say what lies there."""
-    if check_file(path, what).suffix != ".onnx":
-        raise UserError(f"{what} '{path}' must end in .onnx")

@@ -24,7 +24,7 @@ from .frontend.import_relax import border_of
 from .host import host_notes
 from .link import Linked, link, records_of, with_artefacts
 from .machine.hw import HwConfig, load_config
-from .metadata import boundary, make_metadata
+from .metadata.make import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
@@ -37,10 +37,11 @@ from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_float_passes, run_passes
 from .quant.quantize import quantize
 from .quant.search.judge import judged
-from .quant.search.laboratory import Laboratory
+from .quant.search.laboratory import Laboratory, Rounded
 from .quant.search.paid import within_bytes
 from .quant.search.search import search
 from .quant.unlike import quantize_measured
+from .report.record.schema import Report
 from .report.report import layer_entries, make_report
 from .report.subgraphs import ProfiledSubgraph
 from .report.timeline import timeline
@@ -65,7 +66,7 @@ class Compiled:
     subgraphs: tuple[ProfiledSubgraph, ...]
     linked: Linked
     metadata: dict[str, Any]
-    report: dict[str, Any] | None
+    report: Report | None
     notes: tuple[str, ...]
     compile_seconds: Mapping[str, float]
 
@@ -188,8 +189,9 @@ def _laboratory(model: Model, calibration: Calibration, options: CompileOptions)
 
 def laboratory(model: Model, calibration: Calibration, options: CompileOptions) -> Laboratory:
     """Where plans of the network are tried: what the search needs of the other rooms, as functions."""
-    make, plain = (partial(each, model, calibration, options) for each in (_quantized, _plain))
-    return Laboratory(model, calibration, make, plain, partial(_price, options), options.io_dtype != "float32")
+    rounded = partial(_rounded, model, calibration, options)
+    improved, price = partial(_improved, options), partial(_price, options)
+    return Laboratory(model, calibration, rounded, improved, price, options.io_dtype != "float32")
 
 
 def _at_given_bits(lab: Laboratory, options: CompileOptions) -> tuple[QuantizedModel, Bits | None]:
@@ -213,27 +215,18 @@ def _at_given_bits(lab: Laboratory, options: CompileOptions) -> tuple[QuantizedM
     return replace(paid.quantized, notes=(note, *paid.quantized.notes)), bits
 
 
-def _quantized(
-    model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None, rates: Mapping[str, float]
-) -> QuantizedModel:
-    """The network at these bits, after the passes, which pay for bits at rates by layer."""
-    rounded, own = _rounded(model, calibration, options, bits)
-    quantized = run_passes(rounded, own, options.passes, options.effort, rates, searching=options.auto)
+def _improved(options: CompileOptions, rounded: Rounded, rates: Mapping[str, float]) -> QuantizedModel:
+    """A rounded network after the passes, which pay for bits at rates by layer."""
+    plain, own = rounded
+    quantized = run_passes(plain, own, options.passes, options.effort, rates, searching=options.auto)
     return replace(quantized, ranges=own.ranges.summary())
 
 
-def _rounded(
-    model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None
-) -> tuple[QuantizedModel, Calibration]:
+def _rounded(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> Rounded:
     """The network at these bits before the passes, and the calibration with the ranges that tensors of few bits have."""
     rounded = quantize_measured(model, calibration, bits)
     own = calibration if options.effort == "fast" else narrowed(rounded, calibration, options.calibration)
     return (rounded if own is calibration else quantize_measured(model, own, bits)), own
-
-
-def _plain(model: Model, calibration: Calibration, options: CompileOptions, bits: Bits | None) -> QuantizedModel:
-    """The network at these bits before the passes."""
-    return _rounded(model, calibration, options, bits)[0]
 
 
 def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
@@ -340,7 +333,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
 class _Accelerated:
     partitioned: Partitioned
     subgraphs: tuple[ProfiledSubgraph, ...]
-    report: dict[str, Any]
+    report: Report
 
 
 def _on_accelerator(
@@ -360,7 +353,7 @@ def _on_accelerator(
     return _Accelerated(partitioned, subgraphs, report)
 
 
-def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConfig) -> dict[str, Any]:
+def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConfig) -> Report:
     """``report.json`` of a quantized network on a machine, compiled without the proofs and simulated.
 
     Raises UserError for a network that the machine, or the module's ends, cannot take.

@@ -33,10 +33,25 @@ def partition_for_qaccel(
     """A module with the accelerator's part of ``main`` in functions of their own, ready for ``relax.ext.qaccel``.
 
     A module in the quantized dialect is partitioned as it is. One with ``relax.quantize`` and ``relax.dequantize`` keeps their
-    scales. A float module is quantized first, by the steps of ``tvmc compile``: with ``calibration_data`` (arrays by parameter
-    name, samples along axis 0) at 8 bits, else from synthetic inputs within ``input_range`` at W8A16, or at ``bits`` as
-    ``--bits`` takes them. The signature of ``main`` stays.
-    Raises UserError for a module without ``main``, and where shapes are symbolic.
+    scales. A float module is quantized first, by the steps of ``tvmc compile``.
+
+    Args:
+        mod: a Relax module with a function ``main``.
+        hw: the accelerator: a name, the path of a .toml, or a config.
+        calibration_data: arrays by parameter name, samples along axis 0; without it activations get 16 bits.
+        input_range: least and greatest value of inputs, where there is no data.
+        bits: as ``--bits`` takes them.
+
+    Returns:
+        The module; the signature of ``main`` stays.
+
+    Raises:
+        UserError: no ``main``, or symbolic shapes.
+
+    Example:
+        >>> mod = qaccel.partition_for_qaccel(qaccel.quantize("model.onnx", "data.npz").quantized.mod)
+        >>> sorted(var.name_hint for var in mod.get_global_vars())
+        ['main', 'qaccel_0']
     """
     with boundary("partition_for_qaccel"):
         if not isinstance(mod, tvm.IRModule):

@@ -48,7 +48,7 @@ Artefact ParseBody(const Json& meta, std::string_view blobs) {
   artefact.hw = ParseConfig(meta.At("hw"));
   for (const Json& layer : meta.ArrayAt("layers")) artefact.layers.push_back(layer.string);
   artefact.dram_bytes = meta.IntegerAt("dram_bytes", 0, kDramBytesMax);
-  auto blob = [&](const char* key, int64_t& addr, std::string& bytes) {
+  auto blob = [&](const char* key, int64_t& addr, std::string_view& bytes) {
     const Json& entry = meta.At(key);
     addr = entry.IntegerAt("addr", 0, artefact.dram_bytes);
     const auto size = static_cast<size_t>(entry.IntegerAt("bytes", 0, artefact.dram_bytes - addr));

@@ -27,14 +27,14 @@ struct Artefact {
   std::vector<std::string> layers;
   int64_t dram_bytes = 0;
   int64_t program_addr = 0, constants_addr = 0;
-  std::string program, constants;
+  std::string_view program, constants;  // in the bytes that were parsed
   std::vector<TensorSlot> inputs, outputs;
 
   int64_t ProgramEnd() const { return program_addr + static_cast<int64_t>(program.size()); }
   int64_t ConstantsEnd() const { return constants_addr + static_cast<int64_t>(constants.size()); }
 };
 
-// Throws Fault with one line if the bytes are damaged or of another version.
+// `bytes` outlive the artefact. Throws Fault with one line if they are damaged or of another version.
 Artefact ParseArtefact(std::string_view bytes);
 
 }  // namespace qaccel

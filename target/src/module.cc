@@ -38,11 +38,13 @@ void CheckTensor(const std::string& symbol, const TensorSlot& slot, const DLTens
 class QaccelModule : public ffi::ModuleObj {
  public:
   explicit QaccelModule(const ffi::Bytes& bytes)
-      : bytes_(bytes.data(), bytes.size()), subgraph_(ParseArtefact(bytes_)), artefact_(subgraph_.artefact()) {}
+      : bytes_(bytes),
+        subgraph_(ParseArtefact(std::string_view(bytes_.data(), bytes_.size()))),
+        artefact_(subgraph_.artefact()) {}
 
   const char* kind() const final { return "qaccel"; }
   int GetPropertyMask() const final { return ffi::Module::kBinarySerializable | ffi::Module::kRunnable; }
-  ffi::Bytes SaveToBytes() const final { return ffi::Bytes(bytes_); }
+  ffi::Bytes SaveToBytes() const final { return bytes_; }
 
   // The subgraph's symbol and "run_cycle_mode": (inputs..., outputs...), the latter returning the report. "profile":
   // (with_trace = false) the report on inputs of zeros, since cycles do not depend on values. "get_artefact": the
@@ -111,7 +113,7 @@ class QaccelModule : public ffi::ModuleObj {
     return subgraph_.Run(inputs, {}, 1, true, with_trace);
   }
 
-  const std::string bytes_;
+  const ffi::Bytes bytes_;  // shared with who gave them: weights can be large
   Subgraph subgraph_;
   const Artefact& artefact_;
 };

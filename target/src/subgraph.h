@@ -13,7 +13,7 @@ namespace qaccel {
 
 class Subgraph {
  public:
-  // Throws Fault if the artefact is damaged. The program is decoded when it first runs.
+  // Throws Fault if the artefact is damaged. The program is decoded when it first runs. What was parsed outlives this.
   explicit Subgraph(Artefact artefact) : artefact_(std::move(artefact)) {}
 
   const Artefact& artefact() const { return artefact_; }

@@ -30,8 +30,8 @@ from bench_accuracy import CALIBRATION_PER_CLASS, FOLDS, SEED, cifar, photograph
 import qaccel
 from qaccel.dialect import operators
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
 from qaccel.options import DEFAULT_BITS, EFFORTS, Bits, CompileOptions, parse_bits

@@ -26,7 +26,7 @@ import qaccel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qaccel.evaluate.executor import execute
+from qaccel.emulate.executor import execute
 from qaccel.frontend.import_model import import_model
 from qaccel.options import WIDTHS, CompileOptions, Limits
 from qaccel.pipeline import laboratory

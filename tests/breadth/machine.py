@@ -7,7 +7,7 @@ import tvm
 
 from npu.harness import run_artefact
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.integers import run_quantized
+from qaccel.emulate.integers import run_quantized
 from qaccel.machine.hw import load_config
 from qaccel.npu.codegen import compile_subgraph
 from qaccel.npu.partition.partition import Partitioned, partition, subgraph_functions

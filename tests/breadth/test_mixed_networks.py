@@ -20,7 +20,7 @@ from cases.nets import decibels
 from npu.harness import run_artefact
 from npu.oracle import run_graph
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.integers import run_model, run_quantized
+from qaccel.emulate.integers import run_model, run_quantized
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.hw import config_names, load_config
 from qaccel.npu.codegen import compile_layers

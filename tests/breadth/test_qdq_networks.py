@@ -6,7 +6,7 @@ import pytest
 
 from breadth.test_random_networks import quantized
 from operators.cases import session
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.options import BitWidths
 from qaccel.qdq.write import qdq_model
 from tiers import wide_after

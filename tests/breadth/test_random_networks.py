@@ -12,8 +12,8 @@ from breadth.generator import network
 from breadth.machine import check_on_machine
 from qaccel.dialect.pieces import Piece
 from qaccel.dialect.quantized import QuantizedModel
+from qaccel.emulate.integers import run_model
 from qaccel.errors import QaccelError
-from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.hw import config_names
 from qaccel.model import Model

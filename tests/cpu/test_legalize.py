@@ -15,7 +15,7 @@ from qaccel.dialect import operators as o
 from qaccel.dialect import pieces
 from qaccel.dialect.kinds import ELTWISE_KINDS
 from qaccel.dialect.operators import Quantization as Q
-from qaccel.evaluate.integers import run_model, run_quantized
+from qaccel.emulate.integers import run_model, run_quantized
 from qaccel.machine import numerics
 from qaccel.options import BitWidths
 from qaccel.quant.quantize import quantize

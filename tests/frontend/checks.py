@@ -7,9 +7,9 @@ import onnx
 from tvm import relax
 
 from frontend.onnx_models import ort_run, worst
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.float_operators import RULES
-from qaccel.evaluate.steps import plan_of
+from qaccel.emulate.executor import execute
+from qaccel.emulate.float_operators import RULES
+from qaccel.emulate.steps import plan_of
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
 from qaccel.relax_tools import node_name

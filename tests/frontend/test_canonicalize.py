@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.emulate.executor import execute
 from qaccel.errors import QaccelError
-from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
 
 RNG = np.random.default_rng(21)

@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
+from qaccel.emulate.executor import execute
 from qaccel.errors import QaccelError
-from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_model import import_model
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -12,8 +12,8 @@ import tvm
 from tvm import relax
 
 from frontend.onnx_models import model, node, ort_run, worst
+from qaccel.emulate.executor import execute
 from qaccel.errors import QaccelError
-from qaccel.evaluate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
 from qaccel.relax_tools import node_name

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from frontend.onnx_models import model, node, ort_run, worst
-from qaccel.evaluate.executor import execute
+from qaccel.emulate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
 from tiers import wide_after
 

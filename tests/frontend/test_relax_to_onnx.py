@@ -6,7 +6,7 @@ import tvm
 from tvm import relax
 from tvm.relax import op
 
-from qaccel.evaluate.executor import execute
+from qaccel.emulate.executor import execute
 from qaccel.frontend.from_relax.to_onnx import NotTranslated, relax_to_onnx
 from qaccel.frontend.import_model import import_frontend_module
 from qaccel.frontend.import_relax import prepare

@@ -10,7 +10,7 @@ import pytest
 
 from frontend.checks import f, onnx_ops, relax_ops
 from frontend.onnx_models import model, node, ort_run, worst
-from qaccel.evaluate.executor import execute
+from qaccel.emulate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
 from tiers import wide_after
 

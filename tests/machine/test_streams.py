@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from machine import weight_kinds
 from qaccel.errors import CompilerFault, QaccelError
 from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.interpreter import streams
 from qaccel.machine.streams import WeightTile, codec_of, decode_stream, encode_stream, encode_streams, entropy_bits
-from reference import streams
 from target.machine import unpack
 
 HW = load_config("qaccel-256")

@@ -5,6 +5,7 @@ Integers are exact: 64-bit where products cannot leave 62 bits, Python's own els
 
 import numpy as np
 
+from qaccel.machine.interpreter.semantics import in_octaves
 from qaccel.npu.layers import (
     ConvLayer,
     CopyLayer,
@@ -17,7 +18,6 @@ from qaccel.npu.layers import (
     TableLayer,
     Window,
 )
-from reference.semantics import in_octaves
 
 
 def rounded(products: np.ndarray, shift: np.ndarray | int) -> np.ndarray:

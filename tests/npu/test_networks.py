@@ -11,7 +11,7 @@ from networks import data
 from npu.harness import run_artefact
 from qaccel.dialect import operators
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine import cost
 from qaccel.machine.hw import config_names, load_config

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 
 from cases.nets import Net, scalar
 from qaccel.dialect.quantized import QuantizedModel
+from qaccel.emulate.integers import run_model
 from qaccel.errors import UserError
-from qaccel.evaluate.integers import run_model
 from qaccel.options import TargetOptions, options_of
 from qaccel.pipeline import quantize_model
 from qaccel.stages import Stages
@@ -169,6 +169,23 @@ def test_bits_stay_unless_requantized() -> None:
     again = read(model, bits="W4A8", calibration_data={"x": X}, requantize=True)
     assert {str(bits) for bits in again.plan.values()} == {"W4A8"}
     assert again.model.given is None
+
+
+@pytest.mark.parametrize("opset", [10, 13, 21])
+def test_a_relu_that_was_left_to_saturation_stays(opset: int) -> None:
+    """ONNX Runtime's quantizer takes Relu and Relu6 away where the integers behind them begin at zero."""
+
+    def build(net: Net) -> None:
+        sums = net("Conv", pair(net, "x"), net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4, out="sums")
+        pair(net, sums, 0.02, np.array(-128, "i1"), out="y")
+
+    def alone(net: Net) -> None:
+        net("Conv", "x", net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4, out="y")
+
+    real = read(model_of(build, opset), bits=16, calibration_data={"x": X}, requantize=True)
+    sums = every_tensor(model_of(alone, opset), X)["y"]
+    assert (sums < -0.1).any() and (sums > 5.2).any()
+    np.testing.assert_allclose(run_model(real, {"x": X})["y"], np.clip(sums, 0, 255 * 0.02), atol=0.005)
 
 
 def test_a_pair_shared_doubled_and_moved() -> None:

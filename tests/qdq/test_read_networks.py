@@ -8,7 +8,7 @@ import pytest
 
 from breadth.machine import check_on_machine
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.machine.hw import config_names
 from qaccel.npu.partition.partition import float_macs
 from qaccel.options import TargetOptions, options_of

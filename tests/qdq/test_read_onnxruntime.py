@@ -9,7 +9,7 @@ import pytest
 
 from breadth.generator import network
 from cases.nets import decibels
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.npu.partition.partition import float_macs
 from qaccel.options import TargetOptions, options_of
 from qaccel.pipeline import quantize_model

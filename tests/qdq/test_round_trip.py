@@ -13,7 +13,7 @@ from cases.nets import decibels
 from operators.machine import quantized_model
 from operators.test_operators import OPERATORS, make_case
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.artefact import Artefact
 from qaccel.machine.hw import load_config

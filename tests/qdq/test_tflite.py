@@ -9,8 +9,8 @@ import pytest
 import qaccel
 from cases.nets import macs_on_the_cpu
 from qaccel.dialect.quantized import QuantizedModel
+from qaccel.emulate.integers import run_model
 from qaccel.errors import UserError
-from qaccel.evaluate.integers import run_model
 from qaccel.options import CompileOptions, TargetOptions, options_of
 from qaccel.pipeline import quantize_model
 from qaccel.stages import Stages

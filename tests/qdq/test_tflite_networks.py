@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import qaccel
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.options import TargetOptions, options_of
 from qaccel.pipeline import quantize_model
 from qaccel.stages import Stages

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from tvm import relax
 
 from qaccel.dialect import operators as o
+from qaccel.emulate.integers import run_model
 from qaccel.errors import QaccelError
-from qaccel.evaluate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.frontend.import_relax import import_relax
 from qaccel.options import BitWidths

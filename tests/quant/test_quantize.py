@@ -10,9 +10,9 @@ from tvm import relax
 from qaccel.dialect import operators as o
 from qaccel.dialect.operators import Quantization
 from qaccel.dialect.quantized import QuantizedModel
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model
 from qaccel.errors import QaccelError
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model
 from qaccel.machine import numerics
 from qaccel.options import BitWidths
 from qaccel.quant.quantize import attributes, quantize

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.interpreter.streams import WIDTHS, raw_stream
 from qaccel.machine.isa import Instruction, encode, instruction
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.numerics import activation_limits
@@ -18,7 +19,6 @@ from qaccel.machine.streams import WeightTile, encode_stream
 from qaccel.npu.access import accesses
 from qaccel.npu.check.legal import first_fault, range_fault
 from qaccel.npu.emit.semaphores import insert_semaphores, semaphore_id
-from reference.streams import WIDTHS, raw_stream
 
 PAIRS = [(w, a) for w in WIDTHS for a in WIDTHS]
 ENGINES = ("LOAD", "LOADW", "COMPUTE", "STORE")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from qaccel.errors import QaccelError
+from qaccel.machine.interpreter.interpreter import run
+from qaccel.machine.interpreter.memory import MachineError
 from qaccel.machine.isa import decode, isa
 from qaccel.machine.native import library_path
 from qaccel.machine.simulator import simulate
 from qaccel.npu.check.program import DramMap, check_instructions
-from reference.interpreter import run
-from reference.memory import MachineError
 from reference.programs import PAIRS, RandomProgram, random_program
 from tiers import wide_after
 

@@ -9,9 +9,9 @@ from networks import data
 from npu.harness import dram_image
 from npu.oracle import unpack_map
 from npu.test_networks import compiled, integers, quantized
+from qaccel.machine.interpreter.interpreter import run
 from qaccel.npu.layers import FeatureMap
 from qaccel.options import BitWidths
-from reference.interpreter import run
 
 
 @pytest.mark.wide

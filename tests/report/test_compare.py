@@ -110,7 +110,7 @@ def test_the_verb(reports: tuple[dict, dict], tmp_path: Path, capsys: pytest.Cap
     [
         (None, "tvmc compile --report DIR writes one"),
         ("PK\x03", "is not JSON"),
-        ("[]", "has no 'model'"),
+        ("[]", "has a list at its top, where an object belongs"),
         ('{"model": "x"}', "has no 'hw'"),
     ],
 )
@@ -130,5 +130,5 @@ def test_a_report_of_before_is_told_apart(reports: tuple[dict, dict], tmp_path: 
         del layer["cascade"]
     path = tmp_path / "report.json"
     path.write_text(json.dumps(old))
-    with pytest.raises(UserError, match="no 'cascade': it is of another version"):
+    with pytest.raises(UserError, match="has no 'layers.0..cascade': it is of another version"):
         read_report(path)

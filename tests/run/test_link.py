@@ -117,7 +117,7 @@ def _connect(port: int) -> rpc.RPCSession:
 
 def test_float_module_for_the_cpu_alone(tmp_path: Path):
     from qaccel import pipeline
-    from qaccel.evaluate.executor import execute
+    from qaccel.emulate.executor import execute
     from qaccel.options import CompileOptions
     from qaccel.stages import Stages
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import qaccel
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.machine.hw import load_config
 from qaccel.run.compare import CLOSE_DB, _difference, first_parting
 from qaccel.run.tensors import tensors_of

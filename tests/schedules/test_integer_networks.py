@@ -12,7 +12,7 @@ import pytest
 import qaccel
 from networks import data
 from qaccel import api
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.integers import run_model
 from qaccel.options import BitWidths, CompileOptions, parse_target
 from qaccel.pipeline import Compiled, compile_model, compile_quantized
 from qaccel.stages import Stages

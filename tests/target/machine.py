@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.interpreter.streams import raw_stream
 from qaccel.machine.isa import Instruction, encode, instruction
 from qaccel.machine.numerics import activation_limits, requantize
 from qaccel.machine.simulator import simulate
 from reference.programs import chained
-from reference.streams import raw_stream
 
 HW = load_config("qaccel-256")
 WIDTHS = (4, 8, 16)

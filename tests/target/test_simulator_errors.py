@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from qaccel.errors import QaccelError
+from qaccel.machine.interpreter.streams import raw_stream, sealed
 from qaccel.machine.isa import Instruction, encode, instruction
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.simulator import simulate
-from reference.streams import raw_stream, sealed
 from target.machine import HW, records, whole_range
 
 DATA = 1024  # DRAM: writable 0..1023, then constants

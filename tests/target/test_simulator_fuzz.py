@@ -11,10 +11,10 @@ import pytest
 
 from machine import weight_kinds
 from qaccel.errors import QaccelError
+from qaccel.machine.interpreter import streams
 from qaccel.machine.isa import isa
 from qaccel.machine.simulator import simulate
 from qaccel.machine.streams import DecodedStream, WeightTile, decode_stream, encode_stream
-from reference import streams
 from reference.programs import random_program
 from target.corpus import SMALL, random_artefact
 from tiers import wide_after

@@ -6,11 +6,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from qaccel.machine.interpreter.streams import raw_stream
 from qaccel.machine.isa import encode, instruction
 from qaccel.machine.numerics import activation_limits
 from qaccel.machine.simulator import simulate
 from reference.programs import chained
-from reference.streams import raw_stream
 from target.machine import (
     HW,
     WIDTHS,

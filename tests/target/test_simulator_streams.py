@@ -9,10 +9,10 @@ import pytest
 from machine import weight_kinds
 from qaccel.errors import QaccelError
 from qaccel.machine.hw import HwConfig
+from qaccel.machine.interpreter import streams
 from qaccel.machine.isa import encode, instruction
 from qaccel.machine.simulator import simulate
 from qaccel.machine.streams import WeightTile, codec_of, encode_stream
-from reference import streams
 from target.machine import HW, dense, pack, records, unpack, whole_range
 
 ROWS, COLUMNS, MODES = 48, 32, ("functional", "cycle")

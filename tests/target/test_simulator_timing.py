@@ -7,10 +7,10 @@ import pytest
 
 from qaccel.machine import cost
 from qaccel.machine.hw import HwConfig
+from qaccel.machine.interpreter.streams import raw_stream
 from qaccel.machine.isa import Instruction, encode, instruction
 from qaccel.machine.simulator import simulate
 from reference.programs import random_program
-from reference.streams import raw_stream
 from target.machine import HW, whole_range
 
 # qaccel-256: 8 bytes a beat, bursts of 8 beats, 64 cycles of latency, start-ups 16, 16, 24, 16. An instruction is one burst of 8

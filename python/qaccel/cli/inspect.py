@@ -17,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Print everything that the file says of itself."""
-    from .. import api
+    from .. import networks
     from ..machine.isa import decode, disassemble
     from ..report.text import bits_of, calibration_lines, print_summary
 
-    module = api.load(arguments.module)
+    module = networks.load(arguments.module)
     metadata = module.metadata
     print(f"model      {metadata['model']}")
     print(f"target     {metadata['target']}")

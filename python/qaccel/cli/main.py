@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from ..errors import CompilerFault, UserError, fault_of
+from ..errors import CompilerFault, UserError, check_compiler, fault_of
 from ..version import __version__
 from .parser import Parser
 
-VERBS = ("compile", "run", "tune", "evaluate", "analyze", "explore", "diff", "inspect")
+VERBS = ("compile", "run", "tune", "evaluate", "analyze", "explore", "diff", "replay", "inspect")
+WITHOUT_COMPILER = ("run", "diff", "replay", "inspect")  # these need TVM's runtime alone
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,6 +106,8 @@ def _main(arguments: Sequence[str]) -> int:
         with _logging(parsed.verbose), warnings.catch_warnings():
             if not parsed.verbose:
                 warnings.simplefilter("ignore")  # of libraries, beside our own lines
+            if parsed.verb not in WITHOUT_COMPILER:
+                check_compiler()
             parsed.execute(parsed)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -70,21 +70,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    """Run, write the outputs, print what was asked for."""
+    """Run, write the outputs, print what was asked for. Without a reference it needs TVM's runtime alone."""
     _check(arguments)
     import numpy as np
 
-    from .. import api
-    from ..report.differences import print_differences
-    from ..report.text import print_summary
-    from ..run.profile_cpu import profile_cpu, profile_text
+    from .. import networks
 
-    module = api.load(arguments.module, rpc_tracker=arguments.rpc_tracker, rpc_key=arguments.rpc_key)
+    module = networks.load(arguments.module, rpc_tracker=arguments.rpc_tracker, rpc_key=arguments.rpc_key)
     data = _inputs(module, arguments)
     if arguments.dump_tensors is not None:
         print(f"written: {module.dump_tensors(data, arguments.dump_tensors)}")
     if arguments.reference is not None:
-        print_differences(module.compare(data, arguments.reference), str(arguments.reference))
+        found = module.compare(data, arguments.reference)
+        from ..report.differences import print_differences
+
+        print_differences(found, str(arguments.reference))
     milliseconds = []
     for _ in range(arguments.repeat):
         start = time.perf_counter()
@@ -105,8 +105,12 @@ def execute(arguments: argparse.Namespace) -> None:
             f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {arguments.repeat * arguments.number} runs {where}"
         )
     if arguments.profile and module.metadata["report"] is None:
+        from ..run.profile_cpu import profile_cpu, profile_text
+
         print(profile_text(profile_cpu(module.runner, data, arguments.repeat * arguments.number)))
     elif arguments.profile:
+        from ..report.text import print_summary
+
         print_summary(module.report, layers=True)
 
 
@@ -132,7 +136,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _inputs(module: Module, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     """What the user gives, and the rest filled in where there is nothing or ``--fill-mode`` asks for it."""
-    from ..evaluate.dataset import load_npz
+    from ..emulate.dataset import load_npz
     from ..run.filled_inputs import SEED, filled_inputs
     from ..run.images import check_no_preprocess, read_inputs
 

@@ -9,8 +9,8 @@ from typing import Any
 import tvm_ffi
 
 from ..errors import UserError
-from .hw import target_dir
-from .isa import isa
+from .hw_spec import target_dir
+from .isa_spec import isa
 
 _LIBRARY = "libqaccel_sim.so"
 
@@ -27,13 +27,16 @@ def library_path() -> Path:
 
 
 @lru_cache(maxsize=1)
-def load_library() -> Any:
-    """Load the library once; this registers its global functions and the loader of saved modules.
-
-    Raises UserError for one that was built for another version of the ISA.
-    """
+def register_library() -> tuple[Path, Any]:
+    """Load the library once, which registers its global functions and the loader of saved modules; gives its path and it."""
     path = library_path()
-    library = tvm_ffi.load_module(str(path))
+    return path, tvm_ffi.load_module(str(path))
+
+
+@lru_cache(maxsize=1)
+def load_library() -> Any:
+    """The library, for use. Raises UserError for one that was built for another version of the ISA."""
+    path, library = register_library()
     built_for = tvm_ffi.get_global_func("qaccel.isa_version", allow_missing=True)
     check_version(path, isa().version if built_for is None else int(built_for()))
     return library

@@ -17,7 +17,7 @@ from tvm import relax
 from ..dialect import operators
 from ..dialect.operators import Attrs, ConvAttrs, EltwiseAttrs, IntegerAttrs, MoveAttrs, Quantization, QuantizeAttrs
 from ..dialect.quantized import QuantizedModel, UnlikePart
-from ..evaluate.executor import execute
+from ..emulate.executor import execute
 from ..machine.numerics import activation_limits
 from ..model import Model
 from ..options import BITS_WITHOUT_DATA, DEFAULT_BITS, Bits, BitWidths

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, path_of
-from .report import DRAM_KINDS, STALLS
+from .record.record import Misfit, read_as
+from .record.schema import DRAM_KINDS, STALLS
+from .record.schema import Report as WholeReport
 from .tables import Column, make_console, print_table
 from .text import bits_of, shape_of
 
@@ -17,8 +19,6 @@ Report = Mapping[str, Any]
 
 _MANY = 0.02  # share of a size from which a change of it is a reason
 _CAUSES_NAMED = 3
-_NEEDED = ("model", "hw", "cycles", "dram_bytes", "weights", "memory", "layers", "fallback")
-_OF_A_LAYER = ("name", "op", "stalls", "dram_bytes", "input_shapes", "output_shape", "cascade")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Comparison:
     same: int
 
 
-def read_report(path: str | Path) -> Report:
+def read_report(path: str | Path) -> WholeReport:
     """A report.json, or that of a folder. Raises UserError for what is none, or one of another version."""
     given = path_of(path, "the report")
     place = given / "report.json" if given.is_dir() else given
@@ -71,14 +71,12 @@ def read_report(path: str | Path) -> Report:
         raise UserError(
             f"report '{place}' is not JSON; give the folder or the report.json of tvmc compile --report"
         ) from error
-    lacks = [key for key in _NEEDED if not isinstance(found, dict) or key not in found]
-    if not lacks:
-        lacks = [key for key in _OF_A_LAYER for layer in found["layers"] if key not in layer]
-    if lacks:
+    try:
+        return read_as(WholeReport, found)
+    except Misfit as error:
         raise UserError(
-            f"report '{place}' has no '{lacks[0]}': it is of another version or no report; compile again with --report"
-        )
-    return found
+            f"report '{place}' {error}: it is of another version or no report; compile again with --report"
+        ) from error
 
 
 def compare(a: Report, b: Report) -> Comparison:

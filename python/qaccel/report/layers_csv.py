@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .report import DRAM_KINDS, STALLS
+from .record.schema import DRAM_KINDS, STALLS
 from .text import codecs_of, shape_of
 
 Entry = Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .report import STALLS
+from .record.schema import STALLS
 from .tables import Column, make_console, print_table
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..emulate.dataset import check_inputs
+from ..emulate.executor import execute
 from ..errors import UserError
-from ..evaluate.dataset import check_inputs
-from ..evaluate.executor import execute
 from ..model import Model
 from ..quant.analysis.losses import decibels
 from .execute import Runner

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ..emulate.dataset import check_inputs, load_npz
+from ..emulate.executor import execute
+from ..emulate.images import ImageFolder
 from ..errors import UserError, path_of
-from ..evaluate.dataset import check_inputs, load_npz
-from ..evaluate.executor import execute
-from ..evaluate.images import ImageFolder
 from ..frontend.canonicalize import load as load_proto
 from ..frontend.import_onnx import import_onnx
 from ..model import Model, TensorSpec

@@ -13,22 +13,25 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm.runtime.vm import VirtualMachine
 from tvm.support import cc
 
+from ..emulate.dataset import check_inputs
 from ..errors import CompilerFault, UserError, one_line, path_of
-from ..evaluate.dataset import check_inputs
 from ..machine.artefact import Artefact
 from ..machine.isa import isa
 from ..machine.native import load_library
-from ..metadata import check_metadata, read_metadata, specs
+from ..metadata.read import check_metadata, read_metadata, specs
 from ..model import TensorSpec
 from ..schedules.features import absent
 from ..schedules.threads import use_all_cores
+
+if TYPE_CHECKING:  # TVM's runtime alone has no Relax
+    from tvm import relax
 
 ACCELERATOR_KIND = "qaccel"
 
@@ -41,7 +44,7 @@ class Runner:
 
     metadata: dict[str, Any]
     runtime: Any
-    vm: relax.VirtualMachine
+    vm: VirtualMachine
     remote: Any = None
     fresh: bool = False
     path: Path | None = None
@@ -118,7 +121,7 @@ def runner(executable: relax.VMExecutable, metadata: dict[str, Any]) -> Runner:
     """A module that was just built. The .so or .tar would run the same; this links it in memory."""
     use_all_cores()
     runtime = executable.jit() if hasattr(executable, "jit") else executable.mod
-    vm = relax.VirtualMachine(runtime, tvm.cpu())
+    vm = VirtualMachine(runtime, tvm.cpu())
     _check_cpu(read_metadata(vm) or {}, "the module")
     return Runner(metadata, executable.mod, vm, fresh=True)
 
@@ -150,7 +153,7 @@ def load(path: str | Path) -> Runner:
     use_all_cores()
     try:
         runtime = _load_runtime(path)
-        vm = relax.VirtualMachine(runtime, tvm.cpu())
+        vm = VirtualMachine(runtime, tvm.cpu())
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise UserError(f"module '{path}' cannot be loaded: {_reason(error)}") from error
     metadata = check_metadata(read_metadata(vm), str(path))

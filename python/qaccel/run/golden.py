@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from ..evaluate.integers import run_quantized
+from ..emulate.integers import run_quantized
 from ..machine.artefact import Artefact
 from ..machine.streams import pack_pixels
 from .program import run_program, unpacked

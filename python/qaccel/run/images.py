@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..emulate.dataset import check_inputs, load_npz
+from ..emulate.images import ImageFolder, image_folder, parse_preprocess
 from ..errors import UserError, path_of
-from ..evaluate.dataset import check_inputs, load_npz
-from ..evaluate.images import ImageFolder, image_folder, parse_preprocess
 from .execute import Runner
 
 Notes = tuple[str, ...]

@@ -7,10 +7,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tvm import relax, rpc
+from tvm import rpc
+from tvm.runtime.vm import VirtualMachine
 
 from ..errors import UserError, one_line, shown
-from ..metadata import check_metadata, read_metadata
+from ..metadata.read import check_metadata, read_metadata
 from .execute import Runner, check_path
 
 TRACKER_SECONDS = 10.0  # for each answer of the tracker; a server that is in use is asked for five times
@@ -27,7 +28,7 @@ def load_remote(path: str | Path, tracker: str, key: str) -> Runner:
     try:
         session.upload(str(path.resolve()))
         module = session.load_module(path.name)
-        vm = relax.VirtualMachine(module, session.cpu(0))
+        vm = VirtualMachine(module, session.cpu(0))
         metadata = check_metadata(read_metadata(vm), str(path))
     except (RuntimeError, ValueError, OSError, AttributeError) as error:
         raise UserError(

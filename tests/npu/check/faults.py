@@ -9,6 +9,7 @@ from npu.harness import dram_image
 from npu.oracle import run_graph
 from qaccel.machine.artefact import Artefact
 from qaccel.machine.hw import load_config
+from qaccel.machine.interpreter.streams import raw_stream
 from qaccel.machine.isa import Instruction, decode, encode, isa
 from qaccel.machine.isa import replace as with_fields
 from qaccel.machine.streams import codec_of, pack_pixels
@@ -28,7 +29,6 @@ from qaccel.npu.layers import (
     Window,
 )
 from qaccel.npu.plan.allocate import allocate
-from reference.streams import raw_stream
 
 SEED = 20261124
 

@@ -10,12 +10,12 @@ from npu.check.faults import STATIC, WRONG_RESULT, Case, base_case
 from qaccel.errors import CompilerFault, QaccelError
 from qaccel.machine.artefact import Artefact
 from qaccel.machine.hw import load_config
+from qaccel.machine.interpreter.interpreter import run
+from qaccel.machine.interpreter.memory import MachineError
 from qaccel.machine.isa import Instruction, decode, isa
 from qaccel.machine.native import library_path
 from qaccel.machine.simulator import simulate
 from qaccel.npu.check.program import DramMap, check_instructions, check_program
-from reference.interpreter import run
-from reference.memory import MachineError
 from reference.programs import random_program
 
 

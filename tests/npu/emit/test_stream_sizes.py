@@ -12,6 +12,7 @@ import pytest
 
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.hw import load_config
+from qaccel.machine.interpreter.streams import CODECS, HEADER_BYTES
 from qaccel.machine.isa import decode
 from qaccel.machine.streams import codec_of
 from qaccel.npu import codegen
@@ -20,7 +21,6 @@ from qaccel.npu.partition.partition import partition, subgraph_functions
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.quantize import quantize
-from reference.streams import CODECS, HEADER_BYTES
 
 HW = load_config("qaccel-256")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import qaccel
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration
 from qaccel.quant.calibrate.channels import Channels

@@ -6,10 +6,10 @@ import onnxruntime
 import pytest
 
 import qaccel
-from qaccel.evaluate.executor import execute
+from qaccel import QuantizedNetwork
+from qaccel.emulate.executor import execute
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
-from qaccel.networks import QuantizedNetwork
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration
 from qaccel.quant.calibrate.ranges import METHODS, calibrate

@@ -10,8 +10,8 @@ from networks import data
 from operators.cases import session
 from qaccel.dialect import operators
 from qaccel.dialect.quantized import QuantizedModel
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.qdq.write import qdq_model

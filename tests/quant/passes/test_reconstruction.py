@@ -10,9 +10,9 @@ from tvm.ir import assert_structural_equal
 import qaccel
 from networks import data
 from qaccel.dialect.check import check_quantized
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model, run_quantized, run_stretch
 from qaccel.errors import UserError
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model, run_quantized, run_stretch
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration

@@ -8,8 +8,8 @@ import pytest
 
 from networks import data
 from qaccel.dialect import operators
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.integers import run_model, run_quantized
+from qaccel.emulate.executor import execute
+from qaccel.emulate.integers import run_model, run_quantized
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.calibration import Calibration
@@ -90,7 +90,7 @@ def test_float_outputs_and_integers_of_a_row_belong_together() -> None:
     imported, ranges, samples = prepared(conv_model(np.random.default_rng(3)), 3, samples=8)
     plain = quantize(imported, ranges, BitWidths(8, 16))
     (real,) = plain.real.values()
-    rows = Rows(real, 8, seed=0)
+    rows = Rows(real, 8, 4096, seed=0)
     execute(
         imported, samples, lambda name, value: rows.add(real.outputs(value)) if name == real.output.tensor else None
     )
@@ -134,9 +134,17 @@ def test_layers_without_float_outputs_stay(monkeypatch) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("bits", "changes"), [(4, (True, True)), (8, (False, True)), (16, (False, False))])
-def test_weights_of_8_bits_are_rounded_at_best_effort(bits: int, changes: tuple[bool, bool]) -> None:
-    imported, ranges, samples = prepared(conv_model(np.random.default_rng(3)), 3, samples=32)
+@pytest.mark.parametrize(("bits", "inputs", "changes"), [
+    (4, 3, (True, True)), (8, 3, (True, True)), (8, 24, (False, True)), (16, 3, (False, False)),
+])  # fmt: skip
+def test_many_weights_of_8_bits_are_rounded_at_best_effort(bits: int, inputs: int, changes: tuple[bool, bool]) -> None:
+    """A channel has 27 weights, or 216: the first kind is rounded at any effort that rounds."""
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(8, inputs, 3, 3)).astype(np.float32)
+    made = model(
+        [node("Conv", "conv", ["x", "w"], kernel_shape=[3, 3])], {"x": (1, inputs, 9, 9)}, ["conv"], {"w": weight}
+    )
+    imported, ranges, samples = prepared(made, 3, samples=32)
     calibration = Calibration(ranges, samples, measured=True)
     plain = quantize(imported, ranges, BitWidths(bits, 8))
     ((_, before),) = convs(plain.mod).values()

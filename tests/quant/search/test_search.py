@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 import qaccel
-from qaccel.evaluate.perturbed import Variant, perturbed, weights_of
+from qaccel.emulate.perturbed import Variant, perturbed, weights_of
 from qaccel.frontend.import_model import import_model
 from qaccel.options import CompileOptions, Limits
 from qaccel.pipeline import laboratory

@@ -10,8 +10,8 @@ import numpy as np
 from ...dialect.chosen import Drop
 from ...dialect.operators import BITS
 from ...dialect.quantized import QuantizedModel
-from ...evaluate.executor import execute
-from ...evaluate.perturbed import Variant, perturbed, weights_of
+from ...emulate.executor import execute
+from ...emulate.perturbed import Variant, perturbed, weights_of
 from ...machine.numerics import activation_limits
 from ...options import Bits
 from ..calibrate.runs import first_runs, runs_of

@@ -12,9 +12,9 @@ from tvm import relax
 from ...dialect import operators
 from ...dialect.operators import BITS, ConvAttrs, Quantization, TableAttrs
 from ...dialect.quantized import HeldTensor, QuantizedModel
-from ...evaluate.executor import execute
-from ...evaluate.integer_layers import layer_with_weights
-from ...evaluate.integers import run_model
+from ...emulate.executor import execute
+from ...emulate.integer_layers import layer_with_weights
+from ...emulate.integers import run_model
 from ...machine.numerics import activation_limits
 from ...relax_tools import bindings, static_shape
 from ..calibrate.runs import first_runs, runs_of

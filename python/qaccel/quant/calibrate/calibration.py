@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ...dialect.quantized import InputSeen
+from ...emulate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...errors import UserError
-from ...evaluate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...model import Model
 from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
 from ...stages import OfThisRun

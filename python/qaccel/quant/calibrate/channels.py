@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ROW = 4096  # values that a pass over a channels-last array takes at once
+SAMPLES = 16  # that mean and variance are of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class ChannelSums:
         self._ends: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
 
     def extremes(self, name: str, value: np.ndarray) -> tuple[float, float]:
         """The least and greatest value; those of its channels are kept."""
@@ -51,10 +53,12 @@ class ChannelSums:
         return float(lo.min()), float(hi.max())
 
     def add(self, name: str, value: np.ndarray) -> None:
-        """Takes values into mean and variance."""
-        rows = _rows(value)
+        """Takes values into mean and variance, of the first SAMPLES."""
+        seen = self._seen.get(name, 0)
+        rows = _rows(value := value[: SAMPLES - seen]) if seen < SAMPLES and value.ndim else None
         if rows is None:
             return
+        self._seen[name] = seen + len(value)
         sums = np.stack([rows.sum(axis=0), np.einsum("rk,rk->k", rows, rows)]).reshape(2, -1, value.shape[1])
         total = sums.sum(axis=1, dtype=np.float64)
         if name not in self._sums or self._sums[name].shape == total.shape:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import ir, relax
 
-from ...evaluate.executor import execute
+from ...emulate.executor import execute
 from ...model import Model
 from ...relax_tools import bindings, node_name, variables
 

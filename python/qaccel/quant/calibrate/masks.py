@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import ir, relax
 
-from ...evaluate.float_operators import RULES
+from ...emulate.float_operators import RULES
 from ...model import Model
 from ...relax_tools import bindings, node_name, use_counts, variables
 

@@ -15,7 +15,7 @@ from tvm import relax
 from ...dialect import operators
 from ...dialect.names import copy_of_width
 from ...dialect.quantized import QuantizedModel
-from ...evaluate.executor import execute
+from ...emulate.executor import execute
 from ...relax_tools import bindings
 from .calibration import FEWEST_TO_HOLD_OUT, Calibration
 from .channel_means import passes_of

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.special import rel_entr
 
+from ...emulate.executor import execute
 from ...errors import UserError
-from ...evaluate.executor import execute
 from ...model import Model
 from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
 from .channels import Channels, ChannelSums

@@ -21,7 +21,7 @@ from ..calibrate.calibration import Calibration
 from ..equalize.equalize import equalize
 from .bias_correction import correct_biases
 from .reconstruct.reconstruction import MISSING_TORCH, has_torch, reconstruct_blocks
-from .rounding import FREE, round_to_outputs
+from .rounding import FREE, QUICK, WIDE, round_to_outputs
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Pass:
 
 PASSES = (
     Pass("equalization", equalize, needs_samples=True, effort="default", on_floats=True),
-    Pass("rounding", partial(round_to_outputs, widths=(4,)), needs_samples=True, effort="default", pays=True),
+    Pass("rounding", partial(round_to_outputs, most=QUICK), needs_samples=True, effort="default", pays=True),
     # There is less to gain: it takes several times as long as all else that a network of 8 bits needs.
-    Pass("rounding_of_8_bits", partial(round_to_outputs, widths=(8,)), needs_samples=True, effort="best", pays=True),
+    Pass("rounding_of_8_bits", partial(round_to_outputs, most=WIDE), needs_samples=True, effort="best", pays=True),
     Pass("bias_correction", correct_biases, needs_samples=True),
     # It learns biases, too, for what stands behind the clamps; means before those would undo it.
     Pass(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...dialect import operators
 from ...dialect.quantized import QuantizedModel
-from ...evaluate.integers import Measure, run_quantized
+from ...emulate.integers import Measure, run_quantized
 from ..calibrate.calibration import Calibration
 from ..calibrate.channel_means import limits_of, passes_of
 from ..calibrate.runs import first_runs

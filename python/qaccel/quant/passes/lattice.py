@@ -16,7 +16,8 @@ Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SCALES = np.linspace(0.6, 1.05, 24)  # of the scale that just reaches the largest weight
 ROUNDS = 3  # of coordinate descent and scale in turn
 BLOCK = 64  # weights whose error is carried on together
-BEAM_WEIGHTS = 32  # per channel, at most: then several ways to round go on side by side
+BEAM_WEIGHTS = 32  # per channel, at most: then several ways to round go on side by side,
+BEAM_LIMIT = 7  # where integers are as small as this: among more there is always one that is close
 BEAM = 8
 STARTS = np.linspace(0.65, 1.1, 10)  # scales that such a channel starts from, of that which reaches its largest weight
 NEIGHBOURS = 4  # whole numbers that each of them tries
@@ -36,7 +37,7 @@ def errors(target: np.ndarray, q: np.ndarray, scale: np.ndarray, gram: np.ndarra
 def round_weights(target: np.ndarray, gram: np.ndarray, start: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers [G, M, K] within +-limit and scales [G, M] for real ``target`` [G, M, K]; ``start`` [G, M] are scales that reach
     the largest weight of each channel."""
-    if target.shape[2] > BEAM_WEIGHTS:
+    if target.shape[2] > BEAM_WEIGHTS or limit > BEAM_LIMIT:
         scale = searched_scales(target, gram, start, limit)
         return _settled(target, gram, carried(target, gram, scale, closest(limit)), scale, limit)
     best, scales, least = np.zeros_like(target), start, np.full(start.shape, np.inf)

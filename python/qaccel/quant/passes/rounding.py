@@ -8,15 +8,15 @@ their Gram matrix (the family of GPTAQ, arXiv 2504.02692, and Qronos, arXiv 2505
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 
 from ...dialect import operators
 from ...dialect.quantized import QuantizedModel, RealLayer
-from ...evaluate.executor import execute
-from ...evaluate.integers import run_quantized
+from ...emulate.executor import execute
+from ...emulate.integers import run_quantized
 from ...relax_tools import bindings
 from ..calibrate.calibration import Calibration
 from ..calibrate.runs import first_runs, runs_of
@@ -27,26 +27,34 @@ from .regression import Moments, regression
 from .rows import Rows
 
 FEW_BITS = 4  # whose error rates are shares of
-WIDTHS = (4, 8)  # bits of weights: rounding to 16 loses nothing
 MOST_RUNS = 128  # of the model's own batch
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
+FEW_WEIGHTS = 200  # per channel: first and depthwise layers and the like, of which 8 bits leave the largest errors, in little time
+ROWS = {4: 4096, 8: 1024}  # places of a layer, in all samples together, by the bits of its weights
+# By the bits of weights, the most per channel of what is rounded; rounding to 16 bits loses nothing.
+ALL: Mapping[int, int] = MappingProxyType({4: MOST_WEIGHTS, 8: MOST_WEIGHTS})
+QUICK: Mapping[int, int] = MappingProxyType({4: MOST_WEIGHTS, 8: FEW_WEIGHTS})
+WIDE: Mapping[int, int] = MappingProxyType({8: MOST_WEIGHTS})
 FREE: Mapping[str, float] = MappingProxyType({})  # rates where bits cost nothing
 
 
 def round_to_outputs(
-    q: QuantizedModel, calibration: Calibration, rates: Mapping[str, float] = FREE, widths: Collection[int] = WIDTHS
+    q: QuantizedModel, calibration: Calibration, rates: Mapping[str, float] = FREE, most: Mapping[int, int] = ALL
 ) -> QuantizedModel:
-    """The model with other integer weights, scales and biases in its layers whose weights have one of the ``widths``.
+    """The model with other integer weights, scales and biases in its layers whose weights have one of the widths in ``most``, and
+    no more weights per channel than that says.
 
     ``rates``: by layer, what a bit of its stream is worth, as a share of the error that its weights make when they are rounded to
     nearest in FEW_BITS. Layers that are not named round for the least error alone.
     """
-    layers = _layers(q, widths)
+    layers = _layers(q, most)
     if not layers:
         return q
     runs = min(MOST_RUNS, runs_of(q.model, calibration.samples))
     samples = first_runs(q.model, calibration.samples, runs)
-    rows = {name: Rows(real, runs, seed) for seed, (name, real) in enumerate(layers.items())}
+    rows = {
+        name: Rows(real, runs, ROWS[q.plan[name].weight_bits], seed) for seed, (name, real) in enumerate(layers.items())
+    }
     of_node: dict[str, list[str]] = {}
     for name, real in layers.items():
         of_node.setdefault(real.output.tensor, []).append(name)
@@ -74,17 +82,14 @@ def round_to_outputs(
     return dataclasses.replace(q, mod=with_constants(q.mod, made))
 
 
-def _layers(q: QuantizedModel, widths: Collection[int]) -> dict[str, RealLayer]:
+def _layers(q: QuantizedModel, most: Mapping[int, int]) -> dict[str, RealLayer]:
     """The layers that are rounded anew, by name. Parts of a node that is computed at several scales have no float output."""
     calls = [b.value for b in bindings(q.mod["main"]) if operators.is_quantized(b.value)]
     convs = {attrs.name: attrs for attrs in map(operators.read, calls) if isinstance(attrs, operators.ConvAttrs)}
     return {
         name: real
         for name, real in q.real.items()
-        if name in q.plan
-        and name in convs
-        and convs[name].weight_bits in widths
-        and real.weight[0].size <= MOST_WEIGHTS
+        if name in q.plan and name in convs and real.weight[0].size <= most.get(convs[name].weight_bits, 0)
     }
 
 

@@ -9,21 +9,20 @@ import numpy as np
 from ...dialect import kernels, operators
 from ...dialect.quantized import RealLayer
 
-ROWS = 4096  # places of a layer, in all samples together
-ROWS_PER_WEIGHT = 6  # and more where a channel has many weights
+ROWS_PER_WEIGHT = 6  # more places than are asked for where a channel has many weights
 
 
 class Rows:
-    """Places of one layer, ``each`` in every sample: the larger of ROWS and ROWS_PER_WEIGHT for each weight of a channel in all,
-    or all that there are.
+    """Places of one layer, ``each`` in every sample: the larger of ``wanted`` and ROWS_PER_WEIGHT for each weight of a channel in
+    all, or all that there are.
 
     ``runs``: of the model's own batch; ``seed``: for the draw, which is another one in each sample.
     """
 
-    def __init__(self, real: RealLayer, runs: int, seed: int) -> None:
+    def __init__(self, real: RealLayer, runs: int, wanted: int, seed: int) -> None:
         n, self._height, self._width, _ = real.nhwc
         samples, pixels = runs * n, self._height * self._width
-        wanted = max(ROWS, ROWS_PER_WEIGHT * real.weight[0].size)
+        wanted = max(wanted, ROWS_PER_WEIGHT * real.weight[0].size)
         self.each = min(pixels, -(-wanted // samples))
         rng = np.random.default_rng(seed)
         self._places = np.stack([np.sort(rng.permutation(pixels)[: self.each]) for _ in range(samples)])

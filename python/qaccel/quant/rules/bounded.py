@@ -16,7 +16,7 @@ import numpy as np
 from tvm import ir, relax
 
 from ...dialect import kinds, operators
-from ...evaluate.float_operators import COMPARISONS
+from ...emulate.float_operators import COMPARISONS
 from ...model import TensorSpec
 from .match import Node
 from .tables import evaluate, pointwise

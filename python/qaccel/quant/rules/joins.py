@@ -15,8 +15,8 @@ import numpy as np
 from tvm import relax
 
 from ...dialect import kinds, operators
-from ...evaluate.float_operators import RULES as FLOAT_RULES
-from ...evaluate.steps import holds_tensors
+from ...emulate.float_operators import RULES as FLOAT_RULES
+from ...emulate.steps import holds_tensors
 from .match import Node, renames
 from .weights import NotQuantizable
 

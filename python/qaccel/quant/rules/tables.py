@@ -16,7 +16,7 @@ from tvm import ir, relax
 from ...dialect import kinds, operators
 from ...dialect.operators import Quantization
 from ...dialect.ops.table import interpolated
-from ...evaluate.float_operators import BINARY, RULES, UNARY
+from ...emulate.float_operators import BINARY, RULES, UNARY
 from ...machine.numerics import INTERPOLATION_BITS, activation_limits, table_knots
 from .match import Node
 from .weights import NotQuantizable

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...dialect.quantized import QuantizedModel
-from ...evaluate.executor import execute
-from ...evaluate.steps import plan_of
+from ...emulate.executor import execute
+from ...emulate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ...options.limits import DEFAULT_MAX_DROP
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT

@@ -12,9 +12,9 @@ import numpy as np
 from ...dialect.chosen import Drop
 from ...dialect.plan_cost import PlanCost, Price
 from ...dialect.quantized import QuantizedModel
+from ...emulate.executor import execute
+from ...emulate.integers import run_model
 from ...errors import UserError
-from ...evaluate.executor import execute
-from ...evaluate.integers import run_model
 from ...model import Model
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
 from ..calibrate.calibration import Calibration
@@ -24,40 +24,52 @@ from .sensitivity import Sensitivities, measure_sensitivities, rounding_losses
 from .space import Choice, Space, base_name, known_names, space_of, tensor_quantizations
 from .tables import Tables, Trial
 
-Make = Callable[[Bits | None], QuantizedModel]
-MakePaid = Callable[[Bits | None, Mapping[str, float]], QuantizedModel]
+Rounded = tuple[QuantizedModel, Calibration]  # before the passes, and what is known with ranges for those bits
 UNIFORM = tuple(BitWidths(w, a) for w in WIDTHS for a in WIDTHS)
 MOST_HELD = 128  # runs of the network that a plan is judged on
 
 
 class Laboratory:
-    """Tries the plans of one network. ``make`` quantizes with all passes, which pay for bits at rates by layer, ``quantize``
-    without any, ``price`` compiles.
+    """Tries the plans of one network. ``quantize`` rounds it to bits, ``improve`` runs the passes on that, which pay for bits at
+    rates by layer, ``price`` compiles.
 
     ``narrow_ends``: the module is to have 8-bit inputs and outputs.
     """
 
     def __init__(
-        self, model: Model, calibration: Calibration, make: MakePaid, quantize: Make, price: Price, narrow_ends: bool
+        self,
+        model: Model,
+        calibration: Calibration,
+        quantize: Callable[[Bits | None], Rounded],
+        improve: Callable[[Rounded, Mapping[str, float]], QuantizedModel],
+        price: Price,
+        narrow_ends: bool,
     ) -> None:
         self.narrow_ends = narrow_ends
         self.model, self.calibration = model, calibration
-        self._make, self.quantize, self.price = make, quantize, price
+        self._quantize, self._improve, self.price = quantize, improve, price
         self.held_out = bool(calibration.held)
         self.trials: dict[Choice, Trial] = {}
-        self._plain: dict[BitWidths, QuantizedModel] = {}
+        self._uniform: dict[BitWidths | None, Rounded] = {}
 
     def make(self, bits: Bits | None, rate: float = 0.0, paying: Collection[str] | None = None) -> QuantizedModel:
         """The network at these bits with all passes; ``rate``: the loss of the network's worst part that a bit is worth in the
         layers ``paying``, None for all."""
         losses = self.rounding_losses if rate else {}
-        return self._make(bits, {n: rate / loss for n, loss in losses.items() if paying is None or n in paying})
+        rates = {n: rate / loss for n, loss in losses.items() if paying is None or n in paying}
+        return self._improve(self._rounded(bits), rates)
 
     def plain(self, widths: BitWidths) -> QuantizedModel:
         """The network at one pair of widths, without passes."""
-        if widths not in self._plain:
-            self._plain[widths] = self.quantize(widths)
-        return self._plain[widths]
+        return self._rounded(widths)[0]
+
+    def _rounded(self, bits: Bits | None) -> Rounded:
+        """The network without passes; at a uniform pair of bits it is made once."""
+        if bits is not None and not isinstance(bits, BitWidths):
+            return self._quantize(bits)
+        if bits not in self._uniform:
+            self._uniform[bits] = self._quantize(bits)
+        return self._uniform[bits]
 
     @cached_property
     def held(self) -> Mapping[str, np.ndarray]:

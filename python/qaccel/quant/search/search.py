@@ -16,9 +16,9 @@ import numpy as np
 from ...dialect.chosen import Chosen
 from ...dialect.plan_cost import PlanCost
 from ...dialect.quantized import QuantizedModel
+from ...emulate.compiled import WORTH_MACS
+from ...emulate.steps import plan_of
 from ...errors import UserError
-from ...evaluate.compiled import WORTH_MACS
-from ...evaluate.steps import plan_of
 from ...options import BitWidths, Limits
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
 from ..calibrate.runs import runs_of

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...dialect.operators import Quantization
-from ...evaluate.perturbed import Variant, perturbed, weights_of
-from ...evaluate.steps import plan_of
+from ...emulate.perturbed import Variant, perturbed, weights_of
+from ...emulate.steps import plan_of
 from ...machine.numerics import activation_limits
 from ...model import Model
 from ...options import WIDTHS

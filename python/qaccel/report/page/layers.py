@@ -8,7 +8,7 @@ from typing import Any
 from bokeh.models import BasicTicker, CDSView, ColumnDataSource, Dodge, FixedTicker, HoverTool, IndexFilter, Range1d
 
 from ...machine.hw import HwConfig
-from ..report import DRAM_KINDS, STALLS
+from ..record.schema import DRAM_KINDS, STALLS
 from ..text import bits_of
 from .library import QUIET, WHOLE, Picture, chart, shorten, up_from_zero
 from .why import CAUSES, main_cause

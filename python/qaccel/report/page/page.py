@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...machine.hw import HwConfig, config_from_dict
-from ..report import DRAM_KINDS, STALLS
+from ..record.schema import DRAM_KINDS, STALLS
 from ..text import bits_of, codecs_of, shape_of, summary_rows
 from .frame import whole_page
 from .layers import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...machine.hw import HwConfig
-from ..report import STALLS
+from ..record.schema import STALLS
 
 Layer = Mapping[str, Any]
 

@@ -18,8 +18,8 @@ from tvm import relax
 
 from ....dialect.operators import Quantization
 from ....dialect.quantized import QuantizedModel, RealLayer
-from ....evaluate.executor import execute
-from ....evaluate.integers import run_model, run_stretch
+from ....emulate.executor import execute
+from ....emulate.integers import run_model, run_stretch
 from ....relax_tools import static_shape
 from ...calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT, Calibration
 from ...calibrate.narrow import FEW_BITS

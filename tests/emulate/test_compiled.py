@@ -10,8 +10,8 @@ from scipy.special import erf
 
 from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.dialect import kernels, operators
-from qaccel.evaluate import compiled, executor, integers, side_by_side, steps
-from qaccel.evaluate.integer_layers import layer_of
+from qaccel.emulate import compiled, executor, integers, side_by_side, steps
+from qaccel.emulate.integer_layers import layer_of
 from qaccel.frontend.import_onnx import import_onnx
 
 # samples, plane, channels, kernels, taps, strides, dilations, groups, pads

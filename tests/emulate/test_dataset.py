@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qaccel.emulate.dataset import check_inputs, load_calibration_data, load_npz
+from qaccel.emulate.images import parse_preprocess
 from qaccel.errors import QaccelError
-from qaccel.evaluate.dataset import check_inputs, load_calibration_data, load_npz
-from qaccel.evaluate.images import parse_preprocess
 from qaccel.model import TensorSpec
 
 X = (TensorSpec("x", (1, 3, 8, 10), "float32"),)

@@ -14,10 +14,10 @@ from tvm import relax
 
 from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.dialect import kernels as numpy_kernels
+from qaccel.emulate import float_operators as float_rules
+from qaccel.emulate.executor import execute
+from qaccel.emulate.steps import plan_of
 from qaccel.errors import QaccelError
-from qaccel.evaluate import float_operators as float_rules
-from qaccel.evaluate.executor import execute
-from qaccel.evaluate.steps import plan_of
 from qaccel.frontend.import_onnx import import_onnx
 
 

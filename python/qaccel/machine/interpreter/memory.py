@@ -1,4 +1,9 @@
-"""Byte memories of the reference interpreter, and how values lie in bytes (ISA manual, "memory")."""
+"""Byte memories of the interpreter, and how values lie in bytes (ISA manual, "memory")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,17 +16,63 @@ class MachineError(Exception):
     def __init__(self, index: int | None, message: str) -> None:
         super().__init__(f"instruction {index}: {message}" if index is not None else message)
         self.index = index
+        self.message = message
 
 
 class Fault(Exception):
     """The same, before the instruction's index is known."""
 
 
-class Memory:
-    """``data`` uint8 [size]; reads of bytes that nothing has written and writes of read-only bytes are faults."""
+@dataclass(frozen=True)
+class Block:
+    """Bytes of an access: ``rows`` x ``pixels`` runs of ``size`` bytes, from the address ``start`` on."""
 
-    def __init__(self, name, data, initialised=(), read_only=()):
+    start: int
+    rows: int
+    row_stride: int
+    pixels: int
+    pixel_stride: int
+    size: int
+
+    def addresses(self) -> np.ndarray:
+        """int64 [rows, pixels, size]. No program under test needs more bytes at once than LARGEST_BLOCK."""
+        if self.rows * self.pixels * self.size > LARGEST_BLOCK:
+            raise Fault(f"touches {self.rows * self.pixels * self.size} bytes at once")
+        row, pixel = np.arange(self.rows)[:, None, None], np.arange(self.pixels)[None, :, None]
+        return self.start + row * self.row_stride + pixel * self.pixel_stride + np.arange(self.size)
+
+
+def run_of(start: int, size: int) -> Block:
+    """Contiguous bytes."""
+    return Block(start, 1, 0, 1, 0, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """What an instruction read or wrote: bytes uint8 [rows, pixels, size] of a block of the memory of that name."""
+
+    memory: str
+    writes: bool
+    block: Block
+    data: np.ndarray
+
+
+class Memory:
+    """``data`` uint8 [size]; reads of bytes that nothing has written and writes of read-only bytes are faults.
+
+    ``log``: where accesses are noted in their order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: np.ndarray,
+        log: list[Access],
+        initialised: Sequence[tuple[int, int]] = (),
+        read_only: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.name = name
+        self.log = log
         self.data = data
         self.written = np.zeros(data.size, bool)
         self.held: list[np.ndarray] = []  # addresses that the instruction in progress reads and may not overwrite
@@ -31,17 +82,20 @@ class Memory:
         for begin, end in read_only:
             self.read_only[begin:end] = True
 
-    def read(self, at: np.ndarray, hold: bool = True) -> np.ndarray:
-        """Bytes at the addresses, in their shape. ``hold``: the same instruction may not write them."""
+    def read(self, block: Block, hold: bool = True) -> np.ndarray:
+        """uint8 [rows, pixels, size]. ``hold``: the same instruction may not write these bytes."""
+        at = block.addresses()
         self._check_range(at)
         if not self.written[at].all():
             raise Fault(f"reads {self.name} byte {at[~self.written[at]].min()}, which nothing has written")
         if hold:
             self.held.append(at.reshape(-1))
+        self.log.append(Access(self.name, False, block, self.data[at]))
         return self.data[at]
 
-    def write(self, at: np.ndarray, values: np.ndarray) -> None:
-        """Write bytes to the addresses. Where the manual leaves open which of two values stays, it is a fault."""
+    def write(self, block: Block, values: np.ndarray) -> None:
+        """Write uint8 [rows, pixels, size]. Where the manual leaves open which of two values stays, it is a fault."""
+        at = block.addresses()
         self._check_range(at)
         if np.unique(at).size < at.size:
             raise Fault(f"writes some bytes of {self.name} twice")
@@ -54,23 +108,11 @@ class Memory:
             raise Fault(f"writes {self.name} byte {at[self.read_only[at]].min()}, which is read-only")
         self.data[at] = values
         self.written[at] = True
+        self.log.append(Access(self.name, True, block, self.data[at]))
 
     def _check_range(self, at: np.ndarray) -> None:
         if at.size and at.max() >= self.data.size:
             raise Fault(f"accesses {self.name} byte {at.max()}, there are {self.data.size}")
-
-
-def block(start, rows, row_stride, pixels, pixel_stride, size) -> np.ndarray:
-    """Addresses int64 [rows, pixels, size]. No program under test needs more bytes at once than LARGEST_BLOCK."""
-    if rows * pixels * size > LARGEST_BLOCK:
-        raise Fault(f"touches {rows * pixels * size} bytes at once")
-    row, pixel, byte = np.arange(rows)[:, None, None], np.arange(pixels)[None, :, None], np.arange(size)
-    return start + row * row_stride + pixel * pixel_stride + byte
-
-
-def run_of(start, size) -> np.ndarray:
-    """Addresses of contiguous bytes."""
-    return block(start, 1, 0, 1, 0, size)[0, 0]
 
 
 def bytes_for(channels: int, bits: int) -> int:

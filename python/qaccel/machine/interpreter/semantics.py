@@ -1,12 +1,17 @@
 """What each instruction does, from the ISA manual's words, in exact integers; NumPy only loops over the pixels."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from qaccel.machine.isa import Instruction
-from reference import streams
-from reference.memory import Fault, block, bytes_for, from_bytes, run_of, to_bytes
+from ..hw import HwConfig
+from ..isa import Instruction
+from . import streams
+from .memory import Block, Fault, bytes_for, from_bytes, run_of, to_bytes
+from .state import Accumulators, State
 
 SAFE = 1 << 62  # products below it are computed in 64 bits, others in Python's integers
 
@@ -45,16 +50,19 @@ def _largest(values: np.ndarray) -> int:
 
 
 def limits(bits: int) -> tuple[int, int]:
+    """The least and the greatest signed integer of so many bits."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 def at_least_one(ins: Instruction, *names: str) -> None:
+    """Raises Fault where one of these fields is below 1."""
     for name in names:
         if ins[name] < 1:
             raise Fault(f"{name} is {ins[name]}")
 
 
 def check_zero_point(ins: Instruction, prefix: str) -> None:
+    """Raises Fault for a zero point outside its width, or other than 0 at 16 bits."""
     bits, zero_point = ins[f"{prefix}_bits"], ins[f"{prefix}_zero_point"]
     lo, hi = (0, 0) if bits == 16 else limits(bits)
     if not lo <= zero_point <= hi:
@@ -62,13 +70,15 @@ def check_zero_point(ins: Instruction, prefix: str) -> None:
 
 
 def check_output(ins: Instruction) -> None:
+    """Raises Fault for a zero point or a clamp that the output's width does not hold."""
     check_zero_point(ins, "out")
     lo, hi = limits(ins["out_bits"])
     if not lo <= ins["clamp_lo"] <= ins["clamp_hi"] <= hi:
         raise Fault(f"clamp {ins['clamp_lo']} to {ins['clamp_hi']} at {ins['out_bits']} bits")
 
 
-def execute(machine, ins: Instruction) -> None:
+def execute(machine: State, ins: Instruction) -> None:
+    """What an instruction does to the machine. Raises Fault where the manual calls it an error."""
     for memory in (machine.dram, machine.sram, machine.weights):
         memory.held.clear()
     _EXECUTE[ins.op](machine, ins)
@@ -77,13 +87,14 @@ def execute(machine, ins: Instruction) -> None:
 # Data movement
 
 
-def load(machine, ins: Instruction) -> None:
+def load(machine: State, ins: Instruction) -> None:
+    """LOAD: pixels from DRAM to SRAM, with padding around them."""
     at_least_one(ins, "rows", "pixels", "pixel_bytes")
     lo, hi = limits(ins["pad_bits"])
     if not lo <= ins["pad_value"] <= hi:
         raise Fault(f"pad_value {ins['pad_value']} at {ins['pad_bits']} bits")
     rows, pixels, size = ins["rows"], ins["pixels"], ins["pixel_bytes"]
-    source = block(ins["dram_addr"], rows, ins["dram_row_stride"], pixels, ins["dram_pixel_stride"], size)
+    source = Block(ins["dram_addr"], rows, ins["dram_row_stride"], pixels, ins["dram_pixel_stride"], size)
     top, left = ins["pad_top"], ins["pad_left"]
     padded = np.zeros((top + rows + ins["pad_bottom"], left + pixels + ins["pad_right"], size), np.uint8)
     value = ins["pad_value"]
@@ -95,25 +106,28 @@ def load(machine, ins: Instruction) -> None:
         padded[...] = (value & 15) * 17 if ins["pad_bits"] == 4 else value & 255
     padded[top : top + rows, left : left + pixels] = machine.dram.read(source)
     strides = ins["sram_row_stride"], ins["sram_pixel_stride"]
-    target = block(ins["sram_addr"], padded.shape[0], strides[0], padded.shape[1], strides[1], size)
+    target = Block(ins["sram_addr"], padded.shape[0], strides[0], padded.shape[1], strides[1], size)
     machine.sram.write(target, padded)
 
 
-def load_raw(machine, ins: Instruction) -> None:
+def load_raw(machine: State, ins: Instruction) -> None:
+    """LOAD_RAW: bytes from DRAM to SRAM."""
     at_least_one(ins, "bytes")
     data = machine.dram.read(run_of(ins["dram_addr"], ins["bytes"]))
     machine.sram.write(run_of(ins["sram_addr"], ins["bytes"]), data)
 
 
-def store(machine, ins: Instruction) -> None:
+def store(machine: State, ins: Instruction) -> None:
+    """STORE: pixels from SRAM to DRAM."""
     at_least_one(ins, "rows", "pixels", "pixel_bytes")
     sizes = ins["rows"], ins["pixels"], ins["pixel_bytes"]
-    source = block(ins["sram_addr"], sizes[0], ins["sram_row_stride"], sizes[1], ins["sram_pixel_stride"], sizes[2])
-    target = block(ins["dram_addr"], sizes[0], ins["dram_row_stride"], sizes[1], ins["dram_pixel_stride"], sizes[2])
+    source = Block(ins["sram_addr"], sizes[0], ins["sram_row_stride"], sizes[1], ins["sram_pixel_stride"], sizes[2])
+    target = Block(ins["dram_addr"], sizes[0], ins["dram_row_stride"], sizes[1], ins["dram_pixel_stride"], sizes[2])
     machine.dram.write(target, machine.sram.read(source))
 
 
-def loadw(machine, ins: Instruction) -> None:
+def loadw(machine: State, ins: Instruction) -> None:
+    """LOADW: a weight stream, decoded into the weight buffer."""
     at_least_one(ins, "weight_count", "row_weights")
     memory = {"dram": machine.dram, "sram": machine.sram}[ins["source"]]
     stream = memory.read(run_of(ins["stream_addr"], ins["stream_bytes"])).tobytes()
@@ -124,16 +138,17 @@ def loadw(machine, ins: Instruction) -> None:
     except streams.StreamFault as fault:
         raise Fault(f"the stream {fault}") from None
     data = np.frombuffer(streams.packed(weights, bits), np.uint8)
-    machine.weights.write(run_of(ins["buffer_addr"], data.size), data)
+    machine.weights.write(run_of(ins["buffer_addr"], data.size), data[None, None])
 
 
 # Views in SRAM
 
 
-def read_view(machine, ins: Instruction, prefix: str, rows: int, pixels: int, channels: int) -> np.ndarray:
+def read_view(machine: State, ins: Instruction, prefix: str, rows: int, pixels: int, channels: int) -> np.ndarray:
+    """The operand ``prefix`` as int64 [rows, pixels, channels]."""
     bits = ins[f"{prefix}_bits"]
     strides = ins[f"{prefix}_row_stride"], ins[f"{prefix}_pixel_stride"]
-    at = block(ins[f"{prefix}_addr"], rows, strides[0], pixels, strides[1], bytes_for(channels, bits))
+    at = Block(ins[f"{prefix}_addr"], rows, strides[0], pixels, strides[1], bytes_for(channels, bits))
     return from_bytes(machine.sram.read(at, hold=not in_place(ins, prefix)), bits, channels)
 
 
@@ -149,30 +164,22 @@ def in_place(ins: Instruction, prefix: str) -> bool:
     return same_rows and same_pixels and all(ins[f"{prefix}_{name}"] == ins[f"out_{name}"] for name in ("addr", "bits"))
 
 
-def write_output(machine, ins: Instruction, values: np.ndarray) -> None:
+def write_output(machine: State, ins: Instruction, values: np.ndarray) -> None:
     """[h, w, channels]."""
     raw = to_bytes(values.astype(np.int64), ins["out_bits"])
     h, w, size = raw.shape
-    machine.sram.write(block(ins["out_addr"], h, ins["out_row_stride"], w, ins["out_pixel_stride"], size), raw)
+    machine.sram.write(Block(ins["out_addr"], h, ins["out_row_stride"], w, ins["out_pixel_stride"], size), raw)
 
 
 def requantized(ins: Instruction, total: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """``total * 2**-shift`` rounded once, with the output's zero point and clamp."""
     return np.minimum(np.maximum(ins["out_zero_point"] + rhe(total, shift), ins["clamp_lo"]), ins["clamp_hi"])
 
 
 # Windows and accumulators
 
 
-@dataclass
-class Accumulators:
-    """``shape``: what the next instruction must have in common; ``acc`` [h, w, c]; ``hit`` [h, w]: some tap existed."""
-
-    shape: tuple
-    acc: np.ndarray
-    hit: np.ndarray
-
-
-def window(machine, ins: Instruction) -> None:
+def window(machine: State, ins: Instruction) -> None:
     """CONV, DEPTHWISE and POOL."""
     at_least_one(
         ins,
@@ -230,11 +237,13 @@ def window(machine, ins: Instruction) -> None:
         raise Fault("more accumulators are left open than there are")
 
 
-def tap(ins: Instruction, state: Accumulators, where: tuple, a: np.ndarray, w: np.ndarray | None) -> None:
+def tap(ins: Instruction, state: Accumulators, where: tuple[Any, Any], a: np.ndarray, w: np.ndarray | None) -> None:
     """Add one tap: inputs [y, x, c] to the output pixels ``where``."""
     if ins.op == "CONV":
+        assert w is not None
         state.acc[where] += a @ w
     elif ins.op == "DEPTHWISE":
+        assert w is not None
         state.acc[where] += a * w[0]
     elif ins["kind"] == "sum":
         state.acc[where] += a
@@ -243,7 +252,7 @@ def tap(ins: Instruction, state: Accumulators, where: tuple, a: np.ndarray, w: n
     state.hit[where] = True
 
 
-def read_weights(machine, ins: Instruction, in_channels: int, channels: int) -> np.ndarray:
+def read_weights(machine: State, ins: Instruction, in_channels: int, channels: int) -> np.ndarray:
     """[kernel_h, kernel_w, in_channels (DEPTHWISE: 1), channels]."""
     depth = in_channels if ins.op == "CONV" else 1
     reduction = ins["kernel_h"] * ins["kernel_w"] * depth
@@ -252,7 +261,8 @@ def read_weights(machine, ins: Instruction, in_channels: int, channels: int) -> 
     return from_bytes(raw, ins["weight_bits"], channels).reshape(ins["kernel_h"], ins["kernel_w"], depth, channels)
 
 
-def check_line_buffer(hw, ins: Instruction, channels: int, weight_bits: int) -> None:
+def check_line_buffer(hw: HwConfig, ins: Instruction, channels: int, weight_bits: int) -> None:
+    """Raises Fault where the lines that DEPTHWISE or POOL needs at once have no room."""
     rows_of_array = hw.rows * 8 // ins["in_bits"]
     columns = hw.cols * 8 // weight_bits  # pooling: as for 8 bits
     spanned = min(ins["out_h"], -(-(rows_of_array - 1) // ins["out_w"]) + 1)
@@ -262,7 +272,8 @@ def check_line_buffer(hw, ins: Instruction, channels: int, weight_bits: int) -> 
         raise Fault("the line buffer is too small")
 
 
-def open_accumulators(machine, ins: Instruction, channels: int, weight_bits: int) -> Accumulators:
+def open_accumulators(machine: State, ins: Instruction, channels: int, weight_bits: int) -> Accumulators:
+    """New accumulators, or with ``accumulate`` those that are open. Raises Fault where the instruction does not fit them."""
     widths = weight_bits, ins["in_bits"], ins["out_bits"]
     shape = (ins.op, ins["out_h"], ins["out_w"], channels, widths, ins["kind"] if ins.op == "POOL" else None)
     state = machine.accumulators
@@ -279,12 +290,14 @@ def open_accumulators(machine, ins: Instruction, channels: int, weight_bits: int
 
 
 def check_width(acc: np.ndarray, bits: int) -> None:
+    """Raises Fault where a sum leaves an accumulator of so many bits."""
     lo, hi = limits(bits)
     if acc.min() < lo or acc.max() > hi:
         raise Fault(f"an accumulator of {bits} bits overflows: {acc.min()} to {acc.max()}")
 
 
-def finish(machine, ins: Instruction, state: Accumulators, channels: int, bits: int) -> None:
+def finish(machine: State, ins: Instruction, state: Accumulators, channels: int, bits: int) -> None:
+    """Closes the accumulators: bias, requantization, and the output written to SRAM."""
     machine.accumulators = None
     if ins.op == "POOL":
         if ins["kind"] == "max" and not state.hit.all():
@@ -293,7 +306,7 @@ def finish(machine, ins: Instruction, state: Accumulators, channels: int, bits: 
         return
     records = machine.sram.read(run_of(ins["param_addr"], 12 * channels)).reshape(channels, 12)
     bias = from_bytes(records[:, 0:2], 16, 1)[:, 0] % 65536 + 65536 * from_bytes(records[:, 2:4], 16, 1)[:, 0]
-    multiplier = sum(records[:, 4 + i].astype(np.int64) << (8 * i) for i in range(4))
+    multiplier = sum((records[:, 4 + i].astype(np.int64) << (8 * i) for i in range(4)), np.zeros(channels, np.int64))
     if (multiplier >= 1 << 31).any() or records[:, 9:].any():
         raise Fault("a parameter record has reserved bits")
     acc = state.acc + bias
@@ -304,7 +317,8 @@ def finish(machine, ins: Instruction, state: Accumulators, channels: int, bits: 
 # Element by element
 
 
-def eltwise(machine, ins: Instruction) -> None:
+def eltwise(machine: State, ins: Instruction) -> None:
+    """ELTWISE: two operands, value by value."""
     h, w, channels = check_tile(ins)
     check_zero_point(ins, "in")
     check_zero_point(ins, "b")
@@ -327,7 +341,8 @@ def eltwise(machine, ins: Instruction) -> None:
     write_output(machine, ins, requantized(ins, total, ins["shift"]))
 
 
-def copy(machine, ins: Instruction) -> None:
+def copy(machine: State, ins: Instruction) -> None:
+    """COPY: requantized, to another place or width."""
     h, w, channels = check_tile(ins)
     check_zero_point(ins, "in")
     check_output(ins)
@@ -335,7 +350,8 @@ def copy(machine, ins: Instruction) -> None:
     write_output(machine, ins, requantized(ins, times(a, ins["multiplier"]), ins["shift"]))
 
 
-def table(machine, ins: Instruction) -> None:
+def table(machine: State, ins: Instruction) -> None:
+    """TABLE: a look-up, interpolated at 16 bits."""
     h, w, channels = check_tile(ins)
     bits = ins["in_bits"]
     q = read_view(machine, ins, "in", h, w, channels)
@@ -344,7 +360,7 @@ def table(machine, ins: Instruction) -> None:
     if octaves and bits < 16 or ins["origin"] and not octaves:
         raise Fault("knots or origin that this input cannot have")
     entries = (770 if octaves else 513) if bits == 16 else 1 << bits
-    raw = machine.sram.read(run_of(ins["table_addr"], entries * (2 if wide else 1)))
+    raw = machine.sram.read(run_of(ins["table_addr"], entries * (2 if wide else 1)))[0, 0]
     values = from_bytes(raw, 16 if wide else 8, entries)
     lo, hi = limits(ins["out_bits"])
     if values.min() < lo or values.max() > hi:
@@ -361,20 +377,22 @@ def table(machine, ins: Instruction) -> None:
 
 
 def in_octaves(table: np.ndarray, d: int) -> int:
+    """A look-up at the distance ``d`` from the origin, between knots that lie in octaves."""
     m, side = (d, 0) if d >= 0 else (-1 - d, 385)
     if m < 32:
         return int(table[side + m])
     e = m.bit_length() - 1
     j, f = 32 * (e - 5) + (m >> (e - 5)), (m << (15 - e)) & 1023
-    return int(rhe(np.int64(int(table[side + j]) * (1024 - f) + int(table[side + j + 1]) * f), 10))
+    return int(rhe(np.array(int(table[side + j]) * (1024 - f) + int(table[side + j + 1]) * f), 10))
 
 
 def check_tile(ins: Instruction) -> tuple[int, int, int]:
+    """Height, width and channels. Raises Fault where one of them is below 1."""
     at_least_one(ins, "h", "w", "channels")
     return ins["h"], ins["w"], ins["channels"]
 
 
-_EXECUTE = {
+_EXECUTE: dict[str, Callable[[State, Instruction], None]] = {
     "LOAD": load,
     "LOAD_RAW": load_raw,
     "LOADW": loadw,

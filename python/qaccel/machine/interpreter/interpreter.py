@@ -1,18 +1,24 @@
 """A slow, plain interpreter of programs, written from the ISA manual alone: what the simulator is held against.
 
+It shares nothing with the simulator, the planner and the costs but how instructions are decoded and what a config says.
+
 Engines are queues of instructions; of all that could go on at a moment, a seeded generator picks one. A program whose
 result depends on anything but its semaphores therefore gives different results for different seeds.
 """
 
+from __future__ import annotations
+
 from collections import deque
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qaccel.errors import QaccelError
-from qaccel.machine.hw import HwConfig
-from qaccel.machine.isa import Instruction, decode, isa
-from reference import semantics
-from reference.memory import MachineError, Memory
+from ...errors import QaccelError
+from ..hw import HwConfig
+from ..isa import Instruction, decode, isa
+from . import semantics
+from .memory import Access, MachineError, Memory
+from .state import State
 
 
 def run(
@@ -20,16 +26,17 @@ def run(
     program: bytes,
     dram: np.ndarray,
     *,
-    initialised: list[tuple[int, int]],
-    read_only: list[tuple[int, int]] = (),
+    initialised: Sequence[tuple[int, int]],
+    read_only: Sequence[tuple[int, int]] = (),
     seed: int | None = None,
+    executed: Callable[[int, list[Access]], None] | None = None,
 ) -> None:
     """Run a program on DRAM (uint8 [size], changed in place).
 
-    Without a ``seed``, what can go on does so in the order of the engines. Raises MachineError for what the manual
-    calls an error.
+    Without a ``seed``, what can go on does so in the order of the engines. ``executed`` is called after each instruction with its
+    index and what it read and wrote. Raises MachineError for what the manual calls an error.
     """
-    Machine(hw, program, dram, initialised, read_only, seed).run()
+    Machine(hw, program, dram, initialised, read_only, seed, executed).run()
 
 
 def check_semaphores(program: list[Instruction]) -> None:
@@ -50,18 +57,31 @@ def check_semaphores(program: list[Instruction]) -> None:
 
 
 class Machine:
-    """Memories, accumulators, queues and semaphores of one run."""
+    """State, queues and semaphores of one run."""
 
-    def __init__(self, hw, program, dram, initialised, read_only, seed):
+    def __init__(
+        self,
+        hw: HwConfig,
+        program: bytes,
+        dram: np.ndarray,
+        initialised: Sequence[tuple[int, int]],
+        read_only: Sequence[tuple[int, int]],
+        seed: int | None,
+        executed: Callable[[int, list[Access]], None] | None,
+    ) -> None:
         self.hw = hw
+        self.executed = executed
+        self.log: list[Access] = []
         try:
             self.program = decode(program)
         except QaccelError as error:
             raise MachineError(None, str(error)) from None
-        self.dram = Memory("DRAM", dram, initialised, read_only)
-        self.sram = Memory("SRAM", np.zeros(hw.sram_bytes, np.uint8))
-        self.weights = Memory("weight buffer", np.zeros(hw.weight_buffer_bytes, np.uint8))
-        self.accumulators: semantics.Accumulators | None = None
+        self.state = State(
+            hw,
+            Memory("DRAM", dram, self.log, initialised, read_only),
+            Memory("SRAM", np.zeros(hw.sram_bytes, np.uint8), self.log),
+            Memory("weight buffer", np.zeros(hw.weight_buffer_bytes, np.uint8), self.log),
+        )
         self.rng = None if seed is None else np.random.default_rng(seed)
         self.tokens = dict.fromkeys(range(1, isa().semaphore_count + 1), 0)
         self.dispatched = 0
@@ -107,9 +127,12 @@ class Machine:
                 if number:
                     self.tokens[number] -= 1
             try:
-                semantics.execute(self, ins)
+                semantics.execute(self.state, ins)
             except semantics.Fault as fault:
                 raise MachineError(index, str(fault)) from None
+            if self.executed is not None:
+                self.executed(index, list(self.log))
+            self.log.clear()
             self.held[move] = index, [n for n in (ins["signal0"], ins["signal1"], ins["signal2"]) if n]
         index, signals = self.held.pop(move)
         left = []
@@ -128,5 +151,5 @@ class Machine:
         full = [number for number, count in self.tokens.items() if count]
         if full:
             raise MachineError(None, f"semaphore {full[0]} holds {self.tokens[full[0]]} tokens at the end")
-        if self.accumulators is not None:
+        if self.state.accumulators is not None:
             raise MachineError(None, "accumulators are open at the end")

@@ -12,7 +12,7 @@ from qaccel.machine.hw import config_from_dict
 from qaccel.machine.isa import assemble, encode
 from qaccel.machine.simulator import simulate
 from qaccel.pipeline import Compiled
-from qaccel.run.package import write_program
+from qaccel.run.replay.package import write_program
 
 
 def replay(folder: Path) -> None:

@@ -1,8 +1,7 @@
-"""What a module says of itself: its model, inputs and outputs, versions and report."""
+"""What a module says of itself, made where it is compiled: its model, inputs and outputs, versions and report."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,18 +11,16 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from .dialect import operators
-from .dialect.quantized import HeldTensor, InputSeen, QuantizedModel
-from .errors import UserError
-from .machine.isa import isa
-from .model import Model, TensorSpec
-from .quant.io_dtype import IntegerEnds
-from .quant.quantize import attributes
-from .relax_tools import bindings, known_shape, node_name, results, variables
-from .version import __version__
+from ..dialect import operators
+from ..dialect.quantized import HeldTensor, InputSeen, QuantizedModel
+from ..machine.isa import isa
+from ..model import Model, TensorSpec
+from ..quant.io_dtype import IntegerEnds
+from ..quant.quantize import attributes
+from ..relax_tools import bindings, known_shape, node_name, results, variables
+from ..version import __version__
+from .read import FORMAT
 
-METADATA_FUNCTION = "qaccel_metadata"
-FORMAT = 2  # of the metadata and of how a module is called; raised when either changes
 _LAYOUTS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}  # ONNX's
 
 
@@ -136,35 +133,6 @@ def _came_quantized(model: Model) -> list[dict[str, Any]]:
         tensors.append({"name": attrs.name, "scale": attrs.scale, "zero_point": zero_point, "integers": limits})
     weights = model.given.weights.items()
     return tensors + [{"name": name, "weight_bits": w.bits, "weight_scales": w.scale.tolist()} for name, w in weights]
-
-
-def read_metadata(vm: relax.VirtualMachine) -> dict[str, Any] | None:
-    """What ``build`` was given; None if the module has no such function."""
-    try:
-        function = vm[METADATA_FUNCTION]
-    except (AttributeError, ValueError, RuntimeError):
-        return None
-    return json.loads(str(function()))
-
-
-def check_metadata(metadata: dict[str, Any] | None, origin: str) -> dict[str, Any]:
-    """The same metadata. Raises UserError if there is none, or it is of another version; ``origin`` names the module."""
-    if metadata is None:
-        raise UserError(
-            f"'{origin}' is a TVM module, but not one that qaccel compiled; run it with tvm.relax.VirtualMachine"
-        )
-    for key, ours, what in (("format", FORMAT, "module format"), ("isa_version", isa().version, "ISA version")):
-        if metadata.get(key) != ours:
-            raise UserError(
-                f"'{origin}' was built by qaccel {metadata.get('qaccel', 'of unknown version')} with {what} {metadata.get(key)}, "
-                f"this is qaccel {__version__} with {what} {ours}; compile the model again"
-            )
-    return metadata
-
-
-def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    """The inputs or outputs in metadata as specs."""
-    return tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in entries)
 
 
 @dataclass(frozen=True)

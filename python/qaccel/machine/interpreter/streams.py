@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,13 +56,14 @@ class Bits:
 
 
 def frequency(code: int) -> int:
+    """The frequency that a code of 7 bits stands for."""
     return code if code < 8 else (8 + code % 8) << (code // 8 - 1)
 
 
 class Table:
     """Symbols as [first value, extra bits, frequency]; None is the frequency of the rest symbol."""
 
-    def __init__(self, symbols: list[list]) -> None:
+    def __init__(self, symbols: list[list[Any]]) -> None:
         rest = 4096 - sum(f for _, _, f in symbols if f is not None)
         if rest < 1:
             raise StreamFault("nothing for the rest symbol")
@@ -82,6 +84,7 @@ class Table:
 
 
 def parametric(bits: Bits) -> Table:
+    """The table of codec parametric, read from the front of the payload."""
     extra, sides = bits.take(4), bits.take(5)
     distances = {}
     if sides:
@@ -97,12 +100,13 @@ def parametric(bits: Bits) -> Table:
 
 
 def buckets(bits: Bits, value_bits: int) -> Table:
+    """A table of buckets, of codecs entropy and zero_run."""
     count = bits.take(6) + 1
     value = bits.signed(value_bits) if value_bits else 0
     rest = bits.take(6)
     if rest >= count:
         raise StreamFault("no such rest symbol")
-    symbols: list[list] = []
+    symbols: list[list[Any]] = []
     for s in range(count):
         step = bits.take(2) if s else 3
         extra = bits.take(4) if step == 3 else symbols[-1][1] + (0, 1, -1)[step]
@@ -114,6 +118,7 @@ def buckets(bits: Bits, value_bits: int) -> Table:
 
 
 def palette(bits: Bits, value_bits: int) -> Table:
+    """The table of codec palette."""
     count = bits.take(6) + 1
     values = [bits.signed(value_bits) for _ in range(count)]
     rest = bits.take(6)

@@ -1,0 +1,43 @@
+"""What a module says of itself, read where it is loaded; a machine that only runs modules needs no compiler for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import UserError
+from ..machine.isa import isa
+from ..model import TensorSpec
+from ..version import __version__
+
+METADATA_FUNCTION = "qaccel_metadata"
+FORMAT = 2  # of the metadata and of how a module is called; raised when either changes
+
+
+def read_metadata(vm: Any) -> dict[str, Any] | None:
+    """What ``build`` was given, from TVM's virtual machine of a module; None if the module has no such function."""
+    try:
+        function = vm[METADATA_FUNCTION]
+    except (AttributeError, ValueError, RuntimeError):
+        return None
+    return json.loads(str(function()))
+
+
+def check_metadata(metadata: dict[str, Any] | None, origin: str) -> dict[str, Any]:
+    """The same metadata. Raises UserError if there is none, or it is of another version; ``origin`` names the module."""
+    if metadata is None:
+        raise UserError(
+            f"'{origin}' is a TVM module, but not one that qaccel compiled; run it with tvm.relax.VirtualMachine"
+        )
+    for key, ours, what in (("format", FORMAT, "module format"), ("isa_version", isa().version, "ISA version")):
+        if metadata.get(key) != ours:
+            raise UserError(
+                f"'{origin}' was built by qaccel {metadata.get('qaccel', 'of unknown version')} with {what} {metadata.get(key)}, "
+                f"this is qaccel {__version__} with {what} {ours}; compile the model again"
+            )
+    return metadata
+
+
+def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs in metadata as specs."""
+    return tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in entries)

@@ -11,7 +11,7 @@ from npu.oracle import run_graph
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.isa import decode
 from qaccel.npu.codegen import compile_layers
-from qaccel.npu.emit.holds import held_back
+from qaccel.npu.emit.ahead import held_back
 from qaccel.npu.layers import ConvLayer, ConvPart, FeatureMap, LayerGraph, Window
 from qaccel.npu.plan import allocate as planned
 from qaccel.npu.plan.holds import Hold

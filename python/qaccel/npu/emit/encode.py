@@ -7,8 +7,8 @@ from ...machine.hw import HwConfig
 from ...machine.isa import encode, isa
 from ..layers import LayerGraph
 from ..plan.allocate import DRAM_ALIGN_BYTES, Allocation
+from .ahead import held_back
 from .builder import Program
-from .holds import held_back
 from .semaphores import insert_semaphores
 
 

@@ -118,11 +118,15 @@ FAULTS = (
         _set(f"{ALLOCATE}.merge_records", lambda graph, units, taken, hw: ((), taken)),
     ),
     _cycles("streams not fetched ahead", "resnet", "qaccel-256", "W8A8", _set(f"{ALLOCATE}.stock_streams", lambda *args: ())),
+    _cycles("weights never held back", "mobilenet", "qaccel-64", "W4A8", _set(f"{ALLOCATE}.find_holds", lambda *args: ())),
     _cycles("groups not packed", "grouped", "qaccel-256", "W8A8", _wrapped(LOWER, "group_parts", _one_group_each)),
     _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(PLANNER, "plan_layer", _slow_writes)),
     _cycles("planned for half the latency", "mobilenet", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _half_the_latency)),
     _cycles("not double-buffered", "grouped", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _single_buffered)),
     _cycles("planned for raw weights", "resnet", "qaccel-256", "W8A8", _wrapped(CODEGEN, "estimate_streams", _as_if_raw)),
+    _cycles(
+        "no pixels made as one", "resnet", "qaccel-256", "W4A8", _set(f"{CODEGEN}.with_wide_pixels", lambda graph, *_: graph)
+    ),
     _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(
         "biases may overflow", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .cost import Work, bytes_beats, work_cycles
@@ -84,10 +84,13 @@ class WeightWaits:
     loadw: tuple[int, ...]
 
 
-def weight_waits(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> WeightWaits:
+def weight_waits(
+    layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig, holds: Mapping[int, int] | None = None
+) -> WeightWaits:
     """Estimate of how COMPUTE and LOADW wait for each other: LOADW goes on with later layers as far as the buffer holds them.
 
-    ``weight_bytes``: what a layer's weights take in the weight buffer.
+    ``weight_bytes``: what a layer's weights take in the weight buffer. ``holds``: by number of a layer, how long before its end
+    LOADW may go on with those behind it at the earliest.
     """
     waits, ends, fetched = [], [0], 0
     gaps = []  # (begin, end) of LOADW's waits
@@ -108,6 +111,8 @@ def weight_waits(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: H
             end = max(end, first, last)
         waits.append(end - ends[-1] - busy.compute)
         ends.append(end)
+        if holds and len(waits) - 1 in holds:
+            fetched = max(fetched, end - holds[len(waits) - 1])
     gaps.append((fetched, ends[-1]))
     idle = [0] * len(waits)
     for begin, end in gaps:
@@ -116,3 +121,24 @@ def weight_waits(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: H
             idle[at] += max(0, min(end, ends[at + 1]) - max(begin, ends[at]))
             at += 1
     return WeightWaits(tuple(waits), tuple(idle))
+
+
+def cycles_in_turn(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> list[int]:
+    """Estimate for layers one after the other: what COMPUTE works and waits for: weights as in `weight_waits`, maps from DRAM."""
+    found = []
+    for layer, wait in zip(layers, weight_waits(layers, weight_bytes, hw).compute, strict=True):
+        busy, unhidden = engine_cycles(layer, hw), layer.first_bytes * (layer.loads > 0) + layer.last_bytes
+        found.append(max(busy.compute + wait, busy.load, busy.store) + unhidden // hw.dram_bytes_per_cycle)
+    return found
+
+
+def network_cycles(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> int:
+    """The sum of `cycles_in_turn`; at the least what LOADW takes if it waits for every other transfer."""
+    return max(sum(cycles_in_turn(layers, weight_bytes, hw)), loadw_cycles(layers, hw))
+
+
+def loadw_cycles(layers: Sequence[LayerWork], hw: HwConfig) -> int:
+    """Cycles that LOADW takes for all layers if it waits for every other transfer."""
+    busy = [engine_cycles(layer, hw) for layer in layers]
+    own = sum(layer.weight_bytes for layer in layers) // hw.dram_bytes_per_cycle
+    return sum(each.loadw + each.dram for each in busy) - own

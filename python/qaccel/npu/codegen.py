@@ -15,6 +15,7 @@ from tvm import relax
 
 from ..machine.artefact import Artefact
 from ..machine.hw import HwConfig
+from ..machine.layer_cost import LayerWork
 from ..machine.streams import entropy_bits, estimate_streams
 from .check.program import check_program
 from .emit.encode import build_artefact
@@ -23,9 +24,12 @@ from .emit.weights import compress, weight_tiles
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes, post_of
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
-from .plan.allocate import allocate
+from .lower.wide_pixels import with_wide_pixels
+from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.post import with_posts
+from .plan.tile import tiling_alone
+from .plan.tiling import weight_buffer_bytes
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +107,7 @@ def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig, proven
 
 def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> CompiledSubgraph:
     """The same from layer operations."""
-    graph = with_posts(order_channels(graph), hw)
-    graph = _with_estimates(graph, hw)
-    allocation = allocate(graph, hw)
+    graph, allocation = planned(graph, hw)
     for layer, tiling in zip(graph.layers, allocation.tilings, strict=True):
         log.debug("%s: %s", layer.name, tiling)
     streams = compress(weight_tiles(graph, allocation), hw)
@@ -122,6 +124,26 @@ def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> Comp
         )
     )
     return CompiledSubgraph(artefact, facts, tuple(_sram_block(graph, *each) for each in allocation.sram))
+
+
+def planned(graph: LayerGraph, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
+    """The subgraph as it is planned, its channels in another order, layers in post stages and pixels made as one where that pays,
+    and its plan."""
+    graph = _with_estimates(with_posts(order_channels(graph), hw), hw)
+    graph = with_wide_pixels(graph, hw, _work_alone)
+    return graph, allocate(graph, hw)
+
+
+def _work_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> tuple[LayerWork, int] | None:
+    """What a layer does, cut as is best for it alone, and what its weights take of the weight buffer; None if nothing fits.
+
+    Its records take the channel, but come ahead.
+    """
+    tiling = tiling_alone(layer, graph, hw)
+    if tiling is None:
+        return None
+    work = tiling.work if any(tiling.in_slot_bytes) else replace(tiling.work, loads=0)
+    return work, weight_buffer_bytes(layer, tiling)
 
 
 def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:

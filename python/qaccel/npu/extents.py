@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, Window
@@ -88,6 +88,33 @@ def window_of(layer: AnyLayer) -> Window:
     return layer.window if isinstance(layer, ConvLayer | DepthwiseLayer | PoolLayer) else Window()
 
 
+def made_map(layer: AnyLayer, maps: tuple[FeatureMap, ...]) -> FeatureMap:
+    """A layer's output as its instructions make it: the same bytes, in wide pixels where the layer makes several as one.
+
+    Where the width is no multiple of them, the last wide pixel begins earlier and makes some pixels again (`first_pixel`).
+    """
+    return _in_wide_pixels(maps[layer.output], _wide(layer))
+
+
+def made_maps(layer: AnyLayer, maps: tuple[FeatureMap, ...]) -> tuple[FeatureMap, ...]:
+    """The maps as a layer's instructions see them: what it makes, and what its post stage reads beside that, in wide pixels."""
+    seen = {layer.output, *layer.inputs[1:]} if _wide(layer) > 1 else set()
+    return tuple(_in_wide_pixels(each, _wide(layer)) if index in seen else each for index, each in enumerate(maps))
+
+
+def _in_wide_pixels(each: FeatureMap, wide: int) -> FeatureMap:
+    return each if wide == 1 else replace(each, w=-(-each.w // wide), c=each.c * wide, order=())
+
+
+def first_pixel(layer: AnyLayer, y: FeatureMap, pixel: int) -> int:
+    """The first pixel of a row of the output map ``y`` that a (wide) pixel of its instructions makes."""
+    return min(pixel * _wide(layer), y.w - _wide(layer))
+
+
+def _wide(layer: AnyLayer) -> int:
+    return layer.wide if isinstance(layer, ConvLayer) else 1
+
+
 def valid_taps(position: int, stride: int, kernel: int, dilation: int, pad: int, size: int) -> int:
     """How many of a window's taps along one axis fall inside the input."""
     begin = position * stride - pad
@@ -99,9 +126,10 @@ def spans(
 ) -> list[Span]:
     """``(begin, length)`` of the output tiles along one axis; ``within``: of that part of the output alone.
 
-    An average that does not count its padding divides by another number at the borders: its tiles end where that changes.
+    An average that does not count its padding divides by another number at the borders: its tiles end where that changes. A wide
+    pixel that begins earlier than its place says is a tile of its own.
     """
-    x, y, w = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
+    x, y, w = maps[layer.inputs[0]], made_map(layer, maps), window_of(layer)
     first, length = within or (0, y.h if vertical else y.w)
     cuts = [first, first + length]
     if isinstance(layer, PoolLayer) and layer.kind == "sum" and not layer.count_include_pad:
@@ -112,6 +140,8 @@ def spans(
         taps = [valid_taps(position, *axis) for position in range(first, first + length)]
         changes = (first + i for i in range(1, length) if taps[i] != taps[i - 1])
         cuts = [first, *changes, first + length]
+    if not vertical and first_pixel(layer, maps[layer.output], length - 1) < (length - 1) * _wide(layer):
+        cuts.insert(1, length - 1)
     return [
         (begin, min(step, end - begin))
         for start, end in zip(cuts, cuts[1:], strict=False)

@@ -106,7 +106,8 @@ class ConvLayer(Layer):
 
     ``streams``: what the weights take in DRAM; None before it is measured, and then as if they were raw. ``post``: a layer
     that takes the outputs in the post stage; its other inputs follow in ``inputs``, ``output`` is its own, and the clamps are of
-    the map between the two, its first input, which lies nowhere.
+    the map between the two, its first input, which lies nowhere. ``wide``: how many neighbouring output pixels of a row are made as
+    one, which has the channels of all of them, pixel by pixel; ``window``, ``parts`` and ``params`` are those of such pixels.
     """
 
     window: Window
@@ -117,6 +118,7 @@ class ConvLayer(Layer):
     macs: int
     streams: StreamEstimate | None = None
     post: EltwiseLayer | TableLayer | None = None
+    wide: int = 1
 
     @property
     def matrix(self) -> np.ndarray:

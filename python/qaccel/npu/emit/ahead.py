@@ -1,15 +1,16 @@
-"""What the plan fetches ahead of the layers that need it, while the program is written."""
+"""What the plan fetches ahead of the layers that need it, while the program is written; and what it holds back."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...machine.isa import params_record
+from ...machine.isa import Instruction, params_record
 from ..layers import AnyLayer, ChannelParams, ConvLayer, DepthwiseLayer, LayerGraph, table_of
 from ..plan.ahead import Records
+from ..plan.allocate import Allocation
 
 
 def channel_records(params: ChannelParams, begin: int, count: int) -> bytes:
@@ -62,3 +63,24 @@ class Ahead:
             place = {"dram_addr": dram_addr, "sram_addr": records.addr, "bytes": size}
             self._loaded[first] = self._emit("LOAD_RAW", layer=first, **place)
         return self._loaded[first]
+
+
+def held_back(instructions: Sequence[Instruction], allocation: Allocation) -> list[tuple[int, int]]:
+    """(LOADW, LOAD) of each hold of the plan. Behind the first map, the weights of the first tile have come as well."""
+    last_layer = {c.first: c.last for c in allocation.cascades}
+    found = []
+    for hold in allocation.holds:
+        layers = range(hold.step, last_layer.get(hold.step, hold.step) + 1)
+        own = [i for i, each in enumerate(instructions) if each["layer"] in layers]
+        loads = [i for i in own if instructions[i].op == "LOAD"]
+        if not loads:
+            continue
+        if hold.behind_last:
+            load, behind = loads[-1], own[-1]
+        else:
+            load, behind = loads[0], next(i for i in own if instructions[i].engine == "COMPUTE")
+        later = range(max(load, behind) + 1, len(instructions))
+        held = next((i for i in later if instructions[i].op == "LOADW"), None)
+        if held is not None:
+            found.append((held, load))
+    return found

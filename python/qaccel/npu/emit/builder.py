@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...machine.hw import HwConfig
 from ...machine.isa import Instruction, instruction, isa
 from ...machine.streams import codec_of
-from ..extents import Span, align, pixels_under, rows_under
+from ..extents import Span, align, first_pixel, made_map, made_maps, pixels_under, rows_under
 from ..layers import AnyLayer, ChannelParams, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.ahead import record_bytes
 from ..plan.allocate import Allocation, LayerBlocks
@@ -121,7 +121,7 @@ class ProgramBuilder:
         None if all of it is padding. Loads it unless it is resident or already in a slot.
         """
         source = self.layer.inputs[which]
-        feature_map = self.graph.maps[source]
+        feature_map = made_maps(self.layer, self.graph.maps)[source]
         rows = rows_under(window, box.y, box.rows, kernel_begin, kernel_rows, feature_map.h)
         pixels = pixels_under(window, box.x, box.pixels, feature_map.w)
         if rows.length <= 0 or pixels.length <= 0:
@@ -240,11 +240,10 @@ class ProgramBuilder:
 
     def output_view(self, box: Box) -> View:
         """Where an output box goes; follow with ``finish_output``."""
-        target = self.graph.maps[self.layer.output]
+        target, row = made_map(self.layer, self.graph.maps), self.graph.maps[self.layer.output].row_bytes
         if self.layer.output in self.rows:
-            row, pixel = target.row_bytes, target.pixel_bytes
-            addr = self.rows[self.layer.output].address(box.y)
-            addr += box.x * pixel + channel_bytes(box.c, target.bits)
+            pixel = target.pixel_bytes
+            addr = self.rows[self.layer.output].address(box.y) + self._within_row(box)
         else:
             pixel = channel_bytes(box.channels, target.bits)
             row, addr = box.pixels * pixel, self._outputs.next_addr
@@ -252,19 +251,24 @@ class ProgramBuilder:
 
     def finish_output(self, box: Box, view: View, *written_by: int) -> None:
         """Note which instructions wrote the box, the last one last, and store it if it is wanted in DRAM."""
-        output = self.layer.output
-        target = self.graph.maps[output]
+        output, target = self.layer.output, made_map(self.layer, self.graph.maps)
         if output in self.rows:
             self.rows[output].wrote(box.y, box.rows, written_by)
         else:
             self._outputs.put(box, written_by[-1])
         if output in self.allocation.dram_addr:
-            row = target.row_bytes
-            begin = box.y * row + box.x * target.pixel_bytes + channel_bytes(box.c, target.bits)
+            row = self.graph.maps[output].row_bytes
             run_bytes = channel_bytes(box.channels, target.bits)
-            part = Strided(begin, box.rows, row, box.pixels, target.pixel_bytes, run_bytes)
+            part = Strided(
+                box.y * row + self._within_row(box), box.rows, row, box.pixels, target.pixel_bytes, run_bytes
+            )
             self._store(output, part, view, frozenset(written_by))
         self._tile_done()
+
+    def _within_row(self, box: Box) -> int:
+        """Bytes of an output row before a box."""
+        target = self.graph.maps[self.layer.output]
+        return first_pixel(self.layer, target, box.x) * target.pixel_bytes + channel_bytes(box.c, target.bits)
 
     def params(self, params: ChannelParams, begin: int, count: int) -> tuple[int, int]:
         """SRAM address of the records of some channels, loaded unless they are there, and the loading instruction."""

@@ -7,6 +7,7 @@ from ...machine.hw import HwConfig
 from ...machine.isa import encode, isa
 from ..layers import LayerGraph
 from ..plan.allocate import DRAM_ALIGN_BYTES, Allocation
+from .ahead import held_back
 from .builder import Program
 from .semaphores import insert_semaphores
 
@@ -16,7 +17,9 @@ def build_artefact(graph: LayerGraph, allocation: Allocation, program: Program, 
 
     DRAM holds inputs, outputs and scratch first, then constants, then the program.
     """
-    instructions = insert_semaphores(program.instructions, hw, allocation.dram_bytes)
+    instructions = insert_semaphores(
+        program.instructions, hw, allocation.dram_bytes, held_back(program.instructions, allocation)
+    )
     words = encode(instructions)
     program_addr = -(-(program.constants_addr + len(program.constants)) // DRAM_ALIGN_BYTES) * DRAM_ALIGN_BYTES
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...machine.hw import HwConfig
-from ..extents import in_steps, kernel_chunks, spans, valid_taps
+from ..extents import first_pixel, in_steps, kernel_chunks, spans, valid_taps
 from ..layers import (
     AnyLayer,
     ConvLayer,
@@ -116,11 +116,14 @@ def _conv_tile(
     chunks: list[tuple[int, int, int, int]],
 ) -> None:
     """One output tile: its reduction chunks one after the other into the accumulators."""
+    # A wide pixel that begins earlier than its place says has as much more of the input at its left.
+    earlier = box.x * layer.wide - first_pixel(layer, builder.graph.maps[layer.output], box.x)
+    window = replace(layer.window, pad_left=layer.window.pad_left + earlier * layer.window.stride_w // layer.wide)
 
     def view_of(chunk: tuple[int, int, int, int]) -> View | None:
         k, rows, c, count = chunk
         source = Box(box.y, box.rows, box.x, box.pixels, part.in_begin + c, count)
-        return builder.input_view(0, source, layer.window, k, rows)
+        return builder.input_view(0, source, window, k, rows)
 
     in_h = builder.graph.maps[layer.inputs[0]].h
     rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
@@ -139,7 +142,7 @@ def _conv_tile(
             "CONV",
             reads,
             **view.fields("in"),
-            **_window_fields(layer.window, view, chunk[1]),
+            **_window_fields(window, view, chunk[1]),
             in_channels=chunk[3],
             **(output.fields("out") if post is None else {"forward": 1}),
             out_h=box.rows,

@@ -34,12 +34,19 @@ def semaphore_id(producer: int, consumer: int, engines: int) -> int:
     return 1 + producer * (engines - 1) + consumer - (consumer > producer)
 
 
-def insert_semaphores(instructions: Sequence[Instruction], hw: HwConfig, dram_data_bytes: int) -> list[Instruction]:
-    """The same instructions with waits and signals. DRAM from ``dram_data_bytes`` on is constant and has no hazards."""
+def insert_semaphores(
+    instructions: Sequence[Instruction], hw: HwConfig, dram_data_bytes: int, held: Sequence[tuple[int, int]] = ()
+) -> list[Instruction]:
+    """The same instructions with waits and signals. DRAM from ``dram_data_bytes`` on is constant and has no hazards.
+
+    ``held``: (instruction, an earlier one of another engine) that waits for it for other reasons.
+    """
     names = list(isa().engines)
     engines = len(names)
     engine_of = [names.index(instruction.engine) for instruction in instructions]
     needed = _latest_conflicts(instructions, engine_of, engines, hw, dram_data_bytes)
+    for index, earlier in held:
+        needed[index][engine_of[earlier]] = max(needed[index][engine_of[earlier]], FIRST + earlier)
     clocks: list[list[int]] = []  # by instruction: of each engine, the mark up to which all is done before
     engine_clock = [[0] * engines for _ in names]
     waits: list[list[int]] = [[] for _ in instructions]

@@ -15,11 +15,12 @@ from ...errors import UserError
 from ...machine.hw import HwConfig
 from ..extents import align
 from ..layers import LayerGraph
-from .ahead import Records, merge_records, units_of
+from .ahead import Records, Unit, merge_records, units_of
 from .cascade import Planner
 from .choose import SHARE, choose
+from .holds import Hold, find_holds
 from .place import Block, Places, place
-from .stock import Stock, stock_blocks, stock_streams
+from .stock import Stock, buffered_bytes, stock_blocks, stock_streams
 from .stripes import Cascade, ring_bytes
 from .tiling import Tiling
 
@@ -40,7 +41,7 @@ class LayerBlocks:
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
     maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records`` and ``stocks``: what is
-    fetched ahead. ``sram``: every block with its address.
+    fetched ahead; ``holds``: where LOADW waits. ``sram``: every block with its address.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -54,6 +55,7 @@ class Allocation:
     dram_bytes: int
     records: tuple[Records, ...]
     stocks: tuple[Stock, ...]
+    holds: tuple[Hold, ...]
     sram: tuple[tuple[Block, int], ...]
 
 
@@ -78,6 +80,8 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
     units = units_of(graph, tilings, cascades)
     records, taken = merge_records(graph, units, [(block, placed[block.key]) for block in blocks], hw)
     stocks = stock_streams(graph, tilings, units, records, taken, hw)
+    fed = [i for i, unit in enumerate(units) if _reads_dram(graph, unit, tilings, cascades)]
+    holds = find_holds(units, fed, buffered_bytes(graph, tilings, units), hw)
     merged = {step for each in records for step in each.offsets}
     elsewhere = state.resident | {m for c in cascades for m in c.inside(graph) if state.only_in(m, c)}
     dram_addr, dram_bytes = _dram(graph, elsewhere)
@@ -91,8 +95,17 @@ def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
         dram_bytes=dram_bytes,
         records=records,
         stocks=stocks,
+        holds=holds,
         sram=(*taken, *stock_blocks(stocks)),
     )
+
+
+def _reads_dram(graph: LayerGraph, unit: Unit, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> bool:
+    """Whether a layer or cascade loads maps from DRAM."""
+    for cascade in cascades:
+        if cascade.first == unit.first:
+            return any(ring.map not in cascade.inside(graph) for ring in cascade.rings)
+    return any(tilings[unit.first].in_slot_bytes)
 
 
 def _lifetimes(graph: LayerGraph) -> dict[int, tuple[int, int]]:

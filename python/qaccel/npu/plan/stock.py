@@ -42,9 +42,7 @@ def stock_streams(
     """What is fetched of which layers, in their order. ``taken``: what has a place already."""
     taken = list(taken)
     merged = {step for each in records for step in each.offsets}
-    buffered = [
-        sum(weight_buffer_bytes(graph.layers[i], tilings[i]) for i in range(u.first, u.last + 1)) for u in units
-    ]
+    buffered = buffered_bytes(graph, tilings, units)
     waits = weight_waits([unit.work for unit in units], buffered, hw)
     channel = _Channel(
         [_spare_bytes(unit.work, hw) if unit.own_loads(merged) <= 1 else 0 for unit in units],
@@ -65,6 +63,11 @@ def stock_streams(
         taken += [(Block(("stock", unit.first), size, step, unit.last), addr) for step, addr, size in stock.pieces]
         found.append(stock)
     return tuple(sorted(found, key=lambda stock: stock.layer))
+
+
+def buffered_bytes(graph: LayerGraph, tilings: Sequence[Tiling], units: Sequence[Unit]) -> list[int]:
+    """What the weights of each unit take of the weight buffer."""
+    return [sum(weight_buffer_bytes(graph.layers[i], tilings[i]) for i in range(u.first, u.last + 1)) for u in units]
 
 
 def stock_blocks(stocks: Sequence[Stock]) -> list[tuple[Block, int]]:

@@ -6,7 +6,7 @@ traffic that the loop order causes. Reduction is split only where nothing fits o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from math import ceil
 from typing import NamedTuple
@@ -15,14 +15,25 @@ from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.isa import isa
 from ...machine.layer_cost import LayerWork, layer_cycles
-from ..extents import halvings, input_pixels, input_rows, spans, window_of
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, MoveLayer, PoolLayer, channel_bytes, table_of
+from ..extents import halvings, input_pixels, input_rows, made_map, made_maps, spans, window_of
+from ..layers import (
+    AnyLayer,
+    ConvLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    LayerGraph,
+    MoveLayer,
+    PoolLayer,
+    channel_bytes,
+    table_of,
+)
 from .strided import move_candidates
 from .tile_work import (
     AxisTiles,
     axis_tiles,
     conv_tile,
     pointwise_tile,
+    row_tiles,
     store_beats,
     tile_beats,
     window_anywhere,
@@ -77,7 +88,7 @@ def plan_layer(
     key = layer.output, resident.intersection((*layer.inputs, layer.output))
     if key not in known:
         known[key] = LayerTilings(_candidates(layer, maps, hw, resident), hw)
-    enough = min(maps[layer.output].c, _columns(layer, hw))
+    enough = min(made_map(layer, maps).c, _columns(layer, hw))
     best: _Scored | None = None
     for group in known[key]:
         fitting = [each for each in group if each.working_bytes <= budget_bytes]
@@ -95,7 +106,7 @@ def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, res
 
     Where one tile takes all rows and pixels, none is better. As for `plan_layer`, splitting the reduction further only costs.
     """
-    y = maps[layer.output]
+    y = made_map(layer, maps)
     for candidates in _candidates(layer, maps, hw, resident):
         first = candidates[0]()
         if (first.tile_h, first.tile_w) == (y.h, y.w):
@@ -103,6 +114,12 @@ def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, res
         made = (make() for make in candidates)
         return min(made, key=lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes))
     return None
+
+
+def tiling_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> Tiling | None:
+    """The quickest tiling of a layer if what passes between layers takes no room in SRAM, or None if there is none."""
+    inside = frozenset({each.output for each in graph.layers} - {*graph.outputs})
+    return plan_layer(layer, graph.maps, hw, inside, hw.sram_bytes, {})
 
 
 def _columns(layer: AnyLayer, hw: HwConfig) -> int:
@@ -140,7 +157,8 @@ def _conv_candidates(
     layer: ConvLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
 ) -> Iterator[Sequence[Candidate]]:
     """Groups of candidates, the most desirable group first: reduction whole, rows whole."""
-    x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
+    seen = made_maps(layer, maps)
+    x, y, window = seen[layer.inputs[0]], seen[layer.output], layer.window
     part = max(layer.parts, key=lambda p: p.weight.size)
     columns, rows = hw.array_columns(layer.weight_bits), hw.array_rows(x.bits)
     input_resident = layer.inputs[0] in resident
@@ -157,19 +175,20 @@ def _conv_candidates(
                     continue
                 output_tiles.append((tile_oc, weight_tile_bytes))
             for tile_w in halvings(y.w):
+                widths = row_tiles(layer, maps, tile_w)
                 found = []
                 for tile_h in halvings(y.h):
                     for tile_oc, weight_tile_bytes in output_tiles:
                         if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
                             continue
                         # Where one tile takes all pixels, all chunks of the input can stay for the next output channels.
-                        whole = tile_h >= y.h and tile_w >= y.w and tile_oc < part.out_channels
+                        whole = tile_h >= y.h and sum(widths.values()) == 1 and tile_oc < part.out_channels
                         alone = len(layer.inputs) == 1 or layer.inputs[1] in resident
                         in_slots = (2, chunks) if whole and chunks > 2 and alone else (2,)
                         for weights_outer, slots in ((True, 2), *((False, slots) for slots in in_slots)):
                             shape = (tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, slots)
-                            sizes = shape, weight_tile_bytes, input_resident, resident
-                            found.append(partial(_conv_tiling, layer, maps, hw, *sizes))
+                            sizes = shape, widths, weight_tile_bytes, input_resident, resident
+                            found.append(partial(_conv_tiling, layer, seen, hw, *sizes))
                 if found:
                     yield found
 
@@ -179,15 +198,18 @@ def _conv_tiling(
     maps: tuple[FeatureMap, ...],
     hw: HwConfig,
     shape: tuple[int, int, int, int, int, bool, int],
+    widths: Mapping[int, int],
     weight_tile_bytes: int,
     input_resident: bool,
     resident: frozenset[int],
 ) -> Tiling:
+    """``maps`` as the layer's instructions see them; ``widths``: how many tiles of which width a row has."""
     tile_h, tile_w, tile_oc, tile_ic, tile_kh, weights_outer, in_slots = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
     part = max(layer.parts, key=lambda p: p.weight.size)
     parts = len(layer.parts)
-    spaces = ceil(y.h / tile_h) * ceil(y.w / tile_w)
+    bands = ceil(y.h / tile_h)
+    spaces = bands * sum(widths.values())
     oc_tiles = ceil(part.out_channels / tile_oc)
     chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
     in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
@@ -206,12 +228,16 @@ def _conv_tiling(
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     param_bytes = tile_oc * isa().params_bytes
     tiles = spaces * oc_tiles * parts
-    reduction = conv_tile(layer, part, maps, (tile_h, tile_w, tile_oc), tile_ic, tile_kh)
+    reductions = [
+        (each, count * bands * tiles_of_width * oc_tiles * parts)
+        for width, tiles_of_width in widths.items()
+        for each, count in conv_tile(layer, part, maps, (tile_h, width, tile_oc), tile_ic, tile_kh)
+    ]
     beside, beside_beats = _beside(layer, maps, hw, (tile_h, tile_w, tile_oc), resident)
     table_bytes = len(table_of(layer))
     output_resident = layer.output in resident
     work = LayerWork(
-        computes=tuple((each, count * tiles) for each, count in reduction),
+        computes=tuple(reductions),
         loads=parts * (oc_tiles + (0 if input_resident else in_loads)) + tiles * (beside > 0) + (table_bytes > 0),
         load_beats=parts
         * (

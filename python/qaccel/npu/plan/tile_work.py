@@ -5,6 +5,7 @@ The tile that stands for all of a layer is one of full size, with the padding th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from ...machine.cost import (
     box_beats,
 )
 from ...machine.hw import HwConfig
-from ..extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under
+from ..extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under, spans
 from ..layers import (
     AnyLayer,
     ConvLayer,
@@ -49,6 +50,15 @@ def axis_tiles(spans: Sequence[Span]) -> AxisTiles:
     lengths = {length for _, length in spans}
     longest = [span for span in spans if span[1] == max(lengths)] if len(lengths) > 1 else spans
     return AxisTiles(len(spans), tuple(lengths), longest[(len(longest) - 1) // 2])
+
+
+def row_tiles(layer: ConvLayer, maps: tuple[FeatureMap, ...], tile_w: int) -> dict[int, int]:
+    """How many tiles of which width a row of outputs has. A last one that is narrower counts as full, but not one of a single wide
+    pixel that begins early."""
+    found = Counter(min(width, tile_w) for _, width in spans(layer, maps, False, tile_w))
+    if layer.wide == 1:
+        return {tile_w: found.total()}
+    return dict(found)
 
 
 def _conv_work(

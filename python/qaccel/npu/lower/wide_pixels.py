@@ -1,0 +1,104 @@
+"""Convolutions of few output channels: neighbouring output pixels of a row as one wide pixel with all their channels.
+
+In NHWC the bytes are the same, and columns of the array that had no channel get one. The window grows by the strides between the
+pixels; where a pixel has no tap, its weights are zeros, which cost rows of the array and symbols of the stream. The cost model says
+where that pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import gcd
+
+import numpy as np
+
+from ...machine.cost import ConvWork, work_cycles
+from ...machine.hw import HwConfig
+from ...machine.isa import field_maximum
+from ...machine.layer_cost import LayerWork, network_cycles
+from ...machine.streams import estimate_streams
+from ..extents import made_map
+from ..layers import AnyLayer, ChannelParams, ConvLayer, LayerGraph, Window
+
+WorkOf = Callable[[AnyLayer, LayerGraph, HwConfig], tuple[LayerWork, int] | None]
+
+
+def with_wide_pixels(graph: LayerGraph, hw: HwConfig, work_of: WorkOf) -> LayerGraph:
+    """The same subgraph, its convolutions with as many output pixels in one as make all layers together take the fewest cycles.
+
+    ``work_of`` a layer of the subgraph: what it does, and bytes of the weight buffer; None if it fits in no way. ``streams`` of the
+    layers must be measured; those of changed layers are measured anew.
+    """
+    found = {
+        step: _candidates(layer, graph, hw) for step, layer in enumerate(graph.layers) if isinstance(layer, ConvLayer)
+    }
+    every = [(step, layer) for step, layers in found.items() for layer in layers]
+    works = [work_of(layer, graph, hw) for layer in graph.layers] if every else []
+    if not every or None in works:
+        return graph
+    estimates = estimate_streams([(layer.matrix, layer.weight_bits) for _, layer in every], hw)
+    layers, best = list(graph.layers), _cycles(works, hw)
+    for (step, layer), streams in zip(every, estimates, strict=True):
+        wide = replace(layer, streams=streams)
+        tried = [*works[:step], work_of(wide, graph, hw), *works[step + 1 :]]
+        if tried[step] is not None and _cycles(tried, hw) < best:
+            layers[step], works, best = wide, tried, _cycles(tried, hw)
+    return replace(graph, layers=tuple(layers))
+
+
+def _cycles(works: Sequence[tuple[LayerWork, int] | None], hw: HwConfig) -> int:
+    done = [each for each in works if each is not None]
+    return network_cycles([work for work, _ in done], [size for _, size in done], hw)
+
+
+def widened(layer: ConvLayer, pixels: int) -> ConvLayer:
+    """The layer, of one part, with so many output pixels in one: pixel by pixel all its channels."""
+    window, (part,) = layer.window, layer.parts
+    kernel_h, kernel_w, in_channels, channels = part.weight.shape
+    step = gcd(window.dilation_w if kernel_w > 1 else 0, window.stride_w)
+    taps = np.arange(kernel_w) * window.dilation_w // step
+    between = window.stride_w // step
+    weight = np.zeros((kernel_h, taps[-1] + (pixels - 1) * between + 1, in_channels, pixels * channels), np.int32)
+    for pixel in range(pixels):
+        weight[:, taps + pixel * between, :, pixel * channels : (pixel + 1) * channels] = part.weight
+    wide = replace(window, kernel_w=weight.shape[1], stride_w=pixels * window.stride_w, dilation_w=step)
+    params = ChannelParams(
+        *(np.tile(each, pixels) for each in (layer.params.bias, layer.params.multiplier, layer.params.shift))
+    )
+    return replace(layer, window=wide, parts=(replace(part, weight=weight),), params=params, wide=pixels)
+
+
+def _candidates(layer: ConvLayer, graph: LayerGraph, hw: HwConfig) -> list[ConvLayer]:
+    """The layer with several pixels in one, where the array takes fewer cycles for that."""
+    y = graph.maps[layer.output]
+    if len(layer.parts) > 1 or y.c * y.bits % 8 or not _post_widens(layer, graph):
+        return []
+    most = 2 * hw.array_columns(layer.weight_bits) // y.c
+    before = work_cycles(_conv_work(layer, graph), hw)
+    # Pixels that are made again would be added to twice where the output takes the second operand's place.
+    counts = (n for n in range(2, min(most, y.w) + 1) if len(layer.inputs) == 1 or y.w % n == 0)
+    candidates = (widened(layer, pixels) for pixels in counts)
+    return [each for each in candidates if _encodes(each.window) and work_cycles(_conv_work(each, graph), hw) < before]
+
+
+def _post_widens(layer: ConvLayer, graph: LayerGraph) -> bool:
+    """Whether what the post stage reads beside the outputs, if anything, lies as they do and is not the layer's own input."""
+    y = graph.maps[layer.output]
+    beside = [graph.maps[index] for index in layer.inputs[1:]]
+    alike = all((b.h, b.w, b.c) == (y.h, y.w, y.c) and b.c * b.bits % 8 == 0 for b in beside)
+    return alike and layer.inputs[0] not in layer.inputs[1:]
+
+
+def _encodes(window: Window) -> bool:
+    return all(getattr(window, name) <= field_maximum("CONV", name) for name in ("kernel_w", "stride_w", "dilation_w"))
+
+
+def _conv_work(layer: ConvLayer, graph: LayerGraph) -> ConvWork:
+    """The layer as one instruction."""
+    x, y = graph.maps[layer.inputs[0]], made_map(layer, graph.maps)
+    kernel_h, kernel_w, in_channels, _ = layer.parts[0].weight.shape
+    return ConvWork(
+        kernel_h=kernel_h, kernel_w=kernel_w, in_channels=in_channels, out_h=y.h, out_w=y.w, out_channels=y.c,
+        weight_bits=layer.weight_bits, in_bits=x.bits, out_bits=y.bits, finish=1,
+    )  # fmt: skip

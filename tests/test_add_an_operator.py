@@ -1,4 +1,4 @@
-"""The tutorial that adds an operator, followed word by word on a copy of the sources."""
+"""The tutorial that adds an operator, and CONTRIBUTING's recipe for an algorithm, followed on a copy of the sources."""
 
 import os
 import re
@@ -66,3 +66,37 @@ def test_who_follows_the_page_has_the_operator(repo_root: Path, tmp_path: Path):
     assert not re.search(
         "Shrink", (repo_root / "SUPPORTED_OPS.md").read_text(encoding="utf-8")
     )  # the checkout is as it was
+
+
+PASS = """
+from dataclasses import replace
+
+
+def count_layers(q, calibration):
+    return replace(q, notes=(*q.notes, f"{len(q.plan)} layers, ranges of {len(calibration.ranges.means)}"))
+"""
+USE = """
+import numpy as np
+import qaccel
+import small_models
+
+samples = {"x": np.ones((4, 3, 16, 16), np.float32)}
+for passes in (["counting"], None, []):
+    q = qaccel.quantize(small_models.chain(), samples, passes=passes)
+    print(any(note.startswith("3 layers, ") for note in q.notes))
+"""
+
+
+@pytest.mark.wide
+def test_an_algorithm_is_a_file_and_a_line(repo_root: Path, tmp_path: Path):
+    """Steps 1 and 2 of the recipe: `--passes` can choose it, and every door runs it."""
+    folder = copy_of(repo_root, tmp_path / "checkout")
+    passes = folder / "python" / "qaccel" / "quant" / "passes"
+    (passes / "counting.py").write_text(PASS, encoding="utf-8")
+    listed = (passes / "__init__.py").read_text(encoding="utf-8")
+    listed = listed.replace("from .rounding", "from .counting import count_layers\nfrom .rounding", 1)
+    listed = listed.replace("PASSES = (", 'PASSES = (\n    Pass("counting", count_layers),', 1)
+    (passes / "__init__.py").write_text(listed, encoding="utf-8")
+    (folder / "use.py").write_text(USE, encoding="utf-8")
+    done = shell("PYTHONPATH=python:tests python use.py", folder)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr

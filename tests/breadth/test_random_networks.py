@@ -18,7 +18,7 @@ from qaccel.frontend.import_onnx import import_onnx
 from qaccel.machine.hw import config_names
 from qaccel.model import Model
 from qaccel.npu.layers import FeatureMap
-from qaccel.npu.plan.strided import Strided
+from qaccel.npu.plan.tiles.strided import Strided
 from qaccel.options import BitWidths
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.quantize import quantize

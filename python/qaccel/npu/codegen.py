@@ -28,8 +28,8 @@ from .lower.wide_pixels import with_wide_pixels
 from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.post import with_posts
-from .plan.tile import tiling_alone
-from .plan.tiling import weight_buffer_bytes
+from .plan.tiles.tile import tiling_alone
+from .plan.tiles.tiling import weight_buffer_bytes
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from qaccel.npu.layers import EltwiseLayer, FeatureMap, LayerGraph, MoveLayer
 from qaccel.npu.plan import tile
 from qaccel.npu.plan.allocate import allocate
 from qaccel.npu.plan.post import with_posts
-from qaccel.npu.plan.tile_work import pointwise_tile
-from qaccel.npu.plan.tiling import Tiling
+from qaccel.npu.plan.tiles.tile_work import pointwise_tile
+from qaccel.npu.plan.tiles.tiling import Tiling
 from tiers import wide_after
 
 SEED = 20261129

@@ -18,8 +18,8 @@ from ..extents import Span, align, first_pixel, made_map, made_maps, pixels_unde
 from ..layers import AnyLayer, ChannelParams, FeatureMap, LayerGraph, Window, channel_bytes
 from ..plan.ahead import record_bytes
 from ..plan.allocate import Allocation, LayerBlocks
-from ..plan.strided import Strided
-from ..plan.tiling import Tiling
+from ..plan.tiles.strided import Strided
+from ..plan.tiles.tiling import Tiling
 from .ahead import Ahead, channel_records
 from .rows import SramRows
 from .slots import Slots

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..layers import MoveLayer
-from ..plan.strided import cut, source_of, target_of
+from ..plan.tiles.strided import cut, source_of, target_of
 from .builder import ProgramBuilder
 
 

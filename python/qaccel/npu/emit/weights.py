@@ -13,7 +13,7 @@ from ...machine.streams import WeightTile, encode_streams
 from ..extents import in_steps
 from ..layers import ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 from ..plan.allocate import Allocation
-from ..plan.tiling import Tiling
+from ..plan.tiles.tiling import Tiling
 
 
 class TileName(NamedTuple):

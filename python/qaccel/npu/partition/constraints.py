@@ -26,7 +26,7 @@ from ..layers import (
     PoolLayer,
     Window,
 )
-from ..plan.tile import fitting_working_bytes
+from ..plan.tiles.tile import fitting_working_bytes
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..extents import Span, align
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, table_of
 from .place import Block, Taken, lowest
 from .stripes import Cascade
-from .tiling import Tiling, record_tiles
+from .tiles.tiling import Tiling, record_tiles
 
 OWN = ("param", "table")  # kinds of blocks that merged records take the place of
 # Weight streams come through the DRAM channel as well, in turn with loads, which then take so many times as long.

@@ -22,7 +22,7 @@ from .holds import Hold, find_holds
 from .place import Block, Places, place
 from .stock import Stock, buffered_bytes, stock_blocks, stock_streams
 from .stripes import Cascade, ring_bytes
-from .tiling import Tiling
+from .tiles.tiling import Tiling
 
 DRAM_ALIGN_BYTES = 64
 

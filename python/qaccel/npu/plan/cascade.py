@@ -19,8 +19,8 @@ from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
 from ..extents import halvings, in_steps, input_rows, rows_read, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer
 from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
-from .tile import KnownTilings, plan_layer, plan_stripe
-from .tiling import Tiling, record_tiles, weight_buffer_bytes
+from .tiles.tile import KnownTilings, plan_layer, plan_stripe
+from .tiles.tiling import Tiling, record_tiles, weight_buffer_bytes
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
 

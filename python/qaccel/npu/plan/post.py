@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...machine.hw import HwConfig
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, EltwiseLayer, FeatureMap, LayerGraph, TableLayer
-from .tile import has_room
+from .tiles.tile import has_room
 
 SWAPPED = ("add", "mul", "min", "max")  # kinds that either operand may come first in
 

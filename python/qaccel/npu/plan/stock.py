@@ -15,7 +15,7 @@ from ..extents import align
 from ..layers import LayerGraph
 from .ahead import SHARERS, Records, Unit
 from .place import Block, Taken, gaps
-from .tiling import Tiling, weight_buffer_bytes, weight_tile_count
+from .tiles.tiling import Tiling, weight_buffer_bytes, weight_tile_count
 
 UNEVEN = 32  # a stream may be larger than the mean by a part in so many
 ENOUGH = 4  # how many times its bytes the channel must have to spare from the begin of a stock on, since SRAM may be full at first

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...machine.layer_cost import LayerWork
 from ..extents import Span, align, rows_read
 from ..layers import LayerGraph
-from .tiling import Tiling
+from .tiles.tiling import Tiling
 
 Stripes = tuple[tuple[Span, ...], ...]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...machine.layer_cost import LayerWork
-from ..extents import align, in_steps
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
+from ....machine.layer_cost import LayerWork
+from ...extents import align, in_steps
+from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,6 @@ def weight_buffer_bytes(layer: AnyLayer, tiling: Tiling) -> int:
     """Bytes of the weight buffer that all tiles of a layer take together."""
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 8
     return sum(align(rows * channel_bytes(channels, bits)) for rows, channels in _weight_tiles(layer, tiling))
+
+
+Candidate = Callable[[], Tiling]  # made only when it is looked at

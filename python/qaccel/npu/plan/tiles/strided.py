@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
 
-from ...dialect.pieces import Piece
-from ...machine import cost
-from ...machine.hw import HwConfig
-from ...machine.isa import field_maximum
-from ...machine.layer_cost import LayerWork
-from ..layers import FeatureMap, MoveLayer, channel_bytes
+from ....dialect.pieces import Piece
+from ....machine import cost
+from ....machine.hw import HwConfig
+from ....machine.isa import field_maximum
+from ....machine.layer_cost import LayerWork
+from ...layers import FeatureMap, MoveLayer, channel_bytes
 from .tile_work import move_tile
-from .tiling import Tiling
+from .tiling import Candidate, Tiling
 
 SMALLEST_TILE_VALUES = 64
 
@@ -104,7 +104,7 @@ def _strided(
 
 def move_candidates(
     layer: MoveLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
-) -> Iterator[Sequence[Callable[[], Tiling]]]:
+) -> Iterator[Sequence[Candidate]]:
     """Tilings by the number of values that one instruction takes, halved from all of them down to a few."""
     largest = max(piece.rows * piece.pixels * piece.channels for piece in layer.pieces)
     sizes = [largest]

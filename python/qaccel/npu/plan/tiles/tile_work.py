@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...dialect.pieces import Piece
-from ...machine.cost import (
+from ....dialect.pieces import Piece
+from ....machine.cost import (
     ConvWork,
     CopyWork,
     DepthwiseWork,
@@ -20,9 +20,9 @@ from ...machine.cost import (
     TableWork,
     box_beats,
 )
-from ...machine.hw import HwConfig
-from ..extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under, spans
-from ..layers import (
+from ....machine.hw import HwConfig
+from ...extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under, spans
+from ...layers import (
     AnyLayer,
     ConvLayer,
     ConvPart,
@@ -190,3 +190,15 @@ def store_beats(y: FeatureMap, rows: int, pixels: int, channels: int, hw: HwConf
     """Cycles of the DRAM channel for all of a map that is stored in tiles of that size; tiles at the border are smaller."""
     tile_bytes = rows * pixels * channel_bytes(channels, y.bits)
     return -(-y.total_bytes * tile_beats(y, rows, pixels, channels, hw) // tile_bytes)
+
+
+def second_operand(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, tile: tuple[int, int, int], resident: frozenset[int]
+) -> tuple[int, int]:
+    """Bytes of the second operand under a tile of (rows, pixels, channels), and cycles of the DRAM channel; 0 if it is resident, or
+    there is none."""
+    if len(layer.inputs) == 1 or layer.inputs[1] in resident:
+        return 0, 0
+    b = maps[layer.inputs[1]]
+    rows, pixels, channels = (min(size, most) for size, most in zip((b.h, b.w, b.c), tile, strict=True))
+    return rows * pixels * channel_bytes(channels, b.bits), tile_beats(b, rows, pixels, channels, hw)

@@ -1,0 +1,136 @@
+"""Tiling: how one layer is cut over height, width, input and output channels so that it fits and takes the fewest cycles.
+
+The search is small and explicit: halvings of each dimension, scored by ``cost.py`` from the work of a tile and the DRAM
+traffic that the loop order causes. Reduction is split only where nothing fits otherwise, since that occupies the accumulators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ....machine import cost
+from ....machine.hw import HwConfig
+from ....machine.layer_cost import layer_cycles
+from ...extents import made_map
+from ...layers import (
+    AnyLayer,
+    ConvLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    LayerGraph,
+    MoveLayer,
+)
+from .conv_tiles import conv_candidates
+from .pixelwise_tiles import pixelwise_candidates
+from .strided import move_candidates
+from .tiling import Candidate, Tiling
+
+
+class _Scored(NamedTuple):
+    """A tiling with its estimated cycles and its SRAM."""
+
+    cycles: int
+    working_bytes: int
+    tiling: Tiling
+
+
+class LayerTilings:
+    """The tilings of one layer, made and scored once, while SRAM budgets are tried."""
+
+    def __init__(self, groups: Iterator[Sequence[Candidate]], hw: HwConfig) -> None:
+        """``groups``: the most desirable first."""
+        self._more, self._hw = groups, hw
+        self._made: list[list[_Scored]] = []
+
+    def __iter__(self) -> Iterator[list[_Scored]]:
+        yield from self._made
+        for group in self._more:
+            sizes = [(tiling, tiling.working_bytes) for tiling in (make() for make in group)]
+            fitting = [each for each in sizes if each[1] <= self._hw.sram_bytes]
+            self._made.append([_Scored(layer_cycles(t.work, self._hw), size, t) for t, size in fitting])
+            yield self._made[-1]
+
+
+# By a layer's output, and which of its own maps are resident.
+KnownTilings = dict[tuple[int, frozenset[int]], LayerTilings]
+
+
+def plan_layer(
+    layer: AnyLayer,
+    maps: tuple[FeatureMap, ...],
+    hw: HwConfig,
+    resident: frozenset[int],
+    budget_bytes: int,
+    known: KnownTilings,
+) -> Tiling | None:
+    """The quickest tiling whose blocks fit ``budget_bytes`` of SRAM, or None if there is none.
+
+    ``resident`` holds the indices of feature maps that lie whole in SRAM; ``known`` what earlier calls made of the subgraph.
+    """
+    key = layer.output, resident.intersection((*layer.inputs, layer.output))
+    if key not in known:
+        known[key] = LayerTilings(_candidates(layer, maps, hw, resident), hw)
+    enough = min(made_map(layer, maps).c, _columns(layer, hw))
+    best: _Scored | None = None
+    for group in known[key]:
+        fitting = [each for each in group if each.working_bytes <= budget_bytes]
+        if best is not None:
+            fitting.append(best)
+        if fitting:
+            best = min(fitting, key=lambda each: (each.cycles, each.working_bytes))
+            if best.tiling.tile_oc >= enough:
+                break  # the array is filled; splitting further only costs
+    return None if best is None else best.tiling
+
+
+def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]) -> Tiling | None:
+    """The tiling that computes in the fewest cycles, or None if there is none: for layers whose transfers others hide.
+
+    Where one tile takes all rows and pixels, none is better. As for `plan_layer`, splitting the reduction further only costs.
+    """
+    y = made_map(layer, maps)
+    for candidates in _candidates(layer, maps, hw, resident):
+        first = candidates[0]()
+        if (first.tile_h, first.tile_w) == (y.h, y.w):
+            return first
+        made = (make() for make in candidates)
+        return min(made, key=lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes))
+    return None
+
+
+def tiling_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> Tiling | None:
+    """The quickest tiling of a layer if what passes between layers takes no room in SRAM, or None if there is none."""
+    inside = frozenset({each.output for each in graph.layers} - {*graph.outputs})
+    return plan_layer(layer, graph.maps, hw, inside, hw.sram_bytes, {})
+
+
+def _columns(layer: AnyLayer, hw: HwConfig) -> int:
+    return hw.array_columns(layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 8)
+
+
+def _candidates(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+) -> Iterator[Sequence[Candidate]]:
+    if isinstance(layer, ConvLayer):
+        return conv_candidates(layer, maps, hw, resident)
+    if isinstance(layer, MoveLayer):
+        return move_candidates(layer, maps, hw, resident)
+    return pixelwise_candidates(layer, maps, hw, resident)
+
+
+def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> int | None:
+    """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
+    least: int | None = None
+    for group in _candidates(layer, maps, hw, frozenset()):
+        size = min((make().working_bytes for make in group), default=None)
+        if size is not None:
+            if size <= hw.sram_bytes:
+                return size
+            least = size if least is None else min(least, size)
+    return least
+
+
+def has_room(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> bool:
+    """Whether a small tiling fits with nothing resident; it may say no where only another one does."""
+    return any(group[-1]().working_bytes <= hw.sram_bytes for group in _candidates(layer, maps, hw, frozenset()))

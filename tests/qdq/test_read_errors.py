@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from cases.nets import Net, scalar
 from qaccel.dialect.quantized import QuantizedModel
+from qaccel.emulate.executor import execute
 from qaccel.emulate.integers import run_model
 from qaccel.errors import UserError
 from qaccel.options import TargetOptions, options_of
@@ -186,6 +187,39 @@ def test_a_relu_that_was_left_to_saturation_stays(opset: int) -> None:
     sums = every_tensor(model_of(alone, opset), X)["y"]
     assert (sums < -0.1).any() and (sums > 5.2).any()
     np.testing.assert_allclose(run_model(real, {"x": X})["y"], np.clip(sums, 0, 255 * 0.02), atol=0.005)
+
+
+@pytest.mark.parametrize("maker", ["BatchNormalization", "Concat", "Sub", "MaxPool"])
+def test_a_relu_behind_any_maker_stays(maker: str) -> None:
+    """Whatever makes what was clamped. Behind that, what gives no negative value is not clamped again."""
+
+    def sums_of(net: Net, x: str) -> str:
+        if maker == "BatchNormalization":
+            channels = [
+                np.linspace(low, high, 4, dtype=np.float32) for low, high in ((0.5, 2), (-1, 1), (0, 0.5), (1, 2))
+            ]
+            return net("BatchNormalization", x, *channels)
+        if maker == "Concat":
+            return net("Concat", x, x, axis=1)
+        return net("Sub", x, np.float32(0.5)) if maker == "Sub" else net("MaxPool", x, kernel_shape=[2, 2])
+
+    def build(net: Net) -> None:
+        clamped = pair(net, sums_of(net, pair(net, "x", 0.02)), 0.02, np.array(-128, "i1"))
+        pair(net, net("AveragePool", clamped, kernel_shape=[2, 2]), 0.02, np.array(-128, "i1"), out="y")
+
+    def alone(net: Net) -> None:
+        net("Identity", sums_of(net, "x"), out="y")
+
+    sums = every_tensor(model_of(alone, 17), X)["y"]
+    assert (sums < -0.1).any()
+    model = read(model_of(build, 17), bits=16, calibration_data={"x": X}, requantize=True).model
+    assert sum(each.op_type == "Clip" for each in model.operators) == 1
+    clamped = np.clip(sums, 0, 255 * 0.02)
+    expected = (
+        sum(clamped[:, :, i : i + clamped.shape[2] - 1, j : j + clamped.shape[3] - 1] for i in (0, 1) for j in (0, 1))
+        / 4
+    )
+    np.testing.assert_allclose(execute(model, {"x": X})["y"], expected, atol=1e-5)
 
 
 def test_a_pair_shared_doubled_and_moved() -> None:

@@ -25,6 +25,9 @@ from .scales import Scales, kind_of, placed, scales_of
 # What works on integers as on the real values that they stand for.
 INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Split", "Tile", "Pad", "Resize")
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu")
+# What gives no negative value, and what gives none where its input has none.
+NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
+KEEP_SIGN = (*MOVES, "Concat", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "Resize")
 _BOUNDS_ARE_INPUTS = 11  # opset from which a Clip has its bounds as inputs
 END_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 
@@ -46,27 +49,34 @@ def read(graph: Graph) -> Graph:
 def without_rounding(graph: Graph) -> Graph:
     """The float graph that a quantized one stands for: its weights as they were rounded, its activations not rounded at all.
 
-    Quantizers leave a Relu or Clip to the saturation of the integers behind it: where a layer's integers begin at zero, the clamp
-    is made a Clip again.
+    Quantizers leave a Relu or Clip to the saturation of the integers behind it: where they begin at zero, and what is rounded may
+    be negative, the clamp is made a Clip again.
     """
     if graph.given is None:
         return graph
     makers, alias, consts, nodes = graph.producers(), {}, dict(graph.consts), []
+    positive: set[str] = set()
     for node in graph.nodes:
         attrs = attrs_of(node) if node.op_type == ROUNDED else {}
-        maker = makers.get(node.input[0]) if attrs else None
         if not attrs:
             nodes.append(node)
-        elif maker is not None and maker.op_type in (*LAYERS, *ELEMENTWISE) and attrs["lo"] == attrs["zero_point"]:
-            bounds = {"min": 0.0, "max": (attrs["hi"] - attrs["zero_point"]) * attrs["scale"]}
-            if graph.opset < _BOUNDS_ARE_INPUTS:
-                nodes.append(helper.make_node("Clip", node.input, node.output, name=node.name, **bounds))
-                continue
-            names = {end: fresh_name(f"{node.output[0]}_{end}", {*consts, *graph.types}) for end in bounds}
-            consts |= {names[end]: np.asarray(value, np.float32) for end, value in bounds.items()}
-            nodes.append(helper.make_node("Clip", [*node.input, *names.values()], node.output, name=node.name))
-        else:
+            data = node.input if node.op_type == "Concat" else node.input[:1]
+            if node.op_type in NEVER_NEGATIVE or node.op_type in KEEP_SIGN and positive.issuperset(data):
+                positive.update(node.output)
+            continue
+        begins_at_zero = attrs["lo"] == attrs["zero_point"]
+        if begins_at_zero or node.input[0] in positive:
+            positive.add(node.output[0])
+        if not begins_at_zero or node.input[0] in positive or node.input[0] not in makers:
             alias[node.output[0]] = node.input[0]
+            continue
+        bounds = {"min": 0.0, "max": (attrs["hi"] - attrs["zero_point"]) * attrs["scale"]}
+        if graph.opset < _BOUNDS_ARE_INPUTS:
+            nodes.append(helper.make_node("Clip", node.input, node.output, name=node.name, **bounds))
+            continue
+        names = {end: fresh_name(f"{node.output[0]}_{end}", {*consts, *graph.types}) for end in bounds}
+        consts |= {names[end]: np.asarray(value, np.float32) for end, value in bounds.items()}
+        nodes.append(helper.make_node("Clip", [*node.input, *names.values()], node.output, name=node.name))
     given = replace(graph.given, weights={}, biases={}, constants={}, activations=False) if graph.given.ends else None
     return fold(substitute(replace(graph, nodes=tuple(nodes), consts=consts, given=given), alias))
 

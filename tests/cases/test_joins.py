@@ -230,10 +230,13 @@ def test_bits_that_were_asked_for_stay_and_the_plan_cures(pool):
     ):
         assert words in note
     assert "Parts that share a scale</h2>" in report_html(module.report)
-    cured = qaccel.compile(head.model, calibration_data=CALIBRATION, bits=part["plan"])
+    # By itself: what rounding towards the outputs makes up for hides some of it.
+    plain, cured = (
+        qaccel.compile(head.model, calibration_data=CALIBRATION, bits=bits, effort="fast") for bits in (8, part["plan"])
+    )
     assert cured.report["shared_scales"] == []
     wanted = _in_onnxruntime(head.model)["y"]
-    before, after = (decibels(wanted, _runs(each.run)["y"]) for each in (module, cured))
+    before, after = (decibels(wanted, _runs(each.run)["y"]) for each in (plain, cured))
     assert after > before + 2
 
 

@@ -95,18 +95,19 @@ def test_golden_data_of_a_convolution_are_plain_arithmetic(tmp_path: Path):
         ("read", "SRAM"), ("read", "weight buffer"), ("read", "SRAM"), ("write", "SRAM"),
     ]  # fmt: skip
     (_, _, a), (_, _, w), (_, _, records), (_, _, y) = found
-    kernel, stride = conv["kernel_h"], conv["stride_h"]
+    kernel, stride, dilation = ((conv[f"{name}_h"], conv[f"{name}_w"]) for name in ("kernel", "stride", "dilation"))
     channels, outputs = conv["in_channels"], conv["out_channels"]
-    w = w.reshape(kernel, kernel, channels, -1)[..., :outputs].astype(np.int64)
+    w = w.reshape(*kernel, channels, -1)[..., :outputs].astype(np.int64)
     records = np.ascontiguousarray(records).view(np.uint8).reshape(outputs, 12)
     bias = records[:, :4].copy().view("<i4")[:, 0].astype(np.int64)
     multiplier = records[:, 4:8].copy().view("<u4")[:, 0].astype(object)
     for oy in range(conv["out_h"]):
         for ox in range(conv["out_w"]):
             total = bias.copy()
-            for ky in range(kernel):
-                for kx in range(kernel):
-                    iy, ix = oy * stride + ky - conv["pad_top"], ox * stride + kx - conv["pad_left"]
+            for ky in range(kernel[0]):
+                for kx in range(kernel[1]):
+                    iy = oy * stride[0] + ky * dilation[0] - conv["pad_top"]
+                    ix = ox * stride[1] + kx * dilation[1] - conv["pad_left"]
                     if 0 <= iy < a.shape[0] and 0 <= ix < a.shape[1]:
                         total += (a[iy, ix].astype(np.int64) - conv["in_zero_point"]) @ w[ky, kx]
             for c in range(outputs):

@@ -27,7 +27,7 @@ SEEDED = {
         "from ..streams import encode_stream  # noqa: F401",
         "the interpreter shares nothing with what it checks BROKEN",
     ),
-    "plan": ("npu/plan/tile.py", "from ..emit import builder  # noqa: F401", "who chose it BROKEN"),
+    "plan": ("npu/plan/allocate.py", "from ..emit import builder  # noqa: F401", "who chose it BROKEN"),
 }
 
 

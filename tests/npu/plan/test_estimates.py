@@ -19,9 +19,9 @@ from qaccel.npu.access import with_forwarding
 from qaccel.npu.emit.instructions import emit_program
 from qaccel.npu.emit.weights import compress, weight_tiles
 from qaccel.npu.layers import EltwiseLayer, FeatureMap, LayerGraph, MoveLayer
-from qaccel.npu.plan import tile
 from qaccel.npu.plan.allocate import allocate
 from qaccel.npu.plan.post import with_posts
+from qaccel.npu.plan.tiles import pixelwise_tiles
 from qaccel.npu.plan.tiles.tile_work import pointwise_tile
 from qaccel.npu.plan.tiles.tiling import Tiling
 from tiers import wide_after
@@ -113,7 +113,7 @@ def test_a_planner_with_an_operand_of_its_own_is_seen(monkeypatch: pytest.Monkey
     (planned_work,) = pointwise_tile(layer, maps, 8, 8, 64)
     assert cost.work_cycles(planned_work, hw) == 24 + 64 * (64 + 1) // 32
     monkeypatch.setattr(
-        tile, "pointwise_tile", lambda *args: [replace(each, **wrong) for each in pointwise_tile(*args)]
+        pixelwise_tiles, "pointwise_tile", lambda *args: [replace(each, **wrong) for each in pointwise_tile(*args)]
     )
     with pytest.raises(AssertionError):
         check(graph, hw)

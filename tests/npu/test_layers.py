@@ -39,6 +39,11 @@ def test_random_layers(config: str, weight_bits: int, activation_bits: int) -> N
             raise AssertionError(f"case {(config, weight_bits, activation_bits, index)}") from error
 
 
+def test_a_tile_that_lies_in_the_padding_alone() -> None:
+    """A depthwise layer of an input of one row: its typical tile has no row of the input under it."""
+    check_case("qaccel-256", 4, 16, 161)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "weight_bits", "activation_bits"), CASES)
 def test_many_random_layers(config: str, weight_bits: int, activation_bits: int) -> None:

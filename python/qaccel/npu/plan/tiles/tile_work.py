@@ -148,8 +148,9 @@ def window_tile(
         inputs = rows_under(layer.window, *rows, k, count, x.h), under_w
         work = _window_work(layer, maps, inputs, outputs, count, (k, count) == chunks[-1])
         works.append(work)
-    if isinstance(layer, DepthwiseLayer) and isinstance(work, DepthwiseWork):
-        works += _post_tile(layer, maps, outputs, work)
+    last = works[-1] if works else None  # a typical tile may lie in the padding alone
+    if isinstance(layer, DepthwiseLayer) and isinstance(last, DepthwiseWork):
+        works += _post_tile(layer, maps, outputs, last)
     return works
 
 

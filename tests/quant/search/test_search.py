@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 
 import qaccel
+from qaccel import pipeline
 from qaccel.emulate.perturbed import Variant, perturbed, weights_of
 from qaccel.frontend.import_model import import_model
-from qaccel.options import CompileOptions, Limits
+from qaccel.options import BitWidths, CompileOptions, Limits
 from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import measure
 from qaccel.quant.search.search import search
@@ -161,6 +162,22 @@ def test_no_plan_runs_on_the_accelerator() -> None:
     lab.price = refused
     with pytest.raises(qaccel.UserError, match=r"takes none of the \d+ plans .* it takes --bits W"):
         search(lab, Limits(), lambda _: None)
+
+
+def test_uniform_bits_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With passes and without: what the judge asks for was made for the plan. Plans by node are made each time."""
+    model, samples = network(0)
+    imported, options = import_model(model, None, None, None), CompileOptions(calibration_data=samples)
+    asked = []
+    rounded = pipeline._rounded
+    monkeypatch.setattr(pipeline, "_rounded", lambda *args: asked.append(args[-1]) or rounded(*args))
+    lab = laboratory(imported, measure(imported, options), options)
+    first = lab.make(BitWidths(8, 8))
+    assert lab.plain(BitWidths(8, 8)).plan == first.plan and lab.make(BitWidths(8, 8)).plan == first.plan
+    assert asked == [BitWidths(8, 8)]
+    for _ in range(2):
+        lab.make({"conv0": BitWidths(4, 8)})
+    assert len(asked) == 3
 
 
 def test_no_width_fails_silently() -> None:

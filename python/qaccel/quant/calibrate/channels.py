@@ -55,7 +55,10 @@ class ChannelSums:
     def add(self, name: str, value: np.ndarray) -> None:
         """Takes values into mean and variance, of the first SAMPLES."""
         seen = self._seen.get(name, 0)
-        rows = _rows(value := value[: SAMPLES - seen]) if seen < SAMPLES and value.ndim else None
+        if seen == SAMPLES or not value.ndim:
+            return
+        value = value[: SAMPLES - seen]
+        rows = _rows(value)
         if rows is None:
             return
         self._seen[name] = seen + len(value)

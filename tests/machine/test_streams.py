@@ -12,7 +12,15 @@ from machine import weight_kinds
 from qaccel.errors import CompilerFault, QaccelError
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.interpreter import streams
-from qaccel.machine.streams import WeightTile, codec_of, decode_stream, encode_stream, encode_streams, entropy_bits
+from qaccel.machine.streams import (
+    WeightTile,
+    codec_of,
+    decode_stream,
+    encode_stream,
+    encode_streams,
+    entropy_bits,
+    estimate_streams,
+)
 from target.machine import unpack
 
 HW = load_config("qaccel-256")
@@ -220,3 +228,16 @@ def test_a_weight_outside_of_its_width_is_refused(bits: int, weight: int) -> Non
     weights[70] = weight
     with pytest.raises(CompilerFault, match=f"weight 70 of a tile is {weight}, outside of {bits} bits"):
         encode_stream(WeightTile(weights, 10, bits), HW)
+
+
+@pytest.mark.parametrize("lanes", [8, 12, 16, 20, 31])
+@pytest.mark.parametrize("columns", [8, 24, 64])
+def test_estimated_cycles_are_the_decoders(lanes: int, columns: int) -> None:
+    """Of tiles that were not measured, narrower ones too; a decoder's lanes need be no power of two, a stream's are."""
+    hw = replace(HW, decoder_lanes=lanes)
+    weights = np.rint(np.random.default_rng(7).laplace(0, 6, (288, 64))).clip(-127, 127).astype(np.int32)
+    (line,) = estimate_streams([(weights, 8)], hw)
+    tile = WeightTile(weights[:200, :columns], columns, 8)
+    (stream,) = encode_streams([tile], hw)
+    counted = decode_stream(stream, tile.weights.size, columns, 8, hw).decode_cycles
+    assert abs(line.decode_cycles(200, columns) / counted - 1) < 0.05

@@ -357,8 +357,9 @@ class StreamEstimate:
 
 
 def columns_per_lane(columns: int, lanes: int) -> int:
-    """Columns that the busiest lane of an entropy-coded stream decodes; their number is a power of two (ISA manual)."""
-    return _ceil(columns, min(lanes, 1 << (columns.bit_length() - 1)))
+    """Columns that the busiest lane of an entropy-coded stream decodes; its lanes are a power of two (ISA manual), however many the
+    decoder has."""
+    return _ceil(columns, 1 << (min(lanes, columns).bit_length() - 1))
 
 
 def raw_streams(weight_bits: int, hw: HwConfig) -> StreamEstimate:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .dialect.quantized import QuantizedModel, plan_entries
-from .emulate.dataset import check_inputs
+from .emulate.data.dataset import check_inputs
 from .emulate.integers import run_model
 from .errors import UserError, boundary
 from .machine.hw import HwConfig

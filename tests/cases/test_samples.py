@@ -10,7 +10,7 @@ import qaccel
 from cases.nets import Net, decibels, floats, normal, outputs, weights
 from qaccel.cli.main import main
 from qaccel.model import TensorSpec
-from qaccel.quant.calibrate.outliers import PLACE, find_outliers
+from qaccel.quant.calibrate.inputs.outliers import PLACE, find_outliers
 from qaccel.quant.quantize import attributes
 
 # ---- samples larger than those of the calibration

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qaccel.emulate.dataset import check_inputs, load_calibration_data, load_npz
-from qaccel.emulate.images import parse_preprocess
+from qaccel.emulate.data.dataset import check_inputs, load_calibration_data, load_npz
+from qaccel.emulate.data.images import parse_preprocess
 from qaccel.errors import QaccelError
 from qaccel.model import TensorSpec
 

@@ -25,7 +25,7 @@ CODEGEN = "qaccel.npu.codegen"
 LOWER = "qaccel.npu.lower.from_relax"
 PASSES = "qaccel.quant.passes.PASSES"
 SCHEDULE = "qaccel.npu.emit.builder"
-SYNTHETIC = "qaccel.quant.calibrate.synthetic"
+SYNTHETIC = "qaccel.quant.calibrate.inputs.synthetic"
 TILES = "qaccel.schedules.floating.tiles"
 
 

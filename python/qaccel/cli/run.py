@@ -136,7 +136,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _inputs(module: Module, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     """What the user gives, and the rest filled in where there is nothing or ``--fill-mode`` asks for it."""
-    from ..emulate.dataset import load_npz
+    from ..emulate.data.dataset import load_npz
     from ..run.filled_inputs import SEED, filled_inputs
     from ..run.images import check_no_preprocess, read_inputs
 

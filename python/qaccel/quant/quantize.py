@@ -33,7 +33,7 @@ from .rules.layers import LAYER_RULES, Rule
 from .rules.match import Node, NodeBits, fuse_biases, fuse_clamps, fuse_roundings, nodes_of, renames
 from .rules.moves import MOVE_RULES
 from .rules.normalization import keep_normalizations
-from .rules.spans import Spans, fit_spans
+from .rules.spans.spans import Spans, fit_spans
 from .rules.steep.find import Levels, is_steep, keep_steep, steep_tables, wide_reads
 from .rules.steep.ladder import emit_levels
 from .rules.tables import fuse_tables

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..emulate.dataset import check_inputs
+from ..emulate.data.dataset import check_inputs
 from ..emulate.executor import execute
 from ..errors import UserError
 from ..model import Model

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..emulate.dataset import check_inputs, load_npz
+from ..emulate.data.dataset import check_inputs, load_npz
+from ..emulate.data.images import ImageFolder
 from ..emulate.executor import execute
-from ..emulate.images import ImageFolder
 from ..errors import UserError, path_of
 from ..frontend.canonicalize import load as load_proto
 from ..frontend.import_onnx import import_onnx

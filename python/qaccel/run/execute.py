@@ -20,7 +20,7 @@ import tvm
 from tvm.runtime.vm import VirtualMachine
 from tvm.support import cc
 
-from ..emulate.dataset import check_inputs
+from ..emulate.data.dataset import check_inputs
 from ..errors import CompilerFault, UserError, one_line, path_of
 from ..machine.artefact import Artefact
 from ..machine.isa import isa

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..emulate.dataset import check_inputs, load_npz
-from ..emulate.images import ImageFolder, image_folder, parse_preprocess
+from ..emulate.data.dataset import check_inputs, load_npz
+from ..emulate.data.images import ImageFolder, image_folder, parse_preprocess
 from ..errors import UserError, path_of
 from .execute import Runner
 

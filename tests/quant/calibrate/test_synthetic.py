@@ -12,8 +12,8 @@ from qaccel.frontend.import_relax import import_relax
 from qaccel.model import Model, TensorSpec
 from qaccel.options import CompileOptions
 from qaccel.quant.calibrate.calibration import measure
+from qaccel.quant.calibrate.inputs.synthetic import DEVIATIONS, HEADROOM, synthetic_inputs, widened
 from qaccel.quant.calibrate.ranges import Ranges, calibrate
-from qaccel.quant.calibrate.synthetic import DEVIATIONS, HEADROOM, synthetic_inputs, widened
 
 RNG = np.random.default_rng(90)
 

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from ...dialect.quantized import InputSeen
-from ...emulate.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
+from ...emulate.data.dataset import check_inputs, integer_notes, joined_feeds, load_calibration_data
 from ...errors import UserError
 from ...model import Model
 from ...options import BITS_WITHOUT_DATA, CALIBRATION_METHODS, GUESSED_INPUT_RANGE, CompileOptions
 from ...stages import OfThisRun
-from . import cache, preprocessing
-from .outliers import find_outliers, without
+from . import cache
+from .inputs import preprocessing
+from .inputs.outliers import find_outliers, without
+from .inputs.seen import inputs_seen, line
+from .inputs.synthetic import synthetic_inputs, those_of, widened
 from .ranges import NotFinite, Ranges, calibrate
 from .runs import batch_of, runs_of
-from .seen import inputs_seen, line
-from .synthetic import synthetic_inputs, those_of, widened
 
 HELD_OUT = 4  # one group of so many is held out to judge by
 HELD_TOGETHER = 4  # samples in a row

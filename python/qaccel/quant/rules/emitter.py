@@ -18,7 +18,7 @@ from .joins import LATER, Joins
 from .layout import Layout, arranged, canonical, offsets, order_of, outer, transposed
 from .match import Node
 from .moving import Held, copied, move
-from .spans import Spans
+from .spans.spans import Spans
 from .weights import NotQuantizable, activation_quantization
 
 

@@ -22,9 +22,9 @@ from ....emulate.executor import execute
 from ....emulate.integers import run_model, run_stretch
 from ....relax_tools import static_shape
 from ...calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT, Calibration
+from ...calibrate.inputs.synthetic import those_of
 from ...calibrate.narrow import FEW_BITS
 from ...calibrate.runs import first_runs, runs_of
-from ...calibrate.synthetic import those_of
 from ..constants import LayerConstants, with_constants
 from .blocks import Block, blocks_of
 from .grids import learnable, with_grids

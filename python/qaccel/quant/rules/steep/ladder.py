@@ -21,7 +21,7 @@ from ....dialect.quantized import TablePart
 from ..emitter import Emitter, Held
 from ..layers import NodeBits, Output, Rule, expressible, output
 from ..match import Node
-from ..spans import Spans
+from ..spans.spans import Spans
 from ..tables import evaluate, make_table
 from ..weights import NotQuantizable, activation_quantization
 from .find import Levels, is_product, least_constant, within

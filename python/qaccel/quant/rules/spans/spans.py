@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from tvm import relax
 
-from ...dialect import kinds
-from ...errors import CompilerFault
-from ...machine.numerics import activation_limits
-from ...model import TensorSpec
-from ..calibrate.ranges import Ranges
+from ....dialect import kinds
+from ....errors import CompilerFault
+from ....machine.numerics import activation_limits
+from ....model import TensorSpec
+from ...calibrate.ranges import Ranges
+from ..match import Node, NodeBits
+from ..weights import NotQuantizable, activation_quantization
 from .bounded import EVERYTHING, GRID, PASSING, Bounds, Span, clamp_of, curve, hull, is_function, within
-from .match import Node, NodeBits
-from .weights import NotQuantizable, activation_quantization
 
 # Of the error that rounding the operand makes in a function's output anyway: how much the cut of the operand's range may add.
 CUT_OF_ROUNDING = 1 / 4

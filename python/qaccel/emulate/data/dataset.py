@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, path_of, shown
-from ..model import TensorSpec
+from ...errors import UserError, path_of, shown
+from ...model import TensorSpec
 from .images import image_folder, parse_preprocess
 
 NAMES_SHOWN = 8  # of the arrays in a file, where one is missing

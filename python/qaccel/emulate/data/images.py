@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
-from ..model import TensorSpec
+from ...errors import UserError
+from ...model import TensorSpec
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 PREPROCESS_KEYS = ("mean", "scale", "std", "resize", "crop", "layout")

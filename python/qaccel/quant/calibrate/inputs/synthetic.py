@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...model import Model, TensorSpec
-from .ranges import Ranges
+from ....model import Model, TensorSpec
+from ..ranges import Ranges
 
 # Made-up inputs excite a network less than real ones; 16-bit activations can spare the two bits that this costs.
 HEADROOM = 4.0

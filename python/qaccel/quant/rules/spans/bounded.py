@@ -15,12 +15,12 @@ from operator import add
 import numpy as np
 from tvm import ir, relax
 
-from ...dialect import kinds, operators
-from ...emulate.float_operators import COMPARISONS
-from ...model import TensorSpec
-from .match import Node
-from .tables import evaluate, pointwise
-from .weights import NotQuantizable
+from ....dialect import kinds, operators
+from ....emulate.float_operators import COMPARISONS
+from ....model import TensorSpec
+from ..match import Node
+from ..tables import evaluate, pointwise
+from ..weights import NotQuantizable
 
 Span = tuple[float, float]
 EVERYTHING: Span = (-math.inf, math.inf)

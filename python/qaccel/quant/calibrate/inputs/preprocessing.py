@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...dialect.quantized import InputSeen
-from ...model import Model
+from ....dialect.quantized import InputSeen
+from ....model import Model
 from .first_layers import Layer, Moments, first_layers, moments
 from .seen import channel_axis, inputs_seen
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...dialect.quantized import InputSeen
-from ...model import TensorSpec
+from ....dialect.quantized import InputSeen
+from ....model import TensorSpec
 
 MOST_CHANNELS = 16  # beyond them the figures of each are no help
 MOST_SHOWN = 3  # inputs in the line for people

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import ir, relax
 
-from ...emulate.executor import execute
-from ...model import Model
-from ...relax_tools import bindings, node_name, variables
+from ....emulate.executor import execute
+from ....model import Model
+from ....relax_tools import bindings, node_name, variables
 
 MOST_LAYERS = 8
 _CONVOLUTION = "relax.nn.conv2d"

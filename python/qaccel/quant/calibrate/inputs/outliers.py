@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...model import TensorSpec
+from ....model import TensorSpec
 
 # How many times the largest of all other values an outlier is; values that run on without such a gap are the data's own tail.
 GAP = 30.0

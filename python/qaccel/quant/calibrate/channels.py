@@ -76,7 +76,9 @@ class ChannelSums:
             mean = first / self._counts[name]
             lo, hi = self._ends[name]
             if len(lo) == len(mean):
-                found[name] = Channels(lo, hi, mean, np.maximum(second / self._counts[name] - mean**2, 0.0))
+                with np.errstate(invalid="ignore"):  # a mask of -inf has no variance
+                    variance = np.maximum(second / self._counts[name] - mean**2, 0.0)
+                found[name] = Channels(lo, hi, mean, variance)
         return found
 
 

@@ -214,12 +214,14 @@ def points_of(
             continue
         scores = part.of(reference)
         slope, changes = _of_noise(scores)
+        variance = 1 / max(changes, 1.0)
         few = part.of(seen_on) if seen_on is not None else scores
         fitted = _slope([(losses[k].value, losses[k].changed) for losses in seen], few.shape[0] * few.shape[1])
         if fitted is not None and fitted[1] >= _FEWEST_CHANGES:
             slope *= fitted[0] / _of_noise(few)[0]
+            variance += 1 / fitted[1]
         slopes.append(slope)
-        doubt.append(1 / math.sqrt(max(changes, 1.0)))
+        doubt.append(math.sqrt(variance))
     return Points(tuple(parts), tuple(slopes), tuple(doubt))
 
 

@@ -21,13 +21,11 @@ import onnx
 
 import qaccel
 from qaccel.machine.hw import HwConfig, load_config
-from qaccel.machine.layer_cost import cycles_in_turn
 from qaccel.npu.codegen import compile_layers, planned
 from qaccel.npu.layers import LayerGraph
 from qaccel.npu.lower.from_relax import lower
 from qaccel.npu.partition.partition import partition, subgraph_functions
-from qaccel.npu.plan.ahead import units_of
-from qaccel.npu.plan.stock import buffered_bytes
+from qaccel.npu.plan.estimate import planned_cycles
 from qaccel.run.program import profile
 
 HERE = Path(__file__).resolve().parents[1]
@@ -88,13 +86,9 @@ def errors(layers: list[LayerGraph], hw: HwConfig) -> tuple[float, list[float]]:
             each["layer"]: each["cycles"]
             for each in profile(compile_layers(graph, hw, proven=False).artefact, trace=False)["layers"]
         }
-        units = units_of(whole, allocation.tilings, allocation.cascades)
-        merged = {step for records in allocation.records for step in records.offsets}
-        works = [replace(unit.work, loads=unit.own_loads(merged)) for unit in units]
-        each_takes = cycles_in_turn(works, buffered_bytes(whole, allocation.tilings, units), hw)
         pairs += [
             (takes, sum(int(machine.get(i, 0)) for i in range(unit.first, unit.last + 1)))
-            for takes, unit in zip(each_takes, units, strict=True)
+            for unit, takes in planned_cycles(whole, allocation, hw)
         ]
     estimated, counted = (sum(column) for column in zip(*pairs, strict=True))
     return 100 * (estimated / counted - 1), [100 * (a / b - 1) for a, b in pairs if b > COUNTED * counted]

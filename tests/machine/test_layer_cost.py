@@ -2,9 +2,18 @@
 
 from dataclasses import replace
 
-from qaccel.machine.cost import CopyWork
+from qaccel.machine.cost import ConvWork, CopyWork, EltwiseWork, PostWork
 from qaccel.machine.hw import load_config
-from qaccel.machine.layer_cost import LayerWork, block_cycles, engine_cycles, sram_stream_cycles, weight_waits
+from qaccel.machine.layer_cost import (
+    LayerWork,
+    Turn,
+    block_cycles,
+    engine_cycles,
+    network_cycles,
+    sram_stream_cycles,
+    turn_cycles,
+    weight_waits,
+)
 
 HW = load_config("qaccel-256")
 COPY = CopyWork(h=10, w=10, channels=32, in_bits=8, out_bits=8)  # 24 + 100 cycles
@@ -46,3 +55,80 @@ def test_compute_waits_for_more_weights_than_the_buffer_holds() -> None:
     assert waits.compute == (180, last - 248)
     assert waits.loadw == (1240, last - 1160)
     assert weight_waits([first, work(2)], [1000, 0], hw).compute == (180, 0), "a layer without weights waits for none"
+
+
+BEGIN = 64 + 64 // 8  # the first instruction is there
+
+
+def turn(work: LayerWork, weight_bytes: int = 1000, **more: object) -> Turn:
+    return Turn(work=work, weight_bytes=weight_bytes, weight_tiles=max(1, work.weight_loads), **more)
+
+
+def test_a_forwarded_tile_counts_once() -> None:
+    size = {"out_h": 4, "out_w": 4, "out_channels": 8}
+    conv = ConvWork(
+        kernel_h=1, kernel_w=1, in_channels=8, weight_bits=8, in_bits=8, out_bits=8, finish=1, forward=1, **size
+    )
+    add = EltwiseWork(h=4, w=4, channels=8, in_bits=8, out_bits=8, b_bits=8, b_scalar=0)
+    computes = ((replace(conv, finish=0, forward=0), 6), (conv, 3), (PostWork(first=conv, then=add), 3))
+    assert replace(work(0), computes=computes).tiles == 3
+    assert replace(work(0), computes=((replace(conv, forward=0), 3),)).tiles == 3
+
+
+def test_turns_wait_for_their_weights() -> None:
+    """What has room in the buffer is there in time; what has none is fetched when the turn before it is done."""
+    layer = turn(work(10, streams=1, stream_bytes=800))
+    stream = 180 + 11 * 8  # in turn with 11 instructions
+    assert turn_cycles([layer, layer], HW) == [BEGIN + stream + 1240, 1240]
+    assert network_cycles([layer, layer], HW) == BEGIN + stream + 2 * 1240
+    small = replace(HW, weight_buffer_bytes=1500)
+    assert turn_cycles([layer, layer], small) == [BEGIN + stream + 1240, stream + 1240]
+    two = turn(work(10, streams=2, stream_bytes=1600))  # the second of them needs the first one's place: 620 cycles
+    assert turn_cycles([two], replace(HW, weight_buffer_bytes=500))[0] == BEGIN + 2 * (180 + 12 * 8 // 2 + 620)
+
+
+def test_streams_from_a_stock_come_at_the_pace_of_sram() -> None:
+    """40 streams of 8,000 bytes: from DRAM 1,080 cycles each, from SRAM 516; those that come again as room is made, as DRAM has them."""
+    layer = turn(work(1, streams=40, stream_bytes=320_000), 40_000)
+    plain, all_there = (network_cycles([replace(layer, stocked=n)], HW) for n in (0, 40))
+    each = 80 + 1000 + 41 * 8 / 40  # in turn with 41 instructions
+    assert plain - all_there == round(40 * (each - 516))
+    half = network_cycles([replace(layer, stocked=20)], HW)
+    assert half == (plain + all_there) // 2
+    refilled = network_cycles([replace(layer, stocked=20, refilled=True)], HW)
+    assert refilled == BEGIN + 516 + 20 * 1080 + 516 + round(124 / 40)  # LOAD is always as far as it has room
+
+
+def test_what_is_fetched_for_later_turns_delays_the_next_weights() -> None:
+    layer, waits = turn(work(1)), turn(work(1, streams=1, stream_bytes=8000))
+    before = network_cycles([layer, waits], HW)
+    assert network_cycles([replace(layer, ahead_bytes=4000), waits], HW) == before + 500
+
+
+def test_maps_from_dram_come_in_turn() -> None:
+    """Ten tiles: the first load is waited for, the others take longest; the last store comes behind all."""
+    tiles = replace(
+        work(10),
+        loads=10,
+        load_beats=5000,
+        stores=10,
+        store_beats=1000,
+        first_bytes=4000,
+        last_bytes=800,
+        first_loads=1,
+    )
+    alone = network_cycles([turn(replace(tiles, stores=0, store_beats=0))], HW)
+    instructions = 20 * 64 // 8  # fetched in turn with the first load
+    assert alone == BEGIN + 10 * (80 + 500) + instructions + 124
+    both = network_cycles([turn(tiles)], HW)
+    shared = 4500 * 1000 / (1000 + 10 * 80)  # what the stores take from the loads
+    assert abs(both - (alone + 10 * 8 + min(shared, 1000) + 180 + 100 * 5000 / 5800)) <= 2
+
+
+def test_loadw_holds_back() -> None:
+    """Weights of the second turn come behind the first turn's first map or its last, or take the channel from both."""
+    fed = replace(work(2), loads=2, load_beats=2000, first_bytes=8000, first_loads=1)
+    later = turn(work(2, streams=1, stream_bytes=8000))
+    free, first, last = ([turn(fed, 0, held=held), later] for held in (None, "first", "last"))
+    times = [turn_cycles(each, HW)[0] for each in (free, first, last)]
+    assert times[0] > times[1] > times[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .cost import Work, bytes_beats, work_cycles
 from .hw import HwConfig
@@ -16,7 +17,8 @@ class LayerWork:
     """What a layer does in all: COMPUTE instructions (each kind of work and how often), transfers and what they cost.
 
     ``load_beats`` and ``store_beats`` are cycles of the DRAM channel (`cost.box_beats`); ``weight_bytes`` are of streams, each one
-    run. ``first_bytes`` are fetched before anything is computed, ``last_bytes`` stored after.
+    run. ``first_bytes`` are fetched before anything is computed, by ``first_loads`` of the loads; ``last_bytes`` are stored after.
+    ``weight_passes``: how often all weights are gone through; from the second time on they are in the buffer.
     """
 
     computes: tuple[tuple[Work, int], ...]
@@ -29,6 +31,22 @@ class LayerWork:
     store_beats: int
     first_bytes: int
     last_bytes: int
+    first_loads: int = 0
+    weight_passes: int = 1
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles of outputs are finished. An instruction that forwards finishes none, the one that takes it does."""
+        return sum(count for each, count in self.computes if _ends_tile(each))
+
+    @property
+    def instructions(self) -> int:
+        """How many instructions there are for it."""
+        return sum(count for _, count in self.computes) + self.loads + self.weight_loads + self.stores
+
+
+def _ends_tile(work: Work) -> bool:
+    return bool(getattr(work, "finish", 1)) and not getattr(work, "forward", 0)
 
 
 @dataclass(frozen=True)
@@ -47,8 +65,7 @@ def engine_cycles(layer: LayerWork, hw: HwConfig) -> EngineCycles:
     start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
     fetch = layer.weight_loads * hw.dram_latency_cycles + layer.weight_bytes // bus
     # Instructions are fetched through the same channel, which is what makes many small tiles dear.
-    instructions = sum(count for _, count in layer.computes) + layer.loads + layer.weight_loads + layer.stores
-    program_bytes = instructions * isa().instruction_bytes
+    program_bytes = layer.instructions * isa().instruction_bytes
     return EngineCycles(
         compute=sum(count * work_cycles(work, hw) for work, count in layer.computes),
         load=layer.loads * (start.load + hw.dram_latency_cycles) + layer.load_beats,
@@ -123,22 +140,204 @@ def weight_waits(
     return WeightWaits(tuple(waits), tuple(idle))
 
 
-def cycles_in_turn(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> list[int]:
-    """Estimate for layers one after the other: what COMPUTE works and waits for: weights as in `weight_waits`, maps from DRAM."""
-    found = []
-    for layer, wait in zip(layers, weight_waits(layers, weight_bytes, hw).compute, strict=True):
-        busy, unhidden = engine_cycles(layer, hw), layer.first_bytes * (layer.loads > 0) + layer.last_bytes
-        found.append(max(busy.compute + wait, busy.load, busy.store) + unhidden // hw.dram_bytes_per_cycle)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A layer or a cascade in its turn among others.
+
+    Its weights take ``weight_bytes`` of the weight buffer, in ``weight_tiles`` tiles. ``stocked``: how many of its streams wait in
+    SRAM; ``refilled``: those after them have come there by then, too. ``ahead_bytes``: of streams for later turns that LOAD fetches
+    meanwhile. ``held``: LOADW goes on with other weights behind its "first" or its "last" load.
+    """
+
+    work: LayerWork
+    weight_bytes: int
+    weight_tiles: int
+    stocked: int = 0
+    refilled: bool = False
+    ahead_bytes: int = 0
+    held: Literal["first", "last"] | None = None
 
 
-def network_cycles(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> int:
-    """The sum of `cycles_in_turn`; at the least what LOADW takes if it waits for every other transfer."""
-    return max(sum(cycles_in_turn(layers, weight_bytes, hw)), loadw_cycles(layers, hw))
+def turn_cycles(turns: Sequence[Turn], hw: HwConfig) -> list[int]:
+    """Estimate of what each takes where they come one after the other: from when the one before has computed until it has."""
+    timeline = _Timeline(turns, hw)
+    ends = [0.0, *map(timeline.run, range(len(turns)))]
+    ends[-1] = max(ends[-1], timeline.store)
+    return [round(end) - round(begin) for begin, end in zip(ends, ends[1:], strict=False)]
 
 
-def loadw_cycles(layers: Sequence[LayerWork], hw: HwConfig) -> int:
-    """Cycles that LOADW takes for all layers if it waits for every other transfer."""
-    busy = [engine_cycles(layer, hw) for layer in layers]
-    own = sum(layer.weight_bytes for layer in layers) // hw.dram_bytes_per_cycle
-    return sum(each.loadw + each.dram for each in busy) - own
+def network_cycles(turns: Sequence[Turn], hw: HwConfig) -> int:
+    """Estimate for all of them."""
+    return sum(turn_cycles(turns, hw))
+
+
+STEPS = 128  # a layer is followed in so many steps at most
+QUEUES = 2  # that fill up at first, while the others get an instruction now and then
+
+
+class _Timeline:
+    """When each engine is done with what came so far. While COMPUTE works, the others fetch what comes after."""
+
+    def __init__(self, turns: Sequence[Turn], hw: HwConfig) -> None:
+        self.turns, self.hw = turns, hw
+        begin = hw.dram_latency_cycles + bytes_beats(isa().instruction_bytes, hw)
+        self.compute = self.load = self.loadw = self.store = float(begin)
+        self._buffer = _WeightBuffer(hw.weight_buffer_bytes)
+
+    def run(self, position: int) -> float:
+        """Let the engines do what a turn needs; gives when COMPUTE is done with it."""
+        turn = self.turns[position]
+        work, busy = turn.work, engine_cycles(turn.work, self.hw)
+        tiles, streams = max(1, work.tiles), work.weight_loads
+        steps = min(STEPS, max(1, streams, tiles if work.loads or work.stores else 1))
+        ahead = max(1, 2 * steps // tiles)  # there are two places for each kind of tile
+        first, rest, maps = self._loads(position, busy)
+        stores = self._stores(work, busy)
+        weights = _Streams(turn, self, busy)
+        # By step. Records have their places before the turn, maps have not.
+        ends, stored = [self.compute if maps else 0.0] * ahead, [self.store] * ahead
+        for step in range(steps):
+            if work.loads:
+                self.load = max(self.load, ends[step]) + (rest / (steps - 1) if step else first)
+            ready = weights.fetched(min(streams, -(-(step + 1) * streams * work.weight_passes // steps)))
+            if step == 0 and turn.held == "first":
+                self.loadw = max(self.loadw, self.load)
+            begin = max(self.compute, ready, self.load if work.loads else 0, stored[step] if work.stores else 0)
+            self.compute = begin + busy.compute / steps
+            ends.append(self.compute)
+            if work.weight_passes == 1:
+                weights.used(self.compute)
+            if work.stores:
+                self.store = max(self.store, self.compute) + stores / steps
+                stored.append(self.store)
+        weights.used(self.compute)
+        if work.stores:
+            self.store = max(self.store, self.compute + stores / tiles)
+        if turn.held == "last":
+            self.loadw = max(self.loadw, self.load)
+        self.loadw += turn.ahead_bytes // self.hw.dram_bytes_per_cycle
+        return self.compute
+
+    def _loads(self, position: int, busy: EngineCycles) -> tuple[float, float, bool]:
+        """Cycles of the loads that must be there before a turn computes anything, and of those after them; whether the former have
+        maps among them."""
+        turn, hw = self.turns[position], self.hw
+        work, stream = turn.work, turn.work.weight_bytes // max(1, turn.work.weight_loads)
+        beats = max(
+            (work.first_bytes - stream) / hw.dram_bytes_per_cycle,
+            work.load_beats / max(1, work.tiles, work.weight_loads),
+        )
+        alone = min(busy.load, work.first_loads * (hw.start_up_cycles.load + hw.dram_latency_cycles) + beats)
+        first, rest = alone + min(beats, stream / hw.dram_bytes_per_cycle), busy.load - alone
+        if position == 0:
+            queued = hw.instruction_buffer_entries + QUEUES * hw.queue_entries
+            queued = min(queued, sum(each.work.instructions for each in self.turns))
+            first += min(beats, bytes_beats(queued * isa().instruction_bytes, hw))
+            first += 0 if turn.held else self._lost(beats)
+            rest += 0 if turn.held == "last" else self._lost(max(0, work.load_beats - beats))
+        pauses = work.stores * (hw.start_up_cycles.store + hw.dram_latency_cycles)
+        rest += _in_turn(max(0, work.load_beats - beats), work.store_beats, pauses)
+        return first, rest, work.first_bytes > stream
+
+    def _stores(self, work: LayerWork, busy: EngineCycles) -> float:
+        """Cycles of the stores of a turn."""
+        pauses = work.loads * (self.hw.start_up_cycles.load + self.hw.dram_latency_cycles)
+        return busy.store + _in_turn(work.store_beats, work.load_beats, pauses)
+
+    def _lost(self, beats: float) -> float:
+        """Cycles that LOADW, with the streams behind the first turn that it has room for, takes from loads of so many."""
+        room, found = self.hw.weight_buffer_bytes - self.turns[0].weight_bytes, []
+        for turn in self.turns[1:]:
+            room -= turn.weight_bytes
+            if room < 0:
+                break
+            found.append(turn.work)
+        ahead = sum(work.weight_bytes for work in found) / self.hw.dram_bytes_per_cycle
+        pauses = sum(work.weight_loads for work in found) * (
+            self.hw.start_up_cycles.loadw + self.hw.dram_latency_cycles
+        )
+        return _in_turn(beats, ahead, pauses)
+
+    def room(self, tile: _WeightTile, together_bytes: int) -> float:
+        """When a tile, given a place in the weight buffer, may be decoded into it."""
+        return self._buffer.put(tile, together_bytes)
+
+
+def _in_turn(beats: float, others: float, pauses: float) -> float:
+    """Cycles that a transfer waits for ``others`` of another engine, which does not ask for the channel in its ``pauses``."""
+    return min(beats * others / max(1, others + pauses), others)
+
+
+@dataclass(eq=False)
+class _WeightTile:
+    """Weights in the buffer; ``used``: when COMPUTE is done with them, as far as that is known."""
+
+    size_bytes: int
+    begin: int = 0
+    used: float = 0.0
+
+
+class _WeightBuffer:
+    """Tiles lie one behind the other; what does not fit before the end lies at the begin, and so do tiles that stay together."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes, self._end = size_bytes, 0
+        self._tiles: list[_WeightTile] = []
+
+    def put(self, tile: _WeightTile, together_bytes: int) -> float:
+        """``together_bytes``: of this tile and those that must not be parted from it. Gives when what lay there is not needed any
+        more."""
+        if self._end + together_bytes > self._size_bytes >= together_bytes:
+            self._end = 0
+        tile.begin = self._end if self._end + tile.size_bytes <= self._size_bytes else 0
+        self._end = tile.begin + tile.size_bytes
+        over = [each for each in self._tiles if each.begin < self._end and tile.begin < each.begin + each.size_bytes]
+        self._tiles = [each for each in self._tiles if each not in over] + [tile]
+        return max((each.used for each in over), default=0.0)
+
+
+class _Streams:
+    """The weight streams of a turn, fetched one after the other as soon as the weight buffer has room."""
+
+    def __init__(self, turn: Turn, timeline: _Timeline, busy: EngineCycles) -> None:
+        self._turn, self._timeline = turn, timeline
+        work, hw = turn.work, timeline.hw
+        count, bus = max(1, work.weight_loads), hw.dram_bytes_per_cycle
+        beats, others = work.weight_bytes / count / bus, (busy.dram - work.weight_bytes // bus) / count
+        # What else is transferred meanwhile takes turns with a stream.
+        fetch = hw.dram_latency_cycles + beats + min(beats, others)
+        self._from_dram = hw.start_up_cycles.loadw + max(fetch, work.decode_cycles / count)
+        self._from_sram = sram_stream_cycles(work, hw) / count
+        self._refill = hw.start_up_cycles.load + hw.dram_latency_cycles + beats
+        self._refilled = 0.0
+        self._ready = 0.0
+        self._count = 0
+        self._in_use: list[_WeightTile] = []
+
+    def fetched(self, count: int) -> float:
+        """When so many are decoded."""
+        while self._count < count:
+            self._fetch()
+        return self._ready
+
+    def _fetch(self) -> None:
+        turn, timeline = self._turn, self._timeline
+        tile = _WeightTile(-(-turn.weight_bytes // max(1, turn.weight_tiles)), used=timeline.compute)
+        begin = max(timeline.loadw, timeline.room(tile, 0 if self._count else turn.weight_bytes))
+        if self._count < turn.stocked:
+            timeline.loadw = begin + self._from_sram
+            self._refilled = self._refilled or timeline.loadw
+        elif turn.refilled:
+            self._refilled += self._refill
+            timeline.loadw = max(begin, self._refilled) + self._from_sram
+        else:
+            timeline.loadw = begin + self._from_dram
+        self._ready = timeline.loadw
+        self._count += 1
+        self._in_use.append(tile)
+
+    def used(self, time: float) -> None:
+        """COMPUTE is done by then with what has been fetched."""
+        for tile in self._in_use:
+            tile.used = time
+        self._in_use = []

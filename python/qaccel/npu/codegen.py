@@ -1,21 +1,23 @@
 """One subgraph through the accelerator's half of the compiler; ``compile_layers`` is the list of its steps.
 
-Lowered layers get the order of channels that compresses best; those that can run in another's post stage join it. By an estimate of
-their streams the planner cuts them into tiles and gives every map and block its place. The tiles' weights are compressed; the
-instructions name the streams. Last come semaphores, the encoding, and the check of what came out.
+Lowered layers get the order of channels that compresses best; those that are not slower in another's post stage join it. By an
+estimate of their streams the planner cuts them into tiles and gives every map and block its place. The tiles' weights are
+compressed; the instructions name the streams. Last come semaphores, the encoding, and the check of what came out.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from tvm import relax
 
 from ..machine.artefact import Artefact
 from ..machine.hw import HwConfig
-from ..machine.layer_cost import LayerWork
+from ..machine.layer_cost import Turn, network_cycles
 from ..machine.streams import entropy_bits, estimate_streams
 from .check.program import check_program
 from .emit.encode import build_artefact
@@ -29,7 +31,7 @@ from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.post import with_posts
 from .plan.tiles.tile import tiling_alone
-from .plan.tiles.tiling import weight_buffer_bytes
+from .plan.tiles.tiling import weight_buffer_bytes, weight_tile_count
 
 log = logging.getLogger(__name__)
 
@@ -129,21 +131,31 @@ def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> Comp
 def planned(graph: LayerGraph, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
     """The subgraph as it is planned, its channels in another order, layers in post stages and pixels made as one where that pays,
     and its plan."""
-    graph = _with_estimates(with_posts(order_channels(graph), hw), hw)
-    graph = with_wide_pixels(graph, hw, _work_alone)
+    graph = _with_estimates(order_channels(graph), hw)
+    graph = with_posts(graph, hw, partial(_cycles_of, graph, hw))
+    graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw))
     return graph, allocate(graph, hw)
 
 
-def _work_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> tuple[LayerWork, int] | None:
-    """What a layer does, cut as is best for it alone, and what its weights take of the weight buffer; None if nothing fits.
+def _cycles_of(graph: LayerGraph, hw: HwConfig, layers: Sequence[AnyLayer]) -> int | None:
+    """Estimate for layers of a subgraph one after the other, in wide pixels where that pays; None if one fits in no way."""
+    turn_of = partial(_turn_alone, graph, hw)
+    wide = with_wide_pixels(replace(graph, layers=tuple(layers)), hw, turn_of)
+    turns = [turn for turn in map(turn_of, wide.layers) if turn is not None]
+    return network_cycles(turns, hw) if len(turns) == len(layers) else None
 
-    Its records take the channel, but come ahead.
+
+def _turn_alone(graph: LayerGraph, hw: HwConfig, layer: AnyLayer) -> Turn | None:
+    """A layer of a subgraph in its turn, cut as is best for it alone; None if it fits in no way.
+
+    Its records take the channel, but come ahead; while maps are loaded, LOADW holds back.
     """
     tiling = tiling_alone(layer, graph, hw)
     if tiling is None:
         return None
     work = tiling.work if any(tiling.in_slot_bytes) else replace(tiling.work, loads=0)
-    return work, weight_buffer_bytes(layer, tiling)
+    size, tiles = weight_buffer_bytes(layer, tiling), weight_tile_count(layer, tiling)
+    return Turn(work=work, weight_bytes=size, weight_tiles=tiles, held="last" if work.loads else None)
 
 
 def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:

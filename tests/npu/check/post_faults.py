@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from npu.check.faults import SEED, Case, case_of, random_records
+from npu.harness import equally_quick
 from qaccel.machine.hw import load_config
 from qaccel.npu.access import with_forwarding
 from qaccel.npu.layers import (
@@ -44,7 +45,7 @@ def posted_case() -> Case:
     """The network on a machine so small that each post stage has several tiles, and the sum's other operand comes with them."""
     graph, inputs = posted_network()
     hw = replace(load_config("qaccel-64"), name="tiny", sram_bytes=1536, weight_buffer_bytes=512)
-    together = with_posts(graph, hw)
+    together = with_posts(graph, hw, equally_quick)
     assert [layer.post.name for layer in together.layers] == ["sum", "y"]
     case = case_of(together, inputs, hw)
     assert case.expected == case_of(graph, inputs, hw).expected

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 
-from npu.harness import run_artefact
+from npu.harness import equally_quick, run_artefact
 from npu.layer_cases import WIDTHS, output_size, random_layer, random_pair, random_params, values, zero_point
 from npu.oracle import run_graph
 from npu.test_cascades import allocate, case, emitted
@@ -59,7 +60,8 @@ def compiled(graph: LayerGraph, hw: HwConfig, widen: Pass) -> CompiledSubgraph:
 
 def widths_of(graph: LayerGraph, hw: HwConfig) -> list[int]:
     """Pixels in one of each layer, as they are chosen."""
-    made = wide_pixels.with_wide_pixels(codegen._with_estimates(graph, hw), hw, codegen._work_alone)
+    graph = codegen._with_estimates(graph, hw)
+    made = wide_pixels.with_wide_pixels(graph, hw, partial(codegen._turn_alone, graph, hw))
     return [layer.wide for layer in made.layers if isinstance(layer, ConvLayer)]
 
 
@@ -253,7 +255,7 @@ def test_a_post_stage_behind_wide_pixels(config: str) -> None:
         for index in range(5):
             rng = np.random.default_rng([SEED, index, weight_bits, activation_bits])
             graph = random_pair(rng, weight_bits, activation_bits, False, hw)
-            made = forced(np.random.default_rng(index))(with_posts(graph, hw))
+            made = forced(np.random.default_rng(index))(with_posts(graph, hw, equally_quick))
             for layer in made.layers:
                 if isinstance(layer, ConvLayer) and layer.wide > 1 and layer.post is not None:
                     both["TABLE" if isinstance(layer.post, TableLayer) else "ELTWISE"] += 1

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from npu.harness import equally_quick
 from npu.layer_cases import WIDTHS, random_layer, random_pair
 from qaccel.dialect.pieces import Piece
 from qaccel.machine import cost
@@ -96,7 +97,7 @@ def test_planned_work_of_post_stages_is_what_is_emitted() -> None:
     compared: Counter[str] = Counter()
     for weight_bits, activation_bits, index in product(WIDTHS, WIDTHS, range(15)):
         rng = np.random.default_rng([SEED, index, weight_bits, activation_bits])
-        graph = with_posts(random_pair(rng, weight_bits, activation_bits, index % 5 == 0, hw), hw)
+        graph = with_posts(random_pair(rng, weight_bits, activation_bits, index % 5 == 0, hw), hw, equally_quick)
         if len(graph.layers) == 1:
             compared += check(graph, hw)
     pairs = {f"{op} behind {before}" for op in ("ELTWISE", "TABLE") for before in ("CONV", "DEPTHWISE")}

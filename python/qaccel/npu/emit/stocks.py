@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ...machine.cost import Work
 from ..extents import align
 from ..plan.allocate import Allocation
 from ..plan.stock import Stock
@@ -98,11 +97,6 @@ def _in_order(streams: Mapping[TileName, object], layer: int) -> deque[TileName]
     return deque(sorted(own, key=lambda name: (name.part, name.out_channel, name.kernel_row, name.in_channel)))
 
 
-def _ends_tile(work: Work) -> bool:
-    """Whether an instruction of such work is the last one of a tile."""
-    return bool(getattr(work, "finish", 1)) and not getattr(work, "forward", 0)
-
-
 class Pace:
     """How far a layer, or a cascade, has come: by its tiles, of the number that the planner expects."""
 
@@ -112,9 +106,7 @@ class Pace:
         for cascade in allocation.cascades:
             self._first |= {step: cascade.first for step in range(cascade.first, cascade.last + 1)}
             works[cascade.first] = cascade.work
-        self._tiles = {
-            step: sum(count for each, count in work.computes if _ends_tile(each)) for step, work in works.items()
-        }
+        self._tiles = {step: work.tiles for step, work in works.items()}
         self._done: Counter[int] = Counter()
 
     def tile_done(self, step: int) -> tuple[int, float]:

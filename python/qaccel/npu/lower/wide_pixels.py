@@ -16,40 +16,39 @@ import numpy as np
 from ...machine.cost import ConvWork, work_cycles
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
-from ...machine.layer_cost import LayerWork, network_cycles
+from ...machine.layer_cost import Turn, network_cycles
 from ...machine.streams import estimate_streams
 from ..extents import made_map
 from ..layers import AnyLayer, ChannelParams, ConvLayer, LayerGraph, Window
 
-WorkOf = Callable[[AnyLayer, LayerGraph, HwConfig], tuple[LayerWork, int] | None]
+TurnOf = Callable[[AnyLayer], Turn | None]
 
 
-def with_wide_pixels(graph: LayerGraph, hw: HwConfig, work_of: WorkOf) -> LayerGraph:
+def with_wide_pixels(graph: LayerGraph, hw: HwConfig, turn_of: TurnOf) -> LayerGraph:
     """The same subgraph, its convolutions with as many output pixels in one as make all layers together take the fewest cycles.
 
-    ``work_of`` a layer of the subgraph: what it does, and bytes of the weight buffer; None if it fits in no way. ``streams`` of the
-    layers must be measured; those of changed layers are measured anew.
+    ``turn_of`` a layer: None if it fits in no way. ``streams`` of the layers must be measured; those of changed layers are measured
+    anew.
     """
     found = {
         step: _candidates(layer, graph, hw) for step, layer in enumerate(graph.layers) if isinstance(layer, ConvLayer)
     }
     every = [(step, layer) for step, layers in found.items() for layer in layers]
-    works = [work_of(layer, graph, hw) for layer in graph.layers] if every else []
-    if not every or None in works:
+    turns = [turn_of(layer) for layer in graph.layers] if every else []
+    if not every or None in turns:
         return graph
     estimates = estimate_streams([(layer.matrix, layer.weight_bits) for _, layer in every], hw)
-    layers, best = list(graph.layers), _cycles(works, hw)
+    layers, best = list(graph.layers), _cycles(turns, hw)
     for (step, layer), streams in zip(every, estimates, strict=True):
         wide = replace(layer, streams=streams)
-        tried = [*works[:step], work_of(wide, graph, hw), *works[step + 1 :]]
+        tried = [*turns[:step], turn_of(wide), *turns[step + 1 :]]
         if tried[step] is not None and _cycles(tried, hw) < best:
-            layers[step], works, best = wide, tried, _cycles(tried, hw)
+            layers[step], turns, best = wide, tried, _cycles(tried, hw)
     return replace(graph, layers=tuple(layers))
 
 
-def _cycles(works: Sequence[tuple[LayerWork, int] | None], hw: HwConfig) -> int:
-    done = [each for each in works if each is not None]
-    return network_cycles([work for work, _ in done], [size for _, size in done], hw)
+def _cycles(turns: Sequence[Turn | None], hw: HwConfig) -> int:
+    return network_cycles([turn for turn in turns if turn is not None], hw)
 
 
 def widened(layer: ConvLayer, pixels: int) -> ConvLayer:

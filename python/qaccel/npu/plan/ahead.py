@@ -39,16 +39,24 @@ class Records:
 
 @dataclass(frozen=True)
 class Unit:
-    """Layers that run together, a cascade or one alone. ``record_loads``: how many of its loads are of records, by layer."""
+    """Layers that run together, a cascade or one alone. ``record_loads``: how many of its loads are of records, by layer;
+    ``first_records``: how many of those of its first layer come before anything is computed."""
 
     first: int
     last: int
     work: LayerWork
     record_loads: tuple[int, ...]
+    first_records: int
 
     def own_loads(self, merged: Collection[int]) -> int:
         """Its loads without those of records that are ``merged`` with others, by layer."""
         return self.work.loads - sum(n for step, n in enumerate(self.record_loads, self.first) if step in merged)
+
+    def own_work(self, merged: Collection[int]) -> LayerWork:
+        """Its work without the loads of records that are ``merged`` with others."""
+        loads = self.own_loads(merged)
+        first_loads = self.work.first_loads - (self.first_records if self.first in merged else 0)
+        return replace(self.work, loads=loads, first_loads=first_loads, load_beats=self.work.load_beats if loads else 0)
 
 
 def units_of(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[Unit]:
@@ -58,7 +66,8 @@ def units_of(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Ca
     while step < len(tilings):
         last, work = (whole[step].last, whole[step].work) if step in whole else (step, tilings[step].work)
         loads = tuple(_record_loads(graph.layers[i], graph, tilings[i]) for i in range(step, last + 1))
-        units.append(Unit(step, last, work, loads))
+        first_records = (tilings[step].param_slot_bytes > 0) + (tilings[step].table_bytes > 0)
+        units.append(Unit(step, last, work, loads, first_records))
         step = last + 1
     return units
 

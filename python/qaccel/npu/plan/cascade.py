@@ -115,7 +115,10 @@ class Planner:
         opening = self._opening(first, stripes[0][0][1], fed, in_sram) if stay else stripes[0][0][1]
         # As if it did not open in parts: that alone is no reason for another cascade.
         fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
-        work = replace(work, first_bytes=works[0].first_bytes + fed_bytes, last_bytes=works[-1].last_bytes)
+        work = replace(
+            work, first_bytes=works[0].first_bytes + fed_bytes, last_bytes=works[-1].last_bytes,
+            first_loads=works[0].first_loads + len(fed), weight_passes=len(stripes) if stay else 1,
+        )  # fmt: skip
         return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, opening, work)
 
     def _opening(self, first: int, rows: int, fed: Sequence[Ring], in_sram: frozenset[int]) -> int:
@@ -181,7 +184,8 @@ class Planner:
         )
         if not weights_stay:
             once = replace(once, weight_loads=0, weight_bytes=0, decode_cycles=0)
-        return replace(_together([*works, once]), first_bytes=whole.work.first_bytes, last_bytes=whole.work.last_bytes)
+        ends = {name: getattr(whole.work, name) for name in ("first_bytes", "first_loads", "last_bytes")}
+        return replace(_together([*works, once]), **ends)
 
     def _needed_after(self, index: int, last: int) -> bool:
         """Whether a map is an output, or a layer behind ``last`` reads it."""

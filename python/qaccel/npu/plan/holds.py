@@ -39,7 +39,7 @@ def find_holds(
         return ()  # LOADW has no time to wait
     for position in sorted(fed):
         work, busy = units[position].work, engine_cycles(units[position].work, hw)
-        tiles = max(1, sum(count for each, count in work.computes if getattr(each, "finish", 1)))
+        tiles = max(1, work.tiles)
         first, last = work.first_bytes // hw.dram_bytes_per_cycle, busy.compute // tiles
         begin = min(busy.load, 2 * block_cycles(0, hw) + first)  # records, then the first map
         late = max(0, begin - busy.loadw // max(1, work.weight_loads))  # `weight_waits` knows of weights alone

@@ -1,25 +1,30 @@
 """Which layers run in the post stage of the convolution before them, so that the map between the two never lies in SRAM.
 
-The integers are the same. It takes fewer cycles wherever it is possible: one start-up, one writing and one reading less.
+The integers are the same. It saves a start-up, a writing and a reading. What it may cost: tiles of one shape for both layers, SRAM
+for the operands of both at once, and wide pixels, which not every post stage can follow. The cost model says where the two are not
+slower together.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...machine.hw import HwConfig
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, EltwiseLayer, FeatureMap, LayerGraph, TableLayer
 from .tiles.tile import has_room
 
+CyclesOf = Callable[[Sequence[AnyLayer]], int | None]
 SWAPPED = ("add", "mul", "min", "max")  # kinds that either operand may come first in
 
 
-def with_posts(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
+def with_posts(graph: LayerGraph, hw: HwConfig, cycles_of: CyclesOf) -> LayerGraph:
     """The same subgraph with element-wise layers and tables as `post` of convolutions whose output nobody else reads, where SRAM
-    has room for the operands of both.
+    has room for the operands of both and the two are not slower together.
 
-    The convolution stays where it is among the layers: what else the other layer reads must be made before it.
+    ``cycles_of`` layers one after the other: an estimate, None if one of them fits in no way. The convolution stays where it is
+    among the layers: what else the other layer reads must be made before it.
     """
     made = {layer.output: step for step, layer in enumerate(graph.layers)}
     readers = Counter(index for layer in graph.layers for index in layer.inputs)
@@ -42,9 +47,13 @@ def with_posts(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
             continue
         inputs = (*maker.inputs, *post.inputs[1:])
         both = replace(maker, inputs=inputs, output=post.output, post=post)
-        if has_room(both, graph.maps, hw):
+        if has_room(both, graph.maps, hw) and _pays(cycles_of([both]), cycles_of([maker, layer])):
             layers[first], layers[step] = both, None
     return replace(graph, layers=tuple(layer for layer in layers if layer is not None))
+
+
+def _pays(together: int | None, apart: int | None) -> bool:
+    return together is not None and apart is not None and together <= apart
 
 
 def _reading(

@@ -79,6 +79,16 @@ def stock_blocks(stocks: Sequence[Stock]) -> list[tuple[Block, int]]:
     ]
 
 
+def stocked_streams(stock: Stock, work: LayerWork) -> int:
+    """How many of the streams of a layer that does this ``work`` its stock holds at a time."""
+    return sum(size // _stream_bytes(work) for _, _, size in stock.pieces)
+
+
+def _stream_bytes(work: LayerWork) -> int:
+    """Room that is kept for each stream."""
+    return align(-(-work.weight_bytes * (UNEVEN + 1) // (work.weight_loads * UNEVEN)))
+
+
 def _spare_bytes(work: LayerWork, hw: HwConfig) -> int:
     """Bytes that can be fetched for others while a unit computes, in turn with its own transfers."""
     busy = engine_cycles(work, hw)
@@ -132,7 +142,7 @@ def _stock(
     """A stock of at most so many streams for a unit, fetched as late as SRAM and the channel have room for; None if not even one
     stream has."""
     unit = units[position]
-    stream = align(-(-unit.work.weight_bytes * (UNEVEN + 1) // (unit.work.weight_loads * UNEVEN)))
+    stream = _stream_bytes(unit.work)
     begin, spare = position, 0
     while begin > 0 and spare < ENOUGH * wanted * stream:
         if max((size for _, size in gaps(units[begin - 1].first, unit.last, taken, hw.sram_bytes)), default=0) < stream:

@@ -116,6 +116,8 @@ def _conv_tiling(
         store_beats=0 if output_resident else store_beats(y, tile_h, tile_w, tile_oc, hw),
         first_bytes=stream_bytes + (0 if input_resident else in_tile_bytes) + beside,
         last_bytes=0 if output_resident else out_tile_bytes,
+        first_loads=1 + (not input_resident) + (beside > 0) + (table_bytes > 0),
+        weight_passes=1 if weights_outer or again > 1 else spaces,
     )
     return Tiling(
         tile_h=tile_h,

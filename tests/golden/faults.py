@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import qaccel
-from golden import table
+from golden import estimates, table
 from qaccel.machine.cost import raw_streams
 
 ALLOCATE = "qaccel.npu.plan.allocate"
@@ -59,6 +59,12 @@ def _wrapped(module: str, name: str, wrapper: Callable[..., Any]) -> Callable[[p
         patch.setattr(f"{module}.{name}", partial(wrapper, getattr(importlib.import_module(module), name)))
 
     return apply
+
+
+def _estimate(name: str, network: str, config: str, bits: str, apply: Callable[[pytest.MonkeyPatch], None]) -> Fault:
+    """A fault that moves the estimate of the whole network."""
+    measure = partial(estimates.measure, network, bits, (config,))
+    return Fault(name, f"{network}_estimates", measure, (network, config, bits, "estimate_error", "network"), apply)
 
 
 def _any_bias(patch: pytest.MonkeyPatch) -> None:
@@ -126,6 +132,12 @@ FAULTS = (
     _cycles("planned for raw weights", "resnet", "qaccel-256", "W8A8", _wrapped(CODEGEN, "estimate_streams", _as_if_raw)),
     _cycles(
         "no pixels made as one", "resnet", "qaccel-256", "W4A8", _set(f"{CODEGEN}.with_wide_pixels", lambda graph, *_: graph)
+    ),
+    _estimate(
+        "stocks not counted on", "resnet", "qaccel-256", "W8A8", _set("qaccel.npu.plan.estimate.stocked_streams", lambda *_: 0)
+    ),
+    _estimate(
+        "weights anywhere in the buffer", "resnet", "qaccel-256", "W8A8", _set("qaccel.machine.layer_cost._WeightBuffer.put", lambda *_: 0)
     ),
     _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(

@@ -7,7 +7,12 @@ from functools import partial
 
 import pytest
 
-from golden import table
+from golden import estimates, table
+
+
+def estimated(network: str) -> list[str]:
+    return [line for bits in estimates.BITS for line in estimates.measure(network, bits)]
+
 
 # By file: what makes its lines.
 TABLES: dict[str, Callable[[], list[str]]] = {
@@ -16,6 +21,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     **{f"{name}_cpu": partial(table.measure_cpu, name) for name in table.NETWORKS},
     "grouped_W8A8": partial(table.measure, "grouped", "W8A8", ("qaccel-64", "qaccel-256")),
     "expanding_W4A8": partial(table.measure, "expanding", "W4A8", ("qaccel-64", "qaccel-256")),
+    **{f"{name}_estimates": partial(estimated, name) for name in table.NETWORKS},
     "rounded_W8A8": partial(table.measure, "rounded", "W8A8", ()),
 }
 
@@ -28,6 +34,14 @@ def test_nothing_has_changed(update_golden: bool, name: str) -> None:
         table.path_of(name).write_text(old, encoding="utf-8")
     difference = table.compare(old, lines)
     assert not difference, f"{name} has changed (pytest --update-golden writes it anew):\n{difference}"
+
+
+@pytest.mark.parametrize("name", table.NETWORKS)
+def test_estimates_are_near(name: str) -> None:
+    """Of what is pinned; the test above holds it against what is measured."""
+    facts = table.facts(table.golden(f"{name}_estimates").splitlines())
+    assert len(facts) == len(estimates.BARS) * len(estimates.CONFIGS) * len(estimates.BITS)
+    assert {key: value for key, value in facts.items() if abs(float(value)) > estimates.BARS[key[4]]} == {}
 
 
 def test_a_message_names_every_fact_up_to_a_length() -> None:

@@ -7,13 +7,13 @@ where that pays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from math import gcd
 
 import numpy as np
 
-from ...machine.cost import ConvWork, work_cycles
+from ...machine.cost import ConvWork, bytes_beats, work_cycles
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
 from ...machine.layer_cost import Turn, network_cycles
@@ -27,28 +27,33 @@ TurnOf = Callable[[AnyLayer], Turn | None]
 def with_wide_pixels(graph: LayerGraph, hw: HwConfig, turn_of: TurnOf) -> LayerGraph:
     """The same subgraph, its convolutions with as many output pixels in one as make all layers together take the fewest cycles.
 
-    ``turn_of`` a layer: None if it fits in no way. ``streams`` of the layers must be measured; those of changed layers are measured
-    anew.
+    Larger streams must save more than the DRAM channel takes for what they have grown by. ``turn_of`` a layer: None if it fits in
+    no way. ``streams`` of the layers must be measured; those of changed layers are measured anew.
     """
     found = {
         step: _candidates(layer, graph, hw) for step, layer in enumerate(graph.layers) if isinstance(layer, ConvLayer)
     }
     every = [(step, layer) for step, layers in found.items() for layer in layers]
-    turns = [turn_of(layer) for layer in graph.layers] if every else []
-    if not every or None in turns:
+    turns = [turn for turn in map(turn_of, graph.layers) if turn is not None] if every else []
+    if not every or len(turns) < len(graph.layers):
         return graph
     estimates = estimate_streams([(layer.matrix, layer.weight_bits) for _, layer in every], hw)
-    layers, best = list(graph.layers), _cycles(turns, hw)
+    layers, best = list(graph.layers), network_cycles(turns, hw)
     for (step, layer), streams in zip(every, estimates, strict=True):
         wide = replace(layer, streams=streams)
-        tried = [*turns[:step], turn_of(wide), *turns[step + 1 :]]
-        if tried[step] is not None and _cycles(tried, hw) < best:
-            layers[step], turns, best = wide, tried, _cycles(tried, hw)
+        turn = turn_of(wide)
+        if turn is None:
+            continue
+        tried = [*turns[:step], turn, *turns[step + 1 :]]
+        cycles = network_cycles(tried, hw)
+        if cycles + _more_beats(turns[step], turn, hw) < best:
+            layers[step], turns, best = wide, tried, cycles
     return replace(graph, layers=tuple(layers))
 
 
-def _cycles(turns: Sequence[Turn | None], hw: HwConfig) -> int:
-    return network_cycles([turn for turn in turns if turn is not None], hw)
+def _more_beats(before: Turn, after: Turn, hw: HwConfig) -> int:
+    """Cycles that the DRAM channel takes for what streams have grown by: others may want it."""
+    return bytes_beats(max(0, after.work.weight_bytes - before.work.weight_bytes), hw)
 
 
 def widened(layer: ConvLayer, pixels: int) -> ConvLayer:

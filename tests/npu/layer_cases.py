@@ -155,6 +155,33 @@ def random_layer(
     return LayerGraph("main", (x, y), (layer,), (0,), (1,))
 
 
+def stepping_layer(rng: np.random.Generator, weight_bits: int, activation_bits: int, hw: HwConfig) -> LayerGraph:
+    """A convolution or a depthwise one of a small map, whose windows may step over all of it, or lie in the padding alone."""
+    h, w = (int(size) for size in rng.integers(1, 6, 2))
+    kernel, stride = rng.integers(1, 8, 2), rng.integers(1, 9, 2)
+    dilation = np.where(kernel > 1, rng.choice([1, 1, 2, 3], 2), 1)
+    extent = (kernel - 1) * dilation + 1
+    before = rng.integers(0, extent + 1)
+    after = np.maximum(rng.integers(0, extent + 1), extent - before - (h, w))
+    window = Window(*(int(each) for each in (*kernel, *stride, *dilation, *before, *after)))
+    c, out_bits, depthwise = int(rng.integers(1, 40)), int(rng.choice(WIDTHS)), rng.random() < 0.6
+    oc = c if depthwise else int(rng.integers(1, 40))
+    x = FeatureMap("x", h, w, c, activation_bits, zero_point(rng, activation_bits))
+    y = FeatureMap("y", *output_size(window, h, w), oc, out_bits, zero_point(rng, out_bits))
+    common, half = ("layer", "conv", (0,), 1, *_clamp(rng, out_bits)), (1 << (weight_bits - 1)) - 1
+    spread = activation_bits + weight_bits - out_bits - 1
+    if depthwise:
+        weights = rng.integers(-half, half + 1, (*kernel, c)).astype(np.int32)
+        layer = DepthwiseLayer(*common, window, weight_bits, random_params(rng, c, spread), weights, 0)
+    else:
+        weights = rng.integers(-half, half + 1, (oc, *kernel, c)).astype(np.int32)
+        params = random_params(rng, oc, spread + np.log2(weights[0].size) / 2)
+        layer = ConvLayer(
+            *common, window, weight_bits, group_parts(weights, 1, weight_bits, x, y, hw), params, weights, 0
+        )
+    return LayerGraph("main", (x, y), (layer,), (0,), (1,))
+
+
 def random_pair(
     rng: np.random.Generator, weight_bits: int, activation_bits: int, big: bool, hw: HwConfig
 ) -> LayerGraph:

@@ -39,19 +39,23 @@ def case(index: int) -> tuple[LayerGraph, HwConfig, list[np.ndarray]]:
     return graph, hw, [values(rng, (m.h, m.w, m.c), m.bits) for m in (graph.maps[i] for i in graph.inputs)]
 
 
-def allocate(index: int, graph: LayerGraph, hw: HwConfig) -> Allocation:
-    """The plan of the chain cut into cascades anywhere, with any of the maps between them in SRAM; of every sixth as it is chosen."""
-    rng = np.random.default_rng([SEED, index, 1])
+def any_choice(rng: np.random.Generator, hw: HwConfig) -> Callable[..., Choice]:
+    """In the place of `choose`: the chain cut into cascades anywhere, with any of the maps between them in SRAM."""
 
-    def any_choice(chain: LayerGraph, *_: object) -> Choice:
+    def choice(chain: LayerGraph, *_: object) -> Choice:
         cuts = sorted({0, len(chain.layers), *rng.integers(0, len(chain.layers), int(rng.integers(0, 3))).tolist()})
         ends = [chain.layers[cut - 1].output for cut in cuts[1:-1]]
         kept = frozenset(m for m in ends if rng.random() < 0.5 and chain.maps[m].total_bytes < hw.sram_bytes)
         return Choice(tuple((begin, end - 1) for begin, end in zip(cuts, cuts[1:], strict=False)), kept)
 
+    return choice
+
+
+def allocate(index: int, graph: LayerGraph, hw: HwConfig) -> Allocation:
+    """The plan of the chain cut into cascades anywhere, with any of the maps between them in SRAM; of every sixth as it is chosen."""
     with pytest.MonkeyPatch.context() as patch:
         if index % 6:
-            patch.setattr(planned, "choose", any_choice)
+            patch.setattr(planned, "choose", any_choice(np.random.default_rng([SEED, index, 1]), hw))
         return planned.allocate(graph, hw)
 
 

@@ -63,9 +63,17 @@ def in_steps(size: int, step: int) -> list[tuple[int, int]]:
 
 
 def kernel_chunks(window: Window, y: int, rows: int, tile_kh: int, in_h: int) -> list[tuple[int, int]]:
-    """``(first row, rows)`` of the kernel's parts that fall on an input row for these output rows; others add nothing."""
+    """``(first row, rows)`` of the kernel's parts that fall on an input row for these output rows; others add nothing.
+
+    Where none does, since a dilated window steps over all of the input, the first one: an instruction must make the outputs.
+    """
     chunks = in_steps(window.kernel_h, tile_kh)
-    return [(k, count) for k, count in chunks if rows_under(window, y, rows, k, count, in_h).length > 0]
+    return [(k, count) for k, count in chunks if rows_under(window, y, rows, k, count, in_h).length > 0] or chunks[:1]
+
+
+def nothing_under(window: Window, rows: int, kernel_rows: int) -> tuple[InputSpan, InputSpan]:
+    """Rows and pixels for an instruction without a tap on the input: one of each, behind padding that all of its taps lie in."""
+    return InputSpan(0, 1, input_rows(rows, window, kernel_rows)), InputSpan(0, 1, 0)
 
 
 def halvings(size: int, unit: int = 1) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...machine.hw import HwConfig
-from ..extents import first_pixel, in_steps, kernel_chunks, spans, valid_taps
+from ..extents import first_pixel, in_steps, kernel_chunks, nothing_under, spans, valid_taps
 from ..layers import (
     AnyLayer,
     ConvLayer,
@@ -74,6 +74,12 @@ def _window_fields(window: Window, view: View, kernel_rows: int) -> dict[str, in
     }
 
 
+def _nowhere(window: Window, box: Box, kernel_rows: int) -> View:
+    """The input of an instruction whose taps all lie in the padding: it reads nothing."""
+    rows, pixels = nothing_under(window, box.rows, kernel_rows)
+    return View(0, 0, 0, rows.length, pixels.length, rows.pad, pixels.pad, frozenset())
+
+
 def _numeric_fields(builder: ProgramBuilder, layer: AnyLayer) -> dict[str, int]:
     x, y = builder.graph.maps[layer.inputs[0]], first_output(layer, builder.graph.maps)
     return {
@@ -120,10 +126,10 @@ def _conv_tile(
     earlier = box.x * layer.wide - first_pixel(layer, builder.graph.maps[layer.output], box.x)
     window = replace(layer.window, pad_left=layer.window.pad_left + earlier * layer.window.stride_w // layer.wide)
 
-    def view_of(chunk: tuple[int, int, int, int]) -> View | None:
+    def view_of(chunk: tuple[int, int, int, int]) -> View:
         k, rows, c, count = chunk
         source = Box(box.y, box.rows, box.x, box.pixels, part.in_begin + c, count)
-        return builder.input_view(0, source, window, k, rows)
+        return builder.input_view(0, source, window, k, rows) or _nowhere(window, box, rows)
 
     in_h = builder.graph.maps[layer.inputs[0]].h
     rows = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
@@ -132,7 +138,6 @@ def _conv_tile(
     output, post = builder.output_view(box), None
     for position, chunk in enumerate(needed):
         view = view_of(chunk)
-        assert view is not None  # kernel_chunks
         k, _, c, _ = chunk
         weight_addr, decode = builder.weights(TileName(builder.step, number, k, c, box.c - part.out_begin))
         finish = position == len(needed) - 1
@@ -204,8 +209,7 @@ def _windowed_tile(
     chunks = kernel_chunks(layer.window, box.y, box.rows, builder.tiling.tile_kh, in_h)
     output, post = builder.output_view(box), None
     for position, (k, rows) in enumerate(chunks):
-        view = builder.input_view(0, box, layer.window, k, rows)
-        assert view is not None  # kernel_chunks
+        view = builder.input_view(0, box, layer.window, k, rows) or _nowhere(layer.window, box, rows)
         more, decode = operands(k) if operands else ({}, None)
         finish = position == len(chunks) - 1
         reads = view.writers | ({decode} if decode is not None else set()) | (finish_reads if finish else set())

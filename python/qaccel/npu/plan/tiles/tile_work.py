@@ -21,7 +21,7 @@ from ....machine.cost import (
     box_beats,
 )
 from ....machine.hw import HwConfig
-from ...extents import InputSpan, Span, kernel_chunks, pixels_under, rows_under, spans
+from ...extents import InputSpan, Span, kernel_chunks, nothing_under, pixels_under, rows_under, spans
 from ...layers import (
     AnyLayer,
     ConvLayer,
@@ -138,7 +138,7 @@ def window_tile(
     channels: int,
     tile_kh: int,
 ) -> list[PoolWork | PostWork]:
-    """The instructions of a tile at output ``rows`` and ``pixels``, one for each part of the kernel that falls on the input."""
+    """The instructions of a tile at output ``rows`` and ``pixels``: one for each part of the kernel that falls on the input."""
     x = maps[layer.inputs[0]]
     chunks = kernel_chunks(layer.window, *rows, tile_kh, x.h)
     under_w = pixels_under(layer.window, *pixels, x.w)
@@ -146,9 +146,11 @@ def window_tile(
     works: list[PoolWork | PostWork] = []
     for k, count in chunks:
         inputs = rows_under(layer.window, *rows, k, count, x.h), under_w
+        if min(each.length for each in inputs) <= 0:
+            inputs = nothing_under(layer.window, rows[1], count)
         work = _window_work(layer, maps, inputs, outputs, count, (k, count) == chunks[-1])
         works.append(work)
-    last = works[-1] if works else None  # a typical tile may lie in the padding alone
+    last = works[-1]
     if isinstance(layer, DepthwiseLayer) and isinstance(last, DepthwiseWork):
         works += _post_tile(layer, maps, outputs, last)
     return works

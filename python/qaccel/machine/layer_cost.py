@@ -101,43 +101,59 @@ class WeightWaits:
     loadw: tuple[int, ...]
 
 
-def weight_waits(
-    layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig, holds: Mapping[int, int] | None = None
-) -> WeightWaits:
+def weight_waits(layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> WeightWaits:
     """Estimate of how COMPUTE and LOADW wait for each other: LOADW goes on with later layers as far as the buffer holds them.
 
-    ``weight_bytes``: what a layer's weights take in the weight buffer. ``holds``: by number of a layer, how long before its end
-    LOADW may go on with those behind it at the earliest.
+    ``weight_bytes``: what a layer's weights take in the weight buffer.
     """
-    waits, ends, fetched = [], [0], 0
-    gaps = []  # (begin, end) of LOADW's waits
-    oldest = held = 0  # the first layer whose weights are still kept, and what is kept from there on
-    for layer, size in zip(layers, weight_bytes, strict=True):
-        busy, count = engine_cycles(layer, hw), max(1, layer.weight_loads)
-        end = ends[-1] + busy.compute
-        if size:
-            held += size
-            while held > hw.weight_buffer_bytes and oldest < len(ends) - 1:
-                held -= weight_bytes[oldest]
-                oldest += 1
-            begin = max(fetched, ends[oldest])
-            gaps.append((fetched, begin))
-            fetched = begin + busy.loadw
-            # The first tile must be there before anything is computed, the last one before the last part of it.
-            first, last = begin + busy.loadw // count + busy.compute, fetched + busy.compute // count
-            end = max(end, first, last)
-        waits.append(end - ends[-1] - busy.compute)
-        ends.append(end)
-        if holds and len(waits) - 1 in holds:
-            fetched = max(fetched, end - holds[len(waits) - 1])
-    gaps.append((fetched, ends[-1]))
+    waits, ends, fetches = LoadwOrder(layers, weight_bytes, hw).follow({})
     idle = [0] * len(waits)
-    for begin, end in gaps:
+    fetched = 0
+    for fetch_begin, fetch_end in (*fetches, (ends[-1], 0)):
+        begin, end, fetched = fetched, fetch_begin, fetch_end
         at = bisect_right(ends, begin) - 1
         while at < len(idle) and ends[at] < end:
             idle[at] += max(0, min(end, ends[at + 1]) - max(begin, ends[at]))
             at += 1
     return WeightWaits(tuple(waits), tuple(idle))
+
+
+class LoadwOrder:
+    """LOADW with the weights of layers in their order, and how COMPUTE waits for it. Arguments as of `weight_waits`."""
+
+    def __init__(self, layers: Sequence[LayerWork], weight_bytes: Sequence[int], hw: HwConfig) -> None:
+        self._buffer_bytes = hw.weight_buffer_bytes
+        self._layers = []  # cycles of COMPUTE, of LOADW, parts of both, bytes of the weight buffer
+        for layer, size in zip(layers, weight_bytes, strict=True):
+            busy = engine_cycles(layer, hw)
+            self._layers.append((busy.compute, busy.loadw, max(1, layer.weight_loads), size))
+
+    def waits(self, holds: Mapping[int, int]) -> int:
+        """Cycles that COMPUTE waits in all. ``holds``: by number of a layer, how long before its end LOADW may go on with those
+        behind it at the earliest."""
+        return sum(self.follow(holds)[0])
+
+    def follow(self, holds: Mapping[int, int]) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+        """By layer: cycles that COMPUTE waits; when it begins, and when it is done with the last; begin and end of each fetch."""
+        waits, ends, fetches, fetched = [], [0], [], 0
+        oldest = held = 0  # the first layer whose weights are still kept, and what is kept from there on
+        for number, (compute, loadw, count, size) in enumerate(self._layers):
+            end = ends[-1] + compute
+            if size:
+                held += size
+                while held > self._buffer_bytes and oldest < number:
+                    held -= self._layers[oldest][3]
+                    oldest += 1
+                begin = max(fetched, ends[oldest])
+                fetched = begin + loadw
+                fetches.append((begin, fetched))
+                # The first tile must be there before anything is computed, the last one before the last part of it.
+                end = max(end, begin + loadw // count + compute, fetched + compute // count)
+            waits.append(end - ends[-1] - compute)
+            ends.append(end)
+            if number in holds:
+                fetched = max(fetched, end - holds[number])
+        return waits, ends, fetches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ...machine.hw import HwConfig
-from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, weight_waits
+from ...machine.layer_cost import LayerWork, LoadwOrder, block_cycles, engine_cycles
 from .ahead import Unit
 
 
@@ -34,7 +34,8 @@ def find_holds(
     """
     works = _spread([unit.work for unit in units], hw)
     found, ends = list[Hold](), dict[int, int]()
-    waits = sum(weight_waits(works, weight_bytes, hw).compute)
+    order = LoadwOrder(works, weight_bytes, hw)
+    waits = order.waits({})
     if sum(engine_cycles(work, hw).loadw for work in works) > sum(engine_cycles(work, hw).compute for work in works):
         return ()  # LOADW has no time to wait
     for position in sorted(fed):
@@ -42,7 +43,7 @@ def find_holds(
         tiles = max(1, work.tiles)
         first, last = work.first_bytes // hw.dram_bytes_per_cycle, busy.compute // tiles
         begin = min(busy.load, 2 * block_cycles(0, hw) + first)  # records, then the first map
-        late = max(0, begin - busy.loadw // max(1, work.weight_loads))  # `weight_waits` knows of weights alone
+        late = max(0, begin - busy.loadw // max(1, work.weight_loads))  # `LoadwOrder` knows of weights alone
         ahead = _bytes_ahead(units, position, weight_bytes, hw) // hw.dram_bytes_per_cycle
         # What LOADW takes of the channel delays the first tile, or the last one where loads take longest.
         delays = min(first, ahead), min(work.load_beats, ahead)
@@ -51,7 +52,7 @@ def find_holds(
         for behind_last, own in ((False, min(max(0, work.load_beats - first), ahead)), (True, 0)):
             after = max(begin + busy.compute, busy.load + own + last)
             end = last - (after - begin - busy.compute) - late if behind_last else busy.compute - late
-            then = sum(weight_waits(works, weight_bytes, hw, ends | {position: end}).compute)
+            then = order.waits(ends | {position: end})
             saved = before - after - (then - waits)
             options.append((saved, behind_last, end, then))
         saved, behind_last, end, then = max(options, key=lambda option: option[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -157,11 +158,22 @@ def spans(
     ]
 
 
-def rows_read(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...], y: int, rows: int) -> Span:
-    """``(begin, length)`` of the rows of an input under output rows from ``y`` on; of a single row that is repeated, that one."""
+def row_reader(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...]) -> Callable[[int, int], Span]:
+    """`rows_read` of one input, as a function of the output rows."""
     in_h = maps[layer.inputs[which]].h
     if which > 0:
-        return (0, 1) if in_h == 1 else (y, rows)
+        return (lambda y, rows: (0, 1)) if in_h == 1 else (lambda y, rows: (y, rows))
     window = window_of(layer)
-    span = rows_under(window, y, rows, 0, window.kernel_h, in_h)
-    return min(span.begin, in_h), max(span.length, 0)
+    stride, pad, reach = window.stride_h, window.pad_top, input_rows(1, window, window.kernel_h)
+
+    def read(y: int, rows: int) -> Span:
+        first = y * stride - pad
+        begin = min(max(first, 0), in_h)
+        return begin, max(min(first + (rows - 1) * stride + reach, in_h) - begin, 0)
+
+    return read
+
+
+def rows_read(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...], y: int, rows: int) -> Span:
+    """``(begin, length)`` of the rows of an input under output rows from ``y`` on; of a single row that is repeated, that one."""
+    return row_reader(layer, which, maps)(y, rows)

@@ -218,18 +218,25 @@ class Planner:
                 more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
                 if more <= spare_bytes:
                     result[position], spare_bytes = wider, spare_bytes - more
+        options = [self._widening(ring) for ring in result]
         while True:
-            options = []
-            for position, ring in enumerate(result):
-                wider = self._wider(ring)
-                more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
-                saved = self._shift_cycles(ring) - self._shift_cycles(wider)
-                if 0 < more <= spare_bytes and saved > 0:
-                    options.append((saved / more, position, wider, more))
-            if not options:
+            fitting = [
+                (saved / more, position)
+                for position, (_, more, saved) in enumerate(options)
+                if 0 < more <= spare_bytes and saved > 0
+            ]
+            if not fitting:
                 return result
-            _, position, wider, more = max(options, key=lambda option: option[:2])
-            result[position], spare_bytes = wider, spare_bytes - more
+            _, position = max(fitting)
+            result[position], more, _ = options[position]
+            spare_bytes -= more
+            options[position] = self._widening(result[position])
+
+    def _widening(self, ring: Ring) -> tuple[Ring, int, int]:
+        """A ring with more rows, the bytes that these take, and the cycles that they save."""
+        wider = self._wider(ring)
+        more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
+        return wider, more, self._shift_cycles(ring) - self._shift_cycles(wider) if more else 0
 
     def _wider(self, ring: Ring) -> Ring:
         """With rows for another stripe, or for more if it is large; never more than the map has."""
@@ -239,7 +246,8 @@ class Planner:
 
     def _shift_cycles(self, ring: Ring) -> int:
         row_map = self.graph.maps[ring.map]
-        return sum(cost.work_cycles(copy_work(row_map, rows), self.hw) for _, _, rows in ring.shifts() if rows)
+        counts = Counter(rows for _, _, rows in ring.shifts() if rows)
+        return sum(count * cost.work_cycles(copy_work(row_map, rows), self.hw) for rows, count in counts.items())
 
 
 def copy_work(row_map: FeatureMap, rows: int) -> cost.CopyWork:

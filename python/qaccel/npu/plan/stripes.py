@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...machine.layer_cost import LayerWork
-from ..extents import Span, align, rows_read
+from ..extents import Span, align, row_reader
 from ..layers import LayerGraph
 from .tiles.tiling import Tiling
 
@@ -78,6 +78,10 @@ def cut_stripes(graph: LayerGraph, first: int, last: int, rows: int) -> Stripes:
     """Stripes of at most ``rows`` rows of the last layer's output. Each layer before it must be read by one of those after it."""
     layers = graph.layers[first : last + 1]
     heights = [graph.maps[layer.output].h for layer in layers]
+    inputs = [
+        [(source, row_reader(layer, which, graph.maps)) for which, source in enumerate(layer.inputs)]
+        for layer in layers
+    ]
     count = -(-heights[-1] // rows)
     made = [0] * len(layers)
     stripes = []
@@ -88,9 +92,8 @@ def cut_stripes(graph: LayerGraph, first: int, last: int, rows: int) -> Stripes:
             if stripe == count - 1:  # rows that nobody reads are made, too
                 ends[layer.output] = heights[position]
             end = ends[layer.output]
-            for which, source in enumerate(layer.inputs):
-                begin, length = rows_read(layer, which, graph.maps, 0, end)
-                ends[source] = max(ends.get(source, 0), begin + length if end else 0)
+            for source, read in inputs[position]:
+                ends[source] = max(ends.get(source, 0), sum(read(0, end)) if end else 0)
         now = [max(ends[layer.output], before) for layer, before in zip(layers, made, strict=True)]
         stripes.append(tuple((before, end - before) for before, end in zip(made, now, strict=True)))
         made = now
@@ -103,15 +106,20 @@ def cut_rings(graph: LayerGraph, first: int, stripes: Stripes, maps: Collection[
     makers = {layer.output: position for position, layer in enumerate(layers)}
     rings = []
     for index in sorted(maps):
-        readers = [(i, which) for i, layer in enumerate(layers) for which, s in enumerate(layer.inputs) if s == index]
+        readers = [
+            (i, graph.maps[layer.output].h, row_reader(layer, which, graph.maps))
+            for i, layer in enumerate(layers)
+            for which, source in enumerate(layer.inputs)
+            if source == index
+        ]
         keeps, ends = [], []
         end = 0
         for stripe in stripes:
             keep, before = graph.maps[index].h, end
-            for position, which in readers:
+            for position, height, read in readers:
                 begin, rows = stripe[position]
-                first_row, length = rows_read(layers[position], which, graph.maps, begin, max(rows, 1))
-                done = begin + rows == graph.maps[layers[position].output].h and rows == 0
+                first_row, length = read(begin, max(rows, 1))
+                done = rows == 0 and begin == height
                 keep = keep if done else min(keep, first_row)
                 end = max(end, first_row + length) if rows else end
             if index in makers:

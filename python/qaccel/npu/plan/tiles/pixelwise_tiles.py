@@ -57,7 +57,8 @@ def pixelwise_candidates(
                     if not fits(tile_h, tile_w, min(tile_oc, window_columns), tile_kh):
                         continue
                     shape = (tile_h, tile_w, tile_oc, tile_kh)
-                    found.append(partial(_pixelwise_tiling, layer, maps, hw, shape, rows, pixels, resident))
+                    make = partial(_pixelwise_tiling, layer, maps, hw, shape, rows, pixels, resident)
+                    found.append(Candidate(make))
         if found:
             yield found
 

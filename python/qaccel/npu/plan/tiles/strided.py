@@ -110,7 +110,7 @@ def move_candidates(
     sizes = [largest]
     while sizes[-1] > SMALLEST_TILE_VALUES:
         sizes.append(max(sizes[-1] // 4 & ~1, 2))
-    yield [partial(_tiling, layer, maps, hw, resident, size) for size in sizes]
+    yield [Candidate(partial(_tiling, layer, maps, hw, resident, size)) for size in sizes]
 
 
 def _tiling(

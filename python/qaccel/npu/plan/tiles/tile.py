@@ -36,20 +36,32 @@ class _Scored(NamedTuple):
 
 
 class LayerTilings:
-    """The tilings of one layer, made and scored once, while SRAM budgets are tried."""
+    """The tilings of one layer, each made and scored once, while SRAM budgets are tried."""
 
     def __init__(self, groups: Iterator[Sequence[Candidate]], hw: HwConfig) -> None:
         """``groups``: the most desirable first."""
         self._more, self._hw = groups, hw
-        self._made: list[list[_Scored]] = []
+        self._seen: list[list[Candidate | _Scored]] = []
 
-    def __iter__(self) -> Iterator[list[_Scored]]:
-        yield from self._made
-        for group in self._more:
-            sizes = [(tiling, tiling.working_bytes) for tiling in (make() for make in group)]
-            fitting = [each for each in sizes if each[1] <= self._hw.sram_bytes]
-            self._made.append([_Scored(layer_cycles(t.work, self._hw), size, t) for t, size in fitting])
-            yield self._made[-1]
+    def groups(self, budget_bytes: int) -> Iterator[list[_Scored]]:
+        """By group: the tilings that fit so much SRAM."""
+        for group in self._seen:
+            yield self._fitting(group, budget_bytes)
+        for more in self._more:
+            self._seen.append(list(more))
+            yield self._fitting(self._seen[-1], budget_bytes)
+
+    def _fitting(self, group: list[Candidate | _Scored], budget_bytes: int) -> list[_Scored]:
+        found = []
+        for position, each in enumerate(group):
+            if isinstance(each, Candidate):
+                if each.least_bytes > budget_bytes:
+                    continue
+                tiling = each.make()
+                each = group[position] = _Scored(layer_cycles(tiling.work, self._hw), tiling.working_bytes, tiling)
+            if each.working_bytes <= budget_bytes:
+                found.append(each)
+        return found
 
 
 # By a layer's output, and which of its own maps are resident.
@@ -73,8 +85,7 @@ def plan_layer(
         known[key] = LayerTilings(_candidates(layer, maps, hw, resident), hw)
     enough = min(made_map(layer, maps).c, _columns(layer, hw))
     best: _Scored | None = None
-    for group in known[key]:
-        fitting = [each for each in group if each.working_bytes <= budget_bytes]
+    for fitting in known[key].groups(budget_bytes):
         if best is not None:
             fitting.append(best)
         if fitting:
@@ -91,10 +102,10 @@ def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, res
     """
     y = made_map(layer, maps)
     for candidates in _candidates(layer, maps, hw, resident):
-        first = candidates[0]()
+        first = candidates[0].make()
         if (first.tile_h, first.tile_w) == (y.h, y.w):
             return first
-        made = (make() for make in candidates)
+        made = (candidate.make() for candidate in candidates)
         return min(made, key=lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes))
     return None
 
@@ -123,7 +134,7 @@ def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwC
     """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
     least: int | None = None
     for group in _candidates(layer, maps, hw, frozenset()):
-        size = min((make().working_bytes for make in group), default=None)
+        size = min((candidate.make().working_bytes for candidate in group), default=None)
         if size is not None:
             if size <= hw.sram_bytes:
                 return size
@@ -133,4 +144,4 @@ def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwC
 
 def has_room(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> bool:
     """Whether a small tiling fits with nothing resident; it may say no where only another one does."""
-    return any(group[-1]().working_bytes <= hw.sram_bytes for group in _candidates(layer, maps, hw, frozenset()))
+    return any(group[-1].make().working_bytes <= hw.sram_bytes for group in _candidates(layer, maps, hw, frozenset()))

@@ -89,4 +89,9 @@ def weight_buffer_bytes(layer: AnyLayer, tiling: Tiling) -> int:
     return sum(align(rows * channel_bytes(channels, bits)) for rows, channels in _weight_tiles(layer, tiling))
 
 
-Candidate = Callable[[], Tiling]  # made only when it is looked at
+@dataclass(frozen=True)
+class Candidate:
+    """A tiling that is made only when it is looked at; it takes ``least_bytes`` of SRAM or more."""
+
+    make: Callable[[], Tiling]
+    least_bytes: int = 0

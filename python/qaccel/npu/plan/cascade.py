@@ -18,7 +18,7 @@ from ...machine.isa import field_maximum
 from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
 from ..extents import halvings, in_steps, input_rows, rows_read, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer
-from .stripes import Cascade, Ring, Stripes, cut_rings, cut_stripes, ring_bytes
+from .stripes import Cascade, Ring, Stripes, cut_ring, cut_stripes, ring_bytes
 from .tiles.tile import KnownTilings, plan_layer, plan_stripe
 from .tiles.tiling import Tiling, record_tiles, weight_buffer_bytes
 
@@ -33,7 +33,7 @@ class Planner:
         self._known: KnownTilings = {}
         self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
-        self._cuts: dict[tuple[int, int, int, frozenset[int]], tuple[Stripes, list[Ring]]] = {}
+        self._cuts: dict[tuple[int, int, int], tuple[Stripes, dict[int, Ring]]] = {}  # rings by map
 
     def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
         """How a layer is cut that runs as a whole: `plan_layer`."""
@@ -62,14 +62,19 @@ class Planner:
 
     def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[Stripes, list[Ring]]:
         """Stripes of so many rows and the smallest rings."""
-        key = first, last, rows, resident
+        key = first, last, rows
         if key not in self._cuts:
-            layers = self.graph.layers[first : last + 1]
-            stripes = cut_stripes(self.graph, first, last, rows)
-            used = {index for layer in layers for index in (*layer.inputs, layer.output)} - {layers[-1].output}
-            constant = {index for index in used if self.graph.maps[index].data is not None}
-            self._cuts[key] = stripes, cut_rings(self.graph, first, stripes, used - resident - constant)
-        return self._cuts[key]
+            self._cuts[key] = cut_stripes(self.graph, first, last, rows), {}
+        stripes, known = self._cuts[key]
+        layers = self.graph.layers[first : last + 1]
+        used = {index for layer in layers for index in (*layer.inputs, layer.output)} - {layers[-1].output}
+        rings = []
+        for index in sorted(used - resident):
+            if self.graph.maps[index].data is None:
+                if index not in known:
+                    known[index] = cut_ring(self.graph, first, stripes, index)
+                rings.append(known[index])
+        return stripes, rings
 
     def _rings_fit(self, first: int, last: int, rows: int, resident: frozenset[int], budget_bytes: int) -> bool:
         return sum(ring_bytes(ring, self.graph) for ring in self._cut(first, last, rows, resident)[1]) <= budget_bytes

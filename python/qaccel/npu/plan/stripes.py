@@ -6,7 +6,6 @@ the stripes before have made. No row is made twice: the rows that the next strip
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...machine.layer_cost import LayerWork
@@ -100,32 +99,29 @@ def cut_stripes(graph: LayerGraph, first: int, last: int, rows: int) -> Stripes:
     return tuple(stripes)
 
 
-def cut_rings(graph: LayerGraph, first: int, stripes: Stripes, maps: Collection[int]) -> list[Ring]:
-    """The smallest rings of these maps, made in the cascade or outside of it, that it can do with."""
+def cut_ring(graph: LayerGraph, first: int, stripes: Stripes, index: int) -> Ring:
+    """The smallest ring of a map, made in the cascade or outside of it, that it can do with."""
     layers = graph.layers[first : first + len(stripes[0])]
-    makers = {layer.output: position for position, layer in enumerate(layers)}
-    rings = []
-    for index in sorted(maps):
-        readers = [
-            (i, graph.maps[layer.output].h, row_reader(layer, which, graph.maps))
-            for i, layer in enumerate(layers)
-            for which, source in enumerate(layer.inputs)
-            if source == index
-        ]
-        keeps, ends = [], []
-        end = 0
-        for stripe in stripes:
-            keep, before = graph.maps[index].h, end
-            for position, height, read in readers:
-                begin, rows = stripe[position]
-                first_row, length = read(begin, max(rows, 1))
-                done = rows == 0 and begin == height
-                keep = keep if done else min(keep, first_row)
-                end = max(end, first_row + length) if rows else end
-            if index in makers:
-                end = sum(stripe[makers[index]])
-            keeps.append(min(keep, before))
-            ends.append(end)
-        least = max(end - keep for keep, end in zip(keeps, ends, strict=True))
-        rings.append(Ring(index, least, tuple(keeps), tuple(ends)))
-    return rings
+    maker = next((position for position, layer in enumerate(layers) if layer.output == index), None)
+    readers = [
+        (position, graph.maps[layer.output].h, row_reader(layer, which, graph.maps))
+        for position, layer in enumerate(layers)
+        for which, source in enumerate(layer.inputs)
+        if source == index
+    ]
+    keeps, ends = [], []
+    end = 0
+    for stripe in stripes:
+        keep, before = graph.maps[index].h, end
+        for position, height, read in readers:
+            begin, rows = stripe[position]
+            first_row, length = read(begin, max(rows, 1))
+            done = rows == 0 and begin == height
+            keep = keep if done else min(keep, first_row)
+            end = max(end, first_row + length) if rows else end
+        if maker is not None:
+            end = sum(stripe[maker])
+        keeps.append(min(keep, before))
+        ends.append(end)
+    least = max(end - keep for keep, end in zip(keeps, ends, strict=True))
+    return Ring(index, least, tuple(keeps), tuple(ends))

@@ -77,9 +77,7 @@ def resnet50() -> onnx.ModelProto:
             around = net.conv(x, (channels, out), 1, step, relu=False) if block == 0 else x
             x, channels = net.node("Relu", [net.node("Add", [y, around])]), out
     x = net.node("Flatten", [net.node("GlobalAveragePool", [x])])
-    net.weights.append(
-        numpy_helper.from_array(net.rng.normal(0, 0.02, (channels, 1000)).astype(np.float32), "classes")
-    )
+    net.weights.append(numpy_helper.from_array(net.rng.normal(0, 0.02, (channels, 1000)).astype(np.float32), "classes"))
     net.nodes.append(helper.make_node("MatMul", [x, "classes"], ["scores"], name="classifier"))
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from machine import weight_kinds
 from qaccel.errors import QaccelError
 from qaccel.machine.interpreter import streams
-from qaccel.machine.isa import isa
+from qaccel.machine.isa import decode, isa
 from qaccel.machine.simulator import simulate
 from qaccel.machine.streams import DecodedStream, WeightTile, decode_stream, encode_stream
+from qaccel.npu.access import with_forwarding
 from reference.programs import random_program
 from target.corpus import SMALL, random_artefact
 from tiers import wide_after
@@ -98,6 +100,16 @@ def sanitized(build: Path, target: str, repo_root: Path) -> Path:
     return build / target
 
 
+def test_post_stages_are_among_what_is_damaged() -> None:
+    """Both kinds of instructions forward to both that take it, in many of the fuzzer's artefacts."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for seed in range(CORPUS):
+        taken = with_forwarding(decode(random_artefact(seed).program))
+        pairs += Counter((before.op, ins.op) for ins, before in taken if before is not None)
+    assert set(pairs) == {(by, to) for by in ("CONV", "DEPTHWISE") for to in ("ELTWISE", "TABLE")}
+    assert min(pairs.values()) >= 5
+
+
 @pytest.mark.slow
 def test_damaged_artefacts_under_the_sanitizers(tmp_path: Path, repo_root: Path) -> None:
     fuzzer, corpus = sanitized(tmp_path / "build", "fuzz_program", repo_root), tmp_path / "corpus"
@@ -108,6 +120,8 @@ def test_damaged_artefacts_under_the_sanitizers(tmp_path: Path, repo_root: Path)
     assert done.returncode == 0, done.stderr[-4000:]
     ran = re.match(rf"{MUTATIONS} mutations, (\d+) still ran, (\d+) kinds of errors", done.stdout)
     assert ran and int(ran[1]) > MUTATIONS // 50 and int(ran[2]) > 60, done.stdout[:200]
+    for message in ("forwarded are", "takes what is forwarded", "does not take what", "the output is forwarded"):
+        assert message in done.stdout
 
 
 @pytest.mark.slow

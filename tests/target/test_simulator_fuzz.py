@@ -120,7 +120,7 @@ def test_damaged_artefacts_under_the_sanitizers(tmp_path: Path, repo_root: Path)
     assert done.returncode == 0, done.stderr[-4000:]
     ran = re.match(rf"{MUTATIONS} mutations, (\d+) still ran, (\d+) kinds of errors", done.stdout)
     assert ran and int(ran[1]) > MUTATIONS // 50 and int(ran[2]) > 60, done.stdout[:200]
-    for message in ("forwarded are", "takes what is forwarded", "does not take what", "the output is forwarded"):
+    for message in ("forwarded are", "takes what is forwarded"):
         assert message in done.stdout
 
 

@@ -30,8 +30,8 @@ from .lower.wide_pixels import with_wide_pixels
 from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.post import with_posts
-from .plan.tiles.tile import tiling_alone
-from .plan.tiles.tiling import weight_buffer_bytes, weight_tile_count
+from .plan.tiles.tile import tiling_alone, tiling_beside
+from .plan.tiles.tiling import Tiling, weight_buffer_bytes, weight_tile_count
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +139,14 @@ def planned(graph: LayerGraph, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
 
 def _cycles_of(graph: LayerGraph, hw: HwConfig, layers: Sequence[AnyLayer]) -> int | None:
     """Estimate for layers of a subgraph one after the other, in wide pixels where that pays; None if one fits in no way."""
-    turn_of = partial(_turn_alone, graph, hw)
-    wide = with_wide_pixels(replace(graph, layers=tuple(layers)), hw, turn_of)
-    turns = [turn for turn in map(turn_of, wide.layers) if turn is not None]
-    return network_cycles(turns, hw) if len(turns) == len(layers) else None
+    wide = with_wide_pixels(replace(graph, layers=tuple(layers)), hw, partial(_turn_alone, graph, hw)).layers
+    tilings = [tiling_beside(layer, graph, hw) for layer in wide]
+    cut = [(layer, tiling) for layer, tiling in zip(wide, tilings, strict=True) if tiling is not None]
+    if len(cut) < len(layers):
+        return None
+    # Where the first one's maps come from DRAM, nothing is computed before it that records could come behind.
+    begins = any(cut[0][1].in_slot_bytes)
+    return network_cycles([_turn(layer, tiling, begins or any(tiling.in_slot_bytes)) for layer, tiling in cut], hw)
 
 
 def _turn_alone(graph: LayerGraph, hw: HwConfig, layer: AnyLayer) -> Turn | None:
@@ -151,11 +155,14 @@ def _turn_alone(graph: LayerGraph, hw: HwConfig, layer: AnyLayer) -> Turn | None
     Its records take the channel, but come ahead; while maps are loaded, LOADW holds back.
     """
     tiling = tiling_alone(layer, graph, hw)
-    if tiling is None:
-        return None
-    work = tiling.work if any(tiling.in_slot_bytes) else replace(tiling.work, loads=0)
+    return None if tiling is None else _turn(layer, tiling, any(tiling.in_slot_bytes))
+
+
+def _turn(layer: AnyLayer, tiling: Tiling, loads: bool) -> Turn:
+    """A layer in its turn; ``loads``: whether what it loads is waited for."""
+    work = tiling.work if loads else replace(tiling.work, loads=0)
     size, tiles = weight_buffer_bytes(layer, tiling), weight_tile_count(layer, tiling)
-    return Turn(work=work, weight_bytes=size, weight_tiles=tiles, held="last" if work.loads else None)
+    return Turn(work=work, weight_bytes=size, weight_tiles=tiles, held="last" if any(tiling.in_slot_bytes) else None)
 
 
 def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:

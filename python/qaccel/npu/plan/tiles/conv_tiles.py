@@ -101,6 +101,7 @@ class _Tile:
     out_bytes: int  # 0 if the output is resident
     store_beats: int
     beside: tuple[int, int]  # bytes and beats of the second operand
+    one_beside: bool  # which is one pixel
     computes: tuple[tuple[cost.Work, int], ...]
 
 
@@ -131,6 +132,7 @@ def _tile(
         out_bytes=out_bytes,
         store_beats=store_beats(y, tile_h, tile_w, tile_oc, hw) if out_bytes else 0,
         beside=second_operand(layer, maps, hw, (tile_h, tile_w, tile_oc), resident),
+        one_beside=len(layer.inputs) > 1 and maps[layer.inputs[1]].h == maps[layer.inputs[1]].w == 1,
         computes=tuple(
             (each, count * bands * tiles * channels * len(layer.parts))
             for width, tiles in widths.items()
@@ -157,11 +159,14 @@ def _conv_tiling(tile_of: Callable[[_Shape], _Tile], shape: _Shape, weights_oute
     param_bytes, table_bytes = tile_oc * isa().params_bytes, len(table_of(layer))
     tiles = spaces * oc_tiles * parts
     beside, beside_beats = tile.beside
+    # One pixel for all stays in its place until other channels' comes.
+    stays = tile.one_beside and (weights_outer or oc_tiles * parts <= in_slots)
+    beside_loads = (oc_tiles * parts if stays else tiles) if beside else 0
     work = LayerWork(
         computes=tile.computes,
-        loads=parts * (oc_tiles + in_loads) + tiles * (beside > 0) + (table_bytes > 0),
+        loads=parts * (oc_tiles + in_loads) + beside_loads + (table_bytes > 0),
         load_beats=parts * (oc_tiles * cost.bytes_beats(param_bytes, hw) + in_loads * tile.in_beats)
-        + tiles * beside_beats
+        + beside_loads * beside_beats
         + cost.bytes_beats(table_bytes, hw),
         weight_loads=weight_loads,
         weight_bytes=weight_loads * stream_bytes,

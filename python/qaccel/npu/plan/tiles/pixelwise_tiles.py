@@ -90,19 +90,24 @@ def _pixelwise_tiling(
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
     spaces, oc_tiles = rows.count * pixels.count, ceil(y.c / tile_oc)
     chunks = ceil(window.kernel_h / tile_kh)
-    slots, in_beats = [], 0
+    slots, loads, load_beats = [], 0, 0
+    tiles = spaces * oc_tiles
     for index, source in enumerate(layer.inputs):
         if source in resident:
             slots.append(0)
         elif index == 1:
             beside, beats = second_operand(layer, maps, hw, (tile_h, tile_w, tile_oc), resident)
             slots.append(beside)
-            in_beats += beats
+            # One pixel for all stays in its place until other channels' comes.
+            times = oc_tiles if maps[source].h == maps[source].w == 1 else tiles
+            loads, load_beats = loads + times, load_beats + times * beats
         else:
             in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
             slots.append(in_h * in_w * channel_bytes(tile_oc, x.bits))
-            in_beats += tile_beats(x, in_h, in_w, tile_oc, hw)
-    tiles = spaces * oc_tiles
+            loads, load_beats = (
+                loads + tiles * chunks,
+                load_beats + tiles * chunks * tile_beats(x, in_h, in_w, tile_oc, hw),
+            )
     in_bytes = sum(slots)
     depthwise = isinstance(layer, DepthwiseLayer)
     param_bytes = tile_oc * isa().params_bytes if depthwise else 0
@@ -121,10 +126,8 @@ def _pixelwise_tiling(
         tile = pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)
     work = LayerWork(
         computes=tuple((each, tiles) for each in tile),
-        loads=tiles * chunks * sum(1 for s in slots if s) + (oc_tiles if depthwise else 0) + (table_bytes > 0),
-        load_beats=tiles * chunks * in_beats
-        + oc_tiles * cost.bytes_beats(param_bytes, hw)
-        + cost.bytes_beats(table_bytes, hw),
+        loads=loads + (oc_tiles if depthwise else 0) + (table_bytes > 0),
+        load_beats=load_beats + oc_tiles * cost.bytes_beats(param_bytes, hw) + cost.bytes_beats(table_bytes, hw),
         weight_loads=oc_tiles * chunks if depthwise else 0,
         weight_bytes=oc_tiles * chunks * stream_bytes,
         decode_cycles=oc_tiles * chunks * decode_cycles,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ....machine import cost
 from ....machine.hw import HwConfig
 from ....machine.layer_cost import layer_cycles
-from ...extents import made_map
+from ...extents import align, made_map
 from ...layers import (
     AnyLayer,
     ConvLayer,
@@ -108,6 +108,20 @@ def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, res
         made = (candidate.make() for candidate in candidates)
         return min(made, key=lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes))
     return None
+
+
+def tiling_beside(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> Tiling | None:
+    """The quickest tiling of a layer beside its maps that pass between layers, as many of them as SRAM has room for, the smallest
+    first; None if there is none."""
+    inside = {each.output for each in graph.layers} - {*graph.outputs}
+    own = sorted(inside.intersection((*layer.inputs, layer.output)), key=lambda index: graph.maps[index].total_bytes)
+    known: KnownTilings = {}
+    while True:
+        room = hw.sram_bytes - sum(align(graph.maps[index].total_bytes) for index in own)
+        tiling = plan_layer(layer, graph.maps, hw, frozenset(own), room, known)
+        if tiling is not None or not own:
+            return tiling
+        own.pop()
 
 
 def tiling_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> Tiling | None:

@@ -88,7 +88,8 @@ def lowered(
 
     Also gives how each function of the CPU was scheduled.
     """
-    passes = []
+    passes: list[Any] = []
+    legalized = []
     if subgraph_functions(mod):
         # Where qaccel is imported from a folder, `import tvm` has not registered it.
         tvm_ffi.register_global_func("relax.ext.qaccel", codegen, override=True)
@@ -96,10 +97,11 @@ def lowered(
     if any(works_on_integers(f) for f in functions(mod) if not (f.attrs and f.attrs.get("Codegen") == CODEGEN)):
         from .cpu.legalize import LegalizeQuantized
 
-        passes.insert(0, LegalizeQuantized())
+        legalized.append(LegalizeQuantized(records))
     with target:
-        mod = tvm.transform.Sequential(passes)(mod).without_attr(_CODEGEN_CONSTANTS)
-    return compile_cpu(mod, target, records)
+        mod = tvm.transform.Sequential([*legalized, *passes])(mod).without_attr(_CODEGEN_CONSTANTS)
+    mod, choices = compile_cpu(mod, target, records)
+    return mod, (*(each.choice() for legalize in legalized for each in legalize.planned), *choices)
 
 
 def build(

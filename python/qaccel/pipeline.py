@@ -362,6 +362,22 @@ def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConf
     return _on_accelerator(name, source, quantized, hw, Stages(), proven=False).report
 
 
+def network_for_cpu(model: ModelLike, options: CompileOptions, stages: Stages) -> Any:
+    """The Relax module that the CPU alone would run: in floats, or in integers where `compile_model` would take those."""
+    if options.quantizes:
+        return with_ends(quantize_model(model, options, stages), options.io_dtype)[0]
+    imported, _ = _imported_for_cpu(model, options, stages)
+    if imported.given is not None and imported.given.activations:
+        return with_ends(quantize_imported(imported, options, stages), options.io_dtype)[0]
+    return imported.mod
+
+
+def _imported_for_cpu(model: ModelLike, options: CompileOptions, stages: Stages) -> tuple[Model, tuple[str, ...]]:
+    with stages("import"):
+        forms = REQUANTIZED if options.requantize else EVERY_RUN
+        return import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
+
+
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:
     """The float model on the CPU alone: import and link."""
     for flag, given in (
@@ -374,9 +390,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 f"{flag} is for quantization, and --target '{options.target}' alone compiles the float model; add --bits or "
                 "--calibration-data, which run it in integers"
             )
-    with stages("import"):
-        forms = REQUANTIZED if options.requantize else EVERY_RUN
-        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
+    imported, notes = _imported_for_cpu(model, options, stages)
     if imported.given is not None and imported.given.activations:
         return compile_quantized(quantize_imported(imported, options, stages), options, name, stages)
     with stages("link"):

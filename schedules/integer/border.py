@@ -11,8 +11,9 @@ from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import DequantizeAttrs, QuantizeAttrs, carrier
 from ...machine.numerics import activation_limits
+from ..kernels import IntegerKernel
 from . import loops
-from .elementwise import IntegerKernel, chunked
+from .elementwise import chunked
 from .vectors import Expr, Vectors, const, lanes_of, load, of, shuffle
 
 _FEW_ROWS = 4  # of a matrix: so many vectors are put in turn by one shuffle

@@ -6,6 +6,7 @@ that 1x1, kxk, strided and dilated windows are one matrix product, whose reducti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,10 @@ from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import ConvAttrs, carrier
 from ..host import STACK_BYTES
+from ..kernels import IntegerKernel, PlannedKernel
 from . import loops
 from .pack import channel_order, taken, vector_sizes
-from .plan import Dense, Sums, packed_weight, planned, sums_of
+from .plan import ConvPlan, Dense, Sums, conv_plans, described, packed_weight, planned, sums_of, untiled
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
 
@@ -28,8 +30,9 @@ _FEW_TASKS = 16  # fewer are divided by output channels
 def conv2d(
     isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
     weight_scale: np.ndarray,
-) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
-    """The kernel of a ``qaccel.conv2d`` on an input of ``shape`` NHWC, and the constants that it takes after the input."""
+) -> PlannedKernel:  # fmt: skip
+    """The kernel of a ``qaccel.conv2d`` on an input of ``shape`` NHWC. Each plan makes the function, and the constants that it
+    takes after the input."""
     height, width = attrs.window(weight.shape[1:3]).output(*shape[1:3])
     out_shape, in_shape = (shape[0], height, width, len(weight)), shape
     if weight.shape[1:3] == shape[1:3] and not any(attrs.padding) and attrs.groups == 1 and attrs.dilation == (1, 1):
@@ -38,20 +41,26 @@ def conv2d(
         weight = weight.reshape(len(weight), 1, 1, -1)
     weight, bias = weight.astype(np.int64), bias.astype(np.int64)
     bound = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * attrs.source.reach + np.abs(bias)
-    dense = planned(isa, attrs, in_shape, weight, (height, width), int(bound.max()))
-    constants, kernel = _kernel(dense, weight, bias, weight_scale, bound)
-    inputs = [(shape, carrier(attrs.source.bits))]
-    return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), kernel), constants
+    narrow = untiled(isa, attrs, in_shape, weight, (height, width), int(bound.max()))
+    sums = sums_of(attrs, narrow.mac, weight, bound)
+    rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, narrow.unit, sums.segment is not None)
+
+    def build(plan: ConvPlan) -> IntegerKernel:
+        constants, kernel = _kernel(planned(narrow, plan), sums, rescale, weight, bias)
+        inputs = [(shape, carrier(attrs.source.bits))]
+        return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), kernel), constants
+
+    form = [narrow.halves, sums.segment, len(sums.planes), rescale.fused, rescale.limits is not None]
+    sizes = [*in_shape[:3], *out_shape[1:], math.prod(weight.shape[1:])]
+    return PlannedKernel(described("conv2d", attrs, in_shape, weight.shape, form), conv_plans(narrow), sizes, build)
 
 
 def _kernel(
-    dense: Dense, weight: np.ndarray, bias: np.ndarray, weight_scale: np.ndarray, bound: np.ndarray
+    dense: Dense, sums: Sums, rescale: Rescale, weight: np.ndarray, bias: np.ndarray
 ) -> tuple[list[np.ndarray], Callable[..., None]]:
     attrs, mac, isa = dense.attrs, dense.mac, dense.isa
     correction = bias + (mac.base - attrs.source.zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
     correction *= dense.unit
-    sums = sums_of(attrs, mac, weight, bound)
-    rescale = Rescale.of(isa, *attrs.multipliers(weight_scale), bound, dense.unit, sums.segment is not None)
     order = channel_order(isa, dense.channels, dense.per_block, attrs.result.bits)
     if sums.segment is None:
         correction = (correction.astype(np.uint64) & 0xFFFFFFFF).astype(np.uint32).view(np.int32)

@@ -15,15 +15,18 @@ from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import ConvAttrs, carrier
 from ..host import STACK_BYTES
+from ..kernels import IntegerKernel, PlannedKernel
 from . import loops
 from .conv import multiplied
 from .pack import Mac, mac_of, taken
+from .plan import described
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, grouped_order, interleaved, load, narrowed, of
 
 _FINISH_WORK = 50  # instructions that requantize a pixel's vectors
 _TASKS = 32  # as many at least, if there are so many rows
 _TASK_BYTES = 24 << 10  # of a task's input
+_MOST_BYTES = 256 << 10  # of a task's input, of all plans
 _MOST_TAPS = 256  # whose sum of products of 16 by 8 bits stays within 32
 
 
@@ -41,12 +44,20 @@ def is_depthwise(attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray) -
 _Block = tuple[Vectors, int, int]
 
 
+@dataclass(frozen=True)
+class RowsPlan:
+    """``pixels``: of a register tile, at most; 0 by rule, for each width of vectors. ``rows``: output rows of a task."""
+
+    pixels: int
+    rows: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Depthwise:
     """A depthwise convolution of an input [N, H, W, C]; the statements of its kernel.
 
-    ``rows``: output rows of a task. ``planes``: factors of the parts that weights are split into. ``real``: whether sums end in
-    float64.
+    ``rows``, ``pixels``: as in `RowsPlan`. ``planes``: factors of the parts that weights are split into. ``real``: whether sums end
+    in float64.
     """
 
     isa: Vectors
@@ -60,6 +71,7 @@ class _Depthwise:
     real: bool
     fused: bool
     limited: bool
+    pixels: int = 0
 
     @property
     def groups(self) -> int:
@@ -170,6 +182,8 @@ class _Depthwise:
         width, depth = self.out_size[1], self.mac.depth
         stride, dilation = self.attrs.strides[1], self.attrs.dilation[1]
         most = max(1, (isa.registers - depth * min(self.groups, 2)) // depth - 1)
+        if self.pixels:
+            return min(self.pixels, most, width)
 
         def work(tile: int) -> int:
             columns = len({x * stride + k * dilation for x in range(tile) for k in range(self.kernel[1])})
@@ -261,7 +275,7 @@ class _Depthwise:
 def depthwise(
     isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray,
     weight_scale: np.ndarray,
-) -> tuple[tirx.PrimFunc, list[np.ndarray]]:  # fmt: skip
+) -> PlannedKernel:  # fmt: skip
     """The kernel of a depthwise ``qaccel.conv2d``, as `conv.conv2d`."""
     weight, bias = weight.astype(np.int64), bias.astype(np.int64)
     kernel = weight.shape[1:3]
@@ -276,7 +290,6 @@ def depthwise(
     made = _Depthwise(
         isa, attrs, mac, shape, out_size, kernel, 1, planes, real, rescale.fused, rescale.limits is not None
     )  # fmt: skip
-    made = _with_rows(made)
     correction = bias + (mac.base - attrs.source.zero_point) * weight.reshape(len(weight), -1).sum(axis=1)
     if real:
         correction = correction.astype(np.float64)
@@ -287,21 +300,41 @@ def depthwise(
     if rescale.limits is not None:
         constants.append(taken(rescale.limits, order))
     out_shape = (shape[0], *out_size, shape[3])
-    inputs = [(shape, carrier(attrs.source.bits))]
-    return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), made), constants
+
+    def build(plan: RowsPlan) -> IntegerKernel:
+        inputs, body = [(shape, carrier(attrs.source.bits))], replace(made, rows=plan.rows, pixels=plan.pixels)
+        return loops.function(inputs, constants, (out_shape, carrier(attrs.result.bits)), body), constants
+
+    form = [real, len(planes), rescale.fused, rescale.limits is not None]
+    loop_sizes = [*shape[:3], *out_shape[1:], int(np.prod(kernel))]
+    return PlannedKernel(
+        described("depthwise", attrs, shape, weight.shape, form), _plans(made), loop_sizes, build
+    )  # fmt: skip
 
 
-def _with_rows(made: _Depthwise) -> _Depthwise:
+def _plans(made: _Depthwise) -> list[RowsPlan]:
+    """All plans, the rule's first."""
+    height, pitch_bytes = made.out_size[0], _pitch_bytes(made)
+    rows = [r for r in range(1, height + 1) if height % r == 0]
+    rows = [r for r in rows if replace(made, rows=r).line_rows * pitch_bytes <= _MOST_BYTES]
+    widest, *narrower = (isa for isa, _, _ in made.blocks)
+    pixels = range(1, replace(made, pixels=made.out_size[1]).tile(widest) + 1)
+    own, ruled = RowsPlan(0, _rows(made)), made.tile(widest)
+    same = {(ruled, own.rows)} if not narrower else set()  # what the rule gives, said by number
+    return [own, *(RowsPlan(p, r) for p in pixels for r in rows if (p, r) not in same)]
+
+
+def _pitch_bytes(made: _Depthwise) -> int:
+    return made.pitch(made.mac.depth * made.isa.lanes) * np.dtype(made.mac.dtype).itemsize
+
+
+def _rows(made: _Depthwise) -> int:
     """As many rows to a task as the first cache holds the input of, and as leave enough tasks."""
     height, size = made.out_size[0], made.mac.depth * made.isa.lanes
-    blocks = made.shape[0] * -(-made.shape[3] // size)
-    pitch_bytes = made.pitch(size) * np.dtype(made.mac.dtype).itemsize
-    found = [replace(made, rows=r) for r in range(1, height + 1) if height % r == 0 and blocks * height // r >= _TASKS]
-    return max(
-        (each for each in found if each.line_rows * pitch_bytes <= _TASK_BYTES),
-        key=lambda each: each.rows,
-        default=made,
-    )
+    blocks, pitch_bytes = made.shape[0] * -(-made.shape[3] // size), _pitch_bytes(made)
+    found = [r for r in range(1, height + 1) if height % r == 0 and blocks * height // r >= _TASKS]
+    fit = [r for r in found if replace(made, rows=r).line_rows * pitch_bytes <= _TASK_BYTES]
+    return max(fit, default=1)
 
 
 def _packed_weight(made: _Depthwise, weight: np.ndarray, order: np.ndarray) -> np.ndarray:

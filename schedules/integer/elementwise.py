@@ -15,12 +15,11 @@ from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import EltwiseAttrs, Quantization, RequantizeAttrs, TableAttrs, carrier
 from ...machine.numerics import FRACTION_BITS, INTERPOLATION_BITS, OCTAVE_BITS, table_knots
+from ..kernels import IntegerKernel
 from . import loops
 from .requantize import Output, Rescale, finished, nearest, rounded
 from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_of, load, of
 
-# A function, and the constants that it takes after its activations.
-IntegerKernel = tuple[tirx.PrimFunc, list[np.ndarray]]
 _CHUNK = 1 << 12  # elements of a task
 _CYCLES = 1  # about, per element
 

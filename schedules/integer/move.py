@@ -9,8 +9,9 @@ from tvm import tirx
 
 from ...dialect.operators import MoveAttrs, carrier
 from ...dialect.pieces import FIELDS, Piece, unflattened
+from ..kernels import IntegerKernel
 from . import loops
-from .elementwise import IntegerKernel, rescaled
+from .elementwise import rescaled
 from .requantize import Output
 from .vectors import Vectors, load
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,17 @@ _MOST_VECTORS = 8  # output vectors of a tile
 _TASKS = 32  # as many at least, if there are so many tiles
 _TASK_BYTES = 16 << 10  # of a task's input
 _ROW_PIXELS = 24  # a task has rows for about this many pixels at least
+_MOST_BYTES = 256 << 10  # of a task's input, of all plans
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """``pixels`` x ``vectors`` of output channels: the register tile. ``share``: how much of the output a task computes, in rows,
+    or in tiles where rows do not matter."""
+
+    pixels: int
+    vectors: int
+    share: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +35,7 @@ class Dense:
     """A convolution as the kernel sees it: input [N, H, W, C], weight OHWI over ``width`` channels from ``firsts`` on.
 
     ``halves``: weights of two steps lie in one byte, the first in its lower half. ``firsts`` [blocks]: the first input channel of
-    each block of output channels, all zero without groups.
+    each block of output channels, all zero without groups. ``share``: as in `ConvPlan`, None for what the rule gives.
     """
 
     isa: Vectors
@@ -37,6 +50,7 @@ class Dense:
     firsts: tuple[int, ...]
     width: int
     halves: bool = False
+    share: int | None = None
 
     @property
     def flat(self) -> bool:
@@ -74,6 +88,8 @@ class Dense:
     def rows(self) -> int:
         """Output rows of a task."""
         height, width = self.out_size
+        if self.share is not None and not self.flat:
+            return self.share
         return next(r for r in range(1, height + 1) if height % r == 0 and (r == height or r * width >= _ROW_PIXELS))
 
     @cached_property
@@ -88,6 +104,8 @@ class Dense:
         whole = -(-self.pixels // self.tile)
         if not self.flat:
             return whole
+        if self.share is not None:
+            return self.share
         most = min(whole // _TASKS, _TASK_BYTES // (self.tile * self.shape[3]))
         return max(n for n in range(1, max(1, most) + 1) if whole % n == 0)
 
@@ -110,18 +128,44 @@ class Dense:
         return (self.rows - 1) * self.attrs.strides[0] + (self.kernel[0] - 1) * self.attrs.dilation[0] + 1
 
 
-def planned(
+def described(
+    operator: str, attrs: ConvAttrs, shape: tuple[int, ...], weight: tuple[int, ...], form: Sequence[Any]
+) -> str:
+    """What of a convolution decides how fast a plan is; ``form``: what its values make of the code."""
+    geometry = (attrs.strides, attrs.padding, attrs.dilation, attrs.groups)
+    bits = f"W{attrs.weight_bits}A{attrs.source.bits} to {attrs.result.bits}"
+    return f"{operator} {shape} by {weight} {geometry} {bits} {list(form)}"
+
+
+def conv_plans(narrow: Dense) -> list[ConvPlan]:
+    """All plans of a convolution, the rule's first; ``narrow``: as `untiled` gives it."""
+    own = _ruled(narrow)
+    plans = [own]
+    for size in _block_sizes(narrow):
+        for tile in _tile_sizes(narrow, size):
+            plans += [
+                plan for share in _shares(tiled(narrow, tile, size)) if (plan := ConvPlan(tile, size, share)) != own
+            ]
+    return plans
+
+
+def planned(narrow: Dense, plan: ConvPlan) -> Dense:
+    """The convolution as ``plan`` divides it."""
+    return replace(tiled(narrow, plan.pixels, plan.vectors), share=plan.share)
+
+
+def untiled(
     isa: Vectors, attrs: ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, out_size: tuple[int, int], bound: int
 ) -> Dense:
-    """Tile and block with the fewest cycles by a simple count of multiplications, loads and latency; ``bound`` on all sums."""
+    """The convolution as it is before a plan divides it, in tiles of one pixel and one vector; ``bound`` on all sums."""
     channels, kh, kw, per_group = weight.shape
     mac = mac_of(isa, attrs)
-    vectors = -(-channels // isa.lanes)
-    narrow = _with_halves(Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), 1, 1, (0,), per_group), bound)
-    held = 2 if narrow.halves else 1  # vectors of weights per vector of channels
-    pixels = narrow.pixels
-    group = channels // attrs.groups
-    spare = 2 if isa.words2 is None and mac.kind == "words2" else 1
+    return _with_halves(Dense(isa, attrs, mac, shape, out_size, channels, (kh, kw), 1, 1, (0,), per_group), bound)
+
+
+def _ruled(narrow: Dense) -> ConvPlan:
+    """Tile and block with the fewest cycles by a simple count of multiplications, loads and latency."""
+    vectors, pixels, kh = narrow.vectors, narrow.pixels, narrow.kernel[0]
 
     def half_cycles(tile: int, size: int) -> float:
         return max(tile * size, tile + size, 10) + 1 + 30 * tile * size / (narrow.steps * kh) if size else 0.0
@@ -130,25 +174,50 @@ def planned(
         tile, size = choice
         return -(-pixels // tile) * (vectors // size * half_cycles(tile, size) + half_cycles(tile, vectors % size))
 
-    sizes = [
+    sizes = _block_sizes(narrow)
+    tile, size = min(((tile, size) for size in sizes for tile in _tile_sizes(narrow, size)), key=total)
+    chosen = tiled(narrow, tile, size)
+    return ConvPlan(tile, size, chosen.tiles if chosen.flat else chosen.rows)
+
+
+def _block_sizes(narrow: Dense) -> list[int]:
+    """In vectors; a block of several lies in one group."""
+    groups = narrow.attrs.groups
+    group = narrow.channels // groups
+    return [
         size
-        for size in range(1, min(_MOST_VECTORS, vectors) + 1)
-        if attrs.groups == 1 or size == 1 or group % (size * isa.lanes) == 0
+        for size in range(1, min(_MOST_VECTORS, narrow.vectors) + 1)
+        if groups == 1 or size == 1 or group % (size * narrow.isa.lanes) == 0
     ]
-    tile, size = min(
-        (
-            (tile, size)
-            for size in sizes
-            for tile in range(1, min(pixels, max(1, (isa.registers - spare - held * size) // size)) + 1)
-        ),
-        key=total,
-    )
-    blocks = -(-vectors // size)
+
+
+def _tile_sizes(narrow: Dense, size: int) -> range:
+    """In pixels: what registers hold beside the weights of a block of ``size`` vectors."""
+    held = 2 if narrow.halves else 1  # vectors of weights per vector of channels
+    spare = 2 if narrow.isa.words2 is None and narrow.mac.kind == "words2" else 1
+    return range(1, min(narrow.pixels, max(1, (narrow.isa.registers - spare - held * size) // size)) + 1)
+
+
+def _shares(chosen: Dense) -> list[int]:
+    """How much a task may compute, by divisors: so little that its input stays in the second cache."""
+    if not chosen.flat:
+        height = chosen.out_size[0]
+        rows = [r for r in range(1, height + 1) if height % r == 0 and r * chosen.out_size[1] >= chosen.tile]
+        return [r for r in rows if replace(chosen, share=r).in_rows * chosen.pitch <= _MOST_BYTES]
+    whole = -(-chosen.pixels // chosen.tile)
+    most = min(chosen.pixels // chosen.tile, max(1, _MOST_BYTES // (chosen.tile * chosen.shape[3])))
+    return [n for n in range(1, most + 1) if whole % n == 0]
+
+
+def tiled(narrow: Dense, tile: int, size: int) -> Dense:
+    """``narrow`` in tiles of so many pixels and vectors, each task's share by rule."""
+    blocks, attrs, lanes = -(-narrow.vectors // size), narrow.attrs, narrow.isa.lanes
+    per_group, group = narrow.width, narrow.channels // attrs.groups
     if attrs.groups == 1:
         firsts, width = [0] * blocks, per_group
     else:
-        ends = [min((b + 1) * size * isa.lanes, channels) for b in range(blocks)]
-        firsts = [b * size * isa.lanes // group * per_group for b in range(blocks)]
+        ends = [min((b + 1) * size * lanes, narrow.channels) for b in range(blocks)]
+        firsts = [b * size * lanes // group * per_group for b in range(blocks)]
         width = max(-(-end // group) * per_group - first for first, end in zip(firsts, ends, strict=True))
     return replace(narrow, per_block=size, tile=tile, firsts=tuple(firsts), width=width)
 

@@ -9,8 +9,9 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from ...dialect.operators import PoolAttrs, carrier
+from ..kernels import IntegerKernel
 from . import loops
-from .elementwise import IntegerKernel, rescaled
+from .elementwise import rescaled
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, load, of
 

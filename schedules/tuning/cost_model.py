@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from typing import get_args
 
 import numpy as np
 
 from ..floating.choose import SchedulePlan
+from ..integer.depthwise import RowsPlan
+from ..integer.plan import ConvPlan
 
+Plan = SchedulePlan | ConvPlan | RowsPlan
+_KINDS = get_args(Plan)
 _TREES = 60
 _TREE_DEPTH = 4
 
@@ -23,10 +28,10 @@ class Measured:
     """A function: the sizes of its main block's loops, and the seconds that were measured for its plans."""
 
     extents: Sequence[int]
-    seconds: Mapping[SchedulePlan, float]
+    seconds: Mapping[Plan, float]
 
 
-def ranked(known: Sequence[Measured], extents: Sequence[int], plans: Sequence[SchedulePlan]) -> list[SchedulePlan]:
+def ranked(known: Sequence[Measured], extents: Sequence[int], plans: Sequence[Plan]) -> list[Plan]:
     """Sorts plans for a function by expected time, the fastest first.
 
     ``known``: the measurements to learn from, of this and other functions. ``extents``: the sizes of the function's loops.
@@ -46,7 +51,7 @@ def ranked(known: Sequence[Measured], extents: Sequence[int], plans: Sequence[Sc
     return [plan for _, plan in sorted(zip(slower, plans, strict=True), key=lambda pair: pair[0])]
 
 
-def _features(extents: Sequence[int], plan: SchedulePlan) -> list[float]:
+def _features(extents: Sequence[int], plan: Plan) -> list[float]:
     numbers = [float(value) for value in astuple(plan)]
-    own = [float(type(plan).__name__ == "TilePlan"), *numbers, *[0.0] * (4 - len(numbers))]
+    own = [*(float(isinstance(plan, kind)) for kind in _KINDS), *numbers, *[0.0] * (4 - len(numbers))]
     return own + [float(size) for size in extents[:8]] + [0.0] * (8 - len(extents))

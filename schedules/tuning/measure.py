@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import s_tir
 from tvm.rpc import connect_tracker
 from tvm.s_tir import meta_schedule as ms
 
 from ...errors import UserError
 from ...options import SESSION_SECONDS
+from .tune import Candidate
 
 _REPEATS = 10  # the shortest of them counts, because other programs may use the machine too
 _REPEAT_MS = 4  # the least length of a repeat, in milliseconds
@@ -25,10 +25,10 @@ _RETRIES = 3  # how often a candidate is tried whose server was lost
 def measure_here(target: tvm.target.Target) -> Callable[..., None]:
     """A ``tune.Measure`` that compiles and runs the candidates in this process, one after the other."""
 
-    def measure(candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:
-        for position, schedule in enumerate(candidates):
+    def measure(candidates: Sequence[Candidate], found: Callable[[int, float | str], None]) -> None:
+        for position, candidate in enumerate(candidates):
             try:
-                found(position, _seconds(schedule.mod, target))
+                found(position, _seconds(candidate.mod, target))
             except (RuntimeError, ValueError, TypeError) as error:
                 found(position, str(error))
 
@@ -66,12 +66,12 @@ def measure_by_rpc(
     workers = found_servers if most_servers is None else min(found_servers, most_servers)
     evaluator = ms.runner.EvaluatorConfig(number=1, repeat=_REPEATS, min_repeat_ms=_REPEAT_MS)
 
-    def measure(candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:
+    def measure(candidates: Sequence[Candidate], found: Callable[[int, float | str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
             waiting = {}
-            for position, schedule in enumerate(candidates):
+            for position, candidate in enumerate(candidates):
                 try:
-                    waiting[position] = _input(schedule.mod, target, Path(folder) / f"{position}.tar")
+                    waiting[position] = _input(candidate.mod, target, Path(folder) / f"{position}.tar")
                 except (RuntimeError, ValueError, TypeError) as error:
                     found(position, str(error))
             for _ in range(_RETRIES):

@@ -7,7 +7,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import tvm
 from tvm import s_tir, tirx
@@ -18,7 +19,8 @@ from ..database import FAILED_SECONDS, Records, plan_of, workload_of
 from ..floating.choose import SchedulePlan, apply_plan, is_scheduled, loop_extents, schedule_plans
 from ..fused import Fused
 from ..host import Host, host_of
-from .cost_model import Measured, ranked
+from ..kernels import PlannedKernel
+from .cost_model import Measured, Plan, ranked
 
 BATCH = 8  # plans that are measured before the cost model learns from them
 _AT_RANDOM = (
@@ -32,10 +34,18 @@ _FASTEST = 3  # how many plans of a task are measured again then, beside the def
 _TOO_FEW = 16  # measurements, of all tasks together, below which the cost model is not asked
 
 
-class Measure(Protocol):
-    """Measures candidates, which are scheduled functions."""
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A function made by one of its plans, alone in a module, and how the database writes that down."""
 
-    def __call__(self, candidates: Sequence[s_tir.Schedule], found: Callable[[int, float | str], None]) -> None:
+    mod: tvm.IRModule
+    trace: s_tir.schedule.Trace
+
+
+class Measure(Protocol):
+    """Measures candidates."""
+
+    def __call__(self, candidates: Sequence[Candidate], found: Callable[[int, float | str], None]) -> None:
         """Calls ``found(position, result)`` for each candidate as soon as it is measured.
 
         ``result``: the seconds it takes, or the reason why it could not be measured.
@@ -46,15 +56,17 @@ class Measure(Protocol):
 class Task:
     """A function to tune, which the network calls ``uses`` times.
 
-    ``plans``: all plans, the default first. ``measured``: seconds by plan, as text, including those of earlier runs.
+    ``mod``: what records keep it by. ``plans``: all plans, the default first. ``measured``: seconds by plan, as text, including
+    those of earlier runs. ``made``: makes the function by a plan.
     """
 
     name: str
     mod: tvm.IRModule
     uses: int
-    plans: list[SchedulePlan]
+    plans: Sequence[Plan]
     workload: ms.database.Workload
-    extents: list[int]  # iterations of the main block's loops
+    extents: Sequence[int]  # iterations of the main block's loops
+    made: Callable[[Any], Candidate]
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -78,7 +90,7 @@ class Task:
         seconds = {plan: self.measured[str(plan)] for plan in self.plans if str(plan) in self.measured}
         return Measured(self.extents, {plan: value for plan, value in seconds.items() if value < FAILED_SECONDS})
 
-    def open(self) -> list[SchedulePlan]:
+    def open(self) -> list[Plan]:
         """The plans without a measurement, the default first."""
         return [plan for plan in self.plans if str(plan) not in self.measured]
 
@@ -100,21 +112,41 @@ class Progress:
 def tasks_of(fused: Fused, target: tvm.target.Target, records: Records) -> list[Task]:
     """The functions of a network that have more than one plan, with their measurements in ``records``."""
     assert records.database is not None
-    host = host_of(target)
-    tasks = []
+    tasks = [*_float_tasks(fused, target, records.database), *_integer_tasks(fused, records.database)]
+    for record in records.database.get_all_tuning_records():
+        plan = plan_of(record.trace)
+        for task in tasks:
+            if plan and record.run_secs and task.workload.same_as(record.workload):
+                task.add(plan, float(record.run_secs[0]))
+    return tasks
+
+
+def _float_tasks(fused: Fused, target: tvm.target.Target, database: ms.database.Database) -> list[Task]:
+    host, tasks = host_of(target), []
     for var, function in fused.mod.functions_items():
         if not isinstance(function, tirx.PrimFunc) or is_scheduled(function):
             continue
         choice = schedule_plans(function, host)
         if len(choice) > 1:
             workload, uses = workload_of(function), max(len(fused.layers.get(var.name_hint, ())), 1)
-            committed = records.database.commit_workload(workload)
-            tasks.append(Task(var.name_hint, workload, uses, choice, committed, loop_extents(function)))
-    for record in records.database.get_all_tuning_records():
-        plan = plan_of(record.trace)
-        for task in tasks:
-            if plan and record.run_secs and task.workload.same_as(record.workload):
-                task.add(plan, float(record.run_secs[0]))
+            committed = database.commit_workload(workload)
+            made = partial(_scheduled, workload, host)
+            tasks.append(Task(var.name_hint, workload, uses, choice, committed, loop_extents(function), made))
+    return tasks
+
+
+def _integer_tasks(fused: Fused, database: ms.database.Database) -> list[Task]:
+    """One task for all kernels that are as fast with one plan, by the first one's name."""
+    alike: dict[str, list[str]] = {}
+    for name, kernel in fused.kernels.items():
+        if len(kernel.plans) > 1:
+            alike.setdefault(kernel.does, []).append(name)
+    tasks = []
+    for names in alike.values():
+        kernel = fused.kernels[names[0]]
+        workload, uses, made = kernel.workload, len(names), partial(_built, kernel)
+        committed = database.commit_workload(workload)
+        tasks.append(Task(names[0], workload, uses, kernel.plans, committed, kernel.sizes, made))
     return tasks
 
 
@@ -186,24 +218,24 @@ def confirm(
 
 def _measure_batch(
     task: Task,
-    batch: Sequence[SchedulePlan],
+    batch: Sequence[Plan],
     records: Records,
     target: tvm.target.Target,
     measure: Measure,
     tell: Callable[[], None],
 ) -> None:
-    database, host, arguments = records.database, host_of(target), _arguments(task)
+    database, arguments = records.database, _arguments(task)
     assert database is not None
-    schedules = [_scheduled(task, plan, host) for plan in batch]
+    candidates = [task.made(plan) for plan in batch]
 
     def found(position: int, result: float | str) -> None:
         seconds = result if isinstance(result, float) else FAILED_SECONDS
         task.add(str(batch[position]), seconds)
-        trace = schedules[position].trace
+        trace = candidates[position].trace
         database.commit_tuning_record(ms.database.TuningRecord(trace, task.workload, [seconds], target, arguments))
         tell()
 
-    measure(schedules, found)
+    measure(candidates, found)
 
 
 def progress_of(tasks: Sequence[Task], trials: int) -> Progress:
@@ -220,7 +252,7 @@ def _next_task(tasks: Sequence[Task]) -> Task | None:
     )
 
 
-def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> list[SchedulePlan]:
+def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> list[Plan]:
     """The plans of a task to measure next, ``size`` at most.
 
     The default plan comes first, then random ones. Once there are measurements enough, the cost model chooses most of a batch.
@@ -236,10 +268,14 @@ def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> 
     return order[: size - at_random] + rng.sample(order[size - at_random :], at_random)
 
 
-def _scheduled(task: Task, plan: SchedulePlan, host: Host) -> s_tir.Schedule:
-    schedule = s_tir.Schedule(task.mod)
+def _scheduled(mod: tvm.IRModule, host: Host, plan: SchedulePlan) -> Candidate:
+    schedule = s_tir.Schedule(mod)
     apply_plan(schedule, host, plan)
-    return schedule
+    return Candidate(schedule.mod, schedule.trace)
+
+
+def _built(kernel: PlannedKernel, plan: Plan) -> Candidate:
+    return Candidate(kernel.candidate(plan), kernel.trace(plan))
 
 
 def _arguments(task: Task) -> list[ms.arg_info.ArgInfo]:

@@ -38,6 +38,21 @@ def test_tune_goes_on_and_compile_takes_the_records(folder: Path, capfd: pytest.
     assert "compiled for this machine's CPU" in out
 
 
+@pytest.mark.wide
+def test_integers_are_tuned_too(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bits = ("--target", "llvm", "--bits", "W4A8")
+    code, out, err = run(capfd, "tune", "model.onnx", *bits, "-o", "records", "--trials", "3")
+    assert (code, err) == (0, "") and out.startswith("3 measurements of 1 functions")
+    np.savez(folder / "x.npz", x0=np.random.default_rng(1).standard_normal((1, 4, 6, 6), dtype=np.float32))
+    outputs = []
+    for records in (("--tuning-records", "records"), ()):
+        code, out, _ = run(capfd, "compile", "model.onnx", *bits, *records, "-o", f"m{len(records)}.so", "-v")
+        assert code == 0 and "schedule: conv2d_node: by r" in out and "ConvPlan(" in out
+        code, *_ = run(capfd, "run", f"m{len(records)}.so", "--inputs", "x.npz", "--outputs", f"y{len(records)}.npz")
+        outputs.append(next(iter(np.load(f"y{len(records)}.npz").values())))
+    np.testing.assert_array_equal(*outputs)
+
+
 def test_a_foreign_triple_gives_a_tar(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capfd, "compile", "model.onnx", "--target", "llvm -mtriple=aarch64-linux-gnu", "-o", "m.tar")
     assert (code, err) == (0, "") and (folder / "m.tar").stat().st_size > 0 and "note" not in out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from qaccel.machine import numerics
 from qaccel.schedules.integer.conv import conv2d
 from qaccel.schedules.integer.depthwise import depthwise, is_depthwise
 from qaccel.schedules.integer.vectors import Vectors, vectors_of
+from qaccel.schedules.kernels import PlannedKernel
 
 # What each adds: SSE2, AVX2, AVX-VNNI, AVX-512, VNNI, VBMI. "plain" is any CPU's code: what an unknown one gets.
 CPUS = ("x86-64", "haswell", "alderlake", "skylake-avx512", "cascadelake", "icelake-server", "plain")
@@ -82,13 +82,22 @@ def exact(attrs: o.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarra
     return np.array(made).reshape(sums.shape).astype(o.carrier(attrs.result.bits))
 
 
-def check_conv(
+def conv_kernel(
     cpu: str, attrs: o.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray
-) -> None:
-    """The kernel that legalization takes gives the same integers as `exact`."""
+) -> PlannedKernel:
+    """The kernel that legalization takes."""
     weight = weight.astype(o.carrier(attrs.weight_bits))
-    build: Callable = depthwise if is_depthwise(attrs, q.shape, weight) else conv2d
+    build = depthwise if is_depthwise(attrs, q.shape, weight) else conv2d
+    return build(vectors(cpu), attrs, q.shape, weight, bias, scale)
+
+
+def check_conv(
+    cpu: str, attrs: o.ConvAttrs, q: np.ndarray, weight: np.ndarray, bias: np.ndarray, scale: np.ndarray, plans: int = 0
+) -> None:
+    """The kernel by the rule's plan, and by so many others drawn at random, gives the same integers as `exact`."""
     expected = exact(attrs, q, weight, bias, scale)
-    kernel = build(vectors(cpu), attrs, q.shape, weight, bias, scale)
-    got = run(cpu, kernel, expected.shape, str(expected.dtype), q)
-    np.testing.assert_array_equal(got, expected)
+    kernel = conv_kernel(cpu, attrs, q, weight, bias, scale)
+    drawn = np.random.default_rng(len(kernel.plans)).permutation(len(kernel.plans) - 1)[:plans] + 1
+    for plan in [kernel.plans[0], *(kernel.plans[k] for k in drawn)]:
+        got = run(cpu, kernel.build(plan), expected.shape, str(expected.dtype), q)
+        np.testing.assert_array_equal(got, expected, err_msg=str(plan))

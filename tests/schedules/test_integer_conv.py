@@ -137,7 +137,8 @@ def test_the_target_decides():
 
 def assembly_of(chosen: tvm.target.Target) -> str:
     attrs, q, weight, bias, scale = case(np.random.default_rng(0), (8, 8, 8), **SHAPES["3x3"])
-    function, _ = conv2d(vectors_of(chosen), attrs, q.shape, weight, bias, scale)
+    kernel = conv2d(vectors_of(chosen), attrs, q.shape, weight, bias, scale)
+    function, _ = kernel.build(kernel.plans[0])
     module = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), chosen)
     return module.mod.inspect_source("asm")
 

@@ -50,7 +50,6 @@ GONE: Mapping[str, Mapping[str, str]] = {
         "--min-repeat-ms": _OWN_TIMING,
         "--number": _OWN_TIMING,
         "--repeat": _OWN_TIMING,
-        "--bits": "kernels of integers have one schedule each, by rule; leave it out to tune those of floats",
         **{
             f"--{each}": "TVM reads it from the machine; drop it"
             for each in (

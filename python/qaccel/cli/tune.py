@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..options import MODEL_FORMATS, SESSION_SECONDS, options_of, parse_target
+from ..options import SESSION_SECONDS, options_of, parse_target
+from ..stages import Stages
+from .flags import add_model, add_quantizer, quantizer_of
 
 if TYPE_CHECKING:
     from ..schedules.tuning.tune import Progress, Task
@@ -18,14 +20,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("model", metavar="MODEL", type=Path, help=".onnx, .pt2 (torch.export.save) or .tflite")
+    add_model(parser)
     parser.add_argument("--target", required=True, help='"llvm", "llvm -mcpu=native", "llvm -mtriple=..."')
     parser.add_argument(
         "-o", "--output", metavar="RECORDS", type=Path, required=True, help="folder; what it holds is gone on with"
     )
     parser.add_argument("--trials", metavar="N", default="256", help="measurements in all (default: %(default)s)")
-    parser.add_argument("--input-shapes", metavar="SHAPES", help='"x:[1,3,224,224]", several with spaces between')
-    parser.add_argument("--model-format", metavar="FORMAT", help=f"{', '.join(MODEL_FORMATS)} (default: by the suffix)")
     parser.add_argument(
         "--tasks",
         metavar="WHICH",
@@ -38,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tuning-records", metavar="PATH", type=Path, help="measurements of another folder to begin with"
     )
+    data = parser.add_argument_group(
+        "quantization: with --bits or --calibration-data, the kernels of integers are tuned"
+    )
+    add_quantizer(data, "8, W8A16, or plan.json, as for tvmc compile (default: 8 with calibration data; float without)")
     remote = parser.add_argument_group("on other machines, through TVM's RPC")
     remote.add_argument("--rpc-tracker", metavar="HOST:PORT", help="measure on the servers of TVM's tracker")
     remote.add_argument("--rpc-key", metavar="KEY", help="which of them")
@@ -55,10 +59,10 @@ def execute(arguments: argparse.Namespace) -> None:
         raise UserError(f"--target '{target_options}': only the CPU's part is tuned; give llvm alone")
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
     most_servers, session_seconds = _limits_of_servers(arguments, tracker is not None)
-    options = options_of(target_options, input_shapes=arguments.input_shapes, model_format=arguments.model_format)
-    from ..cpu.compile import fuse
-    from ..frontend.import_model import import_model
+    options = options_of(target_options, **quantizer_of(arguments))
+    from ..cpu.compile import fuse_integers
     from ..host import host_target
+    from ..pipeline import network_for_cpu
     from ..schedules.database import add_measured, create_records, key_of, open_records, write_best
     from ..schedules.threads import use_all_cores
     from ..schedules.tuning.measure import measure_by_rpc, measure_here
@@ -75,7 +79,8 @@ def execute(arguments: argparse.Namespace) -> None:
         measure_here(target) if tracker is None else measure_by_rpc(target, *tracker, most_servers, session_seconds)
     )
     earlier = None if arguments.tuning_records is None else open_records(arguments.tuning_records, target)
-    network = fuse(import_model(arguments.model, options.input_shapes, options.model_format).mod, target)
+    stages = Stages(show=not arguments.verbose)
+    network = fuse_integers(network_for_cpu(arguments.model, options, stages), target)
     if arguments.tasks == "list":
         with tempfile.TemporaryDirectory(prefix="qaccel-") as folder:
             _print_tasks(tasks_of(network, target, create_records(Path(folder) / "records", target)))

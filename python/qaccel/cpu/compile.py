@@ -14,6 +14,7 @@ from ..schedules.floating.choose import Choice, schedule_all
 from ..schedules.fused import Fused
 from ..schedules.host import host_of
 from .functions import legalizations
+from .legalize import LegalizeQuantized
 from .nhwc import ToNHWC, offloaded
 from .norms import ExpandVariance, JoinNorms
 from .pack_weights import PackWeights
@@ -53,6 +54,14 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
             ]
             layers.setdefault(call.args[0].name_hint, []).extend(own)
     return Fused(mod, {function: tuple(names) for function, names in layers.items()})
+
+
+def fuse_integers(mod: tvm.IRModule, target: tvm.target.Target) -> Fused:
+    """`fuse` for a network on integers, whose kernels are made by the rule's plans: what there is to tune."""
+    legalize = LegalizeQuantized()
+    with target:
+        mod = tvm.transform.Sequential([legalize])(mod)
+    return replace(fuse(mod, target), kernels={each.function: each.kernel for each in legalize.planned})
 
 
 def _bindings(mod: tvm.IRModule) -> list[relax.Binding]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,28 +15,55 @@ from tvm import relax, s_tir, te, tirx
 from ..dialect import operators
 from ..dialect.pieces import positions, unflattened
 from ..machine.numerics import activation_limits
+from ..schedules.database import Records
+from ..schedules.floating.choose import Choice
 from ..schedules.integer.arithmetic import carried, centred, clamped, rounded
 from ..schedules.integer.border import dequantize, quantize
 from ..schedules.integer.conv import conv2d
 from ..schedules.integer.depthwise import depthwise, is_depthwise
-from ..schedules.integer.elementwise import IntegerKernel, eltwise, requantize, table
+from ..schedules.integer.elementwise import eltwise, requantize, table
 from ..schedules.integer.loops import OPAQUE
 from ..schedules.integer.move import move
 from ..schedules.integer.pool import pool2d
 from ..schedules.integer.vectors import Vectors, vectors_of
+from ..schedules.kernels import IntegerKernel, PlannedKernel
 
 Expr = Any  # a TIR expression
 Indices = tuple[Expr, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A kernel that has several plans, in the network: the ``function`` of ``layer``, made by ``plan``, which is a record's or the
+    rule's."""
+
+    function: str
+    layer: str
+    kernel: PlannedKernel
+    plan: Any
+    recorded: bool
+
+    def choice(self) -> Choice:
+        """How it is scheduled."""
+        return Choice(self.function, "record" if self.recorded else "rule", str(self.plan), (self.layer,))
+
+
 @tvm.transform.module_pass(opt_level=0, name="LegalizeQuantized")
 class LegalizeQuantized:
-    """Every call of the dialect in functions that no accelerator takes, as call_tir of a scheduled PrimFunc."""
+    """Every call of the dialect in functions that no accelerator takes, as call_tir of a scheduled PrimFunc.
+
+    ``records``: plans of kernels; the first that knows a kernel decides, and others get the rule's plan.
+    """
+
+    def __init__(self, records: Sequence[Records] = ()) -> None:
+        self.records = records
+        self.planned: list[Planned] = []  # filled by the pass, in the program's order
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Functions with a ``Codegen`` or ``Composite`` attribute are left as they are."""
         target = tvm.target.Target.current(allow_none=True)
         mutator = _Mutator(mod, vectors_of(target) if target is not None else Vectors.anywhere())
+        mutator.records, mutator.planned = self.records, self.planned
         for var, function in mod.functions_items():
             if isinstance(function, relax.Function) and not _offloaded(function):
                 mutator.builder_.update_func(var, mutator.visit_expr(function))
@@ -49,6 +77,9 @@ def _offloaded(function: relax.Function) -> bool:
 @relax.expr_functor.mutator
 class _Mutator(relax.PyExprMutator):
     """Replaces calls, one PrimFunc each; the module is being rewritten in ``builder_``."""
+
+    records: Sequence[Records]
+    planned: list[Planned]
 
     def __init__(self, mod: tvm.IRModule, isa: Vectors) -> None:
         super().__init__(mod)
@@ -65,41 +96,67 @@ class _Mutator(relax.PyExprMutator):
         if not operators.is_quantized(call):
             return call
         attrs = operators.read(call)
-        function, args = primitive(attrs, call, self.isa)
+        operands = _operands(attrs, call)
+        kernel, plan, recorded = _kernel(attrs, operands, self.isa), None, False
+        if isinstance(kernel, PlannedKernel):
+            plan, recorded = kernel.chosen(self.records)
+        function, args = primitive(attrs, operands, kernel.build(plan) if isinstance(kernel, PlannedKernel) else kernel)
         node = re.sub(r"\W+", "_", attrs.name).strip("_")
         name = f"{attrs.operator.removeprefix('qaccel.')}_{node}"
-        return relax.call_tir(self.builder_.add_func(function, name), args, result)
+        var = self.builder_.add_func(function, name)
+        if isinstance(kernel, PlannedKernel):
+            self.planned.append(Planned(var.name_hint, attrs.name, kernel, plan, recorded))
+        return relax.call_tir(var, args, result)
 
 
-def primitive(attrs: operators.Attrs, call: relax.Call, isa: Vectors) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
-    """The scheduled PrimFunc of a call, and the operands that it takes: activations, then constants."""
+@dataclass(frozen=True, eq=False)
+class _Operands:
+    """Of a call: the activations that it reads, their shapes, and its constants."""
+
+    data: list[relax.Expr]
+    shapes: list[tuple[int, ...]]
+    constants: list[np.ndarray]
+
+
+def _operands(attrs: operators.Attrs, call: relax.Call) -> _Operands:
     count = len(operators.inputs_of(attrs)) or 1  # quantize reads one float
-    data, constants_of = list(call.args[:count]), [operators.constant(arg) for arg in call.args[count:]]
-    shapes = [operators.static_shape(arg) for arg in data]
-    kernel = _KERNELS[type(attrs)](isa, attrs, *shapes, *constants_of)
+    data = list(call.args[:count])
+    constants = [operators.constant(arg) for arg in call.args[count:]]
+    return _Operands(data, [operators.static_shape(arg) for arg in data], constants)
+
+
+def _kernel(attrs: operators.Attrs, operands: _Operands, isa: Vectors) -> IntegerKernel | PlannedKernel | None:
+    return _KERNELS[type(attrs)](isa, attrs, *operands.shapes, *operands.constants)
+
+
+def primitive(
+    attrs: operators.Attrs, operands: _Operands, kernel: IntegerKernel | None
+) -> tuple[tirx.PrimFunc, list[relax.Expr]]:
+    """The scheduled PrimFunc of a call, and the operands that it takes: activations, then constants. ``kernel``: the function in
+    vectors, if there is one."""
     if kernel is not None:
-        return kernel[0], [*data, *(relax.const(array, str(array.dtype)) for array in kernel[1])]
+        return kernel[0], [*operands.data, *(relax.const(array, str(array.dtype)) for array in kernel[1])]
     inputs = [
         te.placeholder(shape, str(arg.ty.dtype), f"q{k}")
-        for k, (arg, shape) in enumerate(zip(data, shapes, strict=True))
+        for k, (arg, shape) in enumerate(zip(operands.data, operands.shapes, strict=True))
     ]
     result, constants = _STAGES[type(attrs)](attrs, inputs)
     values = [relax.const(array, str(array.dtype)) for _, array in constants]
     function = te.create_prim_func([*inputs, *(placeholder for placeholder, _ in constants), result])
     function = function.with_attr("op_pattern", OPAQUE)
-    return _scheduled(function), [*data, *values]
+    return _scheduled(function), [*operands.data, *values]
 
 
 def _convolution(
     isa: Vectors, attrs: operators.ConvAttrs, shape: tuple[int, ...], weight: np.ndarray, *rest: np.ndarray
-) -> IntegerKernel:
+) -> PlannedKernel:
     build = depthwise if is_depthwise(attrs, shape, weight) else conv2d
     return build(isa, attrs, shape, weight, *rest)
 
 
 # The functions in vectors, from the CPU's vectors, the attributes, the shapes of the activations and the constants. They give
 # None for what they have no form of: rare transpositions, moves of very many pieces.
-_KERNELS: dict[type, Callable[..., IntegerKernel | None]] = {
+_KERNELS: dict[type, Callable[..., IntegerKernel | PlannedKernel | None]] = {
     operators.QuantizeAttrs: quantize,
     operators.DequantizeAttrs: dequantize,
     operators.ConvAttrs: _convolution,

@@ -6,7 +6,7 @@ instruction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +48,12 @@ def features(values: Mapping[str, Any]) -> set[str]:
         return {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target(dict(values)))}
 
 
-def extensions(target: tvm.target.Target) -> list[str]:
-    """Those of the extensions above that code for a target may use, in LLVM's names, sorted."""
+def extensions(target: tvm.target.Target) -> dict[str, str]:
+    """Those of the extensions above that code for a target may use: by LLVM's name, sorted, Linux's."""
     names = ("mcpu", "mattr", "mtriple")
     values = {name: target.attrs[name] for name in names if name in target.attrs}
-    return sorted(features({"kind": "llvm", **values}) & {name for each in _LINUX_NAMES.values() for name in each})
+    linux = {name: flag for each in _LINUX_NAMES.values() for name, flag in each.items()}
+    return {name: linux[name] for name in sorted(features({"kind": "llvm", **values}) & set(linux))}
 
 
 def this_cpu() -> dict[str, Any]:
@@ -70,16 +71,14 @@ def hidden(cpu: str) -> list[str]:
     return absent(extensions(tvm.target.Target({"kind": "llvm", "mcpu": cpu})))
 
 
-def absent(names: Iterable[str], cpuinfo: str | None = None) -> list[str]:
-    """Those of ``names`` (LLVM's) that this machine's programs cannot use; none where it does not tell: only Linux does.
+def absent(extensions: Mapping[str, str], cpuinfo: str | None = None) -> list[str]:
+    """Those of ``extensions`` (LLVM's names and Linux's) that this machine's programs cannot use, by LLVM's name; none where it
+    does not tell: only Linux does.
 
     ``cpuinfo``: the text of /proc/cpuinfo, for tests.
     """
     usable = _usable() if cpuinfo is None else _usable_of(cpuinfo)
-    if usable is None:
-        return []
-    known = _LINUX_NAMES["aarch64" if "asimd" in usable else "x86_64"]
-    return sorted(name for name in names if name in known and known[name] not in usable)
+    return [] if usable is None else sorted(name for name, flag in extensions.items() if flag not in usable)
 
 
 @cache

@@ -43,7 +43,8 @@ class Linked:
 def link(mod: tvm.IRModule, options: CompileOptions, metadata: Mapping[str, Any]) -> Linked:
     """The stage `link`, for the host and with the tuning records of ``options``; otherwise as `build`.
 
-    The module's metadata also get ``cpu_features``, what its code may use of the CPU: another machine may not have it.
+    The module's metadata also get ``cpu_features``, what its code may use of the CPU, by LLVM's names, and how Linux calls it:
+    another machine may not have it.
     """
     target = host_target(options.target)
     return build(mod, target, {**metadata, "cpu_features": extensions(target)}, records_of(options))

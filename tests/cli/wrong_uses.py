@@ -22,6 +22,7 @@ from onnx import helper
 import qaccel
 import small_models
 from qaccel.machine.hw import target_dir
+from qaccel.metadata.read import FORMAT
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ def _models(folder: Path, model: onnx.ModelProto) -> None:
 def _modules(folder: Path) -> None:
     """Damaged modules."""
     module, archive = (folder / "module.so").read_bytes(), (folder / "module.tar").read_bytes()
-    at, version = module.index(b"QACC"), b'{"format": 2,'
+    at, version = module.index(b"QACC"), f'{{"format": {FORMAT},'.encode()
     assert module.count(version) == 1
 
     def changed(place: int, value: int) -> bytes:

@@ -13,6 +13,9 @@ from tvm.libinfo import find_libtvm_runtime
 
 import qaccel
 import small_models
+from qaccel.host import host_target
+from qaccel.options import parse_target
+from qaccel.schedules.features import absent, extensions
 
 pytestmark = pytest.mark.wide
 
@@ -164,6 +167,23 @@ def test_errors_are_one_line(program: Path, tmp_path: Path, arguments: list[str]
     assert done.returncode == (1 if arguments else 2)
     assert len(done.stderr.splitlines()) == 1
     assert said in done.stderr
+
+
+def test_a_module_of_a_larger_cpu_is_refused(program: Path, tmp_path: Path):
+    """What Python says, too; for a CPU of fewer extensions it runs."""
+    path = tmp_path / "module.so"
+    for cpu, larger in (("graniterapids", True), ("x86-64", False)):
+        target = f"qaccel, llvm -mcpu={cpu}"
+        missing = absent(extensions(host_target(parse_target(target))))
+        if larger and not missing:
+            pytest.skip(f"this machine is a {cpu}")
+        qaccel.compile(small_models.interrupted(), target=target).export_library(path)
+        done = run(program, path)
+        assert done.returncode == int(larger), done.stderr
+        if larger:
+            with pytest.raises(qaccel.UserError) as refused:
+                qaccel.load(path)
+            assert f"error: {refused.value}" == done.stderr.strip().replace("error: ", "error: module ")
 
 
 def test_memory_is_little_more_than_file_and_dram(program: Path, resnet_path: Path, calibration_data, tmp_path: Path):

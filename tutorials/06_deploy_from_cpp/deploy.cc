@@ -11,6 +11,8 @@
 #include <cinttypes>
 #include <cstdio>
 #include <map>
+#include <set>
+#include <sstream>
 #include <vector>
 
 #include "npy.h"
@@ -60,6 +62,32 @@ std::vector<TensorSpec> Specs(const ffi::json::Object& metadata, const char* kin
   return specs;
 }
 
+// What /proc/cpuinfo says that programs on this machine may use, of the first CPU: x86 calls it flags, ARM Features. Empty
+// where it does not tell.
+std::set<std::string> CpuFlags() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.compare(0, 5, "flags") != 0 && line.compare(0, 8, "Features") != 0) continue;
+    std::istringstream words(line.substr(line.find(':') + 1));
+    return {std::istream_iterator<std::string>(words), {}};
+  }
+  return {};
+}
+
+// Throws where the module's code may use what this CPU does not have: it would die of an illegal instruction.
+void CheckCpu(const ffi::json::Object& metadata, const std::string& path) {
+  const std::set<std::string> flags = CpuFlags();
+  std::string missing;
+  for (const auto& [name, flag] : metadata.at(ffi::String("cpu_features")).cast<ffi::json::Object>()) {
+    if (flags.empty() || flags.count(flag.cast<std::string>())) continue;
+    missing += (missing.empty() ? "" : ", ") + name.cast<std::string>();
+  }
+  if (missing.empty()) return;
+  throw std::runtime_error("'" + path + "' was compiled for a CPU with " + missing +
+                           ", which this machine does not have; compile it for this one, or with -mcpu= for one that is "
+                           "like both");
+}
+
 // A compiled network, ready to run. What it says of itself is a JSON text that it carries.
 class Network {
  public:
@@ -73,6 +101,7 @@ class Network {
       throw std::runtime_error("'" + path + "' has module format " + std::to_string(format) + ", this program runs " +
                                std::to_string(QACCEL_MODULE_FORMAT) + "; compile the model again");
     }
+    CheckCpu(metadata, path);
     inputs_ = Specs(metadata, "inputs");
     outputs_ = Specs(metadata, "outputs");
   }

@@ -11,7 +11,7 @@ from ..model import TensorSpec
 from ..version import __version__
 
 METADATA_FUNCTION = "qaccel_metadata"
-FORMAT = 2  # of the metadata and of how a module is called; raised when either changes
+FORMAT = 3  # of the metadata and of how a module is called; raised when either changes
 
 
 def read_metadata(vm: Any) -> dict[str, Any] | None:

@@ -163,7 +163,7 @@ def load(path: str | Path) -> Runner:
 
 def _check_cpu(metadata: Mapping[str, Any], what: str) -> None:
     """Raises UserError where code may use what this machine's CPU does not have: it would die of an illegal instruction."""
-    if missing := absent(metadata.get("cpu_features", ())):
+    if missing := absent(metadata.get("cpu_features", {})):
         raise UserError(
             f"{what} was compiled for a CPU with {', '.join(missing)}, which this machine does not have; "
             "compile it for this one, or with -mcpu= for one that is like both"

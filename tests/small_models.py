@@ -1,5 +1,7 @@
 """Small ONNX models for the tests of command line, API and linking."""
 
+import itertools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -38,6 +40,26 @@ def chain(batch: int | str = 1, name: str = "chain") -> onnx.ModelProto:
     ]
     weights = {"w1": w1, "b1": b1, "w2": w2, "b2": b2, "w3": w3, "b3": b3}
     return _model(nodes, [("x", [batch, 3, 16, 16])], [("y", [batch, 10])], weights, name)
+
+
+def classifier() -> onnx.ModelProto:
+    """Three strided convolutions and a Gemm, with the ends of the two trained networks: image [1, 3, 32, 32] to scores [1, 10]."""
+    rng = np.random.default_rng(6)
+    widths, nodes, weights, last = (3, 16, 32, 32), [], {}, "image"
+    for k, (before, after) in enumerate(itertools.pairwise(widths)):
+        weight, bias = _conv(rng, after, before, 3)
+        weights |= {f"w{k}": 1.5 * weight, f"b{k}": bias}
+        conv = {"name": f"conv{k}", "pads": [1, 1, 1, 1], "strides": [2, 2]}
+        nodes.append(helper.make_node("Conv", [last, f"w{k}", f"b{k}"], [f"c{k}"], **conv))
+        nodes.append(helper.make_node("Relu", [f"c{k}"], [f"r{k}"], name=f"relu{k}"))
+        last = f"r{k}"
+    weights |= {"w": rng.standard_normal((10, widths[-1])), "b": 0.1 * rng.standard_normal(10)}
+    nodes += [
+        helper.make_node("GlobalAveragePool", [last], ["g"], name="average"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "w", "b"], ["scores"], name="classifier", transB=1),
+    ]
+    return _model(nodes, [("image", [1, 3, 32, 32])], [("scores", [1, 10])], weights, "classifier")
 
 
 def interrupted() -> onnx.ModelProto:

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+
+import small_models
 
 TUTORIALS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("[0-9]*.py"))
 # By tutorial: how it is made shorter beside few images, what it has to say, and what it has to leave behind.
@@ -14,6 +17,10 @@ SHORTER = {
     "10_tune_the_cpu": ["--trials", "4", "--tasks", "0"],
     "11_sweep_an_accelerator": ["--sweep", "rows=8,16"],
 }
+# Those whose steps do not need a trained network run on one of three layers.
+SMALL = {
+    "04_read_a_report", "05_bits_under_a_limit", "07_quantized_or_trained_model", "08_deploy_from_python", "11_sweep_an_accelerator",
+}  # fmt: skip
 SAYS = {
     "03_your_own_images": ("agreement", "wrong      top-1", "scaled otherwise than the training's"),
     "04_read_a_report": ("above it", "all cycles by cause", "W8A8 became W4A8", "the program begins"),
@@ -48,7 +55,10 @@ def run(tutorial: Path, folder: Path, *arguments: str) -> None:
 @pytest.mark.wide
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial_runs(tutorial: Path, tmp_path: Path):
-    run(tutorial, tmp_path, "--count", "20", *SHORTER.get(tutorial.stem, []))
+    small = tmp_path / "classifier.onnx"
+    onnx.save(small_models.classifier(), small)
+    model = ("--model", str(small)) if tutorial.stem in SMALL else ()
+    run(tutorial, tmp_path, "--count", "20", *model, *SHORTER.get(tutorial.stem, []))
 
 
 @pytest.mark.slow

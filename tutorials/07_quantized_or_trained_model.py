@@ -17,12 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from networks import data  # noqa: E402
 
-MODEL = ROOT / "tests" / "networks" / "resnet.onnx"
-
 
 def main() -> None:
     """Our own file and ONNX Runtime's, compiled with their integers; then the same file taken as float."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", type=Path, default=ROOT / "tests" / "networks" / "resnet.onnx")
     parser.add_argument("--count", type=int, default=200, help="how many test images")
     parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="where files and the report go")
     arguments = parser.parse_args()
@@ -38,7 +37,7 @@ def main() -> None:
 
     # 1. A file of our own. `save_onnx` writes standard ONNX with QuantizeLinear and DequantizeLinear, for any tool; compiled
     #    again it gives the same integers. "llvm" computes them on this machine's CPU, faster than the simulator does.
-    q = qaccel.quantize(MODEL, calibration, bits="W4A8")
+    q = qaccel.quantize(arguments.model, calibration, bits="W4A8")
     q.save_onnx(arguments.out / "ours.onnx")
     first = scores_of(qaccel.compile(q, target="llvm"))
     again = scores_of(qaccel.compile(arguments.out / "ours.onnx", target="llvm"))
@@ -66,7 +65,7 @@ def main() -> None:
                 return None if image is None else {data.INPUT_NAME: image[None]}
 
         path = arguments.out / "onnxruntime.onnx"
-        quant_pre_process(str(MODEL), str(arguments.out / "prepared.onnx"), skip_symbolic_shape=True)
+        quant_pre_process(str(arguments.model), str(arguments.out / "prepared.onnx"), skip_symbolic_shape=True)
         quantize_static(
             str(arguments.out / "prepared.onnx"), str(path), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,

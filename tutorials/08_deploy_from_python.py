@@ -20,8 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from networks import data  # noqa: E402
 
-MODEL = ROOT / "tests" / "networks" / "resnet.onnx"
-
 # An application: it knows the file, and nothing of the model.
 APPLICATION = """
 import sys
@@ -39,6 +37,7 @@ print("application takes", entry["name"], entry["dtype"], entry["shape"], "and s
 def main() -> None:
     """Compile once; run in another process, with integer ends, in batches and in threads."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", type=Path, default=ROOT / "tests" / "networks" / "resnet.onnx")
     parser.add_argument("--count", type=int, default=64, help="how many test images")
     parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="where modules and the report go")
     arguments = parser.parse_args()
@@ -47,7 +46,7 @@ def main() -> None:
     images, labels = test["images"], test["labels"]
 
     # 1. Quantize once, compile as often as there are targets.
-    q = qaccel.quantize(MODEL, {data.INPUT_NAME: data.load("calibration", 128)["images"]})
+    q = qaccel.quantize(arguments.model, {data.INPUT_NAME: data.load("calibration", 128)["images"]})
     module = qaccel.compile(q, output=arguments.out / "module.so", report=arguments.out)
     np.savez(arguments.out / "inputs.npz", **{data.INPUT_NAME: images[:4]})
 

@@ -19,7 +19,7 @@ SHORTER = {
 }
 # Those whose steps do not need a trained network run on one of three layers.
 SMALL = {
-    "04_read_a_report", "05_bits_under_a_limit", "07_quantized_or_trained_model", "08_deploy_from_python", "11_sweep_an_accelerator",
+    "04_read_a_report", "05_bits_under_a_limit", "07_quantized_or_trained_model", "08_deploy_from_python", "10_tune_the_cpu", "11_sweep_an_accelerator",
 }  # fmt: skip
 SAYS = {
     "03_your_own_images": ("agreement", "wrong      top-1", "scaled otherwise than the training's"),

@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from networks import data  # noqa: E402
 
-MODEL = ROOT / "tests" / "networks" / "mobilenet.onnx"
 KEY = "board"
 
 
 def main() -> None:
     """Tune alone, go on through a tracker, compile with the records, and run on the other machine."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", type=Path, default=ROOT / "tests" / "networks" / "mobilenet.onnx")
     parser.add_argument("--trials", type=int, default=48, help="measurements in all, half of them through the tracker")
     parser.add_argument("--tasks", default="all", help="which functions, as tvmc tune --tasks")
     parser.add_argument("--count", type=int, default=200, help="how many test images")
@@ -46,7 +46,16 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     records = arguments.out / "records"
-    tune = ["tune", str(MODEL), "--target", "llvm -mcpu=native", "-o", str(records), "--tasks", arguments.tasks]
+    tune = [
+        "tune",
+        str(arguments.model),
+        "--target",
+        "llvm -mcpu=native",
+        "-o",
+        str(records),
+        "--tasks",
+        arguments.tasks,
+    ]
 
     # 1. What there is to tune: the functions of the network, and how often each is used.
     run([*tune[:-1], "list"])
@@ -60,8 +69,8 @@ def main() -> None:
 
         # 4. Compile with and without what was found.
         q = {"target": "llvm -mcpu=native"}
-        by_rule = qaccel.compile(MODEL, **q, output=arguments.out / "by_rule.so")
-        tuned = qaccel.compile(MODEL, **q, tuning_records=records, output=arguments.out / "tuned.so")
+        by_rule = qaccel.compile(arguments.model, **q, output=arguments.out / "by_rule.so")
+        tuned = qaccel.compile(arguments.model, **q, tuning_records=records, output=arguments.out / "tuned.so")
 
         # 5. Run it there: TVM's RPC uploads the file.
         remote = qaccel.load(arguments.out / "tuned.so", rpc_tracker=address, rpc_key=KEY)

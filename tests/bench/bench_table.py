@@ -1,7 +1,8 @@
 """The README's table of figures: accuracy, cycles, bytes and times, beside ONNX Runtime, OpenVINO and Arm's weight codec, as Markdown.
 
-`python tests/bench/bench_table.py SHARED [--images 300] [--rounds 20] [--threads 1 2]` where SHARED holds models/efflite0.onnx,
-models/mltk_image_classification.onnx, data/imagenet400 and data/cifar10.tar.gz. What is measured, and how, is in bench_accuracy.py,
+`python tests/bench/bench_table.py SHARED [--part accelerator|cpu] [--images 300] [--rounds 20] [--threads 1 2]` where SHARED holds
+models/efflite0.onnx, models/mltk_image_classification.onnx, data/imagenet400 and data/cifar10.tar.gz. `--part cpu` is all that depends on
+what else the machine does: it wants a quiet one. What is measured, and how, is in bench_accuracy.py,
 bench_cpu_int8.py and bench_streams.py, whose functions this calls. A peer that is not installed is named as missing.
 
 Accuracy is that of the integers on the CPU (`--target llvm`), which are the simulator's. OpenVINO runs in float32 (its default on
@@ -28,6 +29,7 @@ import qaccel
 
 BITS = ("W8A8", "W4A8")
 CALIBRATION = 100
+PARTS = ("accelerator", "cpu")
 VERSIONS = ("qaccel", "apache-tvm", "onnxruntime", "openvino", "ai-edge-litert", "ethos-u-vela")
 
 
@@ -139,29 +141,28 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, help="to judge each network by, at most")
     parser.add_argument("--rounds", type=int, default=20, help="turns of each side on the CPU")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--part", choices=PARTS, help="one of the two tables alone")
     arguments = parser.parse_args()
     found = list(networks(arguments.shared, arguments.images))
     paths = {each.stem: arguments.shared / "models" / f"{each.stem}.onnx" for each in found}
-    print(
-        f"{datetime.date.today():%d %B %Y}, {', '.join(map(installed, VERSIONS))}, {platform.machine()}; `qaccel-256`, ",
-        end="",
-    )
-    print(
-        f"{' and '.join(f'{len(each.images)} images of {each.name}' for each in found)}, {CALIBRATION} to calibrate on.\n"
-    )
-    print(
-        "| network | bits | float top-1 | ours | ONNX Runtime | cycles | ms | × bound | DRAM B | stream B | over entropy | mlw over ours |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for each in found:
-        for row in accelerator_rows(each, paths[each.stem]):
-            print(row, flush=True)
-    print("\n| network | CPU | threads | qaccel ms | ONNX Runtime ms | OpenVINO ms | ours over the fastest |")
-    print("|---|---|---|---|---|---|---|")
-    for each in found:
-        for threads in arguments.threads:
-            for row in cpu_rows(each, paths[each.stem], threads, arguments.rounds):
+    print(f"{datetime.date.today():%d %B %Y}, {', '.join(map(installed, VERSIONS))}, {platform.machine()}.\n")
+    if arguments.part != "cpu":
+        images = " and ".join(f"{len(each.images)} images of {each.name}" for each in found)
+        print(f"`qaccel-256`; {images}, {CALIBRATION} others to calibrate on.\n")
+        print(
+            "| network | bits | float top-1 | ours | ONNX Runtime | cycles | ms | × bound | DRAM B | stream B | over entropy | mlw over ours |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+        for each in found:
+            for row in accelerator_rows(each, paths[each.stem]):
                 print(row, flush=True)
+    if arguments.part != "accelerator":
+        print("\n| network | CPU | threads | qaccel ms | ONNX Runtime ms | OpenVINO ms | ours over the fastest |")
+        print("|---|---|---|---|---|---|---|")
+        for each in found:
+            for threads in arguments.threads:
+                for row in cpu_rows(each, paths[each.stem], threads, arguments.rounds):
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -174,3 +174,10 @@ def test_folder_errors(tmp_path: Path) -> None:
     assert "one input" in refusal(lambda: loaded(tmp_path, (TensorSpec("x", (1, 5), "float32"),)))
     assert "per channel" in refusal(lambda: loaded(tmp_path, X, "mean=1:2"))
     assert "--preprocess" in refusal(lambda: loaded(saved(tmp_path, x=np.zeros(1)), X, "mean=1"))
+
+
+def test_a_scalar_input_takes_one_number() -> None:
+    spec = TensorSpec("gain", (), "float32")
+    assert check_inputs({"gain": np.float32(2)}, (spec,), "inputs")["gain"] == 2
+    said = refusal(lambda: check_inputs({"gain": np.ones(24, np.float32)}, (spec,), "inputs"))
+    assert "inputs: 'gain' has shape [24]; the model takes one number, the same for all samples" in said

@@ -29,8 +29,8 @@ Observer = Callable[[str, np.ndarray], None]
 class Measure(Protocol):
     """By channel the mean of what a layer gives with a bias, real values before rounding, and the share that no limit meets."""
 
-    def __call__(self, bias: np.ndarray, *, clamped: bool) -> tuple[np.ndarray, np.ndarray]:
-        """``clamped``: within the layer's clamp; else as if it had none."""
+    def __call__(self, bias: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """``limits``: real values that the result is held between, in the place of the layer's clamp; infinite for none."""
 
 
 # (attributes, measure, weight, bias, weight_scale) -> the bias to go on with
@@ -246,10 +246,9 @@ class _Run:
 
         held = list(zip(given, self.each(summed, given), strict=True))
         step = float(attrs.source.scale) * weight_scale.astype(np.float64)
-        ends = [(end - attrs.result.zero_point) * attrs.result.scale / step for end in (attrs.clamp.lo, attrs.clamp.hi)]
 
-        def measure(bias: np.ndarray, *, clamped: bool) -> tuple[np.ndarray, np.ndarray]:
-            lo, hi = ends if clamped else (np.full(len(step), -np.inf), np.full(len(step), np.inf))
+        def measure(bias: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+            lo, hi = (end / step for end in limits)
 
             def limited(one: tuple[np.ndarray, np.ndarray | None]) -> tuple[np.ndarray, np.ndarray, int]:
                 operand, sums = one

@@ -17,6 +17,7 @@ from qaccel.options import BitWidths
 from qaccel.qdq.write import qdq_model
 from qaccel.quant.calibrate.calibration import Calibration
 from qaccel.quant.calibrate.ranges import calibrate
+from qaccel.quant.passes import bias_correction
 from qaccel.quant.passes.bias_correction import correct_biases
 from qaccel.quant.quantize import quantize
 from quant.layers import model, node, prepared
@@ -65,6 +66,43 @@ def test_the_mean_is_that_behind_the_limit(clip: str) -> None:
     assert off(corrected) < off(plain) / 4
     before_the_limit = replace(ranges, means={**ranges.means, "act": ranges.means["conv"]})
     assert off(correct_biases(plain, Calibration(before_the_limit, samples, measured=True))) > 4 * off(corrected)
+
+
+CLAMPS = {
+    "Relu": [("Relu", [])], "Clip": [("Clip", ["least", "most"])], "Clip below": [("Clip", ["least"])],
+    "Clip then Relu": [("Clip", ["least", "most"]), ("Relu", [])], "Clip of Relu": [("Relu", []), ("Clip", ["zero", "most"])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", ["Tanh", "Sigmoid", "HardSigmoid", "Erf"])
+@pytest.mark.parametrize("clamp", CLAMPS)
+def test_what_a_reader_cuts_off_is_no_shift(monkeypatch: pytest.MonkeyPatch, clamp: str, reader: str) -> None:
+    """Values to +-60, a clamp to 9 or none, and a function that saturates at 3 or so: the layer's range ends there, and the mean of
+    its float values does not. Taking the integers' clamp for the layer's, the seeded fault, moves biases by what was cut off."""
+    rng = np.random.default_rng(7)
+    constants = {
+        "w": 5 * rng.normal(size=(16, 8, 1, 1)).astype(np.float32),
+        "b": np.linspace(-4, 9, 16, dtype=np.float32),
+    }
+    bounds = {"zero": np.float32(0), "least": np.float32(-9), "most": np.float32(9)}
+    nodes = [node("Conv", "conv", ["x", "w", "b"])]
+    for op, more in CLAMPS[clamp]:
+        nodes.append(node(op, f"clamp{len(nodes)}", [nodes[-1].output[0], *more]))
+        constants |= {name: bounds[name] for name in more}
+    nodes.append(node(reader, "act", [nodes[-1].output[0]]))
+    imported, ranges, samples = prepared(model(nodes, {"x": (1, 8, 9, 9)}, ["act"], constants), samples=16)
+    plain = quantize(imported, ranges, BitWidths(8, 8))
+    exact = execute(imported, samples)["act"]
+
+    def error() -> float:
+        corrected = correct_biases(plain, Calibration(ranges, samples, measured=True))
+        return float(np.square(run_model(corrected, samples)["act"] - exact).mean())
+
+    limits = bias_correction._limits
+    before = float(np.square(run_model(plain, samples)["act"] - exact).mean())
+    assert error() < 1.1 * before
+    monkeypatch.setattr(bias_correction, "_limits", lambda attrs, own, _: limits(attrs, own, None))
+    assert error() > 2 * before
 
 
 def test_only_biases_change(mobilenet_path: Path) -> None:

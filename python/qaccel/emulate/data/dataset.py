@@ -171,6 +171,10 @@ def _checked(array: np.ndarray, spec: TensorSpec, what: str) -> np.ndarray:
         raise UserError(f"{what}: '{name}' has type {array.dtype}; the model takes {spec.dtype}")
     if spec.shape and array.shape == spec.shape[1:]:
         array = array[np.newaxis]
+    if not spec.shape and array.ndim:
+        raise UserError(
+            f"{what}: '{name}' has shape {list(array.shape)}; the model takes one number, the same for all samples: shape []"
+        )
     whole = array.ndim == len(spec.shape) and array.shape[1:] == spec.shape[1:]
     if not whole or spec.shape and array.shape[0] % spec.shape[0]:
         raise UserError(

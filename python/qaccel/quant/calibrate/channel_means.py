@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from tvm import ir, relax
 
@@ -11,7 +13,9 @@ from .runs import batch_of
 
 _PRODUCT = "relax.matmul"
 _CHANNELS = {"relax.nn.conv2d": 1, "relax.nn.conv2d_transpose": 1, _PRODUCT: -1}  # which axis they are
-_LIMITS = ("relax.nn.relu", "relax.clip")
+_RELU = "relax.nn.relu"
+_LIMITS = (_RELU, "relax.clip")
+UNLIMITED = (-math.inf, math.inf)
 SAMPLES = 64  # that the means are taken over, at least
 PASSES_AT_ONCE = 16  # runs of the model's own batch that calibration makes side by side
 
@@ -21,14 +25,17 @@ def passes_of(model: Model) -> int:
     return PASSES_AT_ONCE * -(-SAMPLES // (PASSES_AT_ONCE * batch_of(model)))
 
 
-def limits_of(model: Model) -> frozenset[str]:
-    """The nodes that limit what they are given, such as Relu and Clip."""
-    calls = (binding.value for binding in bindings(model.mod["main"]))
-    return frozenset(
-        node_name(call)
-        for call in calls
-        if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in _LIMITS
-    )
+def limits_of(model: Model) -> dict[str, tuple[float, float]]:
+    """By node that limits what it is given, such as Relu and Clip, what its results lie between; of several after another, all."""
+    found: dict[str, tuple[float, float]] = {}
+    held: dict[relax.Var, tuple[float, float]] = {}
+    for binding in bindings(model.mod["main"]):
+        call = binding.value
+        if isinstance(call, relax.Call) and isinstance(call.op, ir.Op) and call.op.name in _LIMITS:
+            lo, hi = (0.0, math.inf) if call.op.name == _RELU else (float(arg.value) for arg in call.args[1:])
+            before = held.get(call.args[0], UNLIMITED)
+            held[binding.var] = found[node_name(call)] = min(max(before[0], lo), hi), min(max(before[1], lo), hi)
+    return found
 
 
 class ChannelMeans:

@@ -64,6 +64,7 @@ class Given:
     of an element-wise node. ``activations``: its tensors came with scales too, and what has none stays in float; else they are
     calibrated. ``ends``: inputs and outputs of the model that are integers themselves, with their NumPy type.
     ``spans``: the least and greatest input and output that a 16-bit table was made for, where our own file says so.
+    ``saturates``: of a model that is taken as float again, where the integers ended that nodes' results came as.
     """
 
     weights: Mapping[str, GivenWeights]
@@ -72,6 +73,7 @@ class Given:
     activations: bool
     ends: Mapping[str, str] = field(default_factory=dict)
     spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    saturates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

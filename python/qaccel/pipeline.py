@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from .dialect.plan_cost import LayerCost, PlanCost
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
+from .frontend.forms import Forms
 from .frontend.import_model import import_for_cpu, import_model
 from .frontend.import_relax import border_of
 from .host import host_notes
@@ -29,9 +30,9 @@ from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
 from .options import DEFAULT_BITS, Bits, BitWidths, CompileOptions
-from .qdq.forms import EVERY_RUN, QUANTIZED, REQUANTIZED
+from .qdq.forms import EVERY_RUN, QUANTIZED, of_floats, requantized
 from .quant.analysis.analyze import Analysis, analyze
-from .quant.calibrate.calibration import Calibration, measure, samples_of
+from .quant.calibrate.calibration import Calibration, measure, passed_ends, samples_of
 from .quant.calibrate.narrow import narrowed
 from .quant.io_dtype import with_ends
 from .quant.passes import chosen_passes, run_float_passes, run_passes
@@ -114,11 +115,21 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
     """The stages import, calibrate and quantize."""
     _check_passes(options)  # a mistake in them shows before the long work
     with stages("import"):
-        forms = REQUANTIZED if options.requantize else QUANTIZED
-        imported = import_model(model, options.input_shapes, options.model_format, options.input_values, forms)
+        imported = _imported(model, options, requantized() if options.requantize else QUANTIZED)
         if not imported.inputs:
             raise UserError("the model has no inputs: its outputs are constants, and there is nothing to compile")
+    if options.requantize:
+        with stages("calibrate", own_progress=True):
+            passed = passed_ends(imported, options, stages.show)
+        if passed:
+            with stages("import"):
+                imported = _imported(model, options, requantized(passed))
+        imported = of_floats(imported)
     return quantize_imported(imported, options, stages)
+
+
+def _imported(model: ModelLike, options: CompileOptions, forms: Forms) -> Model:
+    return import_model(model, options.input_shapes, options.model_format, options.input_values, forms)
 
 
 def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> QuantizedModel:
@@ -150,7 +161,7 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
             lab = _laboratory(model, calibration, options)
             quantized, bits = _at_given_bits(lab, options)
             quantized = judged(quantized, lab, bits, options.limits)
-    if model.given is not None:
+    if model.given is not None and model.given.weights:
         origin = "calibration data" if calibration.measured else "made-up inputs"
         count = len(model.given.weights)
         note = (
@@ -171,7 +182,7 @@ def analyze_model(model: ModelLike, options: CompileOptions, stages: Stages) -> 
     if options.auto:
         raise UserError("analyze says what given bits lose, and --bits auto chooses them; give 8, W4A8, or a plan.json")
     with stages("import"):
-        imported = import_model(model, options.input_shapes, options.model_format, options.input_values, QUANTIZED)
+        imported = _imported(model, options, QUANTIZED)
     if imported.given is not None:
         raise UserError(
             "the model came quantized: there is no float network to hold its integers against; analyze the float model"
@@ -309,9 +320,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
             metadata = make_metadata(name, str(options.target), model, quantized, None, ends)
             linked = link(source, options, metadata)
         notes = (*notes, *host_notes(options.target))
-        return Compiled(
-            model, options, None, quantized, None, (), linked, metadata, None, notes, dict(stages.seconds)
-        )  # fmt: skip
+        return Compiled(model, options, None, quantized, None, (), linked, metadata, None, notes, dict(stages.seconds))
     hw = load_config(options.target.config)
     made = _on_accelerator(name, source, quantized, hw, stages)
     partitioned, subgraphs, report = made.partitioned, made.subgraphs, made.report
@@ -362,19 +371,10 @@ def price_report(name: str, quantized: QuantizedModel, io_dtype: str, hw: HwConf
     return _on_accelerator(name, source, quantized, hw, Stages(), proven=False).report
 
 
-def network_for_cpu(model: ModelLike, options: CompileOptions, stages: Stages) -> Any:
-    """The Relax module that the CPU alone would run: in floats, or in integers where `compile_model` would take those."""
-    if options.quantizes:
-        return with_ends(quantize_model(model, options, stages), options.io_dtype)[0]
-    imported, _ = _imported_for_cpu(model, options, stages)
-    if imported.given is not None and imported.given.activations:
-        return with_ends(quantize_imported(imported, options, stages), options.io_dtype)[0]
-    return imported.mod
-
-
-def _imported_for_cpu(model: ModelLike, options: CompileOptions, stages: Stages) -> tuple[Model, tuple[str, ...]]:
+def imported_for_cpu(model: ModelLike, options: CompileOptions, stages: Stages) -> tuple[Model, tuple[str, ...]]:
+    """The stage import for the CPU alone; and what to say of it."""
     with stages("import"):
-        forms = REQUANTIZED if options.requantize else EVERY_RUN
+        forms = requantized(None) if options.requantize else EVERY_RUN
         return import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
 
 
@@ -390,7 +390,7 @@ def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages:
                 f"{flag} is for quantization, and --target '{options.target}' alone compiles the float model; add --bits or "
                 "--calibration-data, which run it in integers"
             )
-    imported, notes = _imported_for_cpu(model, options, stages)
+    imported, notes = imported_for_cpu(model, options, stages)
     if imported.given is not None and imported.given.activations:
         return compile_quantized(quantize_imported(imported, options, stages), options, name, stages)
     with stages("link"):

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import qaccel
 from cases.nets import Net, scalar
 from qaccel.dialect.quantized import QuantizedModel
 from qaccel.emulate.executor import execute
@@ -220,6 +221,40 @@ def test_a_relu_behind_any_maker_stays(maker: str) -> None:
         / 4
     )
     np.testing.assert_allclose(execute(model, {"x": X})["y"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero", [0, -100, 90])
+@pytest.mark.parametrize("maker", ["Conv", "Add", "BatchNormalization", "HardSwish"])
+def test_a_clip_to_any_bounds_that_was_left_to_saturation_stays(maker: str, zero: int) -> None:
+    """A Clip that does not begin at zero is known by the samples, which go far beyond its integers; where they do not, there is none.
+    For the CPU in float, which sees no samples, the integers' ends are the network's."""
+
+    def sums_of(net: Net, x: str) -> str:
+        if maker == "Conv":
+            return net("Conv", x, net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4)
+        if maker == "BatchNormalization":
+            return net("BatchNormalization", x, *(np.full(4, value, np.float32) for value in (1.5, 0.2, 0.1, 1)))
+        return net("HardSwish", x) if maker == "HardSwish" else net("Add", x, np.float32(0.3))
+
+    def build(scale: float) -> Callable[[Net], None]:
+        def pairs(net: Net) -> None:
+            pair(net, sums_of(net, pair(net, "x", 0.05)), scale, np.array(zero, "i1"), out="y")
+
+        return pairs
+
+    def alone(net: Net) -> None:
+        net("Identity", sums_of(net, "x"), out="y")
+
+    sums = every_tensor(model_of(alone, 17), X)["y"]
+    lo, hi = (-128 - zero) * 0.004, (127 - zero) * 0.004
+    assert (sums < 2 * lo).any() or (sums > 2 * hi).any()
+    for scale, ends in ((0.004, (lo, hi)), (1.0, (-np.inf, np.inf))):
+        made = model_of(build(scale), 17)
+        model = read(made, bits=16, calibration_data={"x": X}, requantize=True).model
+        assert sum(each.op_type == "Clip" for each in model.operators) == (scale == 0.004)
+        np.testing.assert_allclose(execute(model, {"x": X})["y"], np.clip(sums, *ends), atol=1e-5)
+    module = qaccel.compile(model_of(build(0.004), 17), target="llvm", requantize=True)
+    np.testing.assert_allclose(module.run({"x": X})["y"], np.clip(sums, lo, hi), atol=1e-4)
 
 
 def test_a_pair_shared_doubled_and_moved() -> None:

@@ -61,8 +61,8 @@ def execute(arguments: argparse.Namespace) -> None:
     most_servers, session_seconds = _limits_of_servers(arguments, tracker is not None)
     options = options_of(target_options, **quantizer_of(arguments))
     from ..cpu.compile import fuse_integers
+    from ..cpu_network import network_for_cpu
     from ..host import host_target
-    from ..pipeline import network_for_cpu
     from ..schedules.database import add_measured, create_records, key_of, open_records, write_best
     from ..schedules.threads import use_all_cores
     from ..schedules.tuning.measure import measure_by_rpc, measure_here

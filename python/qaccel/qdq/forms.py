@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import onnx
@@ -9,6 +10,7 @@ from onnx import helper
 
 from ..errors import UserError
 from ..frontend.forms import Forms
+from ..model import Model
 from . import dynamic, qoperator
 from .read import read, without_rounding
 from .settle import settled
@@ -102,4 +104,14 @@ def live(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeP
 
 QUANTIZED = Forms(spelled, read, settled)
 EVERY_RUN = Forms(partial(spelled, every_run=True), read, settled)
-REQUANTIZED = Forms(spelled, lambda graph: without_rounding(read(graph)), lambda graph: graph)
+
+
+def requantized(clamped: frozenset[str] | None = frozenset()) -> Forms:
+    """A model that came quantized as a float one; ``clamped``: as `without_rounding`."""
+    return Forms(spelled, lambda graph: without_rounding(read(graph), clamped), lambda graph: graph)
+
+
+def of_floats(model: Model) -> Model:
+    """A model that is taken as float, without what only told whether clamps were left to its integers."""
+    given = model.given
+    return replace(model, given=replace(given, saturates={}) if given is not None and given.ends else None)

@@ -46,16 +46,18 @@ def read(graph: Graph) -> Graph:
     return reader.finished()
 
 
-def without_rounding(graph: Graph) -> Graph:
+def without_rounding(graph: Graph, clamped: frozenset[str] | None = frozenset()) -> Graph:
     """The float graph that a quantized one stands for: its weights as they were rounded, its activations not rounded at all.
 
     Quantizers leave a Relu or Clip to the saturation of the integers behind it: where they begin at zero, and what is rounded may
-    be negative, the clamp is made a Clip again.
+    be negative, the clamp is made a Clip again. Elsewhere only data tell a clamp from a range that nothing passes: ``clamped``
+    names the nodes whose integers are to end where they did, None all of them; the others are in `Given.saturates`.
     """
     if graph.given is None:
         return graph
     makers, alias, consts, nodes = graph.producers(), {}, dict(graph.consts), []
     positive: set[str] = set()
+    saturates: dict[str, tuple[float, float]] = {}
     for node in graph.nodes:
         attrs = attrs_of(node) if node.op_type == ROUNDED else {}
         if not attrs:
@@ -65,20 +67,29 @@ def without_rounding(graph: Graph) -> Graph:
                 positive.update(node.output)
             continue
         begins_at_zero = attrs["lo"] == attrs["zero_point"]
+        ends = tuple((attrs[end] - attrs["zero_point"]) * attrs["scale"] for end in ("lo", "hi"))
+        maker = makers.get(node.input[0])
+        left = maker is not None and begins_at_zero and node.input[0] not in positive
         if begins_at_zero or node.input[0] in positive:
             positive.add(node.output[0])
-        if not begins_at_zero or node.input[0] in positive or node.input[0] not in makers:
+        if maker is None or not left and clamped is not None and maker.name not in clamped:
             alias[node.output[0]] = node.input[0]
+            if maker is not None:
+                saturates[maker.name] = ends
             continue
-        bounds = {"min": 0.0, "max": (attrs["hi"] - attrs["zero_point"]) * attrs["scale"]}
+        bounds = {"min": ends[0], "max": ends[1]}
         if graph.opset < _BOUNDS_ARE_INPUTS:
             nodes.append(helper.make_node("Clip", node.input, node.output, name=node.name, **bounds))
             continue
         names = {end: fresh_name(f"{node.output[0]}_{end}", {*consts, *graph.types}) for end in bounds}
         consts |= {names[end]: np.asarray(value, np.float32) for end, value in bounds.items()}
         nodes.append(helper.make_node("Clip", [*node.input, *names.values()], node.output, name=node.name))
-    given = replace(graph.given, weights={}, biases={}, constants={}, activations=False) if graph.given.ends else None
-    return fold(substitute(replace(graph, nodes=tuple(nodes), consts=consts, given=given), alias))
+    given = replace(graph.given, weights={}, biases={}, constants={}, activations=False, saturates=saturates)
+    return fold(
+        substitute(
+            replace(graph, nodes=tuple(nodes), consts=consts, given=given if given.ends or saturates else None), alias
+        )
+    )
 
 
 @dataclass(frozen=True)

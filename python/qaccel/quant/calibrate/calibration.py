@@ -27,6 +27,7 @@ HELD_OUT = 4  # one group of so many is held out to judge by
 HELD_TOGETHER = 4  # samples in a row
 FEWEST_TO_HOLD_OUT = 16
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
+PASSED = 0.25  # of a range: beyond its end by more is no matter of other samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,4 +213,16 @@ def _without_odd_ones(
         left,
         calibrate(model, left, "minmax"),
         f" (without {count - len(finite)} of {count}, which gave no finite values)",
+    )
+
+
+def passed_ends(model: Model, options: CompileOptions, show: bool = False) -> frozenset[str]:
+    """The nodes whose values go far beyond where their integers ended in the model as it came (`Given.saturates`): its quantizer
+    left a clamp to the integers, and it would be lost. Raises UserError as `measure`."""
+    ends = model.given.saturates if model.given is not None else {}
+    ranges = measure(model, options, show).ranges.values if ends else {}
+    return frozenset(
+        name
+        for name, (lo, hi) in ends.items()
+        if name in ranges and max(lo - ranges[name][0], ranges[name][1] - hi) > PASSED * (hi - lo)
     )

@@ -163,10 +163,12 @@ def compile(
     max_bytes: int | None = None,
     io_dtype: str = "float32",
     tuning_records: str | Path | None = None,
+    schedule: str | Path | Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     report: str | Path | None = None,
     emit_qdq: str | Path | None = None,
     emit_program: str | Path | None = None,
+    emit_schedule: str | Path | None = None,
     dump_code: str | Sequence[str] = (),
     dump_offloads: str | Path | None = None,
     cross_compiler: str | None = None,
@@ -181,10 +183,12 @@ def compile(
             is the CPU alone.
         io_dtype: "int8" or "uint8" gives the module integer inputs and outputs.
         tuning_records: a folder that ``tvmc tune`` wrote.
+        schedule: what is decided of the accelerator's plan: a file that ``emit_schedule`` wrote, edited or not, or its contents.
         output: a file for the module, .so or .tar.
         report: a folder, see `Module.write_report`.
         emit_qdq: a file for the quantized model as ONNX QDQ.
         emit_program: a folder for program, memory map and golden data.
+        emit_schedule: a file for the accelerator's plan, for ``schedule``.
         dump_code: "relax" and "asm", written beside ``output``.
         dump_offloads: a file that says what runs where.
         cross_compiler: links ``output`` for another machine: a program and its flags.
@@ -220,8 +224,11 @@ def compile(
             input_shapes=input_shapes, input_values=input_values, preprocess=preprocess, io_dtype=io_dtype,
             model_format=model_format, tuning_records=tuning_records, passes=passes, effort=effort,
             requantize=requantize, minimize=minimize, max_drop=max_drop, max_cycles=max_cycles, max_bytes=max_bytes,
+            schedule=schedule,
         )  # fmt: skip
-        places = Places(output, dumps_of(dump_code), emit_qdq, emit_program, report, dump_offloads, cross_compiler)
+        places = Places(
+            output, dumps_of(dump_code), emit_qdq, emit_program, emit_schedule, report, dump_offloads, cross_compiler
+        )
         places.check(options, given is not None or options.quantizes)
         stages = Stages(progress)
         if isinstance(model, QuantizedNetwork):

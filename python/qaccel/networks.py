@@ -23,6 +23,7 @@ from .run import execute
 from .stages import progress_bar
 
 if TYPE_CHECKING:
+    from .options import Schedule
     from .pipeline import Compiled
     from .report.record.schema import Report
     from .run.compare import Difference
@@ -169,6 +170,15 @@ class Module:
             return self.runner.artefacts()
         return [each.compiled.artefact for each in self.compiled.subgraphs]
 
+    @property
+    def schedule(self) -> Schedule:
+        """The accelerator's plan, as `compile` takes it. Raises UserError for a module that was loaded from a file."""
+        if self.compiled is None or self.compiled.hw is None:
+            raise UserError(
+                "a schedule is of a module that was compiled for the accelerator just now; compile it again"
+            )
+        return self.compiled.schedule()
+
     def code(self, kind: str) -> str:
         """The network as text.
 
@@ -182,9 +192,7 @@ class Module:
         if kind == "asm":
             return self.disassemble()
         if self.compiled is None:
-            raise UserError(
-                "a module that was loaded from a file has no Relax; compile it again with --dump-code relax"
-            )
+            raise UserError("a module from a file has no Relax; compile it again with --dump-code relax")
         compiled = self.compiled
         quantized = compiled.model.mod if compiled.quantized is None else compiled.quantized.mod
         mod = quantized if compiled.partitioned is None else compiled.partitioned.mod

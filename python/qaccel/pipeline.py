@@ -29,7 +29,8 @@ from .metadata.make import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
-from .options import DEFAULT_BITS, Bits, BitWidths, CompileOptions
+from .npu.plan.schedule.resolve import check_for
+from .options import DEFAULT_BITS, Bits, BitWidths, CompileOptions, Schedule, digest_of
 from .qdq.forms import EVERY_RUN, QUANTIZED, of_floats, requantized
 from .quant.analysis.analyze import Analysis, analyze
 from .quant.calibrate.calibration import Calibration, measure, passed_ends, samples_of
@@ -90,6 +91,12 @@ class Compiled:
         assert self.partitioned is not None and self.quantized is not None
         artefacts = [each.compiled.artefact for each in self.subgraphs]
         return golden_inputs(self.partitioned.mod, artefacts, self.metadata["inputs"], self.quantized.sample)
+
+    def schedule(self) -> Schedule:
+        """The plan of all subgraphs."""
+        assert self.hw is not None
+        plans = {each.compiled.artefact.symbol: each.compiled.schedule for each in self.subgraphs}
+        return Schedule(self.hw.name, plans, digest_of(self.hw))
 
     def timeline(self) -> dict[str, Any]:
         """Perfetto's JSON of all subgraphs, one after the other."""
@@ -322,7 +329,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
         notes = (*notes, *host_notes(options.target))
         return Compiled(model, options, None, quantized, None, (), linked, metadata, None, notes, dict(stages.seconds))
     hw = load_config(options.target.config)
-    made = _on_accelerator(name, source, quantized, hw, stages)
+    made = _on_accelerator(name, source, quantized, hw, stages, schedule=options.schedule)
     partitioned, subgraphs, report = made.partitioned, made.subgraphs, made.report
     with stages("link"):
         # The config by its name: where its file lies is not the module's to tell.
@@ -346,15 +353,21 @@ class _Accelerated:
 
 
 def _on_accelerator(
-    name: str, source: Any, quantized: QuantizedModel, hw: HwConfig, stages: Stages, proven: bool = True
-) -> _Accelerated:
-    """The stages partition, codegen and profile. ``source``: the network with its ends; ``proven``: as `compile_subgraph`."""
+    name: str, source: Any, quantized: QuantizedModel, hw: HwConfig, stages: Stages, proven: bool = True,
+    schedule: Schedule | None = None,
+) -> _Accelerated:  # fmt: skip
+    """The stages partition, codegen and profile. ``source``: the network with its ends; ``proven``, ``schedule``: as
+    `compile_subgraph`."""
     with stages("partition"):
         partitioned = partition(source, hw, quantized.unquantized, float_macs(quantized.model.mod))
         check_fits(partitioned, hw)
     with stages("codegen"):
         functions = subgraph_functions(partitioned.mod)
-        compiled = [compile_subgraph(functions[symbol], symbol, hw, proven) for symbol in partitioned.subgraphs]
+        if schedule is not None:
+            check_for(schedule, hw, partitioned.subgraphs)
+        compiled = [
+            compile_subgraph(functions[symbol], symbol, hw, proven, schedule) for symbol in partitioned.subgraphs
+        ]
     with stages("profile"):
         subgraphs = tuple(ProfiledSubgraph(each, profile(each.artefact)) for each in compiled)
         ends_in_dram = boundary(quantized.mod, [functions[symbol] for symbol in partitioned.subgraphs])

@@ -23,6 +23,7 @@ class Places:
     dump_code: tuple[str, ...]
     emit_qdq: str | Path | None
     emit_program: str | Path | None
+    emit_schedule: str | Path | None
     report: str | Path | None
     dump_offloads: str | Path | None
     cross_compiler: str | None
@@ -45,6 +46,7 @@ class Places:
                 raise UserError("--emit-qdq is for a quantized model; add --bits or --calibration-data")
         accelerator_only = (
             ("--emit-program", self.emit_program, check_folder),
+            ("--emit-schedule", self.emit_schedule, check_file),
             ("--report", self.report, check_folder),
             ("--dump-offloads", self.dump_offloads, check_file),
         )
@@ -67,6 +69,8 @@ class Places:
             written.append(write_file(self.emit_qdq, lambda path: write_qdq(quantized, path), "--emit-qdq"))
         if self.emit_program is not None:
             written.append(write_program(self.emit_program, module.artefacts, compiled.golden_inputs()))
+        if self.emit_schedule is not None:
+            written.append(write_text(self.emit_schedule, module.schedule.to_json(), "--emit-schedule"))
         if self.report is not None and compiled.report is not None:
             written.append(module.write_report(self.report))
         if self.dump_offloads is not None:

@@ -64,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="what tvmc tune wrote; taken before the records that come along",
     )
+    parser.add_argument(
+        "--schedule",
+        metavar="FILE.json",
+        type=Path,
+        help="what is decided of the accelerator's plan, as --emit-schedule writes it; the rest is planned as usual",
+    )
     host = parser.add_argument_group("the host's half")
     host.add_argument(
         "--cross-compiler", metavar="PROGRAM", help="links a .so for another machine (default: that of -mtriple)"
@@ -74,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extra.add_argument("--emit-qdq", metavar="FILE.onnx", type=Path, help="the quantized model as standard ONNX QDQ")
     extra.add_argument(
         "--emit-program", metavar="DIR", type=Path, help="program, memory map, golden inputs and outputs"
+    )
+    extra.add_argument(
+        "--emit-schedule",
+        metavar="FILE.json",
+        type=Path,
+        help="the accelerator's plan, to be edited and given to --schedule",
     )
     extra.add_argument(
         "--report",
@@ -109,6 +121,7 @@ def execute(arguments: argparse.Namespace) -> None:
             input_range=arguments.input_range,
             io_dtype=arguments.io_dtype,
             tuning_records=arguments.tuning_records,
+            schedule=arguments.schedule,
             requantize=arguments.requantize,
             minimize=arguments.minimize,
             max_drop=arguments.max_drop,
@@ -119,6 +132,7 @@ def execute(arguments: argparse.Namespace) -> None:
             report=arguments.report,
             emit_qdq=arguments.emit_qdq,
             emit_program=arguments.emit_program,
+            emit_schedule=arguments.emit_schedule,
             dump_code=arguments.dump_code or (),
             dump_offloads=None if arguments.dump_offloads == "-" else arguments.dump_offloads,
             progress=not arguments.verbose,

@@ -19,6 +19,7 @@ from ..machine.artefact import Artefact
 from ..machine.hw import HwConfig
 from ..machine.layer_cost import Turn, network_cycles
 from ..machine.streams import entropy_bits, estimate_streams
+from ..options.schedule import Schedule, SubgraphSchedule
 from .check.program import check_program
 from .emit.encode import build_artefact
 from .emit.instructions import emit_program
@@ -26,12 +27,15 @@ from .emit.weights import compress, weight_tiles
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes, post_of
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
-from .lower.wide_pixels import with_wide_pixels
+from .lower.wide_pixels import may_widen, with_wide_pixels
 from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.post import with_posts
+from .plan.schedule.resolve import check_layers, check_posts, given_posts, given_wide, wishes_of
+from .plan.stripes import map_name
 from .plan.tiles.tile import tiling_alone, tiling_beside
 from .plan.tiles.tiling import Tiling, weight_buffer_bytes, weight_tile_count
+from .plan.written import as_schedule
 
 log = logging.getLogger(__name__)
 
@@ -89,27 +93,32 @@ class SramBlock:
 
 @dataclass(frozen=True)
 class CompiledSubgraph:
-    """What runs, and what the report says of each layer and block of SRAM of it."""
+    """What runs, what the report says of each layer and block of SRAM of it, and the plan as a schedule says it."""
 
     artefact: Artefact
     layers: tuple[LayerFacts, ...]
     sram: tuple[SramBlock, ...] = ()
+    schedule: SubgraphSchedule = SubgraphSchedule()
 
     def __repr__(self) -> str:
         return f"<CompiledSubgraph '{self.artefact.symbol[:60]}' for {self.artefact.hw.name[:60]}: {len(self.layers)} layers>"
 
 
-def compile_subgraph(function: relax.Function, symbol: str, hw: HwConfig, proven: bool = True) -> CompiledSubgraph:
+def compile_subgraph(
+    function: relax.Function, symbol: str, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None
+) -> CompiledSubgraph:
     """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises UserError naming the layer.
 
-    ``proven``: what came out is checked; without it is for what is priced and thrown away.
+    ``proven``: what came out is checked; without it is for what is priced and thrown away. ``schedule``: what is given of the plan.
     """
-    return compile_layers(lower(function, symbol, hw), hw, proven)
+    return compile_layers(lower(function, symbol, hw), hw, proven, schedule)
 
 
-def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> CompiledSubgraph:
+def compile_layers(
+    graph: LayerGraph, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None
+) -> CompiledSubgraph:
     """The same from layer operations."""
-    graph, allocation = planned(graph, hw)
+    graph, allocation = planned(graph, hw, schedule)
     for layer, tiling in zip(graph.layers, allocation.tilings, strict=True):
         log.debug("%s: %s", layer.name, tiling)
     streams = compress(weight_tiles(graph, allocation), hw)
@@ -125,16 +134,26 @@ def compile_layers(graph: LayerGraph, hw: HwConfig, proven: bool = True) -> Comp
             zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
         )
     )
-    return CompiledSubgraph(artefact, facts, tuple(_sram_block(graph, *each) for each in allocation.sram))
+    sram = tuple(_sram_block(graph, *each) for each in allocation.sram)
+    return CompiledSubgraph(artefact, facts, sram, as_schedule(graph, allocation))
 
 
-def planned(graph: LayerGraph, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
+def planned(graph: LayerGraph, hw: HwConfig, schedule: Schedule | None = None) -> tuple[LayerGraph, Allocation]:
     """The subgraph as it is planned, its channels in another order, layers in post stages and pixels made as one where that pays,
-    and its plan."""
+    and its plan. Raises UserError for what of a ``schedule`` cannot be obeyed."""
+    chosen = None if schedule is None else schedule.subgraphs.get(graph.symbol)
     graph = _with_estimates(order_channels(graph), hw)
-    graph = with_posts(graph, hw, partial(_cycles_of, graph, hw))
-    graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw))
-    return graph, allocate(graph, hw)
+    if schedule is None or chosen is None:
+        graph = with_posts(graph, hw, partial(_cycles_of, graph, hw))
+        graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw))
+        return graph, allocate(graph, hw)
+    origin = f"{schedule.origin}: {graph.symbol}"
+    check_layers(chosen, origin, graph)
+    graph = with_posts(graph, hw, partial(_cycles_of, graph, hw), given_posts(chosen))
+    check_posts(chosen, origin, graph)
+    wide = given_wide(chosen, origin, graph, may_widen)
+    graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw), wide)
+    return graph, allocate(graph, hw, wishes_of(chosen, origin, graph, hw))
 
 
 def _cycles_of(graph: LayerGraph, hw: HwConfig, layers: Sequence[AnyLayer]) -> int | None:
@@ -179,19 +198,12 @@ def _with_estimates(graph: LayerGraph, hw: HwConfig) -> LayerGraph:
 def _sram_block(graph: LayerGraph, block: Block, addr: int) -> SramBlock:
     kind, *numbers = block.key
     if kind in ("map", "ring"):
-        name = _map_name(graph, int(numbers[-1]))
+        name = map_name(graph, int(numbers[-1]))
     else:
         layer = graph.layers[int(numbers[0])]
         maps = {"in": layer.inputs[int(numbers[1])]} if kind == "in" else {"out": layer.output}
-        name = _map_name(graph, maps[kind]) if kind in maps else layer.name
+        name = map_name(graph, maps[kind]) if kind in maps else layer.name
     return SramBlock(_KINDS[str(kind)], name, addr, block.size_bytes, block.first, block.last)
-
-
-def _map_name(graph: LayerGraph, index: int) -> str:
-    """A map's name; what enters the subgraph, which has none of the network's, is called after who reads it first."""
-    if index not in graph.inputs:
-        return graph.maps[index].name
-    return f"input of {next(layer.name for layer in graph.layers if index in layer.inputs)}"
 
 
 def _facts(

@@ -11,6 +11,9 @@ from .plans import bits_of as bits_of
 from .plans import checked_plan as checked_plan
 from .plans import parse_bits as parse_bits
 from .plans import read_plan as read_plan
+from .read_schedule import schedule_of as schedule_of
+from .schedule import Schedule as Schedule
+from .schedule import digest_of as digest_of
 from .values import BITS_WITHOUT_DATA as BITS_WITHOUT_DATA
 from .values import CALIBRATION_METHODS as CALIBRATION_METHODS
 from .values import DEFAULT_BITS as DEFAULT_BITS

@@ -12,6 +12,7 @@ from ..errors import UserError, did_you_mean, path_of, shown
 from ..machine.hw import DEFAULT_CONFIG, HwConfig
 from .limits import is_auto, is_whole, limits_of
 from .plans import bits_of
+from .read_schedule import schedule_of
 from .values import CompileOptions, Data, TargetOptions, name_of_config
 
 # Flags of TVM's llvm target that make sense on a command line, and the type that TVM wants.
@@ -41,12 +42,13 @@ def options_of(
     max_drop: Any = None,
     max_cycles: Any = None,
     max_bytes: Any = None,
+    schedule: Any = None,
 ) -> CompileOptions:
     """Options as Python or the command line give them: values, or the strings that the flags take.
 
     ``input_shapes``: by input name, or `parse_input_shapes`; ``input_values``: by input name, or `parse_input_values`;
     ``input_range``: (LO, HI), or "LO,HI"; ``bits``: see `bits_of`, or "auto";
-    ``passes``: names, or "NAME,NAME". Raises UserError for a value that is not of its form.
+    ``passes``: names, or "NAME,NAME"; ``schedule``: see `schedule_of`. Raises UserError for a value that is not of its form.
     """
     if preprocess is not None and not isinstance(preprocess, str):
         raise UserError(f'--preprocess must be a text such as "mean=127,scale=128"; it is {shown(preprocess)}')
@@ -67,6 +69,7 @@ def options_of(
         passes=parse_passes(passes) if passes is not None else None,
         effort=effort,
         requantize=requantize,
+        schedule=schedule_of(schedule) if schedule is not None else None,
     )
 
 

@@ -14,6 +14,7 @@ from ..errors import UserError, shown
 from ..machine.hw import DEFAULT_CONFIG, HwConfig
 from ..machine.isa import isa
 from .limits import Limits, check_choice
+from .schedule import Schedule
 
 WIDTHS = isa().widths
 MODEL_FORMATS = ("onnx", "torch", "tflite")
@@ -92,6 +93,7 @@ class CompileOptions:
     io_dtype: str = "float32"
     model_format: str | None = None
     tuning_records: Path | None = None
+    schedule: Schedule | None = None
     passes: tuple[str, ...] | None = None
     effort: str | None = None
     requantize: bool = False
@@ -119,6 +121,12 @@ class CompileOptions:
                 raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
             if self.calibration_data is not None:
                 raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
+        if self.schedule is not None and self.target.config is None:
+            raise UserError(f"--schedule is the accelerator's plan, and --target '{self.target}' has none; add qaccel")
+        if self.schedule is not None and self.auto:
+            raise UserError(
+                "--schedule is for given bits, and --bits auto tries many; give the plan.json that it chose, or drop one"
+            )
         self._check_limits()
 
     def _check_limits(self) -> None:

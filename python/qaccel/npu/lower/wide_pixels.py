@@ -7,9 +7,10 @@ where that pays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import gcd
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,14 +25,20 @@ from ..layers import AnyLayer, ChannelParams, ConvLayer, LayerGraph, Window
 TurnOf = Callable[[AnyLayer], Turn | None]
 
 
-def with_wide_pixels(graph: LayerGraph, hw: HwConfig, turn_of: TurnOf) -> LayerGraph:
+def with_wide_pixels(
+    graph: LayerGraph, hw: HwConfig, turn_of: TurnOf, given: Mapping[str, int] = MappingProxyType({})
+) -> LayerGraph:
     """The same subgraph, its convolutions with as many output pixels in one as make all layers together take the fewest cycles.
 
     Larger streams must save more than the DRAM channel takes for what they have grown by. ``turn_of`` a layer: None if it fits in
-    no way. ``streams`` of the layers must be measured; those of changed layers are measured anew.
+    no way. ``streams`` of the layers must be measured; those of changed layers are measured anew. ``given``: pixels of some, by
+    name, which `may_widen`.
     """
+    graph = _as_given(graph, hw, given)
     found = {
-        step: _candidates(layer, graph, hw) for step, layer in enumerate(graph.layers) if isinstance(layer, ConvLayer)
+        step: _candidates(layer, graph, hw)
+        for step, layer in enumerate(graph.layers)
+        if isinstance(layer, ConvLayer) and layer.name not in given
     }
     every = [(step, layer) for step, layers in found.items() for layer in layers]
     turns = [turn for turn in map(turn_of, graph.layers) if turn is not None] if every else []
@@ -56,6 +63,39 @@ def _more_beats(before: Turn, after: Turn, hw: HwConfig) -> int:
     return bytes_beats(max(0, after.work.weight_bytes - before.work.weight_bytes), hw)
 
 
+def may_widen(layer: AnyLayer, pixels: int, graph: LayerGraph) -> bool:
+    """Whether a layer can make so many output pixels as one; one pixel always."""
+    if pixels == 1:
+        return True
+    if not isinstance(layer, ConvLayer) or not 1 < pixels <= graph.maps[layer.output].w:
+        return False
+    return _widens(layer, graph) and _divides(layer, pixels, graph) and _encodes(widened(layer, pixels).window)
+
+
+def _as_given(graph: LayerGraph, hw: HwConfig, given: Mapping[str, int]) -> LayerGraph:
+    made = {
+        step: widened(layer, given[layer.name])
+        for step, layer in enumerate(graph.layers)
+        if isinstance(layer, ConvLayer) and given.get(layer.name, 1) > 1
+    }
+    estimates = estimate_streams([(layer.matrix, layer.weight_bits) for layer in made.values()], hw) if made else ()
+    layers = list(graph.layers)
+    for (step, layer), streams in zip(made.items(), estimates, strict=True):
+        layers[step] = replace(layer, streams=streams)
+    return replace(graph, layers=tuple(layers))
+
+
+def _widens(layer: ConvLayer, graph: LayerGraph) -> bool:
+    """Whether a layer can make several pixels as one at all."""
+    y = graph.maps[layer.output]
+    return len(layer.parts) == 1 and y.c * y.bits % 8 == 0 and _post_widens(layer, graph)
+
+
+def _divides(layer: ConvLayer, pixels: int, graph: LayerGraph) -> bool:
+    """Pixels that are made again would be added to twice where the output takes the second operand's place."""
+    return len(layer.inputs) == 1 or graph.maps[layer.output].w % pixels == 0
+
+
 def widened(layer: ConvLayer, pixels: int) -> ConvLayer:
     """The layer, of one part, with so many output pixels in one: pixel by pixel all its channels."""
     window, (part,) = layer.window, layer.parts
@@ -76,12 +116,11 @@ def widened(layer: ConvLayer, pixels: int) -> ConvLayer:
 def _candidates(layer: ConvLayer, graph: LayerGraph, hw: HwConfig) -> list[ConvLayer]:
     """The layer with several pixels in one, where the array takes fewer cycles for that."""
     y = graph.maps[layer.output]
-    if len(layer.parts) > 1 or y.c * y.bits % 8 or not _post_widens(layer, graph):
+    if not _widens(layer, graph):
         return []
     most = 2 * hw.array_columns(layer.weight_bits) // y.c
     before = work_cycles(_conv_work(layer, graph), hw)
-    # Pixels that are made again would be added to twice where the output takes the second operand's place.
-    counts = (n for n in range(2, min(most, y.w) + 1) if len(layer.inputs) == 1 or y.w % n == 0)
+    counts = (n for n in range(2, min(most, y.w) + 1) if _divides(layer, n, graph))
     candidates = (widened(layer, pixels) for pixels in counts)
     return [each for each in candidates if _encodes(each.window) and work_cycles(_conv_work(each, graph), hw) < before]
 

@@ -19,9 +19,12 @@ from .ahead import Records, Unit, merge_records, units_of
 from .cascade import Planner
 from .choose import SHARE, choose
 from .holds import Hold, find_holds
-from .place import Block, Places, place
+from .place import Block, Places, Taken, place
+from .schedule.given import given_holds, given_records, given_stocks
+from .schedule.wishes import NOTHING, Wishes
 from .stock import Stock, buffered_bytes, stock_blocks, stock_streams
-from .stripes import Cascade, ring_bytes
+from .stripes import Cascade, map_name, ring_bytes
+from .tiles.tile import given_sizes
 from .tiles.tiling import Tiling
 
 DRAM_ALIGN_BYTES = 64
@@ -59,29 +62,41 @@ class Allocation:
     sram: tuple[tuple[Block, int], ...]
 
 
-def allocate(graph: LayerGraph, hw: HwConfig) -> Allocation:
-    """Raises UserError naming a layer that fits in no way."""
-    planner = Planner(graph, hw)
+def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Allocation:
+    """``wishes``: what a schedule asks for. Raises UserError naming a layer that fits in no way, or not as it is asked for."""
+    planner = Planner(graph, hw, wishes)
     state = _State(graph, planner, _lifetimes(graph))
-    state.plan()
-    choice = choose(graph, hw, planner, state.lifetimes, frozenset(state.resident))
-    if choice.cascades:
-        state = _State(graph, planner, state.lifetimes, set(choice.resident), dict(choice.cascades))
+    if wishes.cascades is None:
+        state.plan()
+        choice = choose(graph, hw, planner, state.lifetimes, frozenset(state.resident))
+        if choice.cascades:
+            state = _State(graph, planner, state.lifetimes, set(choice.resident), dict(choice.cascades))
+    given: Places = {("map", index): addr for index, addr in wishes.addresses.items()}
     while True:
         tilings, cascades = state.plan()
         living = state.living()
         blocks = _working_blocks(graph, tilings, cascades)
         blocks += [Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
-        placed, failed = place(blocks, hw.sram_bytes)
+        placed, failed = place(blocks, hw.sram_bytes, given)
         if failed is None:
             break
         # Fragmentation: first make the working blocks of that moment smaller, then send a map to DRAM.
         state.make_room(failed)
     units = units_of(graph, tilings, cascades)
-    records, taken = merge_records(graph, units, [(block, placed[block.key]) for block in blocks], hw)
-    stocks = stock_streams(graph, tilings, units, records, taken, hw)
+    taken: Taken = [(block, placed[block.key]) for block in blocks]
+    if wishes.records is None:
+        records, taken = merge_records(graph, units, taken, hw)
+    else:
+        records, taken = given_records(wishes, wishes.records, graph, units, taken, hw)
+    if wishes.stocks is None:
+        stocks = stock_streams(graph, tilings, units, records, taken, hw)
+    else:
+        stocks = given_stocks(wishes, graph, tilings, units, taken, hw)
     fed = [i for i, unit in enumerate(units) if _reads_dram(graph, unit, tilings, cascades)]
-    holds = find_holds(units, fed, buffered_bytes(graph, tilings, units), hw)
+    if wishes.holds is None:
+        holds = find_holds(units, fed, buffered_bytes(graph, tilings, units), hw)
+    else:
+        holds = given_holds(wishes, units, fed)
     merged = {step for each in records for step in each.offsets}
     elsewhere = state.resident | {m for c in cascades for m in c.inside(graph) if state.only_in(m, c)}
     dram_addr, dram_bytes = _dram(graph, elsewhere)
@@ -122,10 +137,11 @@ class _State:
         self, graph: LayerGraph, planner: Planner, lifetimes: dict[int, tuple[int, int]],
         resident: set[int] | None = None, spans: dict[int, int] | None = None,
     ) -> None:  # fmt: skip
-        self.graph, self.planner, self.lifetimes = graph, planner, lifetimes
+        self.graph, self.planner, self.lifetimes, self.wishes = graph, planner, lifetimes, planner.wishes
         fitting = {i for i in lifetimes if align(graph.maps[i].total_bytes) <= planner.hw.sram_bytes}
-        self.resident = fitting if resident is None else resident
-        self.spans = spans or {}
+        self.resident = fitting - self.wishes.sent if resident is None else resident
+        self._given = self.wishes.cascades or {}
+        self.spans = spans or {first: wish.last for first, wish in self._given.items()}
         self._shrink = [1.0] * len(graph.layers)
 
     def living(self) -> dict[int, tuple[int, int]]:
@@ -152,15 +168,15 @@ class _State:
             budget = int(budget * self._shrink[step])
             if step in self.spans:
                 cascade = self.planner.cascade(step, last, live, budget)
-                if cascade is None:
-                    self._dissolve(step)
-                else:
+                if cascade is not None:
                     cascades.append(cascade)
                     tilings += cascade.tilings
                     step = last + 1
-                continue
-            tiling = self.planner.whole(step, live, budget)
-            if tiling is not None:
+                    continue
+                if step not in self._given:
+                    self._dissolve(step)
+                    continue
+            elif (tiling := self.planner.whole(step, live, budget)) is not None:
                 tilings.append(tiling)
                 step += 1
                 continue
@@ -172,22 +188,29 @@ class _State:
 
     def make_room(self, failed: Block) -> None:
         """Let cascades in the way of a block have less SRAM, or the layer; in the end without cascade or maps beside it."""
-        in_the_way = [c for c, last in self.spans.items() if c <= failed.last and failed.first <= last]
+        spans = ((c, last) for c, last in self.spans.items() if c not in self._given)
+        in_the_way = [c for c, last in spans if c <= failed.last and failed.first <= last]
         roomy = [first for first in in_the_way if self._shrink[first] > 0.5]
         if roomy:
             self._shrink[max(roomy, key=lambda first: self._shrink[first])] *= 0.9
         elif in_the_way:
             self._dissolve(in_the_way[0])
-        elif failed.key[0] == "map" and SHARE * failed.size_bytes < self.planner.hw.sram_bytes:
+        elif self._is_small(failed):
             self.resident.remove(int(failed.key[1]))  # it costs less than what its room would
         else:
             # What has its place early may lack room in both layers.
             steps = (failed.first,) if failed.key[0] == "map" else (failed.first, failed.last)
-            large = [step for step in steps if self._shrink[step] > 0.3]
+            large = [step for step in steps if self._shrink[step] > 0.3 and step not in self.wishes.tiles]
             if large:
                 self._shrink[max(large, key=lambda step: self._shrink[step])] *= 0.75
             else:
                 self._spill(failed.first)
+
+    def _is_small(self, failed: Block) -> bool:
+        """Whether a block is a map that may go, and takes little."""
+        if failed.key[0] != "map" or failed.key[1] in self.wishes.kept:
+            return False
+        return SHARE * failed.size_bytes < self.planner.hw.sram_bytes
 
     def _dissolve(self, first: int) -> None:
         """Run the layers of a cascade each as a whole."""
@@ -197,12 +220,30 @@ class _State:
     def _spill(self, step: int) -> int:
         """Send the largest map that lives then to DRAM; gives it."""
         living = self.living()
-        live = [i for i in self.resident if living[i][0] <= step <= living[i][1]]
+        here = [i for i in self.resident if living[i][0] <= step <= living[i][1]]
+        live = [i for i in here if i not in self.wishes.kept]
         if not live:
-            raise _too_small(self.graph, step, self.planner.hw)
+            raise self._no_room(step, here)
         gone = max(live, key=lambda i: (self.graph.maps[i].total_bytes, i))
         self.resident.remove(gone)
         return gone
+
+    def _no_room(self, step: int, kept: Sequence[int]) -> UserError:
+        """For a layer that does not fit beside the maps that are ``kept`` for the schedule's sake, or not as it asks."""
+        layer, hw = self.graph.layers[step], self.planner.hw
+        if not kept and step not in self.wishes.tiles and step not in self._given:
+            return _too_small(self.graph, step, hw)
+        what = "no tile of it fits"
+        if step in self._given:
+            what = f"the cascade to {self.graph.layers[self._given[step].last].name} does not fit"
+        elif step in self.wishes.tiles:
+            what = f"a tile with {given_sizes(self.wishes.tiles[step])} does not fit"
+        size = sum(align(self.graph.maps[i].total_bytes) for i in kept)
+        beside = f" beside {', '.join(map_name(self.graph, i) for i in sorted(kept))} with {size} B" if kept else ""
+        return self.wishes.refused(
+            layer.name,
+            f"{what} {hw.sram_bytes} B of SRAM{beside}; give fewer rows or channels, or output_in_sram: false of a map",
+        )
 
 
 def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:

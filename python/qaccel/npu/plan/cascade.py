@@ -14,13 +14,13 @@ from itertools import islice
 
 from ...machine import cost
 from ...machine.hw import HwConfig
-from ...machine.isa import field_maximum
 from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
 from ..extents import halvings, in_steps, input_rows, rows_read, window_of
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, MoveLayer, PoolLayer
-from .stripes import Cascade, Ring, Stripes, cut_ring, cut_stripes, ring_bytes
+from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, PoolLayer
+from .schedule.wishes import NOTHING, CascadeWish, Wishes
+from .stripes import Cascade, Ring, Stripes, cut_ring, cut_stripes, has_stripes, map_name, ring_bytes
 from .tiles.tile import KnownTilings, plan_layer, plan_stripe
-from .tiles.tiling import Tiling, record_tiles, weight_buffer_bytes
+from .tiles.tiling import AS_USUAL, Tiling, record_tiles, weight_buffer_bytes
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
 
@@ -28,8 +28,9 @@ LARGEST_TRIED = 3  # heights of stripes, of those that fit
 class Planner:
     """Plans layers and cascades of one subgraph, and remembers what it has planned."""
 
-    def __init__(self, graph: LayerGraph, hw: HwConfig) -> None:
-        self.graph, self.hw = graph, hw
+    def __init__(self, graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> None:
+        """``wishes``: what a schedule says of tiles and cascades."""
+        self.graph, self.hw, self.wishes = graph, hw, wishes
         self._known: KnownTilings = {}
         self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
@@ -37,7 +38,8 @@ class Planner:
 
     def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
         """How a layer is cut that runs as a whole: `plan_layer`."""
-        return plan_layer(self.graph.layers[step], self.graph.maps, self.hw, resident, budget_bytes, self._known)
+        layer, choice = self.graph.layers[step], self.wishes.tile(step)
+        return plan_layer(layer, self.graph.maps, self.hw, resident, budget_bytes, self._known, choice)
 
     def cascade(self, first: int, last: int, resident: frozenset[int], budget_bytes: int) -> Cascade | None:
         """The quickest cascade of these layers that fits beside the ``resident`` maps, or None.
@@ -53,6 +55,9 @@ class Planner:
 
     def _cascade(self, first: int, last: int, resident: frozenset[int], budget_bytes: int) -> Cascade | None:
         heights = _heights(self.graph.maps[self.graph.layers[last].output].h)
+        wish = self.wishes.cascade(first)
+        if wish.rows is not None:
+            heights = [wish.rows]
         # Rings grow with the stripes: the first that fits is looked for by halving.
         fits = partial(self._rings_fit, first, last, resident=resident, budget_bytes=budget_bytes)
         begin = bisect_left(heights, True, key=fits)
@@ -82,12 +87,9 @@ class Planner:
     @cached_property
     def joined(self) -> tuple[bool, ...]:
         """By layer: whether it may be in a cascade together with others."""
-        widest = field_maximum("COPY", "channels"), field_maximum("COPY", "w")
-        maps = self.graph.maps
+        whole = self.wishes.tiles if self.wishes.cascades is None else ()  # a tile that is given is none of a stripe
         return tuple(
-            not isinstance(layer, MoveLayer)
-            and all(maps[i].pixel_bytes <= widest[0] and maps[i].w <= widest[1] for i in (*layer.inputs, layer.output))
-            for layer in self.graph.layers
+            step not in whole and has_stripes(layer, self.graph) for step, layer in enumerate(self.graph.layers)
         )
 
     def _with_rows(
@@ -99,25 +101,26 @@ class Planner:
         inside = {layer.output for layer in layers[:-1]}
         in_sram = resident | {ring.map for ring in rings}
         heights = [Counter(stripe[i][1] for stripe in stripes) for i in range(len(layers))]
-        tilings = [self._tiling(first + i, max(heights[i]), in_sram) for i in range(len(layers))]
-        if None in tilings:
+        found = [self._tallest(first + i, max(heights[i]), in_sram) for i in range(len(layers))]
+        tilings = [tiling for tiling in found if tiling is not None]
+        if len(tilings) < len(layers):
             return None
-        cut = tuple(
-            _keeping_records(layer, graph, tiling)
-            for layer, tiling in zip(layers, tilings, strict=True)
-            if tiling is not None
-        )
+        cut = tuple(_keeping_records(layer, graph, tiling) for layer, tiling in zip(layers, tilings, strict=True))
+        wish = self.wishes.cascade(first)
         held = sum(weight_buffer_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
-        stay = held <= self.hw.weight_buffer_bytes
+        self._check(first, stripes[0][0][1], rings, held)
+        stay = held <= self.hw.weight_buffer_bytes if wish.stay is None else wish.stay
         spare = budget_bytes - sum(ring_bytes(ring, graph) for ring in rings) - sum(t.working_bytes for t in cut)
         if spare < 0:
             return None
-        rings = self._widened(rings, inside, spare)
-        works = [self._layer_work(first + i, heights[i], in_sram, stay) for i in range(len(layers))]
+        rings = self._widened(rings, inside, spare, wish)
+        if sum(ring_bytes(ring, graph) for ring in rings) + sum(t.working_bytes for t in cut) > budget_bytes:
+            return None
+        works = [self._layer_work(first + i, heights[i], in_sram, stay, tilings[i]) for i in range(len(layers))]
         stored = {index for index in inside - resident if self._needed_after(index, last)}
         work = _together([*works, self._ring_work(rings, inside, stored)])
         fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
-        opening = self._opening(first, stripes[0][0][1], fed, in_sram) if stay else stripes[0][0][1]
+        opening = self._opening(first, stripes[0][0][1], fed, in_sram, wish) if stay else stripes[0][0][1]
         # As if it did not open in parts: that alone is no reason for another cascade.
         fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
         work = replace(
@@ -126,18 +129,45 @@ class Planner:
         )  # fmt: skip
         return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, opening, work)
 
-    def _opening(self, first: int, rows: int, fed: Sequence[Ring], in_sram: frozenset[int]) -> int:
+    def _check(self, first: int, rows: int, rings: Sequence[Ring], held_bytes: int) -> None:
+        """Raises UserError where what is given of a cascade cannot be. ``rows``: of the first layer in the first stripe;
+        ``rings``: the smallest; ``held_bytes``: what all weights take of their buffer."""
+        wish, name = self.wishes.cascade(first), self.graph.layers[first].name
+        where = f"the cascade to {self.graph.layers[wish.last].name}"
+        if wish.stay and held_bytes > self.hw.weight_buffer_bytes:
+            raise self.wishes.refused(
+                name, f"{where}: its weights take {held_bytes} B of the weight buffer, which has {self.hw.weight_buffer_bytes}; "
+                "say weights_stay: false",
+            )  # fmt: skip
+        if wish.opening is not None and not (
+            1 <= wish.opening <= rows and (wish.opening == rows or wish.stay is not False)
+        ):
+            raise self.wishes.refused(
+                name, f"{where}: opening_rows {wish.opening}; the first layer makes {rows} rows in the first stripe, all at "
+                "once where weights do not stay",
+            )  # fmt: skip
+        for ring in rings:
+            if wish.rings is not None and wish.rings.get(ring.map, ring.rows) < ring.rows:
+                raise self.wishes.refused(
+                    name, f"{where}: the ring of {map_name(self.graph, ring.map)!r} needs {ring.rows} rows; it has "
+                    f"{wish.rings[ring.map]}",
+                )  # fmt: skip
+
+    def _opening(self, first: int, rows: int, fed: Sequence[Ring], in_sram: frozenset[int], wish: CascadeWish) -> int:
         """How many of the first ``rows`` a cascade's first layer makes at a time.
 
         Fewer need fewer rows of their inputs to begin with, and take more instructions.
         """
+        if wish.opening is not None:
+            return min(wish.opening, rows)
         if not fed:
             return rows
         found = []
         for height in halvings(rows):
             heights = Counter(count for _, count in in_steps(rows, height))
-            if all(self._tiling(first, count, in_sram) is not None for count in heights):
-                compute = engine_cycles(self._layer_work(first, heights, in_sram, True), self.hw).compute
+            tallest = self._tiling(first, max(heights), in_sram)
+            if tallest is not None and all(self._tiling(first, count, in_sram) is not None for count in heights):
+                compute = engine_cycles(self._layer_work(first, heights, in_sram, True, tallest), self.hw).compute
                 found.append((compute + cost.bytes_beats(self._fed_bytes(first, height, fed), self.hw), -height))
         return -min(found)[1]
 
@@ -154,12 +184,21 @@ class Planner:
             self._tilings[key] = plan_stripe(*_stripe_of(layer, self.graph.maps, rows), self.hw, in_sram)
         return self._tilings[key]
 
-    def _layer_work(self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool) -> LayerWork:
+    def _tallest(self, step: int, rows: int, in_sram: frozenset[int]) -> Tiling | None:
+        """The tiling that a layer has in a cascade, of its tallest stripe."""
+        choice = self.wishes.tile(step)
+        if choice == AS_USUAL:
+            return self._tiling(step, rows, in_sram)
+        return plan_stripe(*_stripe_of(self.graph.layers[step], self.graph.maps, rows), self.hw, in_sram, choice)
+
+    def _layer_work(
+        self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool, tallest: Tiling
+    ) -> LayerWork:
         """What one layer does in all stripes; ``heights``: how many stripes have how many rows of it."""
         layer, works = self.graph.layers[step], []
         for rows, count in heights.items():
-            tiling = self._tiling(step, rows, in_sram) if rows else None
-            if tiling is None:
+            tiling = tallest if rows == max(heights) else self._tiling(step, rows, in_sram) if rows else None
+            if tiling is None or not rows:
                 continue
             once = tiling.work
             weights = 0 if weights_stay else count
@@ -176,20 +215,18 @@ class Planner:
                     store_beats=once.store_beats * count,
                 )
             )
-        whole = self._tiling(step, max(heights), in_sram)
-        assert whole is not None
-        records = whole.param_slot_bytes * record_tiles(layer, self.graph, whole) + whole.table_bytes
+        records = tallest.param_slot_bytes * record_tiles(layer, self.graph, tallest) + tallest.table_bytes
         once = replace(
-            whole.work,
+            tallest.work,
             computes=(),
-            loads=record_tiles(layer, self.graph, whole) + (whole.table_bytes > 0),
+            loads=record_tiles(layer, self.graph, tallest) + (tallest.table_bytes > 0),
             load_beats=cost.bytes_beats(records, self.hw),
             stores=0,
             store_beats=0,
         )
         if not weights_stay:
             once = replace(once, weight_loads=0, weight_bytes=0, decode_cycles=0)
-        ends = {name: getattr(whole.work, name) for name in ("first_bytes", "first_loads", "last_bytes")}
+        ends = {name: getattr(tallest.work, name) for name in ("first_bytes", "first_loads", "last_bytes")}
         return replace(_together([*works, once]), **ends)
 
     def _needed_after(self, index: int, last: int) -> bool:
@@ -214,9 +251,11 @@ class Planner:
             decode_cycles=0, stores=stores, store_beats=store_beats, first_bytes=0, last_bytes=0,
         )  # fmt: skip
 
-    def _widened(self, rings: list[Ring], inside: set[int], spare_bytes: int) -> list[Ring]:
+    def _widened(self, rings: list[Ring], inside: set[int], spare_bytes: int, wish: CascadeWish) -> list[Ring]:
         """With more rows where that saves most cycles for its bytes; before that, those that are loaded get rows to load into."""
         result = list(rings)
+        if wish.rings is not None:
+            return [replace(ring, rows=wish.rings.get(ring.map, ring.rows)) for ring in result]
         for position, ring in enumerate(result):
             if ring.map not in inside:
                 wider = self._wider(ring)

@@ -53,6 +53,7 @@ class _Search:
         self.graph, self.hw, self.planner = graph, hw, planner
         self.lifetimes, self.resident = lifetimes, resident
         self.outside = frozenset(set(lifetimes) - resident)
+        self.given = planner.wishes.kept | planner.wishes.sent
         self.sizes = {index: align(graph.maps[index].total_bytes) for index in lifetimes}
 
     def regions(self) -> Iterator[tuple[int, int]]:
@@ -105,7 +106,7 @@ class _Search:
         fixed, open_maps = [], []
         for index in self._crossing(cut):
             made, end = self.lifetimes[index]
-            if made < first or end > last:
+            if made < first or end > last or index in self.given:
                 fixed += [index] if index in self.resident else []
             elif self.sizes[index] <= self.hw.sram_bytes:
                 open_maps.append(index)

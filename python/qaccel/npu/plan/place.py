@@ -25,8 +25,12 @@ class Block:
 Taken = Sequence[tuple[Block, int]]  # blocks and their addresses
 
 
-def place(blocks: Sequence[Block], capacity_bytes: int) -> tuple[Places, Block | None]:
-    """First fit, largest first, or else in another order; the first block that does not fit is returned beside what was placed."""
+def place(blocks: Sequence[Block], capacity_bytes: int, given: Places | None = None) -> tuple[Places, Block | None]:
+    """First fit, largest first, or else in another order; the first block that does not fit is returned beside what was placed.
+
+    ``given``: where some lie in any case.
+    """
+    given = given or {}
     orders: tuple[Callable[[Block], int], ...] = (
         lambda b: -b.size_bytes,
         lambda b: -b.size_bytes * (b.last - b.first + 1),
@@ -36,7 +40,7 @@ def place(blocks: Sequence[Block], capacity_bytes: int) -> tuple[Places, Block |
     failures = []
     for order in orders:
         places, failed = _first_fit(
-            sorted(blocks, key=lambda b: (order(b), -b.size_bytes, b.first, str(b.key))), capacity_bytes
+            sorted(blocks, key=lambda b: (order(b), -b.size_bytes, b.first, str(b.key))), capacity_bytes, given
         )
         if failed is None:
             return places, None
@@ -44,10 +48,12 @@ def place(blocks: Sequence[Block], capacity_bytes: int) -> tuple[Places, Block |
     return {}, failures[0]
 
 
-def _first_fit(blocks: Sequence[Block], capacity_bytes: int) -> tuple[Places, Block | None]:
-    """The blocks in this order, each as low as possible; and the first one that has no room."""
-    placed: list[tuple[Block, int]] = []
+def _first_fit(blocks: Sequence[Block], capacity_bytes: int, given: Places) -> tuple[Places, Block | None]:
+    """The blocks in this order, each as low as possible but for ``given`` ones; and the first one that has no room."""
+    placed = [(block, given[block.key]) for block in blocks if block.key in given]
     for block in blocks:
+        if block.key in given:
+            continue
         addr = lowest(block, placed, capacity_bytes)
         if addr is None:
             return {}, block

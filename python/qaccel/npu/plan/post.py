@@ -8,8 +8,9 @@ slower together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from ...machine.hw import HwConfig
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, EltwiseLayer, FeatureMap, LayerGraph, TableLayer
@@ -19,12 +20,15 @@ CyclesOf = Callable[[Sequence[AnyLayer]], int | None]
 SWAPPED = ("add", "mul", "min", "max")  # kinds that either operand may come first in
 
 
-def with_posts(graph: LayerGraph, hw: HwConfig, cycles_of: CyclesOf) -> LayerGraph:
+def with_posts(
+    graph: LayerGraph, hw: HwConfig, cycles_of: CyclesOf, given: Mapping[str, str] = MappingProxyType({})
+) -> LayerGraph:
     """The same subgraph with element-wise layers and tables as `post` of convolutions whose output nobody else reads, where SRAM
     has room for the operands of both and the two are not slower together.
 
-    ``cycles_of`` layers one after the other: an estimate, None if one of them fits in no way. The convolution stays where it is
-    among the layers: what else the other layer reads must be made before it.
+    ``cycles_of`` layers one after the other: an estimate, None if one of them fits in no way. ``given``: what runs in the post stage
+    of some, by name, whatever it takes; an empty name for nothing. The convolution stays where it is among the layers: what else the
+    other layer reads must be made before it.
     """
     made = {layer.output: step for step, layer in enumerate(graph.layers)}
     readers = Counter(index for layer in graph.layers for index in layer.inputs)
@@ -40,6 +44,8 @@ def with_posts(graph: LayerGraph, hw: HwConfig, cycles_of: CyclesOf) -> LayerGra
             continue
         if isinstance(maker, ConvLayer) and len(maker.parts) > 1:
             continue  # what takes few channels at a time stores few bytes at a time
+        if given.get(maker.name, layer.name) != layer.name:
+            continue
         if readers[maker.output] > 1 or maker.output in graph.outputs:
             continue
         post = _reading(layer, maker.output, graph.maps)
@@ -47,7 +53,8 @@ def with_posts(graph: LayerGraph, hw: HwConfig, cycles_of: CyclesOf) -> LayerGra
             continue
         inputs = (*maker.inputs, *post.inputs[1:])
         both = replace(maker, inputs=inputs, output=post.output, post=post)
-        if has_room(both, graph.maps, hw) and _pays(cycles_of([both]), cycles_of([maker, layer])):
+        asked = maker.name in given
+        if has_room(both, graph.maps, hw) and (asked or _pays(cycles_of([both]), cycles_of([maker, layer]))):
             layers[first], layers[step] = both, None
     return replace(graph, layers=tuple(layer for layer in layers if layer is not None))
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...machine.isa import field_maximum
 from ...machine.layer_cost import LayerWork
 from ..extents import Span, align, row_reader
-from ..layers import LayerGraph
+from ..layers import AnyLayer, LayerGraph, MoveLayer
 from .tiles.tiling import Tiling
 
 Stripes = tuple[tuple[Span, ...], ...]
@@ -66,6 +67,20 @@ class Cascade:
     def inside(self, graph: LayerGraph) -> list[int]:
         """Maps between its layers."""
         return [graph.layers[step].output for step in range(self.first, self.last)]
+
+
+def has_stripes(layer: AnyLayer, graph: LayerGraph) -> bool:
+    """Whether a layer may be in a cascade together with others: the COPY of its maps' rows must be one instruction."""
+    widest, longest = field_maximum("COPY", "channels"), field_maximum("COPY", "w")
+    maps = [graph.maps[index] for index in (*layer.inputs, layer.output)]
+    return not isinstance(layer, MoveLayer) and all(m.pixel_bytes <= widest and m.w <= longest for m in maps)
+
+
+def map_name(graph: LayerGraph, index: int) -> str:
+    """A map's name; what enters the subgraph, which has none of the network's, is called after who reads it first."""
+    if index not in graph.inputs:
+        return graph.maps[index].name
+    return f"input of {next(layer.name for layer in graph.layers if index in layer.inputs)}"
 
 
 def ring_bytes(ring: Ring, graph: LayerGraph) -> int:

@@ -12,35 +12,40 @@ from ....machine import cost
 from ....machine.hw import HwConfig
 from ....machine.isa import isa
 from ....machine.layer_cost import LayerWork
+from ....options.schedule import INSIDE, TileChoice
 from ...extents import halvings, input_pixels, input_rows, made_maps
 from ...layers import ConvLayer, ConvPart, FeatureMap, channel_bytes, table_of
 from .tile_work import conv_tile, row_tiles, second_operand, store_beats, tile_beats
-from .tiling import Candidate, Tiling
+from .tiling import AS_USUAL, Candidate, Tiling, sizes_of
 
 
 def conv_candidates(
-    layer: ConvLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+    layer: ConvLayer,
+    maps: tuple[FeatureMap, ...],
+    hw: HwConfig,
+    resident: frozenset[int],
+    choice: TileChoice = AS_USUAL,
 ) -> Iterator[Sequence[Candidate]]:
-    """Groups of candidates, the most desirable group first: reduction whole, rows whole."""
+    """Groups of candidates, the most desirable group first: reduction whole, rows whole. ``choice``: sizes that are given."""
     seen = made_maps(layer, maps)
     x, y, window = seen[layer.inputs[0]], seen[layer.output], layer.window
     part = max(layer.parts, key=lambda p: p.weight.size)
     columns, rows = hw.array_columns(layer.weight_bits), hw.array_rows(x.bits)
-    for tile_kh in halvings(window.kernel_h):
-        for tile_ic in halvings(part.in_channels, rows):
-            if tile_kh < window.kernel_h and tile_ic > 2:
+    for tile_kh in sizes_of(choice.kernel_rows, halvings(window.kernel_h)):
+        for tile_ic in sizes_of(choice.in_channels, halvings(part.in_channels, rows)):
+            if tile_kh < window.kernel_h and tile_ic > 2 and choice.in_channels is None:
                 continue  # split channels before kernel rows
             chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
             depth = tile_kh * window.kernel_w * tile_ic
             output_tiles = []
-            for tile_oc in halvings(part.out_channels, columns):
+            for tile_oc in sizes_of(choice.channels, halvings(part.out_channels, columns)):
                 if depth * channel_bytes(tile_oc, layer.weight_bits) <= hw.weight_buffer_bytes // 2:
                     output_tiles.append(tile_oc)
-            for tile_w in halvings(y.w):
+            for tile_w in sizes_of(choice.columns, halvings(y.w)):
                 widths = row_tiles(layer, maps, tile_w)
                 tile_of = cache(partial(_tile, layer, part, seen, hw, widths, resident))
                 found = []
-                for tile_h in halvings(y.h):
+                for tile_h in sizes_of(choice.rows, halvings(y.h)):
                     one_space = tile_h >= y.h and sum(widths.values()) == 1
                     for tile_oc in output_tiles:
                         if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
@@ -50,6 +55,8 @@ def conv_candidates(
                         all_channels = tile_oc >= part.out_channels
                         orders = [(True, 2)]
                         if not one_space and (chunks > 1 or not all_channels):  # else it would be the same order
+                            orders.append((False, 2))
+                        elif choice.weights == INSIDE:
                             orders.append((False, 2))
                         # Where one tile takes all pixels, all chunks of the input can stay for the next output channels.
                         alone = len(layer.inputs) == 1 or layer.inputs[1] in resident

@@ -10,6 +10,7 @@ from ....machine import cost
 from ....machine.hw import HwConfig
 from ....machine.isa import isa
 from ....machine.layer_cost import LayerWork
+from ....options.schedule import TileChoice
 from ...extents import halvings, input_pixels, input_rows, spans, window_of
 from ...layers import AnyLayer, DepthwiseLayer, FeatureMap, PoolLayer, channel_bytes, table_of
 from .tile_work import (
@@ -22,11 +23,11 @@ from .tile_work import (
     window_anywhere,
     window_tile,
 )
-from .tiling import Candidate, Tiling
+from .tiling import AS_USUAL, Candidate, Tiling, sizes_of
 
 
 def pixelwise_candidates(
-    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], choice: TileChoice = AS_USUAL
 ) -> Iterator[Sequence[Candidate]]:
     """Everything whose output channel depends on one input channel: depthwise, pooling, element-wise, copy, table."""
     y, window = maps[layer.output], window_of(layer)
@@ -40,13 +41,13 @@ def pixelwise_candidates(
             return True
         return _line_buffer_fits(layer, maps, hw, rows_of[tile_h], pixels_of[tile_w], channels, tile_kh)
 
-    rows_of = {step: axis_tiles(spans(layer, maps, True, step)) for step in halvings(y.h)}
-    pixels_of = {step: axis_tiles(spans(layer, maps, False, step)) for step in halvings(y.w)}
-    for tile_kh in halvings(window.kernel_h):
+    rows_of = {step: axis_tiles(spans(layer, maps, True, step)) for step in sizes_of(choice.rows, halvings(y.h))}
+    pixels_of = {step: axis_tiles(spans(layer, maps, False, step)) for step in sizes_of(choice.columns, halvings(y.w))}
+    for tile_kh in sizes_of(choice.kernel_rows, halvings(window.kernel_h)):
         chunks = ceil(window.kernel_h / tile_kh)
         found = []
         for tile_w, pixels in pixels_of.items():
-            for tile_oc in halvings(y.c, columns):
+            for tile_oc in sizes_of(choice.channels, halvings(y.c, columns)):
                 if isinstance(layer, DepthwiseLayer):
                     weight_tile_bytes = tile_kh * window.kernel_w * channel_bytes(tile_oc, weight_bits)
                     if weight_tile_bytes > hw.weight_buffer_bytes // 2:

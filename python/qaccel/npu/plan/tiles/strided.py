@@ -12,9 +12,10 @@ from ....machine import cost
 from ....machine.hw import HwConfig
 from ....machine.isa import field_maximum
 from ....machine.layer_cost import LayerWork
+from ....options.schedule import TileChoice
 from ...layers import FeatureMap, MoveLayer, channel_bytes
 from .tile_work import move_tile
-from .tiling import Candidate, Tiling
+from .tiling import AS_USUAL, Candidate, Tiling, sizes_of
 
 SMALLEST_TILE_VALUES = 64
 
@@ -103,14 +104,18 @@ def _strided(
 
 
 def move_candidates(
-    layer: MoveLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+    layer: MoveLayer,
+    maps: tuple[FeatureMap, ...],
+    hw: HwConfig,
+    resident: frozenset[int],
+    choice: TileChoice = AS_USUAL,
 ) -> Iterator[Sequence[Candidate]]:
     """Tilings by the number of values that one instruction takes, halved from all of them down to a few."""
     largest = max(piece.rows * piece.pixels * piece.channels for piece in layer.pieces)
     sizes = [largest]
     while sizes[-1] > SMALLEST_TILE_VALUES:
         sizes.append(max(sizes[-1] // 4 & ~1, 2))
-    yield [Candidate(partial(_tiling, layer, maps, hw, resident, size)) for size in sizes]
+    yield [Candidate(partial(_tiling, layer, maps, hw, resident, size)) for size in sizes_of(choice.values, sizes)]
 
 
 def _tiling(

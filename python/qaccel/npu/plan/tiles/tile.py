@@ -7,11 +7,14 @@ traffic that the loop order causes. Reduction is split only where nothing fits o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from functools import partial
 from typing import NamedTuple
 
 from ....machine import cost
 from ....machine.hw import HwConfig
 from ....machine.layer_cost import layer_cycles
+from ....options.schedule import OUTSIDE, TileChoice
 from ...extents import align, made_map
 from ...layers import (
     AnyLayer,
@@ -24,7 +27,7 @@ from ...layers import (
 from .conv_tiles import conv_candidates
 from .pixelwise_tiles import pixelwise_candidates
 from .strided import move_candidates
-from .tiling import Candidate, Tiling
+from .tiling import AS_USUAL, Candidate, Tiling
 
 
 class _Scored(NamedTuple):
@@ -75,14 +78,16 @@ def plan_layer(
     resident: frozenset[int],
     budget_bytes: int,
     known: KnownTilings,
+    choice: TileChoice = AS_USUAL,
 ) -> Tiling | None:
     """The quickest tiling whose blocks fit ``budget_bytes`` of SRAM, or None if there is none.
 
-    ``resident`` holds the indices of feature maps that lie whole in SRAM; ``known`` what earlier calls made of the subgraph.
+    ``resident`` holds the indices of feature maps that lie whole in SRAM; ``known`` what earlier calls made of the subgraph,
+    ``choice`` what is given of a layer's tiling, always the same.
     """
     key = layer.output, resident.intersection((*layer.inputs, layer.output))
     if key not in known:
-        known[key] = LayerTilings(_candidates(layer, maps, hw, resident), hw)
+        known[key] = LayerTilings(_candidates(layer, maps, hw, resident, choice), hw)
     enough = min(made_map(layer, maps).c, _columns(layer, hw))
     best: _Scored | None = None
     for fitting in known[key].groups(budget_bytes):
@@ -95,13 +100,15 @@ def plan_layer(
     return None if best is None else best.tiling
 
 
-def plan_stripe(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]) -> Tiling | None:
+def plan_stripe(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], choice: TileChoice = AS_USUAL
+) -> Tiling | None:
     """The tiling that computes in the fewest cycles, or None if there is none: for layers whose transfers others hide.
 
     Where one tile takes all rows and pixels, none is better. As for `plan_layer`, splitting the reduction further only costs.
     """
     y = made_map(layer, maps)
-    for candidates in _candidates(layer, maps, hw, resident):
+    for candidates in _candidates(layer, maps, hw, resident, choice):
         first = candidates[0].make()
         if (first.tile_h, first.tile_w) == (y.h, y.w):
             return first
@@ -135,19 +142,45 @@ def _columns(layer: AnyLayer, hw: HwConfig) -> int:
 
 
 def _candidates(
-    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int]
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], choice: TileChoice = AS_USUAL
 ) -> Iterator[Sequence[Candidate]]:
     if isinstance(layer, ConvLayer):
-        return conv_candidates(layer, maps, hw, resident)
-    if isinstance(layer, MoveLayer):
-        return move_candidates(layer, maps, hw, resident)
-    return pixelwise_candidates(layer, maps, hw, resident)
+        found = conv_candidates(layer, maps, hw, resident, choice)
+    elif isinstance(layer, MoveLayer):
+        found = move_candidates(layer, maps, hw, resident, choice)
+    else:
+        found = pixelwise_candidates(layer, maps, hw, resident, choice)
+    return found if choice == AS_USUAL else _chosen(found, choice)
 
 
-def fitting_working_bytes(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> int | None:
+def _chosen(groups: Iterator[Sequence[Candidate]], choice: TileChoice) -> Iterator[Sequence[Candidate]]:
+    """Of candidates whose sizes are given, those with the order of loops and the copies of inputs that are."""
+    for group in groups:
+        made = [candidate.make() for candidate in group]
+        if choice.weights is not None:
+            made = [each for each in made if each.weights_outer == (choice.weights == OUTSIDE)]
+        if choice.input_copies is not None:
+            made = [each for each in made if each.in_slots <= choice.input_copies]
+        if made:
+            yield [Candidate(partial(_itself, each), each.working_bytes) for each in made]
+
+
+def given_sizes(choice: TileChoice) -> str:
+    """``rows 7, channels 16``: what is given of a tile, for messages."""
+    values = ((each.name, getattr(choice, each.name)) for each in fields(choice))
+    return ", ".join(f"{name} {value}" for name, value in values if value is not None)
+
+
+def _itself(tiling: Tiling) -> Tiling:
+    return tiling
+
+
+def fitting_working_bytes(
+    layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, choice: TileChoice = AS_USUAL
+) -> int | None:
     """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
     least: int | None = None
-    for group in _candidates(layer, maps, hw, frozenset()):
+    for group in _candidates(layer, maps, hw, frozenset(), choice):
         size = min((candidate.make().working_bytes for candidate in group), default=None)
         if size is not None:
             if size <= hw.sram_bytes:

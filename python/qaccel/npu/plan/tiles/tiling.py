@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....machine.layer_cost import LayerWork
+from ....options.schedule import TileChoice
 from ...extents import align, in_steps
 from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, channel_bytes
 
@@ -95,3 +96,11 @@ class Candidate:
 
     make: Callable[[], Tiling]
     least_bytes: int = 0
+
+
+AS_USUAL = TileChoice()
+
+
+def sizes_of(chosen: int | None, usual: list[int]) -> list[int]:
+    """The sizes to try along an axis: the ``usual`` ones, of which the first is all of it, or the one that was ``chosen``."""
+    return usual if chosen is None else [min(chosen, usual[0])]

@@ -2,8 +2,8 @@
 
 Maps that pass between layers stay in SRAM while they fit beside the working blocks of every layer during which they live; the
 largest of those in the way is sent to DRAM. Where that happens, ``choose.py`` looks for cascades that do with less. Blocks are
-placed first-fit, largest first, by lifetime; what belongs to a cascade lives as long as the cascade. What is free then serves what
-is fetched ahead of the layers that need it (``ahead.py``, ``stock.py``).
+placed first-fit, largest first, by lifetime, and by search (``pack.py``) where that fails; what belongs to a cascade lives as long
+as the cascade. What is free then serves what is fetched ahead of the layers that need it (``ahead.py``, ``stock.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .ahead import Records, Unit, merge_records, units_of
 from .cascade import Planner
 from .choose import SHARE, choose
 from .holds import Hold, find_holds
+from .pack import pack
 from .place import Block, Places, Taken, place
 from .schedule.given import given_holds, given_records, given_stocks
 from .schedule.wishes import NOTHING, Wishes
@@ -28,6 +29,7 @@ from .tiles.tile import given_sizes
 from .tiles.tiling import Tiling
 
 DRAM_ALIGN_BYTES = 64
+STEPS_AT_ONCE, STEPS = 4_000, 20_000  # of the search for places where first fit finds none: a second or two in all
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Alloc
         if choice.cascades:
             state = _State(graph, planner, state.lifetimes, set(choice.resident), dict(choice.cascades))
     given: Places = {("map", index): addr for index, addr in wishes.addresses.items()}
+    steps = STEPS
     while True:
         tilings, cascades = state.plan()
         living = state.living()
@@ -80,6 +83,12 @@ def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Alloc
         placed, failed = place(blocks, hw.sram_bytes, given)
         if failed is None:
             break
+        if steps > 0 and not given:
+            packing = pack(blocks, hw.sram_bytes, min(steps, STEPS_AT_ONCE))
+            steps -= packing.steps
+            if packing.places is not None:
+                placed = packing.places
+                break
         # Fragmentation: first make the working blocks of that moment smaller, then send a map to DRAM.
         state.make_room(failed)
     units = units_of(graph, tilings, cascades)
@@ -231,18 +240,24 @@ class _State:
     def _no_room(self, step: int, kept: Sequence[int]) -> UserError:
         """For a layer that does not fit beside the maps that are ``kept`` for the schedule's sake, or not as it asks."""
         layer, hw = self.graph.layers[step], self.planner.hw
-        if not kept and step not in self.wishes.tiles and step not in self._given:
+        if not kept and step not in self.wishes.tiles and self.wishes.cascades is None:
             return _too_small(self.graph, step, hw)
-        what = "no tile of it fits"
+        what, more = "no tile of it fits", "let a cascade have it, leave cascades out"
         if step in self._given:
-            what = f"the cascade to {self.graph.layers[self._given[step].last].name} does not fit"
+            what, more = (
+                f"the cascade to {self.graph.layers[self._given[step].last].name} does not fit",
+                "give fewer rows",
+            )
         elif step in self.wishes.tiles:
-            what = f"a tile with {given_sizes(self.wishes.tiles[step])} does not fit"
+            what, more = (
+                f"a tile with {given_sizes(self.wishes.tiles[step])} does not fit",
+                "give fewer rows or channels",
+            )
         size = sum(align(self.graph.maps[i].total_bytes) for i in kept)
         beside = f" beside {', '.join(map_name(self.graph, i) for i in sorted(kept))} with {size} B" if kept else ""
         return self.wishes.refused(
             layer.name,
-            f"{what} {hw.sram_bytes} B of SRAM{beside}; give fewer rows or channels, or output_in_sram: false of a map",
+            f"{what} {hw.sram_bytes} B of SRAM{beside}; {more}, or say output_in_sram: false of a map",
         )
 
 

@@ -79,11 +79,10 @@ class Module:
         report = self.metadata["report"] if self.compiled is None else self.compiled.report
         if report is None:
             raise UserError("the module was compiled for the CPU alone; there is no report of the accelerator")
-        from .report.record.record import Misfit, read_as
-        from .report.record.schema import Report
+        from .report.record.schema import Misfit, Report, report_of
 
         try:
-            return report if isinstance(report, Report) else read_as(Report, report)
+            return report if isinstance(report, Report) else report_of(report)
         except Misfit as error:
             raise UserError(f"the module is damaged: its report {error}; compile it again") from error
 

@@ -124,6 +124,26 @@ def test_what_is_no_report_is_one_line(tmp_path: Path, text: str | None, said: s
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("version, said", [(None, "says no version"), (1, "is of version 1"), (99, "is of version 99")])
+def test_a_report_of_another_version_is_not_called_damaged(
+    reports: tuple[dict, dict], tmp_path: Path, version: int | None, said: str
+) -> None:
+    """As it was before layers had `post`, too."""
+    old = copy.deepcopy(reports[0])
+    del old["version"]
+    if version is not None:
+        old["version"] = version
+    for layer in old["layers"]:
+        del layer["post"]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(old))
+    which = "another" if version == 99 else "an older"
+    with pytest.raises(
+        UserError, match=f"{said}, and this qaccel reads 2: {which} qaccel wrote it; compile that model again"
+    ):
+        read_report(path)
+
+
 def test_a_report_of_before_is_told_apart(reports: tuple[dict, dict], tmp_path: Path):
     old = copy.deepcopy(reports[0])
     for layer in old["layers"]:

@@ -134,12 +134,19 @@ def test_why_names_the_main_cause():
     layer = {
         "op": "Conv", "macs": 25_600, "cycles": 1000, "weight_bits": 8, "activation_bits": 8, "utilization": 0.1, "weight_count": 500,
         "stream_bytes": 400, "dram_bytes": {"weights": 900, "activations_read": 70, "activations_written": 60, "program": 32},
+        "bound_cycles": 800, "gap_percent": {"cycles": 25.0, "dram_bytes": None}, "cures": [
+            {"parameter": "weight_bits", "before": 8, "after": 4, "cycles": 400}, {"parameter": "cols", "before": 16, "after": 32, "cycles": 300},
+        ],
     }  # fmt: skip
     said = {}
     for cause in STALLS:
         said[cause] = why({**layer, "stalls": {each: 750 if each == cause else 50 for each in STALLS}}, hw)
         assert said[cause].startswith("75% ")
     assert "at most 256 a cycle" in said["compute"] and "10% of the multipliers" in said["compute"]
+    assert " No plan takes less than 800; it is 25% above." in said["store"]
+    assert said["store"].endswith(
+        " Cycles that could be saved, estimated: 400 by weights 8 -> 4 bits, or 300 by cols 16 -> 32."
+    )
     assert "900 B" in said["weight_load"] and "more than once" in said["weight_load"]
     assert (
         "70 B" in said["activation_load"] and "60 B" in said["store"] and f"{hw.decoder_lanes} lanes" in said["decode"]

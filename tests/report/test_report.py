@@ -21,12 +21,12 @@ from qaccel.report.text import codecs_of, summary_rows
 
 TOP_LEVEL = {
     "model", "hw", "subgraphs", "cycles", "macs", "utilization", "bound_cycles", "bound_dram_bytes", "gap_percent", "latency_ms", "dram_bytes", "memory",
-    "weights", "layers", "fallback", "calibration", "ranges",
+    "weights", "layers", "fallback", "calibration", "ranges", "version",
 }  # fmt: skip
 OF_A_LAYER = {
     "name", "op", "weight_bits", "activation_bits", "macs", "cycles", "stalls", "weight_count", "quantized_bytes",
     "stream_bytes", "codecs", "entropy_bits", "input_shapes", "output_shape", "utilization", "dram_bytes", "sram_bytes",
-    "subgraph", "sources", "cascade", "post",
+    "subgraph", "sources", "cascade", "post", "bound_cycles", "bound_dram_bytes", "gap_percent", "cures",
 }  # fmt: skip
 
 

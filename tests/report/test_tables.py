@@ -13,6 +13,7 @@ LAYERS = [
         "name": f"/model/backbone/stage.{k}/block[{k}]/conv:1/Conv", "op": "ConvTranspose" if k % 2 else "Conv",
         "post": {"name": "act", "op": "HardSwish"} if k == 3 else None, "weight_bits": 8, "activation_bits": 16, "codecs": {"entropy": 12, "parametric": 3}, "macs": 10**k + 7,
         "stream_bytes": 10 ** (k // 2) + 3, "cycles": 10 ** (k - 1) * 3, "stalls": {c: 10 ** (k - 1) + i for i, c in enumerate(STALLS)},
+        "bound_cycles": 10 ** (k - 1) * 2 + 9, "cures": [{"parameter": "cols", "before": 16, "after": 32, "cycles": 10 ** (k - 1)}] if k % 3 else [],
     }
     for k in range(1, 10)
 ]  # fmt: skip

@@ -31,6 +31,8 @@ from .lower.wide_pixels import may_widen, with_wide_pixels
 from .plan.allocate import Allocation, allocate
 from .plan.place import Block
 from .plan.post import with_posts
+from .plan.price.bounds import least_cycles, least_dram_bytes
+from .plan.price.cures import Cure, cures_of
 from .plan.schedule.resolve import check_layers, check_posts, given_posts, given_wide, wishes_of
 from .plan.stripes import map_name
 from .plan.tiles.tile import tiling_alone, tiling_beside
@@ -52,7 +54,8 @@ class LayerFacts:
     ``quantized_bytes``: its integer weights at their width; ``codecs``: how many of its streams each codec made;
     ``entropy_bits``: order-0 entropy of the weights times their number. Shapes are [h, w, c] of one sample. ``sources``: which
     layers make its inputs. ``cascade``: the first layer of the cascade that it belongs to, None outside of one. ``post``: name and
-    operator of the layer that takes its values in the post stage; the shapes and the cycles are of both.
+    operator of the layer that takes its values in the post stage; the shapes and the cycles are of both. ``bound_cycles`` and
+    ``bound_dram_bytes``: the least of any plan. ``cures``: what would make it quicker; not looked for where a program is priced.
     """
 
     name: str
@@ -70,6 +73,9 @@ class LayerFacts:
     sources: tuple[int, ...]
     cascade: int | None
     post: tuple[str, str] | None
+    bound_cycles: int
+    bound_dram_bytes: int
+    cures: tuple[Cure, ...]
 
     def __repr__(self) -> str:
         return f"<LayerFacts of '{self.name[:60]}': {self.op}, {self.macs:,} MACs, {self.stream_bytes:,} B of streams>"
@@ -128,11 +134,10 @@ def compile_layers(
         check_program(artefact, program.intent)
     made = {layer.output: step for step, layer in enumerate(graph.layers)}
     cascade = {step: c.first for c in allocation.cascades for step in range(c.first, c.last + 1)}
+    cures = cures_of(graph, allocation, hw) if proven else {}
     facts = tuple(
-        _facts(graph, layer, stream_bytes, codecs, made, cascade.get(step))
-        for step, (layer, stream_bytes, codecs) in enumerate(
-            zip(graph.layers, program.stream_bytes, program.codecs, strict=True)
-        )
+        _facts(graph, step, stream_bytes, codecs, made, cascade.get(step), hw, cures.get(step, ()))
+        for step, (stream_bytes, codecs) in enumerate(zip(program.stream_bytes, program.codecs, strict=True))
     )
     sram = tuple(_sram_block(graph, *each) for each in allocation.sram)
     return CompiledSubgraph(artefact, facts, sram, as_schedule(graph, allocation))
@@ -207,17 +212,14 @@ def _sram_block(graph: LayerGraph, block: Block, addr: int) -> SramBlock:
 
 
 def _facts(
-    graph: LayerGraph,
-    layer: AnyLayer,
-    stream_bytes: int,
-    codecs: dict[str, int],
-    made: dict[int, int],
-    cascade: int | None,
-) -> LayerFacts:
+    graph: LayerGraph, step: int, stream_bytes: int, codecs: dict[str, int], made: dict[int, int], cascade: int | None,
+    hw: HwConfig, cures: tuple[Cure, ...],
+) -> LayerFacts:  # fmt: skip
+    layer = graph.layers[step]
     weighted = isinstance(layer, ConvLayer | DepthwiseLayer)
     weights = layer.weights if isinstance(layer, ConvLayer | DepthwiseLayer) else np.zeros(0, np.int32)
     bits = layer.weight_bits if isinstance(layer, ConvLayer | DepthwiseLayer) else 0
-    post = post_of(layer)
+    post, entropy = post_of(layer), entropy_bits(weights)
     return LayerFacts(
         name=layer.name,
         op=layer.op,
@@ -228,12 +230,15 @@ def _facts(
         quantized_bytes=channel_bytes(int(weights.size), bits) if weighted else 0,
         stream_bytes=stream_bytes,
         codecs=codecs,
-        entropy_bits=entropy_bits(weights),
+        entropy_bits=entropy,
         input_shapes=tuple(_shape(graph.maps[index]) for index in layer.inputs),
         output_shape=_shape(graph.maps[layer.output]),
         sources=tuple(made[index] for index in dict.fromkeys(layer.inputs) if index in made),
         cascade=cascade,
         post=None if post is None else (post.name, post.op),
+        bound_cycles=least_cycles(layer, graph, hw),
+        bound_dram_bytes=least_dram_bytes(step, graph, entropy, stream_bytes),
+        cures=cures,
     )
 
 

@@ -113,6 +113,11 @@ class SubgraphSchedule:
     stocks: tuple[StockChoice, ...] | None = None
     holds: tuple[HoldChoice, ...] | None = None
 
+    def __repr__(self) -> str:
+        lists = ("cascades", "records", "stocks", "holds")
+        given = [f"{len(getattr(self, name))} {name}" for name in lists if getattr(self, name) is not None]
+        return f"<SubgraphSchedule: {', '.join((f'{len(self.layers)} layers', *given))}>"
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -122,6 +127,9 @@ class Schedule:
     subgraphs: Mapping[str, SubgraphSchedule]
     hw_digest: str | None = None
     origin: str = field(default="the schedule", compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Schedule for {self.hw[:60]}: {', '.join(self.subgraphs)[:60]}>"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, what is absent left out."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, path_of
-from .record.record import Misfit, read_as
-from .record.schema import DRAM_KINDS, STALLS
+from .record.record import Misfit
+from .record.schema import DRAM_KINDS, STALLS, OtherVersion, report_of
 from .record.schema import Report as WholeReport
 from .tables import Column, make_console, print_table
 from .text import bits_of, shape_of
@@ -72,7 +72,9 @@ def read_report(path: str | Path) -> WholeReport:
             f"report '{place}' is not JSON; give the folder or the report.json of tvmc compile --report"
         ) from error
     try:
-        return read_as(WholeReport, found)
+        return report_of(found)
+    except OtherVersion as error:
+        raise UserError(f"report '{place}' {error}; compile that model again with --report") from error
     except Misfit as error:
         raise UserError(
             f"report '{place}' {error}: it is of another version or no report; compile again with --report"
@@ -176,6 +178,7 @@ def _figures(a: Report, b: Report) -> tuple[Figure, ...]:
         both("MACs", "macs"),
         *(both(f"DRAM {kind.replace('_', ' ')} B", "dram_bytes", kind) for kind in DRAM_KINDS),
         both("peak SRAM B", "memory", "peak_sram_bytes"),
+        both("SRAM live at one time B", "memory", "live_sram_bytes"),
         both("DRAM footprint B", "memory", "dram_footprint_bytes"),
         both("integer weights B", "weights", "quantized_bytes"),
         both("weight streams B", "weights", "stream_bytes"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .record.schema import DRAM_KINDS, STALLS
-from .text import codecs_of, shape_of
+from .text import codecs_of, cures_of, shape_of
 
 Entry = Mapping[str, Any]
 
@@ -56,9 +56,19 @@ def _columns(cycles: int, macs: int) -> dict[str, Callable[[Entry], Any]]:
         **{key: lambda layer, key=key: layer[key] for key in plain},  # type: ignore[misc]
         "codecs": codecs_of,
         "cascade": lambda layer: layer["cascade"] or "",
+        "bound_cycles": lambda layer: layer["bound_cycles"],
+        "above_bound_cycles_percent": lambda layer: _gap(layer, "cycles"),
+        "bound_dram_bytes": lambda layer: layer["bound_dram_bytes"],
+        "above_bound_dram_bytes_percent": lambda layer: _gap(layer, "dram_bytes"),
+        "cures": cures_of,
         "reason": lambda layer: "",
         "fix": lambda layer: "",
     }
+
+
+def _gap(layer: Entry, figure: str) -> str:
+    gap = layer["gap_percent"][figure]
+    return "" if gap is None else f"{gap:.2f}"
 
 
 def _percent(part: int, whole: int) -> str:

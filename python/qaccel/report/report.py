@@ -11,12 +11,16 @@ from ..dialect.quantized import QuantizedModel, UnlikePart
 from ..machine.hw import HwConfig
 from ..metadata.make import Boundary, seen_entries
 from ..npu.partition.partition import Rejection
+from ..npu.plan.pack import live_bytes
+from ..npu.plan.price.cures import Cure as PlannedCure
 from ..stages import OfThisRun
 from .record.record import plain
 from .record.schema import (
     DRAM_KINDS,
+    REPORT_VERSION,
     STALLS,
     Block,
+    Cure,
     DramBytes,
     Fallback,
     Gap,
@@ -30,6 +34,13 @@ from .record.schema import (
 )
 from .subgraphs import ProfiledSubgraph, tenancies
 
+# By parameter that cures, which stalls it is for; all others are for compute.
+CURED = {
+    "dram_bytes_per_cycle": ("activation_load", "weight_load", "store"), "decoder_lanes": ("decode", "weight_load"),
+    "weight_bits": ("compute", "weight_load", "decode"), "activation_bits": ("compute", "activation_load"),
+    "sram_bytes": ("activation_load", "store"),
+}  # fmt: skip
+LEAST_SAVED = 0.02  # of a layer's cycles, that a cure is named
 BITS_OF_FLOAT = 8  # width at which the bound counts the MACs of an operator that has no integer form
 
 
@@ -60,6 +71,7 @@ def make_report(
     return Report(
         model=model,
         hw=hw.to_dict(),
+        version=REPORT_VERSION,
         calibration=tuple(seen_entries(quantized.seen)),
         subgraphs=len(subgraphs),
         batch=boundary.batch,
@@ -74,6 +86,7 @@ def make_report(
         dram_bytes=dram_bytes,
         memory=Memory(
             peak_sram_bytes=max((int(each.profile["peak_sram_bytes"]) for each in subgraphs), default=0),
+            live_sram_bytes=max((live_bytes(each.compiled.sram) for each in subgraphs), default=0),
             dram_footprint_bytes=sum(each.compiled.artefact.dram_bytes for each in subgraphs),
         ),
         weights=Weights(
@@ -106,6 +119,8 @@ def layer_entries(subgraph: ProfiledSubgraph) -> list[Layer]:
         cycles = int(machine["cycles"])
         ideal = facts.macs / hw.macs_per_cycle(facts.weight_bits, facts.activation_bits) if facts.macs else 0.0
         kept = (block for block in subgraph.compiled.sram if block.first <= index <= block.last)
+        stalls = Stalls(*(int(machine["stalls"].get(cause, 0)) for cause in STALLS))
+        moved = DramBytes(*(int(machine["dram_bytes"].get(kind, 0)) for kind in DRAM_KINDS))
         entries.append(
             Layer(
                 name=facts.name,
@@ -118,8 +133,8 @@ def layer_entries(subgraph: ProfiledSubgraph) -> list[Layer]:
                 macs=facts.macs,
                 cycles=cycles,
                 utilization=ideal / cycles if cycles else 0.0,
-                stalls=Stalls(*(int(machine["stalls"].get(cause, 0)) for cause in STALLS)),
-                dram_bytes=DramBytes(*(int(machine["dram_bytes"].get(kind, 0)) for kind in DRAM_KINDS)),
+                stalls=stalls,
+                dram_bytes=moved,
                 sram_bytes=sum(block.size_bytes for block in kept),
                 weight_count=facts.weight_count,
                 quantized_bytes=facts.quantized_bytes,
@@ -129,9 +144,26 @@ def layer_entries(subgraph: ProfiledSubgraph) -> list[Layer]:
                 sources=facts.sources,
                 cascade=None if facts.cascade is None else subgraph.compiled.layers[facts.cascade].name,
                 subgraph=0,
+                bound_cycles=facts.bound_cycles,
+                bound_dram_bytes=facts.bound_dram_bytes,
+                gap_percent=Gap(
+                    gap_percent(cycles, facts.bound_cycles), gap_percent(sum(moved.values()), facts.bound_dram_bytes)
+                ),
+                cures=tuple(cures_in(facts.cures, cycles, stalls)),
             )
         )
     return entries
+
+
+def cures_in(found: Sequence[PlannedCure], cycles: int, stalls: Stalls) -> list[Cure]:
+    """What is left of estimated cures in a layer as it was simulated: none saves more than the stalls that it is for."""
+    made = []
+    for cure in found:
+        causes = CURED.get(cure.parameter, ("compute",))
+        saved = min(round(cure.share * cycles), sum(stalls[cause] for cause in causes))
+        if saved >= LEAST_SAVED * cycles and saved > 0:
+            made.append(Cure(cure.parameter, cure.before, cure.after, saved))
+    return sorted(made, key=lambda cure: -cure.cycles)
 
 
 def _sram(subgraphs: Sequence[ProfiledSubgraph]) -> list[Block]:

@@ -24,7 +24,11 @@ def summary_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("MACs", f"{report['macs']:,}, multipliers busy {100 * report['utilization']:.1f}%"),
         ("DRAM traffic", ", ".join(f"{key.replace('_', ' ')} {value:,} B" for key, value in dram.items())),
         ("DRAM bound", f"{report['bound_dram_bytes']:,} B have to pass once{_above(report, 'dram_bytes')}"),
-        ("memory", f"SRAM peak {memory['peak_sram_bytes']:,} B, DRAM footprint {memory['dram_footprint_bytes']:,} B"),
+        (
+            "memory",
+            f"SRAM peak {memory['peak_sram_bytes']:,} B ({memory['live_sram_bytes']:,} B live at one time), DRAM footprint "
+            f"{memory['dram_footprint_bytes']:,} B",
+        ),
         (
             "weights",
             f"float {weights['float_bytes']:,} B, quantized {weights['quantized_bytes']:,} B, streams "
@@ -109,6 +113,8 @@ def layer_columns(layers: Sequence[Mapping[str, Any]]) -> list[Column]:
         column("MACs", lambda layer: f"{layer['macs']:,}", 10),
         column("stream B", lambda layer: f"{layer['stream_bytes']:,}", 2),
         column("cycles", lambda layer: f"{layer['cycles']:,}"),
+        column("at least", lambda layer: f"{layer['bound_cycles']:,}", 12),
+        column("would save cycles", cures_of, 13, text=True),
         *(
             Column(
                 cause.replace("_", " "),
@@ -118,6 +124,18 @@ def layer_columns(layers: Sequence[Mapping[str, Any]]) -> list[Column]:
             for cause in STALLS
         ),
     ]
+
+
+def cure_text(cure: Mapping[str, Any]) -> str:
+    """``cols 16 -> 32``, ``weights 8 -> 4 bits``: a change that would make a layer quicker."""
+    names = {"weight_bits": ("weights", " bits"), "activation_bits": ("activations", " bits")}
+    name, unit = names.get(cure["parameter"], (cure["parameter"], ""))
+    return f"{name} {cure['before']:,} -> {cure['after']:,}{unit}"
+
+
+def cures_of(layer: Mapping[str, Any]) -> str:
+    """What would make a layer quicker, with the cycles that it would save."""
+    return ", ".join(f"{cure_text(cure)}: -{cure['cycles']:,}" for cure in layer["cures"])
 
 
 def op_of(layer: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,17 @@ Part = tuple[
 ]  # blocks in order, first moment, the one after the last, least address, and place there
 
 
+class _Lasting(Protocol):
+    """A block, wherever it may lie."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def last(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Packing:
     """``places``: None where there is none (``proven``), or none was found in so many ``steps``."""
@@ -32,7 +44,7 @@ class Packing:
     steps: int
 
 
-def live_bytes(blocks: Sequence[Block]) -> int:
+def live_bytes(blocks: Sequence[_Lasting]) -> int:
     """The most bytes of blocks that live at one time: no packing takes less."""
     changes: dict[int, int] = {}
     for block in blocks:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...machine.hw import HwConfig, config_from_dict
 from ..record.schema import DRAM_KINDS, STALLS
-from ..text import bits_of, codecs_of, op_of, shape_of, summary_rows
+from ..text import bits_of, codecs_of, cures_of, op_of, shape_of, summary_rows
 from .frame import whole_page
 from .layers import (
     COLOURS,
@@ -59,7 +59,7 @@ def tiles(report: Report) -> list[tuple[str, str, str]]:
         (f"{_short(streams)}B", "weight streams", f"{_short(report['weights']['float_bytes'])}B in float"),
         (
             f"{_short(report['memory']['peak_sram_bytes'])}B", "SRAM at most",
-            f"of {_short(report['hw']['sram_bytes'])}B",
+            f"of {_short(report['hw']['sram_bytes'])}B; {_short(report['memory']['live_sram_bytes'])}B live at a time",
         ),
         (str(len(report["layers"])), "layers on the accelerator", f"{on_cpu} operators on the CPU"),
     ]  # fmt: skip
@@ -88,9 +88,10 @@ def layers_table(report: Report) -> Table:
     """Every layer with all that is known of it."""
     longest = max((layer["cycles"] for layer in report["layers"]), default=0) or 1
     heads = (
-        "#", "layer", "operator", "bits", "reads", "makes", "MACs", "busy", "cycles", "share", "by cause", "DRAM B",
+        "#", "layer", "operator", "bits", "reads", "makes", "MACs", "busy", "cycles", "at least", "share", "by cause", "DRAM B",
+        "DRAM B at least",
         *(f"{kind.replace('_', ' ')} B" for kind in DRAM_KINDS), "SRAM B", "float B", "integer B", "stream B", "entropy B",
-        "codecs", "cascade from",
+        "codecs", "cascade from", "would save cycles",
     )  # fmt: skip
     return Table(
         "layers", heads, tuple(_layer_row(report, n, layer, longest) for n, layer in enumerate(report["layers"], 1))
@@ -112,12 +113,13 @@ def _layer_row(report: Report, n: int, layer: Mapping[str, Any], longest: int) -
     return [
         number(n), text(_name_of(layer)), text(op_of(layer)), text(bits_of(layer)),
         text(" ".join(map(shape_of, layer["input_shapes"]))), text(shape_of(layer["output_shape"])), number(layer["macs"]),
-        number(100 * layer["utilization"], ".1f", "%"), number(layer["cycles"]),
+        number(100 * layer["utilization"], ".1f", "%"), number(layer["cycles"]), number(layer["bound_cycles"]),
         number(100 * layer["cycles"] / max(1, report["cycles"]), ".1f", "%"),
         Cell("", layer["stalls"]["compute"], f'<div class="bar">{parts}</div>'), number(sum(layer["dram_bytes"].values())),
-        *(number(layer["dram_bytes"][kind]) for kind in DRAM_KINDS), number(layer["sram_bytes"]), number(4 * layer["weight_count"]),
-        number(layer["quantized_bytes"]), number(layer["stream_bytes"]), number(round(layer["entropy_bits"] / 8)),
-        text(codecs_of(layer)), text(layer["cascade"] or ""),
+        number(layer["bound_dram_bytes"]), *(number(layer["dram_bytes"][kind]) for kind in DRAM_KINDS),
+        number(layer["sram_bytes"]), number(4 * layer["weight_count"]), number(layer["quantized_bytes"]),
+        number(layer["stream_bytes"]), number(round(layer["entropy_bits"] / 8)),
+        text(codecs_of(layer)), text(layer["cascade"] or ""), text(cures_of(layer)),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...machine.hw import HwConfig
 from ..record.schema import STALLS
+from ..text import cure_text
 
 Layer = Mapping[str, Any]
 
@@ -27,7 +28,20 @@ def why(layer: Layer, hw: HwConfig) -> str:
     if not cause:
         return "It takes no cycles."
     share = f"{100 * layer['stalls'][cause] / layer['cycles']:.0f}%"
-    return f"{share} {CAUSES[cause]}: {_DETAILS[cause](layer, hw)}."
+    return f"{share} {CAUSES[cause]}: {_DETAILS[cause](layer, hw)}.{_bound(layer)}{_cures(layer)}"
+
+
+def _bound(layer: Layer) -> str:
+    gap = layer["gap_percent"]["cycles"]
+    return "" if gap is None else f" No plan takes less than {layer['bound_cycles']:,}; it is {gap:.0f}% above."
+
+
+def _cures(layer: Layer) -> str:
+    """What would help, as estimated."""
+    if not layer["cures"]:
+        return ""
+    named = [f"{cure['cycles']:,} by {cure_text(cure)}" for cure in layer["cures"]]
+    return f" Cycles that could be saved, estimated: {', or '.join(named)}."
 
 
 def _compute(layer: Layer, hw: HwConfig) -> str:

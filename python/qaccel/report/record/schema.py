@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...dialect.chosen import Chosen, Drop
-from .record import Record
+from .record import Misfit as Misfit
+from .record import Record, read_as
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,6 +36,7 @@ class DramBytes(Record):
     program: int
 
 
+REPORT_VERSION = 2  # 1, which did not say so, had no bounds of layers
 STALLS = tuple(field.name for field in fields(Stalls))
 DRAM_KINDS = tuple(field.name for field in fields(DramBytes))
 
@@ -48,6 +50,26 @@ class Post(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Gap(Record):
+    """How far figures are above their bounds, in per cent; None where they are not: the bound counts what the CPU does, too, or
+    part of a layer's work was done in the time of another."""
+
+    cycles: float | None
+    dram_bytes: float | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cure(Record):
+    """A change that would make a layer quicker: ``parameter`` of the config, or "weight_bits" or "activation_bits" of the layer,
+    from ``before`` to ``after``; and the ``cycles`` of the layer that it is estimated to save."""
+
+    parameter: str
+    before: int
+    after: int
+    cycles: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Layer(Record):
     """One layer on the accelerator, with what runs in its post stage: cycles and shapes are of both, and no memory holds what
     passes between the two.
@@ -56,6 +78,8 @@ class Layer(Record):
     possible in its cycles at its bits. ``stalls`` sum to ``cycles``. ``sram_bytes``: kept for it while it runs. ``codecs``: how
     many weight streams each codec made. ``entropy_bits``: order-0 entropy of all its weights. ``sources``: numbers of the layers
     that it reads, in `Report.layers`. ``cascade``: the first layer of its cascade. ``subgraph``: number of its program.
+    ``bound_cycles``: the least that multipliers and the port of its output allow; ``bound_dram_bytes``: what has to pass for it.
+    ``cures``: what would save most of its cycles, the most first.
     """
 
     name: str
@@ -79,6 +103,10 @@ class Layer(Record):
     sources: tuple[int, ...]
     cascade: str | None
     subgraph: int
+    bound_cycles: int
+    bound_dram_bytes: int
+    gap_percent: Gap
+    cures: tuple[Cure, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,18 +153,12 @@ class SharedScale(Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Gap(Record):
-    """How far figures are above their bounds, in per cent; None where the bound counts what the CPU does, too."""
-
-    cycles: float | None
-    dram_bytes: float | None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class Memory(Record):
-    """The most SRAM in use at a time, and what programs, constants and maps take of DRAM."""
+    """The SRAM that programs reach up to; the most that their blocks take at a time (``live_sram_bytes``), which no packing of them
+    does with less than; and what programs, constants and maps take of DRAM."""
 
     peak_sram_bytes: int
+    live_sram_bytes: int
     dram_footprint_bytes: int
 
 
@@ -154,11 +176,12 @@ class Weights(Record):
 class Report(Record):
     """What the accelerator did with its time, memory and weights.
 
-    ``hw``: the machine, as its config has it. ``calibration``: what was seen of each input. ``subgraphs``: how many programs.
-    ``cycles_per_batch``: of ``batch`` samples, over which the runtime loops. ``macs``: padding taps counted. ``bound_cycles``: the
-    least that multipliers and DRAM allow for the whole network, fallback included; ``bound_dram_bytes``: what has to pass once.
-    ``latency_ms``: at the config's clock. ``layers``' cycles sum to ``cycles``. ``notes``: what the quantizer said. ``ranges``: how
-    they were found. ``drop``: what the network is estimated to lose, ``search``: how bits were chosen; None where not done.
+    ``hw``: the machine, as its config has it. ``version``: of this form. ``calibration``: what was seen of each input.
+    ``subgraphs``: how many programs. ``cycles_per_batch``: of ``batch`` samples, over which the runtime loops. ``macs``: padding
+    taps counted. ``bound_cycles``: the least that multipliers and DRAM allow for the whole network, fallback included;
+    ``bound_dram_bytes``: what has to pass once. ``latency_ms``: at the config's clock. ``layers``' cycles sum to ``cycles``.
+    ``notes``: what the quantizer said. ``ranges``: how they were found. ``drop``: what the network is estimated to lose,
+    ``search``: how bits were chosen; None where not done.
 
     Example:
         >>> report = qaccel.compile("model.onnx", calibration_data="data.npz").report
@@ -170,6 +193,7 @@ class Report(Record):
 
     model: str
     hw: Mapping[str, Any]
+    version: int
     calibration: tuple[Mapping[str, Any], ...]
     subgraphs: int
     batch: int
@@ -195,3 +219,19 @@ class Report(Record):
 
     def __repr__(self) -> str:
         return f"<Report of '{self.model[:60]}': {len(self.layers)} layers, {self.cycles:,} cycles>"
+
+
+class OtherVersion(Misfit):
+    """A report of another version of this form."""
+
+
+def report_of(found: Any) -> Report:
+    """A report from what JSON gave. Raises Misfit for what is none, OtherVersion for one of another."""
+    given = found.get("version") if isinstance(found, Mapping) and "cycles" in found else REPORT_VERSION
+    if given != REPORT_VERSION:
+        older = given is None or (isinstance(given, int) and given < REPORT_VERSION)
+        said = "says no version" if given is None else f"is of version {given!r}"
+        raise OtherVersion(
+            f"{said}, and this qaccel reads {REPORT_VERSION}: {'an older' if older else 'another'} qaccel wrote it"
+        )
+    return read_as(Report, found)

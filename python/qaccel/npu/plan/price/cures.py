@@ -1,0 +1,173 @@
+"""What would make a layer quicker, and by how much: it is estimated again on another machine, or in other bits.
+
+Nothing is planned anew but the tiles of the layers themselves. A share of the estimate says more than its cycles do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ....errors import UserError
+from ....machine.cost import StreamEstimate, columns_per_lane
+from ....machine.hw import HwConfig, changed_config
+from ....machine.layer_cost import LayerWork, cycles_in_turn
+from ...extents import align
+from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
+from ..ahead import Unit, units_of
+from ..allocate import Allocation
+from ..stock import buffered_bytes
+from ..tiles.tile import tiling_alone
+
+LEAST_SHARE = 0.03  # of a layer's time that a cure must save
+MOST = 3  # cures that are named of a layer
+WEIGHTS_NARROWER = {16: 8, 8: 4}
+ACTIVATIONS_NARROWER = {16: 8}
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A change: ``parameter`` of the config, or "weight_bits" or "activation_bits" of the layer, from ``before`` to ``after``; and
+    the ``share`` of the layer's cycles that it saves."""
+
+    parameter: str
+    before: int
+    after: int
+    share: float
+
+
+def cures_of(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> dict[int, tuple[Cure, ...]]:
+    """By layer, what would save most of its time, the most first. Layers of a cascade share what saves time of the cascade."""
+    return _Search(graph, allocation, hw).found()
+
+
+class _Search:
+    def __init__(self, graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> None:
+        self.graph, self.allocation, self.hw = graph, allocation, hw
+        self.units = units_of(graph, allocation.tilings, allocation.cascades)
+        self.works = [unit.work for unit in self.units]
+        self.buffered = buffered_bytes(graph, allocation.tilings, self.units)
+        self.cycles = cycles_in_turn(self.works, self.buffered, hw)
+
+    def found(self) -> dict[int, tuple[Cure, ...]]:
+        cures: dict[int, list[Cure]] = {number: [] for number in range(len(self.units))}
+        for parameter, change in _MACHINES.items():
+            before = getattr(self.hw, parameter)
+            try:
+                other = changed_config(self.hw, self.hw.name, {parameter: 2 * before})
+            except UserError:
+                continue  # no machine may have that
+            works = [change(self, unit, other) for unit in self.units]
+            self._note(cures, parameter, before, 2 * before, cycles_in_turn(works, self.buffered, other))
+        for number in range(len(self.units)):
+            self._narrower(cures, number)
+            self._in_sram(cures, number)
+        by_layer: dict[int, tuple[Cure, ...]] = {}
+        for number, unit in enumerate(self.units):
+            best = sorted(cures[number], key=lambda cure: -cure.share)[:MOST]
+            by_layer |= dict.fromkeys(range(unit.first, unit.last + 1), tuple(best))
+        return by_layer
+
+    def _note(self, cures: dict[int, list[Cure]], parameter: str, before: int, after: int, then: Sequence[int]) -> None:
+        for number, (was, cycles) in enumerate(zip(self.cycles, then, strict=True)):
+            if was and (was - cycles) / was >= LEAST_SHARE:
+                cures[number].append(Cure(parameter, before, after, (was - cycles) / was))
+
+    def _replaced(self, number: int, work: LayerWork) -> list[int]:
+        """Cycles of all units with the work of one of them changed, all but its own as they are."""
+        works = [*self.works[:number], work, *self.works[number + 1 :]]
+        then = cycles_in_turn(works, self.buffered, self.hw)
+        return [*self.cycles[:number], then[number], *self.cycles[number + 1 :]]
+
+    def _narrower(self, cures: dict[int, list[Cure]], number: int) -> None:
+        unit = self.units[number]
+        layer = self.graph.layers[unit.first]
+        if unit.first != unit.last or not isinstance(layer, ConvLayer | DepthwiseLayer):
+            return
+        bits, reads = layer.weight_bits, self.graph.maps[layer.inputs[0]].bits
+        if bits in WEIGHTS_NARROWER:
+            after = WEIGHTS_NARROWER[bits]
+            work = self._planned(unit, replace(layer, weight_bits=after, streams=_scaled(layer.streams, after / bits)))
+            if work is not None:
+                self._note(cures, "weight_bits", bits, after, self._replaced(number, work))
+        if reads in ACTIVATIONS_NARROWER:
+            after = ACTIVATIONS_NARROWER[reads]
+            maps = list(self.graph.maps)
+            maps[layer.inputs[0]] = replace(maps[layer.inputs[0]], bits=after, data=None)
+            work = self._planned(unit, layer, replace(self.graph, maps=tuple(maps)))
+            if work is not None:
+                self._note(cures, "activation_bits", reads, after, self._replaced(number, work))
+
+    def _planned(self, unit: Unit, layer: AnyLayer, graph: LayerGraph | None = None) -> LayerWork | None:
+        """The work of a layer as another one; what passes DRAM beside its weights stays."""
+        tiling = tiling_alone(layer, graph or self.graph, self.hw)
+        if tiling is None:
+            return None
+        moved = unit.work
+        return replace(
+            tiling.work, loads=moved.loads, load_beats=moved.load_beats, stores=moved.stores, store_beats=moved.store_beats,
+            first_bytes=moved.first_bytes, last_bytes=moved.last_bytes,
+        )  # fmt: skip
+
+    def _in_sram(self, cures: dict[int, list[Cure]], number: int) -> None:
+        """SRAM for all maps that live beside a layer, so that none of them passes DRAM."""
+        unit = self.units[number]
+        layer = self.graph.layers[unit.first]
+        if unit.first != unit.last or not (unit.work.stores or unit.work.load_beats):
+            return
+        tiling = tiling_alone(layer, self.graph, self.hw)
+        if tiling is None:
+            return
+        made = {each.output: step for step, each in enumerate(self.graph.layers)}
+        last = {index: step for step, each in enumerate(self.graph.layers) for index in each.inputs}
+        beside = [i for i, step in made.items() if i in last and step <= unit.first <= last[i]]
+        needed = sum(align(self.graph.maps[i].total_bytes) for i in beside) + tiling.working_bytes
+        if needed > self.hw.sram_bytes:
+            self._note(cures, "sram_bytes", self.hw.sram_bytes, needed, self._replaced(number, tiling.work))
+
+
+def _scaled(streams: StreamEstimate | None, factor: float) -> StreamEstimate | None:
+    return None if streams is None else replace(streams, bytes_per_weight=streams.bytes_per_weight * factor)
+
+
+def _with_bandwidth(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+    """The same bytes take fewer cycles of the channel."""
+    before, after, work = search.hw.dram_bytes_per_cycle, hw.dram_bytes_per_cycle, unit.work
+    return replace(
+        work, load_beats=-(-work.load_beats * before // after), store_beats=-(-work.store_beats * before // after)
+    )
+
+
+def _with_lanes(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+    """Streams are written for as many lanes as the decoder has, of which no more than columns have work."""
+    layer, tiling = search.graph.layers[unit.first], search.allocation.tilings[unit.first]
+    streams = layer.streams if isinstance(layer, ConvLayer | DepthwiseLayer) else None
+    if streams is None or streams.lanes < 2:
+        return unit.work
+    lanes = streams.lanes * hw.decoder_lanes // search.hw.decoder_lanes
+    before, after = (columns_per_lane(tiling.tile_oc, each) for each in (streams.lanes, lanes))
+    return replace(unit.work, decode_cycles=unit.work.decode_cycles * after // before)
+
+
+def _with_array(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+    """Tiles for the larger array, where a layer runs alone."""
+    if unit.first != unit.last:
+        return unit.work
+    tiling = tiling_alone(search.graph.layers[unit.first], search.graph, hw)
+    return unit.work if tiling is None else replace(unit.work, computes=tiling.work.computes)
+
+
+def _same(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+    return unit.work
+
+
+_MACHINES: Mapping[str, Callable[[_Search, Unit, HwConfig], LayerWork]] = {
+    "dram_bytes_per_cycle": _with_bandwidth,
+    "decoder_lanes": _with_lanes,
+    "rows": _with_array,
+    "cols": _with_array,
+    "requantize_outputs_per_cycle": _same,
+    "sram_read_bytes_per_cycle": _same,
+    "sram_write_bytes_per_cycle": _same,
+    "weight_read_bytes_per_cycle": _same,
+}

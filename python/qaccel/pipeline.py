@@ -260,7 +260,7 @@ def _price(options: CompileOptions, quantized: QuantizedModel) -> PlanCost:
     functions = subgraph_functions(partitioned.mod)
     cycles, size, layers = 0, 0, list[LayerCost]()
     for symbol in partitioned.subgraphs:
-        compiled = compile_subgraph(functions[symbol], symbol, hw, proven=False)
+        compiled = compile_subgraph(functions[symbol], symbol, hw, proven=False, cured=False)
         counters = profile(compiled.artefact, trace=False)
         cycles += int(counters["cycles"])
         size += len(compiled.artefact.constants)

@@ -55,7 +55,7 @@ class LayerFacts:
     ``entropy_bits``: order-0 entropy of the weights times their number. Shapes are [h, w, c] of one sample. ``sources``: which
     layers make its inputs. ``cascade``: the first layer of the cascade that it belongs to, None outside of one. ``post``: name and
     operator of the layer that takes its values in the post stage; the shapes and the cycles are of both. ``bound_cycles`` and
-    ``bound_dram_bytes``: the least of any plan. ``cures``: what would make it quicker; not looked for where a program is priced.
+    ``bound_dram_bytes``: the least of any plan. ``cures``: what would make it quicker, if that was looked for.
     """
 
     name: str
@@ -111,17 +111,19 @@ class CompiledSubgraph:
 
 
 def compile_subgraph(
-    function: relax.Function, symbol: str, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None
-) -> CompiledSubgraph:
+    function: relax.Function, symbol: str, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None,
+    cured: bool = True,
+) -> CompiledSubgraph:  # fmt: skip
     """Relax function of ``qaccel.*`` calls (NHWC, batch outside) to an artefact. Raises UserError naming the layer.
 
     ``proven``: what came out is checked; without it is for what is priced and thrown away. ``schedule``: what is given of the plan.
+    ``cured``: what would make layers quicker is looked for.
     """
-    return compile_layers(lower(function, symbol, hw), hw, proven, schedule)
+    return compile_layers(lower(function, symbol, hw), hw, proven, schedule, cured)
 
 
 def compile_layers(
-    graph: LayerGraph, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None
+    graph: LayerGraph, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None, cured: bool = True
 ) -> CompiledSubgraph:
     """The same from layer operations."""
     graph, allocation = planned(graph, hw, schedule)
@@ -134,7 +136,7 @@ def compile_layers(
         check_program(artefact, program.intent)
     made = {layer.output: step for step, layer in enumerate(graph.layers)}
     cascade = {step: c.first for c in allocation.cascades for step in range(c.first, c.last + 1)}
-    cures = cures_of(graph, allocation, hw) if proven else {}
+    cures = cures_of(graph, allocation, hw) if cured else {}
     facts = tuple(
         _facts(graph, step, stream_bytes, codecs, made, cascade.get(step), hw, cures.get(step, ()))
         for step, (stream_bytes, codecs) in enumerate(zip(program.stream_bytes, program.codecs, strict=True))

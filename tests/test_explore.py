@@ -124,3 +124,42 @@ def test_units_and_nested_parameters() -> None:
     assert load_config().start_up_cycles.load != 3
     with pytest.raises(UserError, match="at most 10,000"):
         swept_configs(load_config(), {"queue_entries": range(1, 200), "clock_mhz": range(1, 200)})
+
+
+def test_the_least_sram_that_keeps_the_cycles(
+    network: qaccel.QuantizedNetwork, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """With what is found the cycles stay, with one part less they do not; both by compiling."""
+    base = load_config("qaccel-64")
+    found = qaccel.explore(network, least_sram=1, hw=base, jobs=1)
+    least, grain = found.least_sram_bytes, base.sram_bytes // exploration.PARTS
+    assert least is not None and 0 < least < base.sram_bytes
+    now = qaccel.compile(network, hw=base).report.cycles
+    assert qaccel.compile(network, hw=changed_config(base, "least", {"sram_bytes": least})).report.cycles <= 1.01 * now
+    less = {row["sram_bytes"]: row for row in found.rows}[least - grain]
+    assert less["reason"] or less["cycles"] > 1.01 * now
+    assert [row["sram_bytes"] for row in found.rows] == sorted(row["sram_bytes"] for row in found.rows)
+    strict = qaccel.explore(network, least_sram=0, hw=base, jobs=1).least_sram_bytes
+    assert strict is not None and strict >= least
+    onnx.save(small_models.chain(), tmp_path / "chain.onnx")
+    np.savez(tmp_path / "data.npz", **small_models.samples(small_models.chain()))
+    code = main([
+        "explore", str(tmp_path / "chain.onnx"), "--least-sram", "--target=qaccel -config=qaccel-64", "--calibration-data",
+        str(tmp_path / "data.npz"), "--effort=fast", "--bits=W8A8", "--jobs=1",
+    ])  # fmt: skip
+    assert code == 0
+    assert f"sram_bytes = {least} suffices; qaccel-64 has 131072" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({}, "a --sweep, or looks for the --least-sram"),
+        ({"sweep": "rows=8", "least_sram": 1}, "give one of them"),
+        ({"least_sram": "many"}, "--least-sram 'many' must be per cent"),
+        ({"least_sram": -1}, "--least-sram -1"),
+    ],
+)  # fmt: skip
+def test_what_to_explore_is_said_once(network: qaccel.QuantizedNetwork, arguments: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        qaccel.explore(network, **arguments)

@@ -11,12 +11,13 @@ import onnx
 
 from .errors import UserError, boundary, path_of, shown
 from .exploration import Exploration, explore_quantized
+from .exploration import least_sram as find_least_sram
 from .frontend.import_torch import is_program
 from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .networks import Module, dumps_of
 from .networks import load as load
 from .options import Data, TargetOptions, options_of, parse_target
-from .options.sweep import Sweep, parse_sweep, swept_configs
+from .options.sweep import Sweep, parse_percent, parse_sweep, swept_configs
 from .parallel import Workers
 from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
 from .places import Places
@@ -241,8 +242,9 @@ def compile(
 
 def explore(
     model: ModelLike | QuantizedNetwork,
-    sweep: Sweep,
+    sweep: Sweep | None = None,
     *,
+    least_sram: float | None = None,
     target: str = "qaccel",
     hw: str | HwConfig | None = None,
     jobs: int | None = None,
@@ -256,6 +258,7 @@ def explore(
     Args:
         model: as `compile` takes it.
         sweep: values of parameters of hw.toml, "rows=8,16 sram_bytes=256K,512K" or lists by name; every combination is tried.
+        least_sram: instead of a sweep: the smallest SRAM is looked for that takes so many per cent more cycles at most.
         target: as `compile`.
         hw: what all other parameters are of; that of ``target``, unless given.
         jobs: processes; one for each core, unless given.
@@ -271,20 +274,29 @@ def explore(
         UserError: values that no machine may have, or what `quantize` raises.
     """
     with boundary("explore"):
-        workers, values = Workers(jobs, cluster), parse_sweep(sweep)
+        workers = Workers(jobs, cluster)
+        if (sweep is None) == (least_sram is None):
+            raise UserError("explore tries a --sweep, or looks for the --least-sram; give one of them")
+        values = None if sweep is None else parse_sweep(sweep)
+        percent = None if least_sram is None else parse_percent(least_sram)
         given = model if isinstance(model, QuantizedNetwork) else None
         parsed = parse_target(target, hw, DEFAULT_CONFIG if given is None else given.hw)
         if parsed.config is None:
             raise UserError(f"explore tries accelerators, and --target '{target}' names none; add qaccel")
         base = load_config(parsed.config)
-        swept_configs(base, values)  # a mistake in them shows before the long work
+        swept_configs(base, values or {})  # a mistake in them shows before the long work
         if output is not None:
             check_folder(output, "--output")
     if given is not None and quantizer:
         raise UserError("the model is quantized already; give bits and data to qaccel.quantize")
     quantized = quantize(model, hw=base, progress=progress, **quantizer) if given is None else given
     with boundary("explore"):
-        found = explore_quantized(quantized.name, quantized.quantized, "float32", base, values, workers, progress)
+        what = quantized.name, quantized.quantized, "float32", base
+        if values is not None:
+            found = explore_quantized(*what, values, workers, progress)
+        else:
+            assert percent is not None
+            found = find_least_sram(*what, percent, workers, progress)
         if output is not None:
             found.write(output)
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .dialect.quantized import QuantizedModel
-from .errors import QaccelError, boundary
+from .errors import QaccelError, UserError, boundary
 from .machine.hw import HwConfig
 from .options.sweep import swept_configs
 from .parallel import Job, Lost, Workers, spread
@@ -17,11 +17,15 @@ from .report.exploration import OBJECTIVES, Row, pareto_front, write_exploration
 from .report.record.schema import Report
 from .stages import progress_bar
 
+PARTS = 64  # of SRAM, that a search for the least of it tells apart
+SRAM_GRAIN = 16  # bytes: of every block
+
 
 @dataclass(frozen=True, eq=False)
 class Exploration:
     """``rows``: one for each config, in the order of the sweep: what was swept by name, then ``report.exploration.OBJECTIVES`` and
     ``reason``, empty unless the network does not compile there. ``reports``: the `Report` of each, None where there is none.
+    ``least_sram_bytes``: what `least_sram` found, if that was asked for.
 
     Example:
         >>> found = qaccel.explore("model.onnx", {"rows": [8, 16]}, calibration_data="data.npz")
@@ -34,6 +38,7 @@ class Exploration:
     configs: tuple[HwConfig, ...]
     rows: tuple[Row, ...]
     reports: tuple[Report | None, ...]
+    least_sram_bytes: int | None = None
 
     def __repr__(self) -> str:
         return f"<Exploration of '{self.model[:60]}': {len(self.rows)} configs, {len(self.front)} on the Pareto front>"
@@ -89,6 +94,38 @@ def explore_quantized(
         rows.append(swept | _objectives(config, report) | {"reason": reason})
         reports.append(report)
     return Exploration(name, base, tuple(configs), tuple(rows), tuple(reports))
+
+
+def least_sram(
+    name: str, quantized: QuantizedModel, io_dtype: str, base: HwConfig, percent: float, workers: Workers,
+    show: bool = False,
+) -> Exploration:  # fmt: skip
+    """The smallest SRAM, in parts of `PARTS` of that of ``base``, with which the network takes so many per cent more cycles at
+    most: ``least_sram_bytes``, and a row for each size that was tried, as `explore_quantized`.
+
+    It is found by halving: cycles need not rise with every part that is taken away. Raises UserError where the network does not
+    compile for ``base``.
+    """
+    grain = max(base.sram_bytes // PARTS // SRAM_GRAIN * SRAM_GRAIN, SRAM_GRAIN)
+    tried: dict[int, tuple[HwConfig, Row, Report | None]] = {}
+
+    def cycles_with(sizes: Sequence[int]) -> list[int | None]:
+        new = [size for size in sizes if size not in tried]
+        if new:
+            found = explore_quantized(name, quantized, io_dtype, base, {"sram_bytes": new}, workers, show)
+            tried.update(zip(new, zip(found.configs, found.rows, found.reports, strict=True), strict=True))
+        return [tried[size][1]["cycles"] for size in sizes]
+
+    (now,) = cycles_with([base.sram_bytes])
+    if now is None:
+        raise UserError(f"--least-sram: {name} does not compile for {base.name}: {tried[base.sram_bytes][1]['reason']}")
+    few, enough = 0, -(-base.sram_bytes // grain)
+    while enough - few > 1:
+        parts = (few + enough) // 2
+        (cycles,) = cycles_with([parts * grain])
+        few, enough = (few, parts) if cycles is not None and cycles <= now * (1 + percent / 100) else (parts, enough)
+    configs, rows, reports = zip(*(tried[size] for size in sorted(tried)), strict=True)
+    return Exploration(name, base, configs, rows, reports, min(enough * grain, base.sram_bytes))
 
 
 def _prepare(payload: tuple[str, QuantizedModel, str]) -> tuple[str, QuantizedModel, str]:

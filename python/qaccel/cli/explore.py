@@ -14,8 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep",
         metavar="SWEEP",
-        required=True,
         help='"rows=8,16,32 sram_bytes=256K,512K": all combinations are tried',
+    )
+    parser.add_argument(
+        "--least-sram",
+        metavar="PERCENT",
+        nargs="?",
+        const="1",
+        help="instead: the smallest SRAM that takes so many per cent more cycles at most (default: 1)",
     )
     parser.add_argument(
         "--target",
@@ -38,6 +44,7 @@ def execute(arguments: argparse.Namespace) -> None:
     found = api.explore(
         arguments.model,
         arguments.sweep,
+        least_sram=arguments.least_sram,
         target=arguments.target,
         **quantizer_of(arguments),
         input_range=arguments.input_range,
@@ -47,5 +54,7 @@ def execute(arguments: argparse.Namespace) -> None:
         progress=not arguments.verbose,
     )
     print_exploration(f"{found.model} on machines like {found.base.name}", found.rows)
+    if found.least_sram_bytes is not None:
+        print(f"sram_bytes = {found.least_sram_bytes} suffices; {found.base.name} has {found.base.sram_bytes}")
     if arguments.output is not None:
         print(f"written: {arguments.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -13,6 +14,7 @@ from ..machine.hw_spec import parameters
 _VALUE = re.compile(r"(\d+)([KM]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 MOST_CONFIGS = 10_000
+MOST_PERCENT = 1000
 
 Sweep = str | Mapping[str, Sequence[int]]
 
@@ -48,6 +50,15 @@ def parse_sweep(sweep: Sweep) -> dict[str, tuple[int, ...]]:
     if not found:
         raise UserError('--sweep names no parameter; give such as "rows=8,16 sram_bytes=256K,512K"')
     return found
+
+
+def parse_percent(given: str | float) -> float:
+    """How many per cent more cycles ``--least-sram`` may take. Raises UserError for what is no such number."""
+    with contextlib.suppress(ValueError, TypeError):
+        percent = float(given)
+        if not isinstance(given, bool) and 0 <= percent <= MOST_PERCENT:
+            return percent
+    raise UserError(f"--least-sram {shown(given)} must be per cent of cycles from 0 to {MOST_PERCENT}, such as 1")
 
 
 def _value(name: str, text: str) -> int:

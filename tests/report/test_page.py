@@ -1,14 +1,22 @@
 """report.html as text: one page that fetches nothing, escapes what comes from outside, and has everything in it."""
 
+import base64
+import copy
+import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
+from bokeh.resources import Resources
 
 import qaccel
 import small_models
+from networks import data
 from qaccel.machine.hw import load_config
 from qaccel.report.page.library import script
 from qaccel.report.page.memory import in_use
@@ -177,3 +185,60 @@ def test_in_use_sums_what_overlaps():
 def test_nothing_loads_the_library_but_the_page():
     code = "import sys, qaccel.api, qaccel.cli.main; sys.exit('bokeh' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def enlarged(report: dict, layers: int) -> dict:
+    """The report of a network that has the layers over and over, one behind the other, each with its name."""
+    made, own = copy.deepcopy(report), report["layers"]
+    times = -(-layers // len(own))
+    made["layers"] = [
+        {
+            **copy.deepcopy(layer),
+            "name": f"/model/backbone/stages.{k}/blocks/{layer['name']}/Conv",
+            "sources": [source + k * len(own) for source in layer["sources"]] or ([k * len(own) - 1] if k else []),
+        }
+        for k in range(times)
+        for layer in own
+    ][:layers]
+    made["sram"] = [
+        {
+            **block,
+            "name": f"/model/backbone/stages.{k}/blocks/{block['name']}/Conv",
+            "begin": block["begin"] + k * report["cycles"],
+            "end": block["end"] + k * report["cycles"],
+        }
+        for k in range(times)
+        for block in report["sram"]
+    ]
+    made["cycles"] *= times
+    return made
+
+
+def test_a_page_of_many_layers_is_small() -> None:
+    images = {data.INPUT_NAME: data.load("calibration", 16)["images"]}
+    module = qaccel.compile(data.HERE / "mobilenet.onnx", calibration_data=images, bits=8, effort="fast")
+    report = enlarged(json.loads(json.dumps(module.report)), 1500)
+    page = report_html(report)
+    assert len(page.encode()) < MOST_BYTES
+    assert page.count('<div class="bar">') == 1500 and report["layers"][-1]["name"] in page
+    assert [layer["cycles"] for layer in report["layers"]] in columns(charts_of(page), "cycles")
+
+
+def test_the_library_is_in_the_page_as_it_comes(tmp_path: Path) -> None:
+    """Unpacked here, and by the page's own function where there is Node."""
+    packed = re.fullmatch(r'<script type="application/gzip" id="library">(.*)</script>', script())
+    assert packed is not None
+    (source,) = Resources(mode="inline", components=["bokeh"], log_level="error").js_raw[:1]
+    assert gzip.decompress(base64.b64decode(packed[1])).decode() == source
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node here")
+    own = (files("qaccel.report.page") / "page.js").read_text(encoding="utf-8")
+    function = own[own.index("const unpacked") : own.index("(async")]
+    (tmp_path / "packed").write_text(packed[1])
+    program = (
+        f'{function} unpacked(require("fs").readFileSync("packed", "utf8")).then((text) => process.stdout.write(text));'
+    )
+    (tmp_path / "unpack.js").write_text(program)
+    made = subprocess.run([node, "unpack.js"], cwd=tmp_path, capture_output=True, check=True)
+    assert made.stdout.decode() == source

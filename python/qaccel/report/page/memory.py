@@ -16,7 +16,7 @@ KINDS = {
     "weights": ("#7a7f2e", "weight streams that wait"),
 }  # fmt: skip
 LINE = "#d6336c"  # of what is in use
-_MOST_BLOCKS = 1500  # that are drawn
+_MOST_BLOCKS = 1000  # that are drawn
 _NAMED_WIDTH, _NAMED_HEIGHT = 0.06, 0.05  # share of the picture from which a block bears its name
 _CHARACTERS = 110  # of a name as wide as the picture
 

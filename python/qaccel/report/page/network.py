@@ -55,8 +55,9 @@ def network_picture(layers: Sequence[Layer], source: ColumnDataSource) -> Pictur
     made.axis.visible = False
     made.grid.visible = False
     edges = [(a, b) for b, layer in enumerate(layers) for a in layer["sources"]]
+    paths = [_path(places[a], places[b]) for a, b in edges]
     made.multi_line(
-        [_path(places[a], places[b])[0] for a, b in edges], [_path(places[a], places[b])[1] for a, b in edges],
+        [[round(x, 2) for x in xs] for xs, _ in paths], [[round(y, 2) for y in ys] for _, ys in paths],
         line_color=QUIET, line_width=1.2,
     )  # fmt: skip
     boxes = made.rect(

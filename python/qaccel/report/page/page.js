@@ -1,5 +1,19 @@
 "use strict";
-(() => {
+// Text of what the page carries packed: base64 of gzip.
+const unpacked = (text) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+};
+
+(async () => {
+  if (typeof DecompressionStream === "undefined") {
+    document.querySelectorAll(".chart").forEach((place) => place.append("This browser is too old to draw charts."));
+    return;
+  }
+  const library = document.createElement("script");
+  library.textContent = await unpacked(document.getElementById("library").textContent);
+  document.head.append(library); // which runs it
+
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const item = {docid: "report", roots: charts.roots, root_ids: Object.keys(charts.roots)};
   const ready = Bokeh.embed.embed_items({report: charts.document}, [item]);
@@ -37,7 +51,7 @@
     for (const legend of document.querySelectorAll("[data-by]")) legend.hidden = legend.dataset.by !== colouring.value;
   });
 
-  const order = (cell) => cell.className === "n" ? parseFloat(cell.textContent.replaceAll(",", ""))
+  const order = (cell, head) => head.className === "n" ? parseFloat(cell.textContent.replaceAll(",", ""))
     : cell.dataset.order === undefined ? cell.textContent : Number(cell.dataset.order);
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
   for (const table of document.querySelectorAll(".wide table")) {
@@ -47,7 +61,7 @@
       heads.forEach((each) => each.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows];
-      rows.sort((a, b) => (down ? -1 : 1) * compare(order(a.cells[column]), order(b.cells[column])));
+      rows.sort((a, b) => (down ? -1 : 1) * compare(order(a.cells[column], head), order(b.cells[column], head)));
       table.tBodies[0].append(...rows);
     }));
   }

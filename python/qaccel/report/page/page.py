@@ -32,6 +32,7 @@ from .why import CAUSES, why
 Report = Mapping[str, Any]
 
 _COSTLIEST = 5
+_BAR = {cause: f"c{number}" for number, cause in enumerate(STALLS)}  # classes of the parts of a bar
 
 
 def report_html(report: Report) -> str:
@@ -105,8 +106,8 @@ def _name_of(layer: Mapping[str, Any]) -> str:
 
 def _layer_row(report: Report, n: int, layer: Mapping[str, Any], longest: int) -> list[Cell]:
     parts = "".join(
-        f'<i title="{CAUSES[cause]} {layer["stalls"][cause]:,}" '
-        f'style="width:{100 * layer["stalls"][cause] / longest:.1f}%;background:{COLOURS[cause]}"></i>'
+        f'<i class={_BAR[cause]} title="{CAUSES[cause]} {layer["stalls"][cause]:,}" '
+        f"style=width:{100 * layer['stalls'][cause] / longest:.1f}%></i>"
         for cause in STALLS
         if layer["stalls"][cause]
     )
@@ -152,6 +153,7 @@ def _of_layers(report: Report, hw: HwConfig) -> tuple[list[str], list[Picture]]:
             "changed them. --bits auto searches for them and says why, layer by layer.</p>"
         )
     section.append(
+        f"<style>{''.join(f'.{name}{{background:{COLOURS[cause]}}}' for cause, name in _BAR.items())}</style>"
         f"<h2 id='graph'>The network</h2><div class='tall'>{place['network']}</div>"
         f"<h2 id='table'>All layers</h2>{table_html(layers_table(report))}"
         "<p class='paper quiet'>layers.csv, and this page on a screen, have more columns.</p>"

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_FIGURES = "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums"  # as .n of page.css
 _LONG = 28  # characters from which a cell may take several lines
 
 
@@ -53,12 +54,11 @@ def table_html(table: Table) -> str:
         f'<th scope="col"{_right(right)}><button type="button">{html.escape(name)}</button></th>'
         for name, right in zip(table.heads, figures, strict=True)
     )
-    body = "".join(
-        "<tr>" + "".join(_cell(cell, right) for cell, right in zip(row, figures, strict=True)) + "</tr>"
-        for row in table.rows
-    )
+    body = "".join("<tr>" + "".join(map(_cell, row)) for row in table.rows)  # HTML needs no ends of rows and cells
+    of_figures = ",".join(f"#{table.name} td:nth-child({k})" for k, right in enumerate(figures, 1) if right)
+    style = f"<style>{of_figures}{{{_FIGURES}}}</style>" if of_figures else ""
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.name)}"><table id="{table.name}">'
+        f'{style}<div class="wide" tabindex="0" role="region" aria-label="{html.escape(table.name)}"><table id="{table.name}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -78,10 +78,10 @@ def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{made}</div>'
 
 
-def _cell(cell: Cell, right: bool) -> str:
+def _cell(cell: Cell) -> str:
     order = f' data-order="{cell.order:.12g}"' if cell.order is not None and cell.markup else ""
-    kind = _right(right) if right or len(cell.text) < _LONG else " class=long"
-    return f"<td{kind}{order}>{cell.escaped}</td>"
+    kind = "" if len(cell.text) < _LONG else " class=long"
+    return f"<td{kind}{order}>{cell.escaped}"
 
 
 def _right(right: bool) -> str:

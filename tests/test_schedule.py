@@ -119,6 +119,11 @@ def _short_ring(plan: dict) -> None:
     _set(*PROGRAM, "cascades", [{"first": "conv1", "last": "pool1", "stripe_rows": 4, "rings": {"conv1": 1}}])(plan)
 
 
+def _two_addresses(plan: dict) -> None:
+    for name in ("conv1", "pool1"):
+        _set(*PROGRAM, "layers", name, {"output_in_sram": True, "output_address": 64})(plan)
+
+
 def _set(*path_and_value: Any) -> Any:
     *path, value = path_and_value
 
@@ -149,6 +154,7 @@ REFUSED = {
     "a post that cannot be": (_set(*CONV2, "post", "pool1"), ("'pool1' cannot run", "leave post out")),
     "wide": (_set(*CONV2, "wide", 1000), ("wide 1000", "say wide: 1")),
     "an address": (_set(*CONV2, {"output_in_sram": True, "output_address": 7}), ("multiple of 16",)),
+    "addresses in each other's way": (_two_addresses, ("at one time and place", "change an output_address")),
     "an output of the network": (_set(*PROGRAM, "layers", "classifier", {"output_in_sram": True}), ("goes to DRAM",)),
     "a cascade that is empty": (_set(*PROGRAM, "cascades", [{"first": "pool1", "last": "conv1"}]), ("ends before",)),
     "cascades that overlap": (

@@ -21,7 +21,7 @@ from .choose import SHARE, choose
 from .holds import Hold, find_holds
 from .pack import pack
 from .place import Block, Places, Taken, place
-from .schedule.given import given_holds, given_records, given_stocks
+from .schedule.given import check_given_places, given_holds, given_records, given_stocks
 from .schedule.wishes import NOTHING, Wishes
 from .stock import Stock, buffered_bytes, stock_blocks, stock_streams
 from .stripes import Cascade, map_name, ring_bytes
@@ -80,6 +80,7 @@ def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Alloc
         living = state.living()
         blocks = _working_blocks(graph, tilings, cascades)
         blocks += [Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
+        check_given_places(wishes, blocks, given, graph)
         placed, failed = place(blocks, hw.sram_bytes, given)
         if failed is None:
             break

@@ -10,8 +10,9 @@ from ...extents import ALIGN_BYTES, align
 from ...layers import LayerGraph
 from ..ahead import OWN, Records, Unit, record_bytes
 from ..holds import Hold
-from ..place import Block, Taken, gaps
+from ..place import Block, Places, Taken, gaps
 from ..stock import Stock
+from ..stripes import map_name
 from ..tiles.tiling import Tiling, weight_tile_count
 from .wishes import Wishes
 
@@ -82,6 +83,21 @@ def given_stocks(
             pieces.append((begin, addr, block.size_bytes))
         found.append(Stock(step, tuple(pieces), choice.refilled))
     return tuple(sorted(found, key=lambda stock: stock.layer))
+
+
+def check_given_places(wishes: Wishes, blocks: Sequence[Block], places: Places, graph: LayerGraph) -> None:
+    """Raises UserError where two blocks whose places are given lie in each other's way; those of a cascade live as long as it."""
+    pinned = [block for block in blocks if block.key in places]
+    for number, a in enumerate(pinned):
+        for b in pinned[:number]:
+            at, other = places[a.key], places[b.key]
+            apart = at + a.size_bytes <= other or other + b.size_bytes <= at
+            if not apart and a.first <= b.last and b.first <= a.last:
+                names = (map_name(graph, int(each.key[1])) for each in (b, a))
+                raise wishes.refused(
+                    next(names),
+                    f"its output and that of {next(names)} lie at one time and place; change an output_address",
+                )
 
 
 def given_holds(wishes: Wishes, units: Sequence[Unit], fed: Collection[int]) -> tuple[Hold, ...]:

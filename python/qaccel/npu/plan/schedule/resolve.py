@@ -128,7 +128,6 @@ def wishes_of(chosen: SubgraphSchedule, origin: str, graph: LayerGraph, hw: HwCo
         _check_kept(wishes, name, choice, graph.maps[output], hw)
         if choice.output_address is not None:
             addresses[output] = choice.output_address
-    _check_together(wishes, graph, addresses)
     cascades = None if chosen.cascades is None else _cascades(wishes, chosen.cascades, graph, steps, hosts)
     for first, wish in (cascades or {}).items():
         for index in wish.rings or {}:
@@ -209,23 +208,6 @@ def _check_kept(wishes: Wishes, name: str, choice: LayerChoice, output: FeatureM
             name,
             f"output_address {addr}: its {size} B must begin at a multiple of {ALIGN_BYTES} and end within {hw.sram_bytes}",
         )
-
-
-def _check_together(wishes: Wishes, graph: LayerGraph, addresses: Mapping[int, int]) -> None:
-    """Maps with addresses that live at one time must not lie in each other's way."""
-    made = {layer.output: step for step, layer in enumerate(graph.layers)}
-    last = {index: step for step, layer in enumerate(graph.layers) for index in layer.inputs}
-    for a in addresses:
-        for b in addresses:
-            apart = (
-                addresses[a] + align(graph.maps[a].total_bytes) <= addresses[b]
-                or addresses[b] + align(graph.maps[b].total_bytes) <= addresses[a]
-            )
-            if a < b and made[a] <= last[b] and made[b] <= last[a] and not apart:
-                names = graph.layers[made[a]].name, graph.layers[made[b]].name
-                raise wishes.refused(
-                    names[0], f"its output and that of {names[1]} lie at one time and place; change an output_address"
-                )
 
 
 def _cascades(

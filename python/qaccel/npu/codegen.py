@@ -37,7 +37,7 @@ from .plan.schedule.resolve import check_layers, check_posts, given_posts, given
 from .plan.stripes import map_name
 from .plan.tiles.tile import tiling_alone, tiling_beside
 from .plan.tiles.tiling import Tiling, weight_buffer_bytes, weight_tile_count
-from .plan.written import as_schedule
+from .written import as_schedule
 
 log = logging.getLogger(__name__)
 

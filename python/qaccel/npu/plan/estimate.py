@@ -16,6 +16,12 @@ from .tiles.tiling import weight_tile_count
 
 def planned_cycles(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> list[tuple[Unit, int]]:
     """The layers and cascades of a plan in order, each with the estimate of its cycles."""
+    units, turns = planned_turns(graph, allocation)
+    return list(zip(units, turn_cycles(turns, hw), strict=True))
+
+
+def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit], list[Turn]]:
+    """The layers and cascades of a plan in order, and each in its turn."""
     units = units_of(graph, allocation.tilings, allocation.cascades)
     merged = {step for records in allocation.records for step in records.offsets}
     behind_last = {hold.step: hold.behind_last for hold in allocation.holds}
@@ -39,4 +45,4 @@ def planned_cycles(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> l
         if unit.first in behind_last:
             turn = replace(turn, held="last" if behind_last[unit.first] else "first")
         turns.append(turn)
-    return list(zip(units, turn_cycles(turns, hw), strict=True))
+    return units, turns

@@ -26,9 +26,9 @@ def with_posts(
     """The same subgraph with element-wise layers and tables as `post` of convolutions whose output nobody else reads, where SRAM
     has room for the operands of both and the two are not slower together.
 
-    ``cycles_of`` layers one after the other: an estimate, None if one of them fits in no way. ``given``: what runs in the post stage
-    of some, by name, whatever it takes; an empty name for nothing. The convolution stays where it is among the layers: what else the
-    other layer reads must be made before it.
+    ``cycles_of`` layers one after the other: an estimate, None if one of them fits in no way. ``given``: what runs in the post
+    stage of some, by name, whatever it takes; an empty name for nothing. The convolution stays where it is among the layers: what
+    else the other layer reads must be made before it.
     """
     made = {layer.output: step for step, layer in enumerate(graph.layers)}
     readers = Counter(index for layer in graph.layers for index in layer.inputs)

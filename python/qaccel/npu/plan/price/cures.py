@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from ....errors import UserError
 from ....machine.cost import StreamEstimate, columns_per_lane
 from ....machine.hw import HwConfig, changed_config
-from ....machine.layer_cost import LayerWork, cycles_in_turn
+from ....machine.layer_cost import LayerWork, turn_cycles
 from ...extents import align
 from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
-from ..ahead import Unit, units_of
+from ..ahead import Unit
 from ..allocate import Allocation
-from ..stock import buffered_bytes
+from ..estimate import planned_turns
 from ..tiles.tile import tiling_alone
 
 LEAST_SHARE = 0.03  # of a layer's time that a cure must save
@@ -44,10 +44,8 @@ def cures_of(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> dict[in
 class _Search:
     def __init__(self, graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> None:
         self.graph, self.allocation, self.hw = graph, allocation, hw
-        self.units = units_of(graph, allocation.tilings, allocation.cascades)
-        self.works = [unit.work for unit in self.units]
-        self.buffered = buffered_bytes(graph, allocation.tilings, self.units)
-        self.cycles = cycles_in_turn(self.works, self.buffered, hw)
+        self.units, self.turns = planned_turns(graph, allocation)
+        self.cycles = turn_cycles(self.turns, hw)
 
     def found(self) -> dict[int, tuple[Cure, ...]]:
         cures: dict[int, list[Cure]] = {number: [] for number in range(len(self.units))}
@@ -57,8 +55,11 @@ class _Search:
                 other = changed_config(self.hw, self.hw.name, {parameter: 2 * before})
             except UserError:
                 continue  # no machine may have that
-            works = [change(self, unit, other) for unit in self.units]
-            self._note(cures, parameter, before, 2 * before, cycles_in_turn(works, self.buffered, other))
+            turns = [
+                replace(turn, work=change(self, unit, turn.work, other))
+                for unit, turn in zip(self.units, self.turns, strict=True)
+            ]
+            self._note(cures, parameter, before, 2 * before, turn_cycles(turns, other))
         for number in range(len(self.units)):
             self._narrower(cures, number)
             self._in_sram(cures, number)
@@ -75,38 +76,37 @@ class _Search:
 
     def _replaced(self, number: int, work: LayerWork) -> list[int]:
         """Cycles of all units with the work of one of them changed, all but its own as they are."""
-        works = [*self.works[:number], work, *self.works[number + 1 :]]
-        then = cycles_in_turn(works, self.buffered, self.hw)
+        turns = [*self.turns[:number], replace(self.turns[number], work=work), *self.turns[number + 1 :]]
+        then = turn_cycles(turns, self.hw)
         return [*self.cycles[:number], then[number], *self.cycles[number + 1 :]]
 
     def _narrower(self, cures: dict[int, list[Cure]], number: int) -> None:
-        unit = self.units[number]
+        unit, work = self.units[number], self.turns[number].work
         layer = self.graph.layers[unit.first]
         if unit.first != unit.last or not isinstance(layer, ConvLayer | DepthwiseLayer):
             return
         bits, reads = layer.weight_bits, self.graph.maps[layer.inputs[0]].bits
         if bits in WEIGHTS_NARROWER:
             after = WEIGHTS_NARROWER[bits]
-            work = self._planned(unit, replace(layer, weight_bits=after, streams=_scaled(layer.streams, after / bits)))
-            if work is not None:
-                self._note(cures, "weight_bits", bits, after, self._replaced(number, work))
+            other = self._planned(work, replace(layer, weight_bits=after, streams=_scaled(layer.streams, after / bits)))
+            if other is not None:
+                self._note(cures, "weight_bits", bits, after, self._replaced(number, other))
         if reads in ACTIVATIONS_NARROWER:
             after = ACTIVATIONS_NARROWER[reads]
             maps = list(self.graph.maps)
             maps[layer.inputs[0]] = replace(maps[layer.inputs[0]], bits=after, data=None)
-            work = self._planned(unit, layer, replace(self.graph, maps=tuple(maps)))
-            if work is not None:
-                self._note(cures, "activation_bits", reads, after, self._replaced(number, work))
+            other = self._planned(work, layer, replace(self.graph, maps=tuple(maps)))
+            if other is not None:
+                self._note(cures, "activation_bits", reads, after, self._replaced(number, other))
 
-    def _planned(self, unit: Unit, layer: AnyLayer, graph: LayerGraph | None = None) -> LayerWork | None:
+    def _planned(self, moved: LayerWork, layer: AnyLayer, graph: LayerGraph | None = None) -> LayerWork | None:
         """The work of a layer as another one; what passes DRAM beside its weights stays."""
         tiling = tiling_alone(layer, graph or self.graph, self.hw)
         if tiling is None:
             return None
-        moved = unit.work
         return replace(
             tiling.work, loads=moved.loads, load_beats=moved.load_beats, stores=moved.stores, store_beats=moved.store_beats,
-            first_bytes=moved.first_bytes, last_bytes=moved.last_bytes,
+            first_bytes=moved.first_bytes, last_bytes=moved.last_bytes, first_loads=moved.first_loads,
         )  # fmt: skip
 
     def _in_sram(self, cures: dict[int, list[Cure]], number: int) -> None:
@@ -130,38 +130,38 @@ def _scaled(streams: StreamEstimate | None, factor: float) -> StreamEstimate | N
     return None if streams is None else replace(streams, bytes_per_weight=streams.bytes_per_weight * factor)
 
 
-def _with_bandwidth(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+def _with_bandwidth(search: _Search, unit: Unit, work: LayerWork, hw: HwConfig) -> LayerWork:
     """The same bytes take fewer cycles of the channel."""
-    before, after, work = search.hw.dram_bytes_per_cycle, hw.dram_bytes_per_cycle, unit.work
+    before, after = search.hw.dram_bytes_per_cycle, hw.dram_bytes_per_cycle
     return replace(
         work, load_beats=-(-work.load_beats * before // after), store_beats=-(-work.store_beats * before // after)
     )
 
 
-def _with_lanes(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+def _with_lanes(search: _Search, unit: Unit, work: LayerWork, hw: HwConfig) -> LayerWork:
     """Streams are written for as many lanes as the decoder has, of which no more than columns have work."""
     layer, tiling = search.graph.layers[unit.first], search.allocation.tilings[unit.first]
     streams = layer.streams if isinstance(layer, ConvLayer | DepthwiseLayer) else None
     if streams is None or streams.lanes < 2:
-        return unit.work
+        return work
     lanes = streams.lanes * hw.decoder_lanes // search.hw.decoder_lanes
     before, after = (columns_per_lane(tiling.tile_oc, each) for each in (streams.lanes, lanes))
-    return replace(unit.work, decode_cycles=unit.work.decode_cycles * after // before)
+    return replace(work, decode_cycles=work.decode_cycles * after // before)
 
 
-def _with_array(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
+def _with_array(search: _Search, unit: Unit, work: LayerWork, hw: HwConfig) -> LayerWork:
     """Tiles for the larger array, where a layer runs alone."""
     if unit.first != unit.last:
-        return unit.work
+        return work
     tiling = tiling_alone(search.graph.layers[unit.first], search.graph, hw)
-    return unit.work if tiling is None else replace(unit.work, computes=tiling.work.computes)
+    return work if tiling is None else replace(work, computes=tiling.work.computes)
 
 
-def _same(search: _Search, unit: Unit, hw: HwConfig) -> LayerWork:
-    return unit.work
+def _same(search: _Search, unit: Unit, work: LayerWork, hw: HwConfig) -> LayerWork:
+    return work
 
 
-_MACHINES: Mapping[str, Callable[[_Search, Unit, HwConfig], LayerWork]] = {
+_MACHINES: Mapping[str, Callable[[_Search, Unit, LayerWork, HwConfig], LayerWork]] = {
     "dram_bytes_per_cycle": _with_bandwidth,
     "decoder_lanes": _with_lanes,
     "rows": _with_array,

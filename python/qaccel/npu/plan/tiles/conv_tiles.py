@@ -54,9 +54,8 @@ def conv_candidates(
                         least_bytes = sum(_map_bytes(layer, seen, resident, shape)) * (1 if one_space else 2)
                         all_channels = tile_oc >= part.out_channels
                         orders = [(True, 2)]
-                        if not one_space and (chunks > 1 or not all_channels):  # else it would be the same order
-                            orders.append((False, 2))
-                        elif choice.weights == INSIDE:
+                        other = not one_space and (chunks > 1 or not all_channels)  # else it would be the same order
+                        if other or choice.weights == INSIDE:
                             orders.append((False, 2))
                         # Where one tile takes all pixels, all chunks of the input can stay for the next output channels.
                         alone = len(layer.inputs) == 1 or layer.inputs[1] in resident

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...options.schedule import (
+from ..options.schedule import (
     FIRST_MAP,
     INSIDE,
     LAST_MAP,
@@ -19,11 +19,11 @@ from ...options.schedule import (
     SubgraphSchedule,
     TileChoice,
 )
-from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, MoveLayer, post_of
-from .allocate import Allocation
-from .schedule.resolve import described
-from .stripes import Cascade, map_name
-from .tiles.tiling import Tiling, weight_buffer_bytes
+from .layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, MoveLayer, post_of
+from .plan.allocate import Allocation
+from .plan.schedule.resolve import described
+from .plan.stripes import Cascade, map_name
+from .plan.tiles.tiling import Tiling, weight_buffer_bytes
 
 
 def as_schedule(graph: LayerGraph, allocation: Allocation) -> SubgraphSchedule:

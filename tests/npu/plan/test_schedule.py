@@ -1,5 +1,6 @@
 """Schedules: a plan written out and planned with again is the same plan; edited by hand it makes the same integers, or is refused."""
 
+import contextlib
 import os
 from collections import Counter
 from dataclasses import fields, replace
@@ -24,6 +25,7 @@ from qaccel.options.schedule import (
     NO_POST,
     CascadeChoice,
     HoldChoice,
+    LayerChoice,
     SubgraphSchedule,
 )
 
@@ -66,6 +68,10 @@ def base(index: int, graph: LayerGraph, hw: HwConfig) -> CompiledSubgraph:
             return with_plan(graph, hw, SubgraphSchedule(cascades=given))
         except UserError as error:
             assert any(why in str(error) for why in ("no chain", "does not fit", "no tile of it fits")), error
+    if index % 3 == 0:
+        for name in [layer.name for layer in graph.layers]:  # the first that can make two pixels as one
+            with contextlib.suppress(UserError):
+                return with_plan(graph, hw, SubgraphSchedule({name: LayerChoice(wide=2)}))
     return compile_layers(graph, hw)
 
 

@@ -30,9 +30,10 @@ from .model import Model
 from .npu.codegen import compile_subgraph
 from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
 from .npu.plan.schedule.resolve import check_for
-from .options import DEFAULT_BITS, Bits, BitWidths, CompileOptions, Schedule, digest_of
+from .options import DEFAULT_BITS, Bits, CompileOptions, Schedule, digest_of
 from .qdq.forms import EVERY_RUN, QUANTIZED, of_floats, requantized
 from .quant.analysis.analyze import Analysis, analyze
+from .quant.asked import check_bits, check_passes
 from .quant.calibrate.calibration import Calibration, measure, passed_ends, samples_of
 from .quant.calibrate.narrow import narrowed
 from .quant.io_dtype import with_ends
@@ -120,7 +121,7 @@ def compile_model(model: ModelLike, options: CompileOptions, name: str, stages: 
 
 def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) -> QuantizedModel:
     """The stages import, calibrate and quantize."""
-    _check_passes(options)  # a mistake in them shows before the long work
+    check_passes(options)  # a mistake in them shows before the long work
     with stages("import"):
         imported = _imported(model, options, requantized() if options.requantize else QUANTIZED)
         if not imported.inputs:
@@ -145,7 +146,7 @@ def quantize_imported(model: Model, options: CompileOptions, stages: Stages) -> 
     A model that came quantized keeps its integers: there is nothing to calibrate. Raises UserError for one that no form of
     quantized models could be read from.
     """
-    _check_bits(model, options)
+    check_bits(model, options)
     border = border_of(model.mod)
     if border is not None:
         raise UserError(
@@ -287,34 +288,6 @@ def _with_notes(quantized: QuantizedModel, calibration: Calibration) -> Quantize
         seen=calibration.seen,
         preprocess=calibration.preprocess,
     )
-
-
-def _check_passes(options: CompileOptions) -> None:
-    """Raises UserError for an unknown pass, and where none pays for bits that are to be fewer."""
-    paying = [each.name for each in chosen_passes(options.passes, options.effort, paid=True) if each.pays]
-    if options.limits.max_bytes is not None and not options.auto and not paying:
-        raise UserError(
-            f"--max-bytes {options.limits.max_bytes} is kept by rounding that pays for bits, and --passes names none; add "
-            "rounding_of_8_bits"
-        )
-
-
-def _check_bits(model: Model, options: CompileOptions) -> None:
-    """Raises UserError where bits are asked for that a model which came quantized does not have."""
-    given, bits = model.given, options.bits
-    if given is not None and given.activations and options.auto:
-        raise UserError("--bits auto: the model came quantized and keeps its own bits; add --requantize")
-    if given is not None and given.activations and options.limits.max_bytes is not None:
-        raise UserError("--max-bytes: the model came quantized and keeps its own integers; add --requantize")
-    if given is None or bits is None:
-        return
-    way_out = "leave --bits out, or add --requantize, which takes it as a float model"
-    if given.activations:
-        raise UserError(f"--bits: the model came quantized and keeps its own bits, scales and zero points; {way_out}")
-    for node, weights in given.weights.items():
-        wanted = bits if isinstance(bits, BitWidths) else bits.get(node)
-        if wanted is not None and wanted.weight_bits != weights.bits:
-            raise UserError(f"--bits {wanted}: the weights of node '{node}' came in {weights.bits} bits; {way_out}")
 
 
 def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: str, stages: Stages) -> Compiled:

@@ -1,5 +1,5 @@
 // The encoder: fits the tables of every codec to the weights, codes them with the most promising and keeps the
-// smallest.
+// smallest. A tile of zeros alone is one run in one lane: a symbol, where other codecs decode every weight.
 #include <algorithm>
 #include <functional>
 #include <optional>
@@ -14,6 +14,7 @@ namespace qaccel {
 namespace {
 
 constexpr uint32_t kStateLow = uint32_t{1} << isa::kStreamStateBits;
+constexpr int64_t kMostLanes = int64_t{1} << ((1 << isa::kStreamLaneBits) - 1);
 // Candidates whose estimate is this much above the best one's are not tried.
 constexpr double kTriedRatio = 1.0001, kTriedBits = 24;
 
@@ -28,10 +29,10 @@ struct Lanes {
   std::vector<uint32_t> states;  // where encoding starts: with the held weights
 };
 
-// The most lanes for which each has more weights to decode than it holds; 0 if none.
-int64_t LaneCount(const TileShape& tile, const DecoderLimits& limits) {
+// The most lanes, not above `most`, for which each has more weights to decode than it holds; 0 if none.
+int64_t LaneCount(const TileShape& tile, const DecoderLimits& limits, int64_t most) {
   const int64_t columns = std::min(tile.row_weights, tile.count), held = HeldWeights(tile.bits);
-  int64_t lanes = int64_t{1} << ((1 << isa::kStreamLaneBits) - 1);
+  int64_t lanes = most;
   while (lanes > 0 && (lanes > limits.lanes || lanes > columns || LaneWeights(tile, lanes - 1, lanes) < 2 * held))
     lanes /= 2;
   return lanes;
@@ -223,10 +224,12 @@ void Consider(std::vector<Candidate>& candidates, const Lanes& lanes, const Hist
 // `runs` outlives the candidates.
 void ConsiderZeroRuns(std::vector<Candidate>& candidates, const Lanes& lanes, const ZeroRuns& runs, int64_t bits,
                       const DecoderLimits& limits) {
-  const Histogram lengths = HistogramOf(All(runs.runs)), values = HistogramOf(All(runs.weights));
+  const Histogram lengths = HistogramOf(All(runs.runs));
+  Histogram values = HistogramOf(All(runs.weights));
+  if (values.total == 0) values = HistogramOf({0});  // zeros alone: no weight follows a run, yet there is a table of some
   const size_t entries = static_cast<size_t>(limits.table_bytes / isa::kStreamTableEntryBytes) / 2;
   const size_t symbols_max = std::min(kSymbolsMax, entries);
-  if (symbols_max == 0 || values.total == 0) return;
+  if (symbols_max == 0) return;
   const auto run_table = FitRuns(lengths, symbols_max);
   const auto weight_table = FitBuckets(values, static_cast<int32_t>(LowestOf(bits)), bits, symbols_max);
   if (!run_table || !weight_table) return;
@@ -251,12 +254,13 @@ void ConsiderZeroRuns(std::vector<Candidate>& candidates, const Lanes& lanes, co
 
 std::string EncodeStream(const int32_t* weights, const TileShape& tile, const DecoderLimits& limits) {
   std::string best = Sealed(isa::Codec::Raw, tile.bits, RawPayload(weights, tile));
-  const int64_t lane_count = LaneCount(tile, limits);
+  const bool zeros = std::all_of(weights, weights + tile.count, [](int32_t weight) { return weight == 0; });
+  const int64_t lane_count = LaneCount(tile, limits, zeros ? 1 : kMostLanes);
   if (lane_count == 0) return best;
   const Lanes lanes = Share(weights, tile, lane_count);
   const Histogram histogram = HistogramOf(All(lanes.coded));
   std::vector<Candidate> candidates;
-  Consider(candidates, lanes, histogram, tile.bits, limits);
+  if (!zeros) Consider(candidates, lanes, histogram, tile.bits, limits);
   ZeroRuns runs;
   const auto zero = std::lower_bound(histogram.values.begin(), histogram.values.end(), 0);
   if (zero != histogram.values.end() && *zero == 0 &&

@@ -176,6 +176,20 @@ def test_one_symbol_takes_no_bits(weight: int, rows: int) -> None:
     assert len(stream) <= streams.HEADER_BYTES + 8 + 2 * HW.decoder_lanes
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("rows", [16, 2048])
+def test_zeros_alone_are_one_run(rows: int, bits: int) -> None:
+    """No weight is decoded one by one, as it is where only one is not zero."""
+    tile = WeightTile(np.zeros((rows, 16), np.int32), 16, bits)
+    stream = encode_stream(tile, HW)
+    check(tile, stream, HW, plain=False)
+    made = decode_stream(stream, rows * 16, 16, bits, HW)
+    assert (made.codec, len(stream) <= 16, made.decode_cycles <= 8) == ("zero_run", True, True)
+    tile.weights[-1, -1] = 1
+    check(tile, other := encode_stream(tile, HW), HW, plain=False)
+    assert decode_stream(other, rows * 16, 16, bits, HW).decode_cycles > 8
+
+
 @pytest.mark.parametrize(("lanes", "table_bytes", "count"), [(1, 15, 170_000), (1, 640, 4_000_000), (1, 10, 70_000)])
 def test_runs_longer_than_a_table_can_say(lanes: int, table_bytes: int, count: int) -> None:
     hw = decoder(lanes, table_bytes)

@@ -77,7 +77,11 @@ REPORT = "this is a fault of qaccel: run again with -v and report the trace toge
         ("qaccel.networks.execute.load", "load", ["run", "{module}", "--inputs", "inputs.npz"]),
         ("qaccel.run.evaluate.evaluate", "evaluate", ["evaluate", "{module}", "--data", "labelled.npz"]),
         ("qaccel.cli.inspect._memory", "inspect", ["inspect", "{module}"]),
-        ("qaccel.frontend.import_model.import_model", "import", ["tune", "model.onnx", "--target=llvm", "-o", "records"]),
+        (
+            "qaccel.frontend.import_model.import_model",
+            "import",
+            ["tune", "model.onnx", "--target=llvm", "-o", "records"],
+        ),
     ],
 )
 def test_fault_of_the_compiler(folder, compiled, capfd, monkeypatch, tmp_path_factory, place, stage, arguments):

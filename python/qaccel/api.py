@@ -277,14 +277,14 @@ def explore(
         workers = Workers(jobs, cluster)
         if (sweep is None) == (least_sram is None):
             raise UserError("explore tries a --sweep, or looks for the --least-sram; give one of them")
-        values = None if sweep is None else parse_sweep(sweep)
-        percent = None if least_sram is None else parse_percent(least_sram)
+        values = {} if sweep is None else parse_sweep(sweep)
+        percent = 0.0 if least_sram is None else parse_percent(least_sram)
         given = model if isinstance(model, QuantizedNetwork) else None
         parsed = parse_target(target, hw, DEFAULT_CONFIG if given is None else given.hw)
         if parsed.config is None:
             raise UserError(f"explore tries accelerators, and --target '{target}' names none; add qaccel")
         base = load_config(parsed.config)
-        swept_configs(base, values or {})  # a mistake in them shows before the long work
+        swept_configs(base, values)  # a mistake in them shows before the long work
         if output is not None:
             check_folder(output, "--output")
     if given is not None and quantizer:
@@ -292,10 +292,9 @@ def explore(
     quantized = quantize(model, hw=base, progress=progress, **quantizer) if given is None else given
     with boundary("explore"):
         what = quantized.name, quantized.quantized, "float32", base
-        if values is not None:
+        if least_sram is None:
             found = explore_quantized(*what, values, workers, progress)
         else:
-            assert percent is not None
             found = find_least_sram(*what, percent, workers, progress)
         if output is not None:
             found.write(output)

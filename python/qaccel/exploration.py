@@ -10,6 +10,7 @@ from typing import Any
 from .dialect.quantized import QuantizedModel
 from .errors import QaccelError, UserError, boundary
 from .machine.hw import HwConfig
+from .npu.extents import ALIGN_BYTES
 from .options.sweep import swept_configs
 from .parallel import Job, Lost, Workers, spread
 from .pipeline import price_report
@@ -18,7 +19,6 @@ from .report.record.schema import Report
 from .stages import progress_bar
 
 PARTS = 64  # of SRAM, that a search for the least of it tells apart
-SRAM_GRAIN = 16  # bytes: of every block
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ def least_sram(
     It is found by halving: cycles need not rise with every part that is taken away. Raises UserError where the network does not
     compile for ``base``.
     """
-    grain = max(base.sram_bytes // PARTS // SRAM_GRAIN * SRAM_GRAIN, SRAM_GRAIN)
+    grain = max(base.sram_bytes // PARTS // ALIGN_BYTES, 1) * ALIGN_BYTES  # as every block of SRAM has
     tried: dict[int, tuple[HwConfig, Row, Report | None]] = {}
 
     def cycles_with(sizes: Sequence[int]) -> list[int | None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ....errors import UserError
 from ....machine.cost import StreamEstimate, columns_per_lane
 from ....machine.hw import HwConfig, changed_config
+from ....machine.isa import isa
 from ....machine.layer_cost import LayerWork, turn_cycles
 from ...extents import align
 from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
@@ -21,8 +22,7 @@ from ..tiles.tile import tiling_alone
 
 LEAST_SHARE = 0.03  # of a layer's time that a cure must save
 MOST = 3  # cures that are named of a layer
-WEIGHTS_NARROWER = {16: 8, 8: 4}
-ACTIVATIONS_NARROWER = {16: 8}
+FEWEST_ACTIVATION_BITS = 8  # fewer lose too much to be called a cure
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ class _Search:
         if unit.first != unit.last or not isinstance(layer, ConvLayer | DepthwiseLayer):
             return
         bits, reads = layer.weight_bits, self.graph.maps[layer.inputs[0]].bits
-        if bits in WEIGHTS_NARROWER:
-            after = WEIGHTS_NARROWER[bits]
+        after = _narrower(bits)
+        if after is not None:
             other = self._planned(work, replace(layer, weight_bits=after, streams=_scaled(layer.streams, after / bits)))
             if other is not None:
                 self._note(cures, "weight_bits", bits, after, self._replaced(number, other))
-        if reads in ACTIVATIONS_NARROWER:
-            after = ACTIVATIONS_NARROWER[reads]
+        after = _narrower(reads)
+        if after is not None and after >= FEWEST_ACTIVATION_BITS:
             maps = list(self.graph.maps)
             maps[layer.inputs[0]] = replace(maps[layer.inputs[0]], bits=after, data=None)
             other = self._planned(work, layer, replace(self.graph, maps=tuple(maps)))
@@ -124,6 +124,11 @@ class _Search:
         needed = sum(align(self.graph.maps[i].total_bytes) for i in beside) + tiling.working_bytes
         if needed > self.hw.sram_bytes:
             self._note(cures, "sram_bytes", self.hw.sram_bytes, needed, self._replaced(number, tiling.work))
+
+
+def _narrower(bits: int) -> int | None:
+    """The next width below that the machine has."""
+    return max((width for width in isa().widths if width < bits), default=None)
 
 
 def _scaled(streams: StreamEstimate | None, factor: float) -> StreamEstimate | None:

@@ -55,6 +55,15 @@ class GivenWeights:
     refused: str = ""
 
 
+@dataclass(frozen=True)
+class Saturation:
+    """Where the integers of a tensor end, real values; ``relu``: whether the lower end is a Relu that was left to them."""
+
+    lo: float
+    hi: float
+    relu: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """What a model that came quantized says beside its real numbers; all by the name of the node that reads it.
@@ -64,7 +73,7 @@ class Given:
     of an element-wise node. ``activations``: its tensors came with scales too, and what has none stays in float; else they are
     calibrated. ``ends``: inputs and outputs of the model that are integers themselves, with their NumPy type.
     ``spans``: the least and greatest input and output that a 16-bit table was made for, where our own file says so.
-    ``saturates``: of a model that is taken as float again, where the integers ended that nodes' results came as.
+    ``saturates``: of a model that is taken as float again, by node, where the integers ended that its result came as.
     """
 
     weights: Mapping[str, GivenWeights]
@@ -73,7 +82,7 @@ class Given:
     activations: bool
     ends: Mapping[str, str] = field(default_factory=dict)
     spans: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
-    saturates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    saturates: Mapping[str, Saturation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -257,6 +257,29 @@ def test_a_clip_to_any_bounds_that_was_left_to_saturation_stays(maker: str, zero
     np.testing.assert_allclose(module.run({"x": X})["y"], np.clip(sums, lo, hi), atol=1e-4)
 
 
+@pytest.mark.parametrize("below", [0.0, -1.0], ids=["Relu", "Clip"])
+def test_an_end_that_no_sample_passes_is_no_clamp(below: float) -> None:
+    """Where a clamp below was left to saturation, and the integers end above with the samples: larger samples go on."""
+
+    def alone(net: Net) -> None:
+        net("Conv", "x", net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4, out="y")
+
+    sums = every_tensor(model_of(alone, 17), X)["y"]
+    scale = (sums.max() - below) / 255
+    zero = np.array(round(-128 - below / scale), "i1")
+    lo, hi = (np.array([-128, 127]) - zero) * scale
+    assert (sums < lo - (hi - lo) / 4).any()
+
+    def build(net: Net) -> None:
+        made = net("Conv", pair(net, "x", 0.1), net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4)
+        pair(net, made, scale, zero, out="y")
+
+    model = read(model_of(build, 17), bits=16, calibration_data={"x": X}, requantize=True).model
+    larger = every_tensor(model_of(alone, 17), 2 * X)["y"]
+    assert (larger > 1.5 * hi).any()
+    np.testing.assert_allclose(execute(model, {"x": 2 * X})["y"], np.maximum(larger, lo), atol=1e-5)
+
+
 def test_a_pair_shared_doubled_and_moved() -> None:
     """Two readers of one DequantizeLinear, two pairs in a row, and moves between Q and DQ, on integers."""
 

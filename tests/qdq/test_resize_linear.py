@@ -7,12 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cases.nets import Net, scalar
 from qaccel.emulate.integers import run_model
 from qaccel.frontend.import_onnx import import_onnx
-from qaccel.options import BitWidths
+from qaccel.options import BitWidths, TargetOptions, options_of
+from qaccel.pipeline import quantize_model
 from qaccel.qdq.write import qdq_model
 from qaccel.quant.calibrate.ranges import calibrate
 from qaccel.quant.quantize import quantize
+from qaccel.stages import Stages
 from qdq.test_round_trip import check, unoptimized
 from tiers import wide_after
 
@@ -41,3 +44,27 @@ def test_no_output_differs(mode: str, factor: int, activation_bits: int) -> None
     wanted = np.concatenate([session.run(None, {"x": sample[None]})[0] for sample in data["x"]])
     np.testing.assert_array_equal(run_model(q, data)["y"], wanted)
     check(q)
+
+
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners"])
+def test_on_integers_it_is_rounded_to_them(mode: str) -> None:
+    """As ONNX Runtime's quantizer writes it in its operator format. What lies between two integers is rounded, not cut off."""
+    net = Net(13)
+    scale, zero = scalar(0.05), np.array(100, "u1")
+    q = net("QuantizeLinear", "x", scale, zero)
+    made = net("Resize", q, "", np.array([1, 1, 2, 2], "f4"), mode="linear", coordinate_transformation_mode=mode)
+    net("Relu", net("DequantizeLinear", made, scale, zero), out="y")
+    model = net.model({"x": [1, 3, 6, 6]}, {"y": [1, 3, 12, 12]})
+    x = np.random.default_rng(8).normal(0.3, 2, (1, 3, 6, 6)).astype(np.float32)
+
+    steps = Net(13)
+    steps("Resize", "x", "", np.array([1, 1, 2, 2], "f4"), out="y", mode="linear", coordinate_transformation_mode=mode)
+    exact = unoptimized(steps.model({"x": [1, 3, 6, 6]}, {"y": [1, 3, 12, 12]}))
+    (between,) = exact.run(None, {"x": np.clip(np.rint(x / 0.05), -100, 155)})
+    assert (np.abs(between - np.trunc(between)) > 0.6).any()  # where cutting off is seen
+    network = quantize_model(model, options_of(TargetOptions()), Stages())
+    np.testing.assert_allclose(run_model(network, {"x": x})["y"], np.maximum(np.rint(between), 0) * 0.05, atol=1e-5)
+    again = quantize_model(
+        model, options_of(TargetOptions(), bits=16, requantize=True, calibration_data={"x": x}), Stages()
+    )
+    np.testing.assert_allclose(run_model(again, {"x": x})["y"], np.maximum(between, 0) * 0.05, atol=0.06)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
 import onnx
 from onnx import helper
@@ -12,7 +14,8 @@ from ..errors import UserError
 from ..frontend.forms import Forms
 from ..model import Model
 from . import dynamic, qoperator
-from .read import read, without_rounding
+from .as_float import without_rounding
+from .read import read
 from .settle import settled
 from .spelling import MICROSOFT, Spelling
 
@@ -106,7 +109,7 @@ QUANTIZED = Forms(spelled, read, settled)
 EVERY_RUN = Forms(partial(spelled, every_run=True), read, settled)
 
 
-def requantized(clamped: frozenset[str] | None = frozenset()) -> Forms:
+def requantized(clamped: Mapping[str, tuple[bool, bool]] | None = MappingProxyType({})) -> Forms:
     """A model that came quantized as a float one; ``clamped``: as `without_rounding`."""
     return Forms(spelled, lambda graph: without_rounding(read(graph), clamped), lambda graph: graph)
 

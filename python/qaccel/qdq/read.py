@@ -22,13 +22,9 @@ from ..model import Given
 from .fixed import LAYERS, MOVES, Fixed, FixedIntegers, dequantized, moved, quantized, weights_of
 from .scales import Scales, kind_of, placed, scales_of
 
-# What works on integers as on the real values that they stand for.
+# What works on integers as on the real values that they stand for. A Resize that interpolates is rounded to the same integers.
 INTEGER_MOVES = (*MOVES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Split", "Tile", "Pad", "Resize")
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "PRelu")
-# What gives no negative value, and what gives none where its input has none.
-NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
-KEEP_SIGN = (*MOVES, "Concat", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "Resize")
-_BOUNDS_ARE_INPUTS = 11  # opset from which a Clip has its bounds as inputs
 END_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 
 
@@ -44,52 +40,6 @@ def read(graph: Graph) -> Graph:
     for node in graph.nodes:
         reader.take(node)
     return reader.finished()
-
-
-def without_rounding(graph: Graph, clamped: frozenset[str] | None = frozenset()) -> Graph:
-    """The float graph that a quantized one stands for: its weights as they were rounded, its activations not rounded at all.
-
-    Quantizers leave a Relu or Clip to the saturation of the integers behind it: where they begin at zero, and what is rounded may
-    be negative, the clamp is made a Clip again. Elsewhere only data tell a clamp from a range that nothing passes: ``clamped``
-    names the nodes whose integers are to end where they did, None all of them; the others are in `Given.saturates`.
-    """
-    if graph.given is None:
-        return graph
-    makers, alias, consts, nodes = graph.producers(), {}, dict(graph.consts), []
-    positive: set[str] = set()
-    saturates: dict[str, tuple[float, float]] = {}
-    for node in graph.nodes:
-        attrs = attrs_of(node) if node.op_type == ROUNDED else {}
-        if not attrs:
-            nodes.append(node)
-            data = node.input if node.op_type == "Concat" else node.input[:1]
-            if node.op_type in NEVER_NEGATIVE or node.op_type in KEEP_SIGN and positive.issuperset(data):
-                positive.update(node.output)
-            continue
-        begins_at_zero = attrs["lo"] == attrs["zero_point"]
-        ends = tuple((attrs[end] - attrs["zero_point"]) * attrs["scale"] for end in ("lo", "hi"))
-        maker = makers.get(node.input[0])
-        left = maker is not None and begins_at_zero and node.input[0] not in positive
-        if begins_at_zero or node.input[0] in positive:
-            positive.add(node.output[0])
-        if maker is None or not left and clamped is not None and maker.name not in clamped:
-            alias[node.output[0]] = node.input[0]
-            if maker is not None:
-                saturates[maker.name] = ends
-            continue
-        bounds = {"min": ends[0], "max": ends[1]}
-        if graph.opset < _BOUNDS_ARE_INPUTS:
-            nodes.append(helper.make_node("Clip", node.input, node.output, name=node.name, **bounds))
-            continue
-        names = {end: fresh_name(f"{node.output[0]}_{end}", {*consts, *graph.types}) for end in bounds}
-        consts |= {names[end]: np.asarray(value, np.float32) for end, value in bounds.items()}
-        nodes.append(helper.make_node("Clip", [*node.input, *names.values()], node.output, name=node.name))
-    given = replace(graph.given, weights={}, biases={}, constants={}, activations=False, saturates=saturates)
-    return fold(
-        substitute(
-            replace(graph, nodes=tuple(nodes), consts=consts, given=given if given.ends or saturates else None), alias
-        )
-    )
 
 
 @dataclass(frozen=True)
@@ -279,8 +229,7 @@ class _Reader:
             return
         held = [self.integers[name] for name in node.input if name in self.integers]
         alike = all(each.scales.same(held[0].scales) for each in held)
-        linear = node.op_type == "Resize" and attrs_of(node).get("mode", "nearest") != "nearest"
-        if node.op_type not in INTEGER_MOVES or linear or not alike or not held[0].scales.per_tensor:
+        if node.op_type not in INTEGER_MOVES or not alike or not held[0].scales.per_tensor:
             raise UserError(
                 f"node '{node.name}' ({node.op_type}) computes with the integers of quantized tensors, which is not known here; "
                 "put it behind a DequantizeLinear"
@@ -290,9 +239,12 @@ class _Reader:
         if node.op_type == "Pad" and attrs_of(node).get("mode", "constant") == "constant":
             inputs[2:3] = [self._fill(node, held[0].scales)]
         self.nodes.append(remade(node, inputs, outputs))
+        between = node.op_type == "Resize" and attrs_of(node).get("mode", "nearest") != "nearest"
         for name, real in zip(node.output, outputs, strict=True):
             self.types[real] = self.types[name][0], TensorProto.FLOAT
-            self.integers[name] = _Quantized(held[0].scales, real, real)
+            self.integers[name] = _Quantized(held[0].scales, real, "" if between else real)
+            if between:
+                self._real(name, fresh_name(f"{node.name}_rounded", self.names))
 
     def _fill(self, node: onnx.NodeProto, scales: Scales) -> str:
         """The real value of the integer that a Pad fills with; 0 where it names none. Raises UserError where it is computed."""

@@ -28,6 +28,7 @@ HELD_TOGETHER = 4  # samples in a row
 FEWEST_TO_HOLD_OUT = 16
 NOTABLE_SHARE = 1e-3  # of a tensor's values: a range that leaves out more is worth a note
 PASSED = 0.25  # of a range: beyond its end by more is no matter of other samples
+ROUNDED = 0.02  # of a range: beyond its end by less is a matter of weights that are rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +217,19 @@ def _without_odd_ones(
     )
 
 
-def passed_ends(model: Model, options: CompileOptions, show: bool = False) -> frozenset[str]:
-    """The nodes whose values go far beyond where their integers ended in the model as it came (`Given.saturates`): its quantizer
-    left a clamp to the integers, and it would be lost. Raises UserError as `measure`."""
+def passed_ends(model: Model, options: CompileOptions, show: bool = False) -> dict[str, tuple[bool, bool]]:
+    """By node, whether its values pass the ends below and above of the integers that they came as (`Given.saturates`): what its
+    quantizer left to these would be lost. Raises UserError as `measure`.
+
+    Ends that no clamp made are passed as well, by some of other samples. So one that is passed far, or a Relu, has to show that
+    there was a clamp; then the other end counts as soon as it is passed at all.
+    """
     ends = model.given.saturates if model.given is not None else {}
     ranges = measure(model, options, show).ranges.values if ends else {}
-    return frozenset(
-        name
-        for name, (lo, hi) in ends.items()
-        if name in ranges and max(lo - ranges[name][0], ranges[name][1] - hi) > PASSED * (hi - lo)
-    )
+    passed = {}
+    for name, end in ends.items():
+        least, greatest = ranges.get(name, (end.lo, end.hi))
+        beyond = (end.lo - least) / (end.hi - end.lo), (greatest - end.hi) / (end.hi - end.lo)
+        if end.relu or max(beyond) > PASSED:
+            passed[name] = beyond[0] > ROUNDED, beyond[1] > ROUNDED
+    return {name: each for name, each in passed.items() if any(each)}

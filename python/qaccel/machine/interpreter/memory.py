@@ -97,12 +97,11 @@ class Memory:
         """Write uint8 [rows, pixels, size]. Where the manual leaves open which of two values stays, it is a fault."""
         at = block.addresses()
         self._check_range(at)
-        if np.unique(at).size < at.size:
+        marked = np.zeros(self.data.size, bool)
+        marked[at] = True
+        if np.count_nonzero(marked) < at.size:
             raise Fault(f"writes some bytes of {self.name} twice")
-        held = np.zeros(self.data.size, bool)
-        for read in self.held:
-            held[read] = True
-        if held[at].any():
+        if any(marked[read].any() for read in self.held):
             raise Fault(f"overwrites bytes of {self.name} that it reads")
         if self.read_only[at].any():
             raise Fault(f"writes {self.name} byte {at[self.read_only[at]].min()}, which is read-only")

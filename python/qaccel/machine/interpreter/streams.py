@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .memory import to_bytes
+
 HEADER_BYTES = 5
+CHUNK_BYTES = 64
 WIDTHS = (4, 8, 16)
 CODECS = ("raw", "parametric", "entropy", "palette", "zero_run")
 
@@ -25,10 +28,7 @@ def sealed(codec: int, bits: int, payload: bytes) -> bytes:
 
 def packed(values: np.ndarray, bits: int) -> bytes:
     """Signed integers, little-endian; 4-bit ones low nibble first, a last odd nibble zero."""
-    total = 0
-    for i, value in enumerate(np.asarray(values).reshape(-1).tolist()):
-        total |= (value & ((1 << bits) - 1)) << (bits * i)
-    return total.to_bytes(-(-np.asarray(values).size * bits // 8), "little")
+    return to_bytes(np.asarray(values, np.int64).reshape(-1), bits).tobytes()
 
 
 def raw_stream(values: np.ndarray, bits: int) -> bytes:
@@ -40,11 +40,20 @@ class Bits:
     """Numbers from a sequence of bits, lowest bit first."""
 
     def __init__(self, data: bytes) -> None:
-        self.number, self.left = int.from_bytes(data, "little"), 8 * len(data)
+        self.data, self.left = data, 8 * len(data)
+        self.number, self.next = (
+            0,
+            0,
+        )  # bits that come next, and the byte behind these: all in one would be moved at each step
 
     def take(self, count: int) -> int:
         if count > self.left:
             raise StreamFault("ends early")
+        held = self.left - 8 * (len(self.data) - self.next)
+        if count > held:
+            more = self.data[self.next : self.next + CHUNK_BYTES]
+            self.number |= int.from_bytes(more, "little") << held
+            self.next += len(more)
         value = self.number & ((1 << count) - 1)
         self.number >>= count
         self.left -= count
@@ -67,16 +76,18 @@ class Table:
         rest = 4096 - sum(f for _, _, f in symbols if f is not None)
         if rest < 1:
             raise StreamFault("nothing for the rest symbol")
-        self.symbols, begin = [], 0
+        self.entries = len(symbols)
+        self.slots: list[
+            tuple[int, int, int, int]
+        ] = []  # by slot the symbol's first value, extra bits, frequency, begin
         for first, extra, given in symbols:
             f = rest if given is None else given
-            self.symbols.append((first, extra, f, begin))
-            begin += f
+            self.slots += [(first, extra, f, len(self.slots))] * f
 
     def decode(self, state: int, bits: Bits) -> tuple[int, int]:
         """Value and next state."""
         slot = state % 4096
-        first, extra, f, begin = next(s for s in self.symbols if s[3] <= slot < s[3] + s[2])
+        first, extra, f, begin = self.slots[slot]
         state = f * (state // 4096) + slot - begin
         missing = max(0, 17 - state.bit_length())
         state = (state << missing) + bits.take(missing)
@@ -155,7 +166,7 @@ def decode(stream: bytes, count: int, row_weights: int, bits: int, lanes: int, t
     else:
         tile = (count, row_weights, bits)
         weights, cycles, symbols = _decode_coded(CODECS[codec], source, tile, lanes, table_bytes)
-    if source.left >= 8 or source.number:
+    if source.left >= 8 or source.take(source.left):
         raise StreamFault("something is left")
     return Decoded(weights, CODECS[codec], cycles, symbols)
 
@@ -182,7 +193,7 @@ def _decode_coded(
         tables = [palette(source, bits)]
     else:
         tables = [buckets(source, 0), buckets(source, bits)]
-    entries = sum(len(table.symbols) for table in tables)
+    entries = sum(table.entries for table in tables)
     if 5 * entries > table_bytes:
         raise StreamFault("tables too large")
     states = [65536 + source.take(16) for _ in range(lanes)]

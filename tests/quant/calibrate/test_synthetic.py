@@ -5,6 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 from tvm import relax
 
+import qaccel
 from frontend.onnx_models import model, node
 from qaccel.errors import UserError
 from qaccel.frontend.import_onnx import import_onnx
@@ -76,6 +77,24 @@ def test_without_statistics_there_is_headroom():
         "x": (-HEADROOM, HEADROOM), "conv": (-2 * HEADROOM, 3 * HEADROOM), "relu6": (0.0, 6.0),
         "last": (-HEADROOM, HEADROOM), "tanh": (-0.1 * HEADROOM, 1.0),  # a bound takes nothing off what follows
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nodes", "function"),
+    [
+        ([node("Pow", ["x", "two"], ["y"], name="square")], lambda x: x**2),
+        ([node("Exp", ["x"], ["y"], name="exp")], np.exp),
+        ([node("Abs", ["x"], ["a"], name="abs"), node("Mul", ["x", "a"], ["y"], name="product")], lambda x: x * abs(x)),
+    ],
+    ids=["square", "exp", "product"],
+)
+def test_what_grows_faster_than_its_inputs_has_the_room(nodes, function):
+    """Inputs of three times the guessed range lie within the headroom, and so does what is made of them."""
+    proto = model(nodes, {"two": np.float32(2)} if len(nodes) == 1 and nodes[0].op_type == "Pow" else {}, (1, 2, 8, 8))
+    x = np.random.default_rng(1).uniform(-3, 3, (1, 2, 8, 8)).astype(np.float32)
+    (got,) = qaccel.compile(proto).run({"x": x}).values()
+    wanted = function(x.astype(np.float64))
+    assert 10 * np.log10(np.square(wanted).sum() / np.square(got - wanted).sum()) > 60
 
 
 def test_the_same_network_as_relax_and_as_onnx_has_the_same_ranges():

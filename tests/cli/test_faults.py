@@ -72,11 +72,15 @@ REPORT = "this is a fault of qaccel: run again with -v and report the trace toge
     ("place", "stage", "arguments"),
     [
         ("qaccel.pipeline.partition", "partition", ["compile", "model.onnx", "--target=qaccel"]),
-        ("qaccel.cli.compile._print_notes", "compile", ["compile", "model.onnx", "--target=llvm", "-o", "{new}.so"]),
+        (
+            "qaccel.cli.verbs.compile._print_notes",
+            "compile",
+            ["compile", "model.onnx", "--target=llvm", "-o", "{new}.so"],
+        ),
         ("qaccel.run.execute.check_inputs", "run", ["run", "{module}", "--inputs", "inputs.npz"]),
         ("qaccel.networks.execute.load", "load", ["run", "{module}", "--inputs", "inputs.npz"]),
         ("qaccel.run.evaluate.evaluate", "evaluate", ["evaluate", "{module}", "--data", "labelled.npz"]),
-        ("qaccel.cli.inspect._memory", "inspect", ["inspect", "{module}"]),
+        ("qaccel.cli.verbs.inspect._memory", "inspect", ["inspect", "{module}"]),
         (
             "qaccel.frontend.import_model.import_model",
             "import",

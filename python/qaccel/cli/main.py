@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", dest="verbose_before", action="count", default=0, help="as after the verb")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
-        module = importlib.import_module(f".{verb}", __package__)
+        module = importlib.import_module(f".verbs.{verb}", __package__)
         summary = (module.__doc__ or "").split("\n")[0].split(": ", 1)[1]
         verb_parser = verbs.add_parser(verb, help=summary, description=summary, allow_abbrev=False)
         verb_parser.verb = verb

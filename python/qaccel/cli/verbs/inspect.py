@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..machine.artefact import Artefact
+    from ...machine.artefact import Artefact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Print everything that the file says of itself."""
-    from .. import networks
-    from ..machine.isa import decode, disassemble
-    from ..report.text import bits_of, calibration_lines, print_summary
+    from ... import networks
+    from ...machine.isa import decode, disassemble
+    from ...report.text import bits_of, calibration_lines, print_summary
 
     module = networks.load(arguments.module)
     metadata = module.metadata

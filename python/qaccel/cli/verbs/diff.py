@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Print what differs, and write it if asked."""
-    from ..report.compare import compare, comparison_json, print_comparison, read_report
-    from ..run.files import check_file, write_text
+    from ...report.compare import compare, comparison_json, print_comparison, read_report
+    from ...run.files import check_file, write_text
 
     if arguments.output is not None:
         check_file(arguments.output, "comparison")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .flags import add_model, add_quantizer, add_workers, quantizer_of
+from ..flags import add_model, add_quantizer, add_workers, quantizer_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Quantize, try all machines, print the table and write the files."""
-    from .. import api
-    from ..report.exploration import print_exploration
+    from ... import api
+    from ...report.exploration import print_exploration
 
     found = api.explore(
         arguments.model,

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .flags import add_model, add_quantizer, quantizer_of
+from ..flags import add_model, add_quantizer, quantizer_of
 
 SHOWN = 20  # sources of error in the terminal; -v shows all
 
@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Measure, print the sources of error, the worst first, and with -v every tensor."""
-    from .. import api
-    from ..report.analysis import analysis_json, plan_with_remedy, print_sources, print_tensors
-    from ..run.files import check_file, write_text
+    from ... import api
+    from ...report.analysis import analysis_json, plan_with_remedy, print_sources, print_tensors
+    from ...run.files import check_file, write_text
 
     for path, flag in ((arguments.output, "--output"), (arguments.plan, "--plan")):
         if path is not None:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..options import SESSION_SECONDS, options_of, parse_target
-from ..stages import Stages
-from .flags import add_model, add_quantizer, quantizer_of
+from ...errors import UserError
+from ...options import SESSION_SECONDS, options_of, parse_target
+from ...stages import Stages
+from ..flags import add_model, add_quantizer, quantizer_of
 
 if TYPE_CHECKING:
-    from ..schedules.tuning.tune import Progress, Task
+    from ...schedules.tuning.tune import Progress, Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +60,13 @@ def execute(arguments: argparse.Namespace) -> None:
     tracker = _tracker(arguments.rpc_tracker, arguments.rpc_key)
     most_servers, session_seconds = _limits_of_servers(arguments, tracker is not None)
     options = options_of(target_options, **quantizer_of(arguments))
-    from ..cpu.compile import fuse_integers
-    from ..cpu_network import network_for_cpu
-    from ..host import host_target
-    from ..schedules.database import add_measured, create_records, key_of, open_records, write_best
-    from ..schedules.threads import use_all_cores
-    from ..schedules.tuning.measure import measure_by_rpc, measure_here
-    from ..schedules.tuning.tune import chosen_tasks, confirm, progress_of, tasks_of, tune
+    from ...cpu.compile import fuse_integers
+    from ...cpu_network import network_for_cpu
+    from ...host import host_target
+    from ...schedules.database import add_measured, create_records, key_of, open_records, write_best
+    from ...schedules.threads import use_all_cores
+    from ...schedules.tuning.measure import measure_by_rpc, measure_here
+    from ...schedules.tuning.tune import chosen_tasks, confirm, progress_of, tasks_of, tune
 
     target = host_target(target_options)
     if target_options.mtriple is not None and tracker is None:

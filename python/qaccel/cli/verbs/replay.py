@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Replay, and say what was compared."""
-    from ..run.replay.replay import replay
+    from ...run.replay.replay import replay
 
     for each in replay(arguments.folder):
         what = f"{each.accesses:,} reads and writes of {each.compared_bytes:,} bytes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .flags import PREPROCESS, add_workers
+from ..flags import PREPROCESS, add_workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Run all samples and print the shares in percent."""
-    from .. import api
+    from ... import api
 
     result = api.load(arguments.module).evaluate(
         arguments.data,

@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from ..run.files import check_file, write_file
-from .flags import PREPROCESS
+from ...errors import UserError
+from ...run.files import check_file, write_file
+from ..flags import PREPROCESS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..networks import Module
+    from ...networks import Module
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def execute(arguments: argparse.Namespace) -> None:
     _check(arguments)
     import numpy as np
 
-    from .. import networks
+    from ... import networks
 
     module = networks.load(arguments.module, rpc_tracker=arguments.rpc_tracker, rpc_key=arguments.rpc_key)
     data = _inputs(module, arguments)
@@ -82,7 +82,7 @@ def execute(arguments: argparse.Namespace) -> None:
         print(f"written: {module.dump_tensors(data, arguments.dump_tensors)}")
     if arguments.reference is not None:
         found = module.compare(data, arguments.reference)
-        from ..report.differences import print_differences
+        from ...report.differences import print_differences
 
         print_differences(found, str(arguments.reference))
     milliseconds = []
@@ -105,11 +105,11 @@ def execute(arguments: argparse.Namespace) -> None:
             f"time: mean {mean:.2f} ms, min {best:.2f}, max {worst:.2f}, {arguments.repeat * arguments.number} runs {where}"
         )
     if arguments.profile and module.metadata["report"] is None:
-        from ..run.profile_cpu import profile_cpu, profile_text
+        from ...run.profile_cpu import profile_cpu, profile_text
 
         print(profile_text(profile_cpu(module.runner, data, arguments.repeat * arguments.number)))
     elif arguments.profile:
-        from ..report.text import print_summary
+        from ...report.text import print_summary
 
         print_summary(module.report, layers=True)
 
@@ -136,9 +136,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _inputs(module: Module, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     """What the user gives, and the rest filled in where there is nothing or ``--fill-mode`` asks for it."""
-    from ..emulate.data.dataset import load_npz
-    from ..run.filled_inputs import SEED, filled_inputs
-    from ..run.images import check_no_preprocess, read_inputs
+    from ...emulate.data.dataset import load_npz
+    from ...run.filled_inputs import SEED, filled_inputs
+    from ...run.images import check_no_preprocess, read_inputs
 
     mode, entries = arguments.fill_mode or "random", module.metadata["inputs"]
     filled = filled_inputs(entries, mode)

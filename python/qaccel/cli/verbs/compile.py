@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from ..options import IO_DTYPES, MINIMIZED, MODULE_SUFFIXES, parse_target
-from .flags import add_model, add_quantizer, quantizer_of
-from .pass_context import add_pass_context, pass_context
+from ...errors import UserError
+from ...options import IO_DTYPES, MINIMIZED, MODULE_SUFFIXES, parse_target
+from ..flags import add_model, add_quantizer, quantizer_of
+from ..pass_context import add_pass_context, pass_context
 
 if TYPE_CHECKING:
-    from ..schedules.floating.choose import Choice
+    from ...schedules.floating.choose import Choice
 
 NOTES_SHOWN = 5
 FIRST = ("warning: ", "--bits auto: ")  # how notes begin that nobody should miss
@@ -105,8 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> None:
     """Compile and write, then print the notes, the summary and what was written."""
-    from .. import api
-    from ..report.text import calibration_lines, print_summary
+    from ... import api
+    from ...report.text import calibration_lines, print_summary
 
     output = output_path(arguments.output, arguments.output_format)
     if arguments.dump_offloads == "-" and parse_target(arguments.target).config is None:

@@ -40,29 +40,43 @@ def to_integers(real: Tensor, q: Quantization) -> np.ndarray:
     return np.ascontiguousarray(made.numpy().astype(operators.carrier(q.bits)))
 
 
+class _Grid(torch.autograd.Function):
+    """The nearest multiples of a step within clamps, with the gradient of LSQ (arXiv 1902.08153) for the step.
+
+    PyTorch's own fake quantization has the same gradient and takes three times as long on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
+        steps = x / step
+        cut = steps.clamp(lo, hi)
+        ctx.inside = cut == steps
+        rounded = cut.round_()
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(torch.where(ctx.inside, rounded - steps, rounded))
+        return rounded * step
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        of_step = (grad * ctx.saved_tensors[0]).sum().reshape(1) if ctx.needs_input_grad[1] else None
+        return grad * ctx.inside, of_step, None, None
+
+
 class Rounding(nn.Module):
     """Rounds to a call's grid and clamps.
 
-    ``learned``: the step is, with the gradient of LSQ (arXiv 1902.08153); the parameter ``ratio`` is that to what it was. Clamp and
-    zero point stay the integers that they are.
+    ``learned``: the step is; the parameter ``ratio`` is that to what it was. Clamp and zero point stay the integers that they are.
     """
 
     def __init__(self, attrs: operators.ClampedAttrs, learned: bool) -> None:
         super().__init__()
         self.q, self.learned = attrs.result, learned
-        self.lo, self.hi = attrs.clamp.lo, attrs.clamp.hi
+        self.lo, self.hi = attrs.clamp.lo - self.q.zero_point, attrs.clamp.hi - self.q.zero_point
         self.ratio = nn.Parameter(torch.ones(1), requires_grad=learned)
-        self.zero_point = torch.tensor([float(attrs.result.zero_point)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Values on the grid."""
-        zero, scale = self.q.zero_point, self.q.scale
-        lo, hi = min(self.lo, zero), max(self.hi, zero)  # PyTorch wants the zero point within
-        if (lo, hi) != (self.lo, self.hi):
-            x = x.clamp((self.lo - zero) * scale, (self.hi - zero) * scale)
-        if not self.learned:
-            return torch.fake_quantize_per_tensor_affine(x, scale, zero, lo, hi)
-        return torch._fake_quantize_learnable_per_tensor_affine(x, self.ratio * scale, self.zero_point, lo, hi, 1.0)
+        return _Grid.apply(x, self.ratio * self.q.scale, self.lo, self.hi)
 
     def quantization(self) -> Quantization:
         """The grid as it is now."""

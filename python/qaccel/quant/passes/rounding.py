@@ -27,7 +27,7 @@ from .regression import Moments, regression
 from .rows import Rows
 
 FEW_BITS = 4  # whose error rates are shares of
-MOST_RUNS = 128  # of the model's own batch
+MOST_RUNS = 256  # of the model's own batch: as many places of more samples take no longer, and say more of others
 MOST_WEIGHTS = 4096  # per channel: beyond, the Gram matrix takes longer than it is worth
 FEW_WEIGHTS = 200  # per channel: first and depthwise layers and the like, of which 8 bits leave the largest errors, in little time
 ROWS = {4: 4096, 8: 1024}  # places of a layer, in all samples together, by the bits of its weights

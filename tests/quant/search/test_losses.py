@@ -60,43 +60,56 @@ def test_no_number_is_a_loss_without_end() -> None:
     assert sums.losses()[0].value > 1e6
 
 
+SCORES = Part("y", 1, 0, -1, True)
+
+
+def noisy(scores: np.ndarray, size: float, rng: np.random.Generator) -> Loss:
+    """What noise of a size on scores loses."""
+    sums = Sums([SCORES])
+    sums.add({"y": scores}, {"y": scores + size * rng.standard_normal(scores.shape)})
+    return sums.losses()[0]
+
+
 def test_points_of_scores_are_the_changed_first_classes() -> None:
-    """Fitted on some perturbed networks, they hold for another of another error."""
+    """Those that were counted, whether few or many change, over more classes and fewer, of sure and of unsure networks."""
     rng = np.random.default_rng(2)
-    scores = 3 * rng.standard_normal((20_000, 10))
-    part = Part("y", 1, 0, -1, True)
-
-    def loss(size: float) -> Loss:
-        sums = Sums([part])
-        sums.add({"y": scores}, {"y": scores + size * rng.standard_normal(scores.shape)})
-        return sums.losses()[0]
-
-    for seen in ([(loss(size),) for size in (0.05, 0.1, 0.2)], []):
-        points = points_of((part,), {"y": scores}, seen)
-        other = loss(0.13)
-        assert points.estimate((other,)).points == pytest.approx(100 * other.changed, rel=0.2)
+    for classes, reach in ((10, 3.0), (2, 3.0), (100, 1.0), (10, 12.0)):
+        scores = reach * rng.standard_normal((20_000, classes))
+        points = points_of((SCORES,), {"y": scores})
+        for size in (0.05 * reach, 0.15 * reach):
+            other = noisy(scores, size, rng)
+            assert points.estimate((other,)).points == pytest.approx(100 * other.changed, rel=0.2)
         assert points.estimate((Loss(float(points.budget(2.0)[0]), 0),)).points == pytest.approx(2.0)
 
 
+def test_samples_that_judge_may_be_harder_than_all() -> None:
+    """The divergence of the half that is least sure of its classes, and of the other half, say the same of all."""
+    rng = np.random.default_rng(6)
+    scores = 3 * rng.standard_normal((20_000, 10))
+    margins = np.diff(np.sort(scores, axis=1)[:, -2:], axis=1)[:, 0]
+    halves = [scores[margins < np.median(margins)], scores[margins >= np.median(margins)]]
+    seen = [(noisy(half, 0.2, rng),) for half in halves]
+    hard, easy = (
+        points_of((SCORES,), {"y": scores}, {"y": half}).estimate(each).points
+        for half, each in zip(halves, seen, strict=True)
+    )
+    assert hard == pytest.approx(easy, rel=0.05)
+    assert hard == pytest.approx(100 * noisy(scores, 0.2, rng).changed, rel=0.15)
+    hard, easy = (points_of((SCORES,), {"y": scores}).estimate(each).points for each in seen)
+    assert hard > 1.4 * easy
+
+
 def test_the_error_of_points_covers_what_few_samples_do_to_them() -> None:
-    """Over 60 draws of 192 samples, of which 48 saw perturbed networks, points spread as their standard error says."""
+    """Over 60 draws of 192 samples points spread as their standard error says, and by less than a twelfth.
+
+    Classes that small noise changes, counted, would spread by a quarter: eight of a hundred change in 192 samples.
+    """
     rng = np.random.default_rng(5)
-    part = Part("y", 1, 0, -1, True)
-
-    def loss(scores: np.ndarray, size: float) -> Loss:
-        sums = Sums([part])
-        sums.add({"y": scores}, {"y": scores + size * rng.standard_normal(scores.shape)})
-        return sums.losses()[0]
-
-    plan = replace(loss(3 * rng.standard_normal((50_000, 10)), 0.3), error=0.0)
-    apart = []
-    for _ in range(60):
-        scores = 3 * rng.standard_normal((192, 10))
-        few = scores[:48]
-        seen = [(loss(few, size),) for size in (0.1, 0.2, 0.4, 0.6, 0.8)]
-        found = points_of((part,), {"y": scores}, seen, {"y": few}).estimate((plan,))
-        apart.append((found.points - 100 * plan.changed) / found.error)
+    plan = replace(noisy(3 * rng.standard_normal((50_000, 10)), 0.3, rng), error=0.0)
+    estimates = [points_of((SCORES,), {"y": 3 * rng.standard_normal((192, 10))}).estimate((plan,)) for _ in range(60)]
+    apart = [(each.points - 100 * plan.changed) / each.error for each in estimates]
     assert 0.6 < float(np.sqrt(np.mean(np.square(apart)))) < 1.4
+    assert float(np.std([each.points for each in estimates])) < 100 * plan.changed / 12
 
 
 def test_which_outputs_are_scores_and_which_have_parts() -> None:

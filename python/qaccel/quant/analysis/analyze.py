@@ -14,10 +14,11 @@ from ...emulate.executor import execute
 from ...emulate.perturbed import Variant, perturbed, weights_of
 from ...machine.numerics import activation_limits
 from ...options import Bits
+from ..calibrate.calibration import HELD_OUT
 from ..calibrate.runs import first_runs, runs_of
 from ..rules.weights import activation_quantization
 from ..search.laboratory import Laboratory, drop_of, losses_of
-from ..search.losses import Loss, Sums, parts_of, points_of
+from ..search.losses import Loss, Sums, parts_of
 from ..search.sensitivity import nearest, rounding
 from .causes import ACTIVATIONS, Finding, findings
 from .losses import TensorLoss, measure_losses
@@ -65,7 +66,7 @@ def analyze(lab: Laboratory, bits: Bits | None) -> Analysis:
     quantized, model = lab.make(bits), lab.model
     judging = first_runs(model, lab.held, MOST_JUDGED)
     reference = execute(model, judging)
-    points = points_of(parts_of(model, reference), reference)
+    points = lab.points_on(reference, (HELD_OUT - 1) * MOST_JUDGED)
     estimate = points.estimate(losses_of(quantized, judging, points.parts, reference).losses())
     drop = drop_of(points, estimate, runs_of(model, judging), lab.held_out)
     samples = first_runs(model, lab.calibration.samples, MOST_JUDGED)

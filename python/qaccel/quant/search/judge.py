@@ -15,10 +15,10 @@ from ...emulate.executor import execute
 from ...emulate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ...options.limits import DEFAULT_MAX_DROP
-from ..calibrate.calibration import FEWEST_TO_HOLD_OUT
+from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
 from ..calibrate.runs import first_runs, runs_of
 from .laboratory import Laboratory, drop_of, losses_of
-from .losses import Estimate, Loss, Points, parts_of, points_of
+from .losses import Estimate, Loss, Points
 from .sensitivity import Sensitivities, measure_sensitivities
 from .space import Choice, Space, tensor_quantizations
 
@@ -74,7 +74,7 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     most = MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED
     samples = first_runs(model, lab.calibration.held or lab.calibration.samples, most)
     reference = execute(model, samples)
-    points = points_of(parts_of(model, reference), reference)
+    points = lab.points_on(reference, (HELD_OUT - 1) * most)
     judge = _Judge(lab, limits, samples, reference, points)
     estimate = judge.estimate(quantized)
     if few:

@@ -14,6 +14,7 @@ from ...dialect.plan_cost import PlanCost, Price
 from ...dialect.quantized import QuantizedModel
 from ...emulate.executor import execute
 from ...emulate.integers import run_model
+from ...emulate.steps import plan_of
 from ...errors import UserError
 from ...model import Model
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
@@ -27,6 +28,7 @@ from .tables import Tables, Trial
 Rounded = tuple[QuantizedModel, Calibration]  # before the passes, and what is known with ranges for those bits
 UNIFORM = tuple(BitWidths(w, a) for w in WIDTHS for a in WIDTHS)
 MOST_HELD = 128  # runs of the network that a plan is judged on
+MOST_FLOAT = 1024  # runs of a small float network, to learn what a point is
 
 
 class Laboratory:
@@ -105,13 +107,18 @@ class Laboratory:
 
     @cached_property
     def points(self) -> Points:
-        """From losses to points, learnt from all samples, with what the sensitivities' samples add."""
-        own = execute(self.model, first_runs(self.model, self.calibration.samples, MOST_HELD))
-        both = {
-            name: np.concatenate([np.atleast_1d(own[name]), np.atleast_1d(x)]) for name, x in self.reference.items()
-        }
-        sens = self.sensitivities
-        return points_of(self.parts, both, sens.all, execute(self.model, sens.samples))
+        """From losses to points, learnt from all samples."""
+        return self.points_on(self.reference, MOST_HELD if plan_of(self.model).compiled else MOST_FLOAT)
+
+    def points_on(self, reference: Mapping[str, np.ndarray], most: int) -> Points:
+        """From losses on held-out samples to points: the float network gives ``reference`` on those, and at most ``most`` others
+        say with them what a point is."""
+        parts = parts_of(self.model, reference)
+        if not self.held_out or not any(part.scores for part in parts):
+            return points_of(parts, reference)
+        own = execute(self.model, first_runs(self.model, self.calibration.samples, most))
+        both = {name: np.concatenate([np.atleast_1d(own[name]), np.atleast_1d(x)]) for name, x in reference.items()}
+        return points_of(parts, both, reference)
 
     @cached_property
     def prices(self) -> Mapping[BitWidths, PlanCost]:

@@ -40,11 +40,6 @@ class Sensitivities:
     activations: Mapping[tuple[int, int], tuple[Loss, ...]]
     samples: Mapping[str, np.ndarray]
 
-    @property
-    def all(self) -> list[tuple[Loss, ...]]:
-        """Those of everything, in one order."""
-        return [*self.weights.values(), *self.activations.values()]
-
 
 def measure_sensitivities(
     model: Model, space: Space, tensors: Mapping[int, Mapping[str, Quantization]], samples: Mapping[str, np.ndarray],

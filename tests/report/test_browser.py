@@ -51,6 +51,22 @@ def test_all_charts_are_drawn_and_nothing_sticks_out(browser: Any, path: Path, w
             assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] > 150
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_row_is_as_tall_as_its_names_make_it(browser: Any, path: Path, width: int):
+    """What a layer could save stays on its one line, and within its cell; the table scrolls."""
+    with opened(browser, path, width) as page:
+        lines, beyond = page.evaluate(
+            """() => ["lines", "beyond"].map((what) => Math.max(...[...document.querySelectorAll("#layers td:last-child")].map((cell) => {
+                const text = document.createRange();
+                text.selectNodeContents(cell);
+                const box = text.getBoundingClientRect();
+                return what == "lines" ? box.height / parseFloat(getComputedStyle(cell).lineHeight)
+                    : box.right - cell.getBoundingClientRect().right;
+            })))"""
+        )
+        assert lines < 1.5 and beyond < 0
+
+
 def test_what_a_fault_of_the_page_looks_like(browser: Any, report: dict, tmp_path: Path):
     """Seeded: a script that throws, one that fetches, and a name that is no text any more."""
     for fault in (
@@ -90,6 +106,11 @@ def test_tables_sort(browser: Any, report: dict, path: Path):
         assert cells("cycles") == [f"{each:,}" for each in sorted(cycles)]
         click("operator")
         assert cells("operator") == sorted(ops, key=str.lower)
+        saved = [max((cure["cycles"] for cure in layer["cures"]), default=0) for layer in report["layers"]]
+        assert 0 in saved and max(saved) >= 1000  # as text, 1,000 comes before 20
+        click("would save cycles")
+        order = page.eval_on_selector_all("#layers tbody td:first-child", "each => each.map(x => x.textContent)")
+        assert [saved[int(n) - 1] for n in order] == sorted(saved)
         click("#")
         click("#")
         assert cells("layer") == names

@@ -120,7 +120,8 @@ def _layer_row(report: Report, n: int, layer: Mapping[str, Any], longest: int) -
         number(layer["bound_dram_bytes"]), *(number(layer["dram_bytes"][kind]) for kind in DRAM_KINDS),
         number(layer["sram_bytes"]), number(4 * layer["weight_count"]), number(layer["quantized_bytes"]),
         number(layer["stream_bytes"]), number(round(layer["entropy_bits"] / 8)),
-        text(codecs_of(layer)), text(layer["cascade"] or ""), text(cures_of(layer)),
+        text(codecs_of(layer)), text(layer["cascade"] or ""),
+        Cell("", max((cure["cycles"] for cure in layer["cures"]), default=0), html.escape(cures_of(layer))),
     ]  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    order = f' data-order="{cell.order:.12g}"' if cell.order is not None and cell.markup else ""
+    order = f' data-order="{cell.order:.12g}"' if cell.order is not None and not cell.text else ""
     kind = "" if len(cell.text) < _LONG else " class=long"
     return f"<td{kind}{order}>{cell.escaped}"
 

@@ -65,6 +65,15 @@ def test_constants_come_second(op: str, form: str) -> None:
     assert isinstance(call.args[1], tvm.ir.GenericConst) == (op not in ("Sub", "Div"))
 
 
+@pytest.mark.parametrize(("opset", "attrs"), [(13, {}), (18, {"axis": 1, "p": 1}), (22, {"axis": -2})])
+def test_a_normalization_by_a_norm(opset: int, attrs: dict[str, Any]) -> None:
+    """Zeros have the norm 0, and stay."""
+    nodes = [node("Relu", ["x"], ["r"]), node("LpNormalization", ["r"], ["y"], **attrs)]
+    proto = model(nodes, {}, (1, 3, 4, 5), opset=opset)
+    assert_equals_onnx_runtime(proto)
+    assert_equals_onnx_runtime(proto, scale=0.0)
+
+
 def test_division_by_zero_stays() -> None:
     proto = model([node("Div", ["x", "c"], ["y"])], {"c": np.float32(0)}, (1, 3))
     assert relax_ops(import_onnx(proto)) == ["divide"]

@@ -185,20 +185,37 @@ def _sum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
         return False
     if graph.types[node.input[0]][1] != onnx.TensorProto.FLOAT:
         return False
-    keep = {"keepdims": attrs.get("keepdims", 1)}
-    if graph.opset >= 18:
-        mean = writer.node(
-            "ReduceMean", [node.input[0], writer.const(f"{node.name}_axes", axes, np.int64)], node.name, **keep
-        )
-    else:
-        mean = writer.node("ReduceMean", [node.input[0]], node.name, axes=axes, **keep)
+    mean = _reduced(writer, graph, "ReduceMean", node.input[0], axes, node.name, attrs.get("keepdims", 1))
     count = writer.const(f"{node.name}_count", np.prod([shape[a] for a in axes]), np.float32)
     writer.node("Mul", [mean, count], f"{node.name}:times", node.output[0])
     return True
 
 
+def _lp_normalization(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """The values along an axis over their norm; zeros stay zeros."""
+    attrs = attrs_of(node)
+    op = {1: "ReduceL1", 2: "ReduceL2"}[attrs.get("p", 2)]
+    norm = _reduced(writer, graph, op, node.input[0], [attrs.get("axis", -1)], f"{node.name}:norm", 1)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[node.output[0]][1])
+    least = writer.const(f"{node.name}_least", np.finfo(dtype).tiny, dtype)
+    writer.node(
+        "Div", [node.input[0], writer.node("Max", [norm, least], f"{node.name}:least")], node.name, node.output[0]
+    )
+    return True
+
+
+def _reduced(
+    writer: Writer, graph: Graph, op: str, tensor: str, axes: list[int], name: str, keepdims: int
+) -> str:  # fmt: skip
+    """A reduction of a tensor; its axes are an input from opset 18 on."""
+    if graph.opset < 18:
+        return writer.node(op, [tensor], name, axes=axes, keepdims=keepdims)
+    return writer.node(op, [tensor, writer.const(f"{name}_axes", axes, np.int64)], name, keepdims=keepdims)
+
+
 EXPANSIONS: dict[str, Expansion] = {
     "Conv": shorten,
+    "LpNormalization": _lp_normalization,
     "ReduceSum": _sum,
     "ReduceMean": _plane_reduction,
     "ReduceMax": _plane_reduction,

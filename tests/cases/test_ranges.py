@@ -3,9 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import qaccel
-from cases.nets import BITS, Net, decibels, floats, ints, normal, outputs, scalar, weights
+from cases.nets import BITS, Net, decibels, floats, floats_of, ints, normal, outputs, scalar, weights
 from qaccel.quant.quantize import attributes
 
 pytestmark = pytest.mark.wide  # whole compilations, one for each member of a family
@@ -217,6 +218,21 @@ def test_an_inner_gate_keeps_the_range_of_its_values():
     made = qaccel.quantize(model, {"x": normal(3, 8, 8, samples=64, seed=1)}, bits=8)
     q = attributes(made.quantized.mod)["sigmoid1"].result
     assert (127 - q.zero_point) * q.scale < 0.1
+
+
+def test_bounds_that_do_not_hold_together_are_none():
+    """A step of a GRU mixes two values by a gate: between them, and not as far as both and the gate together could take it."""
+    net = Net()
+    names = [net.const(weights(1, 21, 5)), net.const(weights(1, 21, 7, seed=2))]
+    net.nodes.append(helper.make_node("GRU", ["x", *names], ["", "h"], "gru", hidden_size=7))
+    net("Identity", "h", out="y")
+    model = net.model({"x": [8, 1, 5]}, {"y": [1, 1, 7]})
+    rng = np.random.default_rng(6)
+    data, test = ([{"x": rng.normal(size=(8, 1, 5)).astype("f4")} for _ in range(n)] for n in (16, 6))
+    module = qaccel.compile(model, calibration_data=data, bits=8, effort="fast")
+    wanted = np.concatenate([floats_of(model, each) for each in test])
+    got = np.concatenate([module.run(each)["y"].ravel() for each in test])
+    assert decibels(wanted, got) >= 25
 
 
 # ---- saturating functions

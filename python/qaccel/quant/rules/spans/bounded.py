@@ -91,6 +91,9 @@ class Bounds:
         self.of: dict[relax.Var, Span] = {var: _bounds_of_type(spec.dtype) for var, spec in inputs.items()}
         self._full = dict(self.of)  # what bounded functions give for what their operands can reach
         self._by_nature: set[relax.Var] = set()
+        self._sources: dict[
+            relax.Var, frozenset[relax.Var]
+        ] = {}  # of what is made of nothing but functions bounded by nature
         for node in self._nodes.values():
             self.of[node.output] = self._bounds(node, self.of)
             by_nature = self._bounded_by_nature(node)
@@ -100,6 +103,7 @@ class Bounds:
             self._full[node.output] = (
                 within(by_nature, self.of[node.output]) if by_nature else self._bounds(node, self._full)
             )
+            self._find_sources(node)
         self.outputs: dict[relax.Var, Span] = {}
         for var in results:
             self._mark(var)
@@ -155,12 +159,22 @@ class Bounds:
                 return None
         return _extent(function, (-reach, reach))
 
-    def _can(self, var: relax.Var) -> bool:
-        """Whether a tensor is made of nothing but functions that are bounded by nature."""
-        node = self._nodes.get(var)
-        if node is None or not all(map(math.isfinite, self.of[var])):
-            return False
-        return var in self._by_nature or self._made_of_operands(node) and all(map(self._can, node.inputs))
+    def _find_sources(self, node: Node) -> None:
+        """The functions that a tensor is made of, if it is made of nothing but such as are bounded by nature.
+
+        The bounds of both operands hold together only where each value comes in once: ``(1 - z) * a + z * b`` lies between a and b,
+        and gates of a GRU that are multiplied out step by step would have more room with each of them. Parts of a tensor are
+        independent of each other.
+        """
+        var, inputs = node.output, dict.fromkeys(node.inputs)
+        if not all(map(math.isfinite, self.of[var])):
+            return
+        if var in self._by_nature or (node.kind is kinds.MOVE and inputs and self._sources.keys() >= inputs.keys()):
+            self._sources[var] = frozenset([var])
+        elif self._made_of_operands(node) and self._sources.keys() >= inputs.keys():
+            found = frozenset().union(*(self._sources[each] for each in inputs))
+            if node.kind is not kinds.ELTWISE or len(found) == sum(len(self._sources[each]) for each in inputs):
+                self._sources[var] = found
 
     def _made_of_operands(self, node: Node) -> bool:
         if node.kind is kinds.ELTWISE:  # a row of constants is a scale of its own: anchors, strides, class weights
@@ -173,7 +187,7 @@ class Bounds:
         node = self._nodes.get(var)
         if node is None or var in self.outputs:
             return
-        whole = self._can(var)
+        whole = var in self._sources
         if whole:
             self.outputs[var] = within(self._full[var], EVERYTHING)
             if var in self._by_nature:

@@ -13,7 +13,7 @@ from tvm import relax
 
 from frontend.onnx_models import model, node, ort_run, worst
 from qaccel.emulate.executor import execute
-from qaccel.errors import QaccelError
+from qaccel.errors import QaccelError, UserError
 from qaccel.frontend.import_onnx import import_onnx
 from qaccel.model import Model
 from qaccel.relax_tools import node_name
@@ -173,6 +173,20 @@ def test_input_shapes() -> None:
     two = model([node("Add", ["x", "z"], ["y"])], {}, {"x": ("n", "k"), "z": ("n", "k")})
     assert [s.shape for s in import_onnx(two, {"x": (2, 7)}).inputs] == [(2, 7), (2, 7)]  # one symbol, one size
     assert import_onnx(model([node("Relu", ["x"], ["y"])], {}, ("batch", 3))).outputs[0].shape == (1, 3)
+
+
+def test_input_shapes_that_do_not_fit() -> None:
+    """A map smaller than a window, and other channels than the weights have; sizes that the model leaves open by their names."""
+    nodes = [node("Conv", ["x", "w"], ["c"], name="c"), node("MaxPool", ["c"], ["y"], name="p", kernel_shape=[2, 2])]
+    proto = model(nodes, {"w": weights(4, 3, 3, 3)}, ("n", 3, "h", "w"))
+    assert import_onnx(proto, {"x": (1, 3, 4, 4)}).outputs[0].shape == (1, 4, 1, 1)
+    with pytest.raises(
+        UserError,
+        match=r"^node 'c': .* the shape \[1, 4, -1, -1\]: its operand of \[1, 3, 1, 1\] is smaller.*give larger",
+    ):
+        import_onnx(proto, {"x": (1, 3, 1, 1)})
+    with pytest.raises(UserError, match=r"changes 'x' from \[n, 3, h, w\] to \[1, 4, 8, 8\].*node 'c'"):
+        import_onnx(proto, {"x": (1, 4, 8, 8)})
 
 
 def test_files_older_than_opset_7() -> None:

@@ -264,9 +264,10 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
 
 def _overridden(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The inputs that the model fixes at other sizes than `input_shapes` gives, in words; empty if there are none."""
-    stated = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in proto.graph.input}
+    dims = {i.name: i.type.tensor_type.shape.dim for i in proto.graph.input}
+    stated = {name: [d.dim_value for d in each] for name, each in dims.items()}
     return ", ".join(
-        f"'{name}' from {stated[name]} to {list(given)}"
+        f"'{name}' from [{', '.join(d.dim_param or str(d.dim_value) for d in dims[name])}] to {list(given)}"
         for name, given in input_shapes.items()
         if name in stated
         and len(stated[name]) == len(given)

@@ -341,6 +341,12 @@ def _infer(
                 f"node '{node.name}': the shape of output '{out}' of {node.op_type} (opset {graph.opset}, domain "
                 f"'{node.domain or 'ai.onnx'}') is not known before the model runs; only static shapes compile"
             )
+        if min(shape, default=0) < 0:
+            given = types[node.input[0]][0] if node.input[0] in types else ()
+            raise UserError(
+                f"node '{node.name}': output '{out}' of {node.op_type} would have the shape {list(shape)}: its operand of "
+                f"{list(given)} is smaller than its window; give larger --input-shapes"
+            )
         if math.prod(shape) > LARGEST_TENSOR_ELEMENTS:
             raise UserError(
                 f"node '{node.name}': output '{out}' of {node.op_type} would have the shape {list(shape)}; the limit is "

@@ -34,6 +34,7 @@ ROUNDS = 5
 TRIALS = {2_000_000: 24, WORTH_MACS: 10}
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
 CURIOUS, CURIOUS_COST = 2.0, 1.03
+LEAST_CAUTION = 0.3  # of what a plan may lose, after one of a large network that lost more
 W8A8, W4A8, W8A4 = BitWidths(8, 8), BitWidths(4, 8), BitWidths(8, 4)
 Advance = Callable[[str], object]
 
@@ -94,12 +95,15 @@ class State:
         by = {"cycles": (cost.cycles, points, cost.bytes), "bytes": (cost.bytes, points, cost.cycles)}
         return by.get(self.limits.minimized, (self.objective(trial), cost.cycles, cost.bytes))
 
+    def over(self, losses: np.ndarray) -> float:
+        """The worst part's loss over that of one point."""
+        return float((losses / self.lab.points.budget(1.0)).max())
+
     def objective(self, trial: Trial) -> float:
         """What is minimized; of the drop the worst part's loss over that of one point."""
         assert trial.cost is not None
         if self.limits.minimized == "drop":
-            losses = np.array([each.value for each in trial.estimate.losses])
-            return float((losses / self.lab.points.budget(1.0)).max())
+            return self.over(_lost(trial))
         return float(trial.cost.cycles if self.limits.minimized == "cycles" else trial.cost.bytes)
 
     def take(self, choice: Choice) -> Trial:
@@ -162,9 +166,11 @@ def _rounds(state: State, advance: Advance) -> None:
     large = plan_of(lab.model).compiled
     macs = plan_of(lab.model).macs
     left = next((trials for most, trials in TRIALS.items() if macs < most), ROUNDS)
+    start, caution = state.best, 1.0
     for curious in (False,) if large else (False, True):
         while left > 0:
-            solution = state.solve(state.curious_aim() if curious else state.aim())
+            aim = state.curious_aim() if curious else state.aim()
+            solution = state.solve(replace(aim, budget=aim.budget * caution))
             if solution is None and state.best is None:
                 free = state.aim()
                 solution = state.solve(replace(free, minimize="drop", budget=free.scale * math.inf))
@@ -173,10 +179,27 @@ def _rounds(state: State, advance: Advance) -> None:
             left -= 1
             advance(f"plan {len(lab.trials) + 1}")
             estimated = state.tables.bytes(solution.choice), state.tables.cycles(lab.space, solution.choice)
+            promised = state.over(anchored(state.tables, state.anchor).losses(solution.choice))
             trial = state.take(solution.choice)
+            if large:
+                careful = more_careful(promised, state.over(_lost(trial)))
+                caution = caution * careful if state.best is start else 1.0
             if trial.cost is not None and len(state.rounds) < ROUNDS:
                 actual = trial.cost.bytes, trial.cost.cycles
                 state.rounds.append(max(abs(a - b) / max(b, 1) for a, b in zip(estimated, actual, strict=True)))
+
+
+def more_careful(promised: float, lost: float) -> float:
+    """By how much less the next plan is to lose by the tables, where those so far were to keep the limit, and did not.
+
+    Of many plans the one is taken of which the tables promise most, so it loses more than they say, and the next one would again.
+    The root, because the tables have learnt from it; a large network has too few trials to come down to the limit from above.
+    """
+    return min(1.0, max(LEAST_CAUTION, math.sqrt(promised / max(lost, 1e-30))))
+
+
+def _lost(trial: Trial) -> np.ndarray:
+    return np.array([each.value for each in trial.estimate.losses])
 
 
 def _try_uniform(state: State, advance: Advance) -> None:

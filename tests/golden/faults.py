@@ -16,7 +16,7 @@ import pytest
 
 import qaccel
 from golden import estimates, table
-from qaccel.machine.cost import raw_streams
+from qaccel.machine.streams import raw_streams
 
 ALLOCATE = "qaccel.npu.plan.allocate"
 PLANNER = "qaccel.npu.plan.cascade"

@@ -11,6 +11,7 @@ from qaccel.errors import QaccelError
 from qaccel.machine import cost
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.isa import Instruction, instruction, replace
+from qaccel.machine.streams import StreamEstimate, raw_streams
 
 HW = load_config("qaccel-256")
 CONFIGS = st.sampled_from([load_config(name) for name in ("qaccel-64", "qaccel-256", "qaccel-1024")])
@@ -348,14 +349,14 @@ def test_loadw() -> None:
 
 
 def test_streams_take_what_was_measured() -> None:
-    estimate = cost.StreamEstimate(
+    estimate = StreamEstimate(
         bytes_per_stream=20.0, bytes_per_weight=0.5, cycles_per_stream=30.0, cycles_per_weight=0.5, lanes=16
     )
     assert estimate.stream_bytes(1000) == 520
     assert estimate.decode_cycles(rows=100, columns=16) == 80
     assert estimate.decode_cycles(rows=100, columns=40) == 180, "three columns for the first lanes"
     assert estimate.decode_cycles(rows=100, columns=6) == 130, "four lanes, the first two take two columns"
-    raw = cost.raw_streams(4, HW)
+    raw = raw_streams(4, HW)
     assert (raw.stream_bytes(1000), raw.decode_cycles(100, 16), raw.decode_cycles(400, 4)) == (505, 100, 100)
 
 

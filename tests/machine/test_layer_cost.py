@@ -8,6 +8,7 @@ from qaccel.machine.layer_cost import (
     LayerWork,
     Turn,
     block_cycles,
+    changed_cycles,
     engine_cycles,
     network_cycles,
     sram_stream_cycles,
@@ -132,3 +133,17 @@ def test_loadw_holds_back() -> None:
     free, first, last = ([turn(fed, 0, held=held), later] for held in (None, "first", "last"))
     times = [turn_cycles(each, HW)[0] for each in (free, first, last)]
     assert times[0] > times[1] > times[2]
+
+
+def test_a_turn_that_is_another_one() -> None:
+    """What it takes in its place is what it takes where all turns are followed with it."""
+    turns = [Turn(work=work(10 * i, 3, 800 * i), weight_bytes=9000 * i, weight_tiles=3) for i in range(1, 7)]
+    others = [
+        (number, replace(turns[number], work=work(copies, 4, 5000)))
+        for number in range(1, len(turns))
+        for copies in (1, 90)
+    ]
+    expected = [turn_cycles([*turns[:n], turn, *turns[n + 1 :]], HW)[n] for n, turn in others]
+    assert changed_cycles(turns, others, HW) == expected
+    before = turn_cycles(turns, HW)
+    assert all(cycles != before[number] for (number, _), cycles in zip(others, expected, strict=True))

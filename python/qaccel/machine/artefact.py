@@ -10,13 +10,14 @@ from typing import Any
 
 from ..errors import UserError
 from .hw import HwConfig, config_from_dict
+from .numerics import Counts
 
 MAGIC = b"QACC"
 CONTAINER_VERSION = 1
 _HEADER = struct.Struct("<4sIII")  # magic, container version, bytes of JSON, CRC-32 of all that follows
 
 
-def channel_bytes(channels: int, bits: int) -> int:
+def channel_bytes(channels: Counts, bits: int) -> Counts:
     """Bytes of that many channels of one pixel (4-bit pairs share a byte)."""
     return -(-channels * bits // 8)
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 
+import numpy as np
+
 from ..errors import CompilerFault
 from .hw import HwConfig
 from .isa import Instruction, isa
-from .numerics import table_knots
+from .numerics import Counts, table_knots
 
 
-def _ceil(value: int, divisor: int) -> int:
+def _ceil(value: Counts, divisor: int) -> Counts:
     return -(-value // divisor)
 
 
@@ -171,20 +173,36 @@ def _output_units(hw: HwConfig, pixels: int, channels: int, out_bits: int, forwa
     return units
 
 
-def _conv_units(work: ConvWork, hw: HwConfig) -> dict[str, int]:
-    rows, columns = hw.array_rows(work.in_bits), hw.array_columns(work.weight_bits)
-    reduction, pixels = work.kernel_h * work.kernel_w * work.in_channels, work.out_h * work.out_w
-    groups, slices = _ceil(work.out_channels, columns), _ceil(reduction, rows)
+def conv_mac_cycles(
+    pixels: Counts, reduction: int, out_channels: Counts, bits: tuple[int, int], hw: HwConfig
+) -> Counts:
+    """Cycles that the array needs for a CONV; ``reduction``: multiplications of one output, ``bits``: of weights and input."""
+    rows, columns = hw.array_rows(bits[1]), hw.array_columns(bits[0])
     block = max(1, hw.accumulator_entries // 2 // columns)
-    fill = _ceil(_ceil(rows * columns * work.weight_bits, 8), hw.weight_read_bytes_per_cycle)
+    fill = _ceil(_ceil(rows * columns * bits[0], 8), hw.weight_read_bytes_per_cycle)
     whole, rest = divmod(pixels, block)
-    block_cycles = whole * max(block, fill) + (max(rest, fill) if rest else 0)
-    read_bytes = groups * pixels * _channel_bytes(reduction, work.in_bits)
+    block_cycles = whole * max(block, fill) + (rest > 0) * (rest + (fill > rest) * (fill - rest))
+    return _ceil(out_channels, columns) * _ceil(reduction, rows) * block_cycles
+
+
+def _conv_units(work: ConvWork, hw: HwConfig) -> dict[str, int]:
+    reduction, pixels = work.kernel_h * work.kernel_w * work.in_channels, work.out_h * work.out_w
+    read_bytes = _ceil(work.out_channels, hw.array_columns(work.weight_bits)) * pixels
+    read_bytes *= _channel_bytes(reduction, work.in_bits)
     read_bytes += isa().params_bytes * work.out_channels if work.finish else 0
-    units = {"mac": groups * slices * block_cycles, "sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle)}
+    mac = conv_mac_cycles(pixels, reduction, work.out_channels, (work.weight_bits, work.in_bits), hw)
+    units = {"mac": mac, "sram_read": _ceil(read_bytes, hw.sram_read_bytes_per_cycle)}
     if work.finish:
         units |= _output_units(hw, pixels, work.out_channels, work.out_bits, work.forward)
     return units
+
+
+def least_pixelwise_cycles(
+    pixels: np.ndarray, channels: np.ndarray, taps: int, bits: tuple[int, int], hw: HwConfig
+) -> np.ndarray:
+    """Cycles that an instruction other than CONV and TABLE takes at least beside its start-up; ``bits``: of weights and input."""
+    passes = _ceil(channels, hw.array_columns(bits[0])) * _ceil(pixels, hw.array_rows(bits[1]))
+    return np.maximum(passes * taps, _ceil(pixels * channels, hw.requantize_outputs_per_cycle))
 
 
 def _window_columns(work: PoolWork, hw: HwConfig) -> int:
@@ -334,39 +352,6 @@ def sram_side_cycles(ins: Instruction, hw: HwConfig) -> int:
     return _ceil(rows * pixels * ins["pixel_bytes"], hw.dram_bytes_per_cycle)
 
 
-@dataclass(frozen=True)
-class StreamEstimate:
-    """What weight streams of one layer take, by their weights; ``streams.estimate_streams`` measures it.
-
-    ``cycles_per_weight`` are those of one lane; up to ``lanes`` lanes work at once, each on columns of its own.
-    """
-
-    bytes_per_stream: float
-    bytes_per_weight: float
-    cycles_per_stream: float
-    cycles_per_weight: float
-    lanes: int
-
-    def stream_bytes(self, weights: int) -> int:
-        """Header, tables and padding included."""
-        return round(self.bytes_per_stream + weights * self.bytes_per_weight)
-
-    def decode_cycles(self, rows: int, columns: int) -> int:
-        """Cycles that the decoder is busy with a tile: lanes that find no column idle."""
-        return round(self.cycles_per_stream + self.cycles_per_weight * rows * columns_per_lane(columns, self.lanes))
-
-
-def columns_per_lane(columns: int, lanes: int) -> int:
-    """Columns that the busiest lane of an entropy-coded stream decodes; its lanes are a power of two (ISA manual), however many the
-    decoder has."""
-    return _ceil(columns, 1 << (min(lanes, columns).bit_length() - 1))
-
-
-def raw_streams(weight_bits: int, hw: HwConfig) -> StreamEstimate:
-    """Streams of codec raw, which all lanes decode whatever the columns are."""
-    return StreamEstimate(isa().stream["header_bytes"], weight_bits / 8, 0, 1 / hw.decoder_lanes, lanes=1)
-
-
 def dma_cycles(ins: Instruction, hw: HwConfig, decode_cycles: int = 0) -> int:
     """Cycles of a LOAD, LOAD_RAW, LOADW or STORE that has the DRAM channel to itself. Errors as ``dram_runs``.
 
@@ -387,3 +372,26 @@ def macs(ins: Instruction) -> int:
     channels = ins["out_channels"] * ins["in_channels"] if ins.op == "CONV" else ins["channels"]
     total: int = ins["out_h"] * ins["out_w"] * channels * ins["kernel_h"] * ins["kernel_w"]
     return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastWork:
+    """What each of the candidates for a layer does at least: cycles of COMPUTE, and the rest as in `LayerWork`, bytes for beats.
+    Arrays that can be broadcast."""
+
+    compute: np.ndarray
+    loads: np.ndarray
+    load_bytes: np.ndarray
+    weight_loads: np.ndarray
+    weight_bytes: np.ndarray
+    store_bytes: np.ndarray
+    end_bytes: np.ndarray
+
+
+def least_layer_cycles(work: LeastWork, hw: HwConfig) -> np.ndarray:
+    """What `layer_cost.layer_cycles` gives at least, by candidate."""
+    start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
+    load = work.loads * (start.load + hw.dram_latency_cycles) + work.load_bytes // bus
+    loadw = work.weight_loads * (start.loadw + hw.dram_latency_cycles) + work.weight_bytes // bus
+    dram = (work.load_bytes + work.weight_bytes + work.store_bytes) // bus
+    return np.maximum(np.maximum(work.compute, load), np.maximum(loadw, dram)) + work.end_bytes // bus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -182,6 +183,20 @@ def turn_cycles(turns: Sequence[Turn], hw: HwConfig) -> list[int]:
     return [round(end) - round(begin) for begin, end in zip(ends, ends[1:], strict=False)]
 
 
+def changed_cycles(turns: Sequence[Turn], changes: Sequence[tuple[int, Turn]], hw: HwConfig) -> list[int]:
+    """By change, what a turn takes that is another one in its place: (number, turn), the numbers ascending."""
+    timeline, found = _Timeline(turns, hw), []
+    ends = [0.0]  # of the turns that have been followed
+    for number, turn in changes:
+        ends += map(timeline.run, range(len(ends) - 1, number))
+        changed = timeline.with_turn(number, turn)
+        last = changed.run(number)
+        if number == len(turns) - 1:
+            last = max(last, changed.store)
+        found.append(round(last) - round(ends[-1]))
+    return found
+
+
 def network_cycles(turns: Sequence[Turn], hw: HwConfig) -> int:
     """Estimate for all of them."""
     return sum(turn_cycles(turns, hw))
@@ -199,6 +214,13 @@ class _Timeline:
         begin = hw.dram_latency_cycles + bytes_beats(isa().instruction_bytes, hw)
         self.compute = self.load = self.loadw = self.store = float(begin)
         self._buffer = _WeightBuffer(hw.weight_buffer_bytes)
+
+    def with_turn(self, position: int, turn: Turn) -> _Timeline:
+        """The engines as they are, to go on with another turn in the place of one that has not begun."""
+        other = copy(self)
+        other.turns = [*self.turns[:position], turn, *self.turns[position + 1 :]]
+        other._buffer = copy(self._buffer)
+        return other
 
     def run(self, position: int) -> float:
         """Let the engines do what a turn needs; gives when COMPUTE is done with it."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 
 from .isa import field_maximum, isa
+
+Counts = TypeVar("Counts", int, np.ndarray)  # one, or those of many
 
 MULTIPLIER_BITS = isa().multiplier_bits
 SHIFT_MAX = field_maximum("COPY", "shift")

@@ -10,7 +10,6 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import CompilerFault
-from .cost import StreamEstimate, columns_per_lane, raw_streams
 from .hw import HwConfig
 from .isa import isa
 from .native import machine_error, native_function
@@ -92,6 +91,39 @@ def decode_stream(stream: bytes, count: int, row_weights: int, bits: int, hw: Hw
     return DecodedStream(bytes(packed), isa().enums["codec"][int(codec)], int(cycles))
 
 
+@dataclass(frozen=True)
+class StreamEstimate:
+    """What weight streams of one layer take, by their weights; `estimate_streams` measures it.
+
+    ``cycles_per_weight`` are those of one lane; up to ``lanes`` lanes work at once, each on columns of its own.
+    """
+
+    bytes_per_stream: float
+    bytes_per_weight: float
+    cycles_per_stream: float
+    cycles_per_weight: float
+    lanes: int
+
+    def stream_bytes(self, weights: int) -> int:
+        """Header, tables and padding included."""
+        return round(self.bytes_per_stream + weights * self.bytes_per_weight)
+
+    def decode_cycles(self, rows: int, columns: int) -> int:
+        """Cycles that the decoder is busy with a tile: lanes that find no column idle."""
+        return round(self.cycles_per_stream + self.cycles_per_weight * rows * columns_per_lane(columns, self.lanes))
+
+
+def columns_per_lane(columns: int, lanes: int) -> int:
+    """Columns that the busiest lane of an entropy-coded stream decodes; its lanes are a power of two (ISA manual), however many the
+    decoder has."""
+    return -(-columns // (1 << (min(lanes, columns).bit_length() - 1)))
+
+
+def raw_streams(weight_bits: int, hw: HwConfig) -> StreamEstimate:
+    """Streams of codec raw, which all lanes decode whatever the columns are."""
+    return StreamEstimate(isa().stream["header_bytes"], weight_bits / 8, 0, 1 / hw.decoder_lanes, lanes=1)
+
+
 def estimate_streams(matrices: Sequence[tuple[np.ndarray, int]], hw: HwConfig) -> list[StreamEstimate]:
     """What streams of each layer take, from its weights [reduction, channels] and their bits: a straight line through
     the sizes of two tiles of it, one four times the other, which fills half of the weight buffer at most."""
@@ -134,5 +166,6 @@ def entropy_bits(weights: np.ndarray) -> float:
     """Order-0 entropy of integer weights times their number, in bits."""
     if weights.size == 0:
         return 0.0
-    _, counts = np.unique(weights, return_counts=True)
+    counts = np.bincount(weights.reshape(-1) - weights.min())
+    counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / weights.size)).sum())

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..dialect.pieces import Piece
 from ..machine.artefact import channel_bytes as channel_bytes
-from ..machine.cost import StreamEstimate
+from ..machine.streams import StreamEstimate
 
 
 @dataclass(frozen=True)

@@ -159,10 +159,13 @@ class Hazards:
         if intent is not None:
             span = len(engine_of)
             listed = [(index, FIRST + writer) for index, data in intent.items() for writer in data]
-            wanted = np.array(listed, np.int64).reshape(-1, 2) @ np.array([span, 1])
+            wanted = np.sort(
+                np.array([*listed, (span, 0)], np.int64) @ np.array([span, 1])
+            )  # the last one is of nobody
             told = np.zeros(len(self._clocks), bool)
             told[[index for index, data in intent.items() if data and index < len(told)]] = True
-            right = np.isin(reader * span + writers, wanted) | (~told[reader] & (writers == INITIAL))
+            pairs = reader * span + writers
+            right = (wanted[np.searchsorted(wanted, pairs)] == pairs) | (~told[reader] & (writers == INITIAL))
             found.update(access_of[~right & ~writes[access_of]].tolist())
         own = np.arange(len(marks)) >= self._initial
         written = np.flatnonzero(writes & own)

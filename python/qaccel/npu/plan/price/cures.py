@@ -5,14 +5,14 @@ Nothing is planned anew but the tiles of the layers themselves. A share of the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ....errors import UserError
-from ....machine.cost import StreamEstimate, columns_per_lane
 from ....machine.hw import HwConfig, changed_config
 from ....machine.isa import isa
-from ....machine.layer_cost import LayerWork, turn_cycles
+from ....machine.layer_cost import LayerWork, changed_cycles, turn_cycles
+from ....machine.streams import StreamEstimate, columns_per_lane
 from ...extents import align
 from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
 from ..ahead import Unit
@@ -41,6 +41,17 @@ def cures_of(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> dict[in
     return _Search(graph, allocation, hw).found()
 
 
+@dataclass(frozen=True)
+class _Try:
+    """A change, as in `Cure`, that makes one unit alone do another work."""
+
+    number: int
+    parameter: str
+    before: int
+    after: int
+    work: LayerWork
+
+
 class _Search:
     def __init__(self, graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> None:
         self.graph, self.allocation, self.hw = graph, allocation, hw
@@ -59,28 +70,28 @@ class _Search:
                 replace(turn, work=change(self, unit, turn.work, other))
                 for unit, turn in zip(self.units, self.turns, strict=True)
             ]
-            self._note(cures, parameter, before, 2 * before, turn_cycles(turns, other))
-        for number in range(len(self.units)):
-            self._narrower(cures, number)
-            self._in_sram(cures, number)
+            for number, cycles in enumerate(turn_cycles(turns, other)):
+                self._note(cures, number, parameter, before, 2 * before, cycles)
+        tries = [
+            each for number in range(len(self.units)) for each in (*self._narrower(number), *self._in_sram(number))
+        ]
+        changes = [(each.number, replace(self.turns[each.number], work=each.work)) for each in tries]
+        for each, cycles in zip(tries, changed_cycles(self.turns, changes, self.hw), strict=True):
+            self._note(cures, each.number, each.parameter, each.before, each.after, cycles)
         by_layer: dict[int, tuple[Cure, ...]] = {}
         for number, unit in enumerate(self.units):
             best = sorted(cures[number], key=lambda cure: -cure.share)[:MOST]
             by_layer |= dict.fromkeys(range(unit.first, unit.last + 1), tuple(best))
         return by_layer
 
-    def _note(self, cures: dict[int, list[Cure]], parameter: str, before: int, after: int, then: Sequence[int]) -> None:
-        for number, (was, cycles) in enumerate(zip(self.cycles, then, strict=True)):
-            if was and (was - cycles) / was >= LEAST_SHARE:
-                cures[number].append(Cure(parameter, before, after, (was - cycles) / was))
+    def _note(
+        self, cures: dict[int, list[Cure]], number: int, parameter: str, before: int, after: int, cycles: int
+    ) -> None:
+        was = self.cycles[number]
+        if was and (was - cycles) / was >= LEAST_SHARE:
+            cures[number].append(Cure(parameter, before, after, (was - cycles) / was))
 
-    def _replaced(self, number: int, work: LayerWork) -> list[int]:
-        """Cycles of all units with the work of one of them changed, all but its own as they are."""
-        turns = [*self.turns[:number], replace(self.turns[number], work=work), *self.turns[number + 1 :]]
-        then = turn_cycles(turns, self.hw)
-        return [*self.cycles[:number], then[number], *self.cycles[number + 1 :]]
-
-    def _narrower(self, cures: dict[int, list[Cure]], number: int) -> None:
+    def _narrower(self, number: int) -> Iterator[_Try]:
         unit, work = self.units[number], self.turns[number].work
         layer = self.graph.layers[unit.first]
         if unit.first != unit.last or not isinstance(layer, ConvLayer | DepthwiseLayer):
@@ -90,14 +101,14 @@ class _Search:
         if after is not None:
             other = self._planned(work, replace(layer, weight_bits=after, streams=_scaled(layer.streams, after / bits)))
             if other is not None:
-                self._note(cures, "weight_bits", bits, after, self._replaced(number, other))
+                yield _Try(number, "weight_bits", bits, after, other)
         after = _narrower(reads)
         if after is not None and after >= FEWEST_ACTIVATION_BITS:
             maps = list(self.graph.maps)
             maps[layer.inputs[0]] = replace(maps[layer.inputs[0]], bits=after, data=None)
             other = self._planned(work, layer, replace(self.graph, maps=tuple(maps)))
             if other is not None:
-                self._note(cures, "activation_bits", reads, after, self._replaced(number, other))
+                yield _Try(number, "activation_bits", reads, after, other)
 
     def _planned(self, moved: LayerWork, layer: AnyLayer, graph: LayerGraph | None = None) -> LayerWork | None:
         """The work of a layer as another one; what passes DRAM beside its weights stays."""
@@ -109,7 +120,7 @@ class _Search:
             first_bytes=moved.first_bytes, last_bytes=moved.last_bytes, first_loads=moved.first_loads,
         )  # fmt: skip
 
-    def _in_sram(self, cures: dict[int, list[Cure]], number: int) -> None:
+    def _in_sram(self, number: int) -> Iterator[_Try]:
         """SRAM for all maps that live beside a layer, so that none of them passes DRAM."""
         unit = self.units[number]
         layer = self.graph.layers[unit.first]
@@ -123,7 +134,7 @@ class _Search:
         beside = [i for i, step in made.items() if i in last and step <= unit.first <= last[i]]
         needed = sum(align(self.graph.maps[i].total_bytes) for i in beside) + tiling.working_bytes
         if needed > self.hw.sram_bytes:
-            self._note(cures, "sram_bytes", self.hw.sram_bytes, needed, self._replaced(number, tiling.work))
+            yield _Try(number, "sram_bytes", self.hw.sram_bytes, needed, tiling.work)
 
 
 def _narrower(bits: int) -> int | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import ceil
-from typing import NamedTuple
+
+import numpy as np
 
 from ....machine import cost
+from ....machine.cost import LeastWork, least_layer_cycles
 from ....machine.hw import HwConfig
 from ....machine.isa import isa
 from ....machine.layer_cost import LayerWork
+from ....machine.numerics import Counts
+from ....machine.streams import StreamEstimate, raw_streams
 from ....options.schedule import INSIDE, TileChoice
 from ...extents import halvings, input_pixels, input_rows, made_maps
 from ...layers import ConvLayer, ConvPart, FeatureMap, channel_bytes, table_of
 from .tile_work import conv_tile, row_tiles, second_operand, store_beats, tile_beats
-from .tiling import AS_USUAL, Candidate, Tiling, sizes_of
+from .tiling import AS_USUAL, Candidates, Tiling, sizes_of
 
 
 def conv_candidates(
@@ -25,7 +29,7 @@ def conv_candidates(
     hw: HwConfig,
     resident: frozenset[int],
     choice: TileChoice = AS_USUAL,
-) -> Iterator[Sequence[Candidate]]:
+) -> Iterator[Candidates]:
     """Groups of candidates, the most desirable group first: reduction whole, rows whole. ``choice``: sizes that are given."""
     seen = made_maps(layer, maps)
     x, y, window = seen[layer.inputs[0]], seen[layer.output], layer.window
@@ -35,7 +39,6 @@ def conv_candidates(
         for tile_ic in sizes_of(choice.in_channels, halvings(part.in_channels, rows)):
             if tile_kh < window.kernel_h and tile_ic > 2 and choice.in_channels is None:
                 continue  # split channels before kernel rows
-            chunks = ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh)
             depth = tile_kh * window.kernel_w * tile_ic
             output_tiles = []
             for tile_oc in sizes_of(choice.channels, halvings(part.out_channels, columns)):
@@ -43,64 +46,146 @@ def conv_candidates(
                     output_tiles.append(tile_oc)
             for tile_w in sizes_of(choice.columns, halvings(y.w)):
                 widths = row_tiles(layer, maps, tile_w)
-                tile_of = cache(partial(_tile, layer, part, seen, hw, widths, resident))
-                found = []
-                for tile_h in sizes_of(choice.rows, halvings(y.h)):
-                    one_space = tile_h >= y.h and sum(widths.values()) == 1
-                    for tile_oc in output_tiles:
-                        if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
-                            continue
-                        shape = _Shape(tile_h, tile_w, tile_oc, tile_ic, tile_kh)
-                        least_bytes = sum(_map_bytes(layer, seen, resident, shape)) * (1 if one_space else 2)
-                        all_channels = tile_oc >= part.out_channels
-                        orders = [(True, 2)]
-                        other = not one_space and (chunks > 1 or not all_channels)  # else it would be the same order
-                        if other or choice.weights == INSIDE:
-                            orders.append((False, 2))
-                        # Where one tile takes all pixels, all chunks of the input can stay for the next output channels.
-                        alone = len(layer.inputs) == 1 or layer.inputs[1] in resident
-                        if one_space and not all_channels and chunks > 2 and alone:
-                            orders.append((False, chunks))
-                        found += [
-                            Candidate(partial(_conv_tiling, tile_of, shape, *each), least_bytes) for each in orders
-                        ]
-                if found:
-                    yield found
+                cut = _Cut(layer, part, seen, hw, resident, tile_w, tile_ic, tile_kh, widths, choice.weights == INSIDE)
+                yield _group(cut, sizes_of(choice.rows, halvings(y.h)), output_tiles)
 
 
-class _Shape(NamedTuple):
-    """Rows, pixels and output channels of a tile, and what its reduction takes at a time."""
+@dataclass(frozen=True)
+class _Cut:
+    """What candidates of one width of tiles are made from, and tiles of rows and output channels, of one or many candidates.
 
-    rows: int
+    ``maps`` as the layer's instructions see them; ``widths``: how many tiles of which width a row has; ``inside``: whether tiles of
+    rows and pixels must be outside of those of channels.
+    """
+
+    layer: ConvLayer
+    part: ConvPart
+    maps: tuple[FeatureMap, ...]
+    hw: HwConfig
+    resident: frozenset[int]
     pixels: int
-    out_channels: int
     in_channels: int
     kernel_rows: int
+    widths: Mapping[int, int]
+    inside: bool
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the reduction."""
+        return ceil(self.part.in_channels / self.in_channels) * ceil(self.layer.window.kernel_h / self.kernel_rows)
+
+    @property
+    def depth(self) -> int:
+        """Multiplications of a part of the reduction."""
+        return self.kernel_rows * self.layer.window.kernel_w * self.in_channels
+
+    @property
+    def streams(self) -> StreamEstimate:
+        """What the weights take in DRAM."""
+        return self.layer.streams or raw_streams(self.layer.weight_bits, self.hw)
+
+    def input_bytes(self, rows: int) -> int:
+        """Bytes of a tile's input in SRAM; 0 if the map lies there whole."""
+        x, window = self.maps[self.layer.inputs[0]], self.layer.window
+        if self.layer.inputs[0] in self.resident:
+            return 0
+        height = min(x.h, input_rows(rows, window, self.kernel_rows))
+        return height * min(x.w, input_pixels(self.pixels, window)) * channel_bytes(self.in_channels, x.bits)
+
+    def output_bytes(self, rows: Counts, channels: Counts) -> Counts:
+        """The same of its output."""
+        bits = self.maps[self.layer.output].bits
+        return rows * (self.pixels if self.layer.output not in self.resident else 0) * channel_bytes(channels, bits)
+
+    def weight_bytes(self, channels: Counts) -> Counts:
+        """Bytes of a tile's weights in their buffer."""
+        return self.depth * channel_bytes(channels, self.layer.weight_bits)
+
+    def least(self, heights: Sequence[int], depths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The least of candidates by rows and channels of tiles and by order, as `Candidates` has it."""
+        layer, hw, parts, chunks = self.layer, self.hw, len(self.layer.parts), self.chunks
+        rows, channels = np.array(heights)[:, None, None], np.array(depths)[:, None]
+        outer, in_slots = (np.array(each) for each in zip(*_orders(chunks), strict=True))
+        x, y = self.maps[layer.inputs[0]], self.maps[layer.output]
+        bands, oc_tiles = -(-y.h // rows), -(-self.part.out_channels // channels)
+        spaces = bands * sum(self.widths.values())
+        in_bytes = np.array([self.input_bytes(each) for each in heights])[:, None, None]
+        out_bytes = self.output_bytes(rows, channels)
+        reduction = layer.window.kernel_h * layer.window.kernel_w * self.part.in_channels
+        mac = sum(
+            tiles * cost.conv_mac_cycles(rows * width, reduction, channels, (layer.weight_bits, x.bits), hw)
+            for width, tiles in self.widths.items()
+        )
+        loads = np.where(in_bytes > 0, _input_loads(spaces, oc_tiles, chunks, outer, in_slots), 0)
+        stream_bytes = np.array([self.streams.stream_bytes(self.depth * each) for each in depths])[:, None]
+        weight_loads = parts * oc_tiles * chunks * _again(self, spaces, oc_tiles, self.weight_bytes(channels), outer)
+        work = LeastWork(
+            compute=oc_tiles * parts * (spaces * chunks * hw.start_up_cycles.compute + bands * mac),
+            loads=parts * (oc_tiles + loads),
+            load_bytes=parts * loads * in_bytes,
+            weight_loads=weight_loads,
+            weight_bytes=weight_loads * stream_bytes,
+            store_bytes=np.where(out_bytes > 0, y.total_bytes, 0),
+            end_bytes=stream_bytes + in_bytes + out_bytes,
+        )
+        cycles = least_layer_cycles(work, hw)
+        sram_bytes = in_bytes * np.minimum(np.maximum(loads, 1) * parts, 2)
+        sram_bytes = sram_bytes + out_bytes * np.minimum(spaces * oc_tiles * parts, 2)
+        sram_bytes = sram_bytes + channels * isa().params_bytes * np.minimum(oc_tiles * parts, 2)
+        return np.broadcast_to(sram_bytes, cycles.shape).ravel(), cycles.ravel()
 
 
-def _map_bytes(
-    layer: ConvLayer, maps: tuple[FeatureMap, ...], resident: frozenset[int], shape: _Shape
-) -> tuple[int, int]:
-    """Bytes of a tile's input and output in SRAM, 0 of a map that lies there whole."""
-    x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
-    in_bytes = out_bytes = 0
-    if layer.inputs[0] not in resident:
-        in_h, in_w = input_rows(shape.rows, window, shape.kernel_rows), input_pixels(shape.pixels, window)
-        in_bytes = min(x.h, in_h) * min(x.w, in_w) * channel_bytes(shape.in_channels, x.bits)
-    if layer.output not in resident:
-        out_bytes = shape.rows * shape.pixels * channel_bytes(shape.out_channels, y.bits)
-    return in_bytes, out_bytes
+def _orders(chunks: int) -> list[tuple[bool, int]]:
+    """Orders of loops: whether tiles of channels are outside, and how many tiles of the input have a place. Where one tile takes
+    all pixels, all chunks of the input can stay for the next output channels."""
+    return [(True, 2), (False, 2), (False, chunks)]
+
+
+def _group(cut: _Cut, heights: Sequence[int], depths: Sequence[int]) -> Candidates:
+    """Each size of tiles by rows and channels with the orders of loops that differ for it."""
+    layer, chunks, orders = cut.layer, cut.chunks, _orders(cut.chunks)
+    alone = len(layer.inputs) == 1 or layer.inputs[1] in cut.resident
+    tile_of = cache(partial(_tile, cut))
+
+    def make(number: int) -> Tiling | None:
+        place, order = divmod(number, len(orders))
+        tile_h, tile_oc = heights[place // len(depths)], depths[place % len(depths)]
+        if chunks > 1 and tile_h * cut.pixels * tile_oc > cut.hw.accumulator_entries:
+            return None
+        one_space = tile_h >= cut.maps[layer.output].h and sum(cut.widths.values()) == 1
+        all_channels = tile_oc >= cut.part.out_channels
+        other = not one_space and (chunks > 1 or not all_channels)  # else it would be the same order
+        if order == 1 and not (other or cut.inside):
+            return None
+        if order == 2 and not (one_space and not all_channels and chunks > 2 and alone):
+            return None
+        return _conv_tiling(cut, tile_of(tile_h, tile_oc), (tile_h, tile_oc), *orders[order])
+
+    return Candidates(len(heights) * len(depths) * len(orders), make, partial(cut.least, heights, depths))
+
+
+def _again(cut: _Cut, spaces: Counts, oc_tiles: Counts, weight_bytes: Counts, weights_outer: Counts) -> Counts:
+    """How often each of the weights is fetched: for each space where those that are needed for one do not stay in the buffer.
+    ``weight_bytes``: of a tile there."""
+    together = cut.chunks * (1 + (oc_tiles - 1) * (1 - weights_outer))
+    over = (together * weight_bytes > cut.hw.weight_buffer_bytes) & (cut.chunks - weights_outer > 0)
+    return 1 + (spaces - 1) * over
+
+
+def _input_loads(spaces: Counts, oc_tiles: Counts, chunks: int, weights_outer: Counts, in_slots: Counts) -> Counts:
+    """How many tiles of the input are loaded for each part of a layer."""
+    if chunks > 1:
+        stays = (spaces == 1) & (in_slots >= chunks)
+        return chunks * (1 + (spaces * oc_tiles - 1) * (1 - stays))
+    return spaces * (1 + (oc_tiles - 1) * (weights_outer * (spaces > 1)))
 
 
 @dataclass(frozen=True)
 class _Tile:
     """What candidates of the same tiles share, in whatever order these come."""
 
-    layer: ConvLayer
-    hw: HwConfig
     spaces: int  # tiles of rows and pixels
     channels: int  # tiles of output channels of a part
-    chunks: int  # parts of the reduction
     weight_bytes: int
     in_bytes: int  # 0 if the input is resident
     in_beats: int
@@ -111,57 +196,45 @@ class _Tile:
     computes: tuple[tuple[cost.Work, int], ...]
 
 
-def _tile(
-    layer: ConvLayer,
-    part: ConvPart,
-    maps: tuple[FeatureMap, ...],
-    hw: HwConfig,
-    widths: Mapping[int, int],
-    resident: frozenset[int],
-    shape: _Shape,
-) -> _Tile:
-    """``maps`` as the layer's instructions see them; ``widths``: how many tiles of which width a row has."""
-    tile_h, tile_w, tile_oc, tile_ic, tile_kh = shape
+def _tile(cut: _Cut, tile_h: int, tile_oc: int) -> _Tile:
+    layer, maps, hw, tile_w, tile_ic, tile_kh = (
+        cut.layer,
+        cut.maps,
+        cut.hw,
+        cut.pixels,
+        cut.in_channels,
+        cut.kernel_rows,
+    )
     x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
-    bands, channels = ceil(y.h / tile_h), ceil(part.out_channels / tile_oc)
+    bands, channels = ceil(y.h / tile_h), ceil(cut.part.out_channels / tile_oc)
     in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
-    in_bytes, out_bytes = _map_bytes(layer, maps, resident, shape)
+    in_bytes, out_bytes = cut.input_bytes(tile_h), cut.output_bytes(tile_h, tile_oc)
     return _Tile(
-        layer,
-        hw,
-        spaces=bands * sum(widths.values()),
+        spaces=bands * sum(cut.widths.values()),
         channels=channels,
-        chunks=ceil(part.in_channels / tile_ic) * ceil(window.kernel_h / tile_kh),
-        weight_bytes=tile_kh * window.kernel_w * tile_ic * channel_bytes(tile_oc, layer.weight_bits),
+        weight_bytes=cut.weight_bytes(tile_oc),
         in_bytes=in_bytes,
         in_beats=tile_beats(x, in_h, in_w, tile_ic, hw) if in_bytes else 0,
         out_bytes=out_bytes,
         store_beats=store_beats(y, tile_h, tile_w, tile_oc, hw) if out_bytes else 0,
-        beside=second_operand(layer, maps, hw, (tile_h, tile_w, tile_oc), resident),
+        beside=second_operand(layer, maps, hw, (tile_h, tile_w, tile_oc), cut.resident),
         one_beside=len(layer.inputs) > 1 and maps[layer.inputs[1]].h == maps[layer.inputs[1]].w == 1,
         computes=tuple(
             (each, count * bands * tiles * channels * len(layer.parts))
-            for width, tiles in widths.items()
-            for each, count in conv_tile(layer, part, maps, (tile_h, width, tile_oc), tile_ic, tile_kh)
+            for width, tiles in cut.widths.items()
+            for each, count in conv_tile(layer, cut.part, maps, (tile_h, width, tile_oc), tile_ic, tile_kh)
         ),
     )
 
 
-def _conv_tiling(tile_of: Callable[[_Shape], _Tile], shape: _Shape, weights_outer: bool, in_slots: int) -> Tiling:
-    tile = tile_of(shape)
-    layer, hw, parts = tile.layer, tile.hw, len(tile.layer.parts)
-    tile_h, tile_w, tile_oc, tile_ic, tile_kh = shape
-    spaces, oc_tiles, chunks = tile.spaces, tile.channels, tile.chunks
-    if not tile.in_bytes:
-        in_loads = 0
-    elif chunks > 1:
-        in_loads = chunks if spaces == 1 and in_slots >= chunks else spaces * oc_tiles * chunks
-    else:
-        in_loads = 1 if spaces == 1 else spaces * (oc_tiles if weights_outer else 1)
-    together = chunks if weights_outer else oc_tiles * chunks  # tiles of weights that are needed for each space
-    again = spaces if (chunks > 1 or not weights_outer) and together * tile.weight_bytes > hw.weight_buffer_bytes else 1
-    depth, streams = tile_kh * layer.window.kernel_w * tile_ic, layer.streams or cost.raw_streams(layer.weight_bits, hw)
-    stream_bytes, weight_loads = streams.stream_bytes(depth * tile_oc), parts * oc_tiles * chunks * again
+def _conv_tiling(cut: _Cut, tile: _Tile, shape: tuple[int, int], weights_outer: bool, in_slots: int) -> Tiling:
+    """A candidate for tiles of (rows, output channels)."""
+    layer, hw, parts, chunks, streams = cut.layer, cut.hw, len(cut.layer.parts), cut.chunks, cut.streams
+    tile_h, tile_oc = shape
+    spaces, oc_tiles = tile.spaces, tile.channels
+    in_loads = _input_loads(spaces, oc_tiles, chunks, weights_outer, in_slots) if tile.in_bytes else 0
+    again = _again(cut, spaces, oc_tiles, tile.weight_bytes, weights_outer)
+    stream_bytes, weight_loads = streams.stream_bytes(cut.depth * tile_oc), parts * oc_tiles * chunks * again
     param_bytes, table_bytes = tile_oc * isa().params_bytes, len(table_of(layer))
     tiles = spaces * oc_tiles * parts
     beside, beside_beats = tile.beside
@@ -176,7 +249,7 @@ def _conv_tiling(tile_of: Callable[[_Shape], _Tile], shape: _Shape, weights_oute
         + cost.bytes_beats(table_bytes, hw),
         weight_loads=weight_loads,
         weight_bytes=weight_loads * stream_bytes,
-        decode_cycles=weight_loads * streams.decode_cycles(depth, tile_oc),
+        decode_cycles=weight_loads * streams.decode_cycles(cut.depth, tile_oc),
         stores=tiles if tile.out_bytes else 0,
         store_beats=tile.store_beats,
         first_bytes=stream_bytes + tile.in_bytes + beside,
@@ -186,10 +259,10 @@ def _conv_tiling(tile_of: Callable[[_Shape], _Tile], shape: _Shape, weights_oute
     )
     return Tiling(
         tile_h=tile_h,
-        tile_w=tile_w,
+        tile_w=cut.pixels,
         tile_oc=tile_oc,
-        tile_ic=tile_ic,
-        tile_kh=tile_kh,
+        tile_ic=cut.in_channels,
+        tile_kh=cut.kernel_rows,
         weights_outer=weights_outer,
         in_slot_bytes=(tile.in_bytes, *((beside,) if len(layer.inputs) > 1 else ())),
         in_slots=min(in_slots, max(max(in_loads, 1) * parts, min(2, tiles) if beside else 0)),

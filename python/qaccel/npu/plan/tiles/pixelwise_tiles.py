@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from math import ceil
 
+import numpy as np
+
 from ....machine import cost
+from ....machine.cost import LeastWork, least_layer_cycles
 from ....machine.hw import HwConfig
 from ....machine.isa import isa
 from ....machine.layer_cost import LayerWork
+from ....machine.streams import raw_streams
 from ....options.schedule import TileChoice
 from ...extents import halvings, input_pixels, input_rows, spans, window_of
-from ...layers import AnyLayer, DepthwiseLayer, FeatureMap, PoolLayer, channel_bytes, table_of
+from ...layers import AnyLayer, DepthwiseLayer, FeatureMap, PoolLayer, TableLayer, channel_bytes, table_of
 from .tile_work import (
     AxisTiles,
     axis_tiles,
@@ -23,45 +28,112 @@ from .tile_work import (
     window_anywhere,
     window_tile,
 )
-from .tiling import AS_USUAL, Candidate, Tiling, sizes_of
+from .tiling import AS_USUAL, Candidates, Tiling, sizes_of
 
 
 def pixelwise_candidates(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], choice: TileChoice = AS_USUAL
-) -> Iterator[Sequence[Candidate]]:
+) -> Iterator[Candidates]:
     """Everything whose output channel depends on one input channel: depthwise, pooling, element-wise, copy, table."""
     y, window = maps[layer.output], window_of(layer)
-    weight_bits = layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
-    columns = hw.array_columns(weight_bits)
-    window_columns = columns if isinstance(layer, DepthwiseLayer) else hw.cols  # more channels need no more line buffer
-
-    @cache
-    def fits(tile_h: int, tile_w: int, channels: int, tile_kh: int) -> bool:
-        if not isinstance(layer, DepthwiseLayer | PoolLayer):
-            return True
-        return _line_buffer_fits(layer, maps, hw, rows_of[tile_h], pixels_of[tile_w], channels, tile_kh)
-
     rows_of = {step: axis_tiles(spans(layer, maps, True, step)) for step in sizes_of(choice.rows, halvings(y.h))}
     pixels_of = {step: axis_tiles(spans(layer, maps, False, step)) for step in sizes_of(choice.columns, halvings(y.w))}
+    columns = hw.array_columns(_weight_bits(layer))
+    channels = sizes_of(choice.channels, halvings(y.c, columns))
     for tile_kh in sizes_of(choice.kernel_rows, halvings(window.kernel_h)):
-        chunks = ceil(window.kernel_h / tile_kh)
-        found = []
-        for tile_w, pixels in pixels_of.items():
-            for tile_oc in sizes_of(choice.channels, halvings(y.c, columns)):
-                if isinstance(layer, DepthwiseLayer):
-                    weight_tile_bytes = tile_kh * window.kernel_w * channel_bytes(tile_oc, weight_bits)
-                    if weight_tile_bytes > hw.weight_buffer_bytes // 2:
-                        continue
-                for tile_h, rows in rows_of.items():
-                    if chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
-                        continue
-                    if not fits(tile_h, tile_w, min(tile_oc, window_columns), tile_kh):
-                        continue
-                    shape = (tile_h, tile_w, tile_oc, tile_kh)
-                    make = partial(_pixelwise_tiling, layer, maps, hw, shape, rows, pixels, resident)
-                    found.append(Candidate(make))
-        if found:
-            yield found
+        yield _group(_Cut(layer, maps, hw, resident, tile_kh), rows_of, pixels_of, channels)
+
+
+def _weight_bits(layer: AnyLayer) -> int:
+    return layer.weight_bits if isinstance(layer, DepthwiseLayer) else 8
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What candidates that take so many rows of the kernel at a time are made from."""
+
+    layer: AnyLayer
+    maps: tuple[FeatureMap, ...]
+    hw: HwConfig
+    resident: frozenset[int]
+    kernel_rows: int
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the kernel."""
+        return ceil(window_of(self.layer).kernel_h / self.kernel_rows)
+
+    def under(self, rows: int, pixels: int) -> tuple[int, int]:
+        """Rows and pixels of the first input under a tile of outputs."""
+        x, window = self.maps[self.layer.inputs[0]], window_of(self.layer)
+        return min(x.h, input_rows(rows, window, self.kernel_rows)), min(x.w, input_pixels(pixels, window))
+
+    def least(
+        self, rows_of: Mapping[int, AxisTiles], pixels_of: Mapping[int, AxisTiles], depths: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The least of candidates by pixels, channels and rows of tiles, as `Candidates` has it."""
+        layer, hw, y = self.layer, self.hw, self.maps[self.layer.output]
+        x, channels = self.maps[layer.inputs[0]], np.array(depths)[:, None]
+        tiles = np.array([each.count for each in rows_of.values()]) * -(-y.c // channels)
+        tiles = tiles * np.array([each.count for each in pixels_of.values()])[:, None, None]
+        # The tile that stands for all may be smaller than they are.
+        typical = np.array([each.typical[1] for each in rows_of.values()])
+        typical = typical * np.array([each.typical[1] for each in pixels_of.values()])[:, None, None]
+        units = np.zeros_like(tiles)
+        if not isinstance(layer, TableLayer):
+            whole = isinstance(layer, DepthwiseLayer | PoolLayer) and self.chunks == 1
+            taps = window_of(layer).kernel_h * window_of(layer).kernel_w if whole else 0
+            units = cost.least_pixelwise_cycles(typical, channels, taps, (_weight_bits(layer), x.bits), hw)
+        loads = in_bytes = stored = out_bytes = np.zeros_like(tiles)
+        if layer.inputs[0] not in self.resident:
+            height = np.array([self.under(rows, 1)[0] for rows in rows_of])
+            width = np.array([self.under(1, pixels)[1] for pixels in pixels_of])[:, None, None]
+            loads, in_bytes = tiles * self.chunks, height * width * channel_bytes(channels, x.bits)
+        if layer.output not in self.resident:
+            outputs = np.array(list(rows_of)) * np.array(list(pixels_of))[:, None, None]
+            stored, out_bytes = stored + y.total_bytes, outputs * channel_bytes(channels, y.bits)
+        work = LeastWork(
+            compute=tiles * (hw.start_up_cycles.compute + units), loads=loads, load_bytes=loads * in_bytes,
+            weight_loads=np.zeros_like(tiles), weight_bytes=np.zeros_like(tiles), store_bytes=stored,
+            end_bytes=in_bytes + out_bytes,
+        )  # fmt: skip
+        cycles = least_layer_cycles(work, hw)
+        sram_bytes = in_bytes * np.minimum(tiles * self.chunks, 2) + out_bytes * np.minimum(tiles, 2)
+        if isinstance(layer, DepthwiseLayer):
+            sram_bytes = sram_bytes + channels * isa().params_bytes * np.minimum(-(-y.c // channels), 2)
+        return np.broadcast_to(sram_bytes, cycles.shape).ravel(), cycles.ravel()
+
+
+def _group(
+    cut: _Cut, rows_of: Mapping[int, AxisTiles], pixels_of: Mapping[int, AxisTiles], depths: Sequence[int]
+) -> Candidates:
+    """A candidate for each size of tiles along each axis, the sizes of rows and pixels with where these lie."""
+    layer, hw, weight_bits = cut.layer, cut.hw, _weight_bits(cut.layer)
+    heights, widths = list(rows_of), list(pixels_of)
+    window_columns = hw.array_columns(weight_bits) if isinstance(layer, DepthwiseLayer) else hw.cols
+
+    @cache
+    def fits(tile_h: int, tile_w: int, channels: int) -> bool:
+        if not isinstance(layer, DepthwiseLayer | PoolLayer):
+            return True
+        rows, pixels = rows_of[tile_h], pixels_of[tile_w]
+        return _line_buffer_fits(layer, cut.maps, hw, rows, pixels, channels, cut.kernel_rows)
+
+    def make(number: int) -> Tiling | None:
+        place, height = divmod(number, len(heights))
+        tile_h, tile_w, tile_oc = heights[height], widths[place // len(depths)], depths[place % len(depths)]
+        if isinstance(layer, DepthwiseLayer):
+            weight_tile_bytes = cut.kernel_rows * layer.window.kernel_w * channel_bytes(tile_oc, weight_bits)
+            if weight_tile_bytes > hw.weight_buffer_bytes // 2:
+                return None
+        if cut.chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
+            return None
+        if not fits(tile_h, tile_w, min(tile_oc, window_columns)):  # more channels need no more line buffer
+            return None
+        return _pixelwise_tiling(cut, (tile_h, tile_w, tile_oc), rows_of[tile_h], pixels_of[tile_w])
+
+    count = len(heights) * len(widths) * len(depths)
+    return Candidates(count, make, partial(cut.least, rows_of, pixels_of, depths))
 
 
 def _line_buffer_fits(
@@ -77,20 +149,12 @@ def _line_buffer_fits(
     )
 
 
-def _pixelwise_tiling(
-    layer: AnyLayer,
-    maps: tuple[FeatureMap, ...],
-    hw: HwConfig,
-    shape: tuple[int, int, int, int],
-    rows: AxisTiles,
-    pixels: AxisTiles,
-    resident: frozenset[int],
-) -> Tiling:
-    """A candidate for a tile of (rows, pixels, channels, rows of the kernel); ``rows`` and ``pixels``: where tiles lie."""
-    tile_h, tile_w, tile_oc, tile_kh = shape
+def _pixelwise_tiling(cut: _Cut, shape: tuple[int, int, int], rows: AxisTiles, pixels: AxisTiles) -> Tiling:
+    """A candidate for a tile of (rows, pixels, channels); ``rows`` and ``pixels``: where tiles lie."""
+    layer, maps, hw, resident, tile_kh, chunks = cut.layer, cut.maps, cut.hw, cut.resident, cut.kernel_rows, cut.chunks
+    tile_h, tile_w, tile_oc = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
     spaces, oc_tiles = rows.count * pixels.count, ceil(y.c / tile_oc)
-    chunks = ceil(window.kernel_h / tile_kh)
     slots, loads, load_beats = [], 0, 0
     tiles = spaces * oc_tiles
     for index, source in enumerate(layer.inputs):
@@ -103,7 +167,7 @@ def _pixelwise_tiling(
             times = oc_tiles if maps[source].h == maps[source].w == 1 else tiles
             loads, load_beats = loads + times, load_beats + times * beats
         else:
-            in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
+            in_h, in_w = cut.under(tile_h, tile_w)
             slots.append(in_h * in_w * channel_bytes(tile_oc, x.bits))
             loads, load_beats = (
                 loads + tiles * chunks,
@@ -114,7 +178,7 @@ def _pixelwise_tiling(
     param_bytes = tile_oc * isa().params_bytes if depthwise else 0
     stream_bytes = decode_cycles = 0
     if isinstance(layer, DepthwiseLayer):
-        streams, weights = layer.streams or cost.raw_streams(layer.weight_bits, hw), tile_kh * window.kernel_w * tile_oc
+        streams, weights = layer.streams or raw_streams(layer.weight_bits, hw), tile_kh * window.kernel_w * tile_oc
         stream_bytes = streams.stream_bytes(weights)
         decode_cycles = streams.decode_cycles(tile_kh * window.kernel_w, tile_oc)
     output_resident = layer.output in resident

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil
 
 from ....dialect.pieces import Piece
@@ -15,7 +15,7 @@ from ....machine.layer_cost import LayerWork
 from ....options.schedule import TileChoice
 from ...layers import FeatureMap, MoveLayer, channel_bytes
 from .tile_work import move_tile
-from .tiling import AS_USUAL, Candidate, Tiling, sizes_of
+from .tiling import AS_USUAL, Candidates, Tiling, all_of, sizes_of
 
 SMALLEST_TILE_VALUES = 64
 
@@ -109,13 +109,13 @@ def move_candidates(
     hw: HwConfig,
     resident: frozenset[int],
     choice: TileChoice = AS_USUAL,
-) -> Iterator[Sequence[Candidate]]:
+) -> Iterator[Candidates]:
     """Tilings by the number of values that one instruction takes, halved from all of them down to a few."""
     largest = max(piece.rows * piece.pixels * piece.channels for piece in layer.pieces)
     sizes = [largest]
     while sizes[-1] > SMALLEST_TILE_VALUES:
         sizes.append(max(sizes[-1] // 4 & ~1, 2))
-    yield [Candidate(partial(_tiling, layer, maps, hw, resident, size)) for size in sizes_of(choice.values, sizes)]
+    yield all_of([_tiling(layer, maps, hw, resident, size) for size in sizes_of(choice.values, sizes)])
 
 
 def _tiling(

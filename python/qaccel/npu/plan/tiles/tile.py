@@ -6,10 +6,11 @@ traffic that the loop order causes. Reduction is split only where nothing fits o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
-from functools import partial
 from typing import NamedTuple
+
+import numpy as np
 
 from ....machine import cost
 from ....machine.hw import HwConfig
@@ -27,44 +28,67 @@ from ...layers import (
 from .conv_tiles import conv_candidates
 from .pixelwise_tiles import pixelwise_candidates
 from .strided import move_candidates
-from .tiling import AS_USUAL, Candidate, Tiling
+from .tiling import AS_USUAL, Candidates, Tiling, all_of
 
 
 class _Scored(NamedTuple):
-    """A tiling with its estimated cycles and its SRAM."""
+    """A tiling with its estimated cycles and its SRAM; ``number``: which of its group it is."""
 
     cycles: int
     working_bytes: int
+    number: int
     tiling: Tiling
 
 
 class LayerTilings:
-    """The tilings of one layer, each made and scored once, while SRAM budgets are tried."""
+    """The tilings of one layer, each made and scored at most once, while SRAM budgets are tried."""
 
-    def __init__(self, groups: Iterator[Sequence[Candidate]], hw: HwConfig) -> None:
+    def __init__(self, groups: Iterator[Candidates], hw: HwConfig) -> None:
         """``groups``: the most desirable first."""
         self._more, self._hw = groups, hw
-        self._seen: list[list[Candidate | _Scored]] = []
+        self._seen: list[_Group] = []
 
-    def groups(self, budget_bytes: int) -> Iterator[list[_Scored]]:
-        """By group: the tilings that fit so much SRAM."""
+    def groups(self, budget_bytes: int) -> Iterator[_Scored | None]:
+        """By group: the quickest tiling that fits so much SRAM, if there is one."""
         for group in self._seen:
-            yield self._fitting(group, budget_bytes)
+            yield group.quickest(budget_bytes)
         for more in self._more:
-            self._seen.append(list(more))
-            yield self._fitting(self._seen[-1], budget_bytes)
+            self._seen.append(_Group(more, self._hw))
+            yield self._seen[-1].quickest(budget_bytes)
 
-    def _fitting(self, group: list[Candidate | _Scored], budget_bytes: int) -> list[_Scored]:
-        found = []
-        for position, each in enumerate(group):
-            if isinstance(each, Candidate):
-                if each.least_bytes > budget_bytes:
-                    continue
-                tiling = each.make()
-                each = group[position] = _Scored(layer_cycles(tiling.work, self._hw), tiling.working_bytes, tiling)
-            if each.working_bytes <= budget_bytes:
-                found.append(each)
-        return found
+
+class _Group:
+    """Candidates by the cycles that they take at least: what is slower in any case than one that fits is not made."""
+
+    def __init__(self, candidates: Candidates, hw: HwConfig) -> None:
+        least_bytes, least_cycles = candidates.least()
+        order = np.argsort(least_cycles, kind="stable")
+        self._ordered = list(
+            zip(least_cycles[order].tolist(), least_bytes[order].tolist(), order.tolist(), strict=True)
+        )
+        self._make, self._hw = candidates.make, hw
+        self._scored: dict[int, _Scored | None] = {}
+
+    def quickest(self, budget_bytes: int) -> _Scored | None:
+        """Of those that fit so much SRAM; None if none does."""
+        best: _Scored | None = None
+        for least_cycles, least_bytes, number in self._ordered:
+            if best is not None and least_cycles > best.cycles:
+                break
+            if least_bytes > budget_bytes:
+                continue
+            if number not in self._scored:
+                self._scored[number] = self._score(number)
+            each = self._scored[number]
+            if each is not None and each.working_bytes <= budget_bytes and (best is None or each[:3] < best[:3]):
+                best = each
+        return best
+
+    def _score(self, number: int) -> _Scored | None:
+        tiling = self._make(number)
+        if tiling is None:
+            return None
+        return _Scored(layer_cycles(tiling.work, self._hw), tiling.working_bytes, number, tiling)
 
 
 # By a layer's output, and which of its own maps are resident.
@@ -90,13 +114,11 @@ def plan_layer(
         known[key] = LayerTilings(_candidates(layer, maps, hw, resident, choice), hw)
     enough = min(made_map(layer, maps).c, _columns(layer, hw))
     best: _Scored | None = None
-    for fitting in known[key].groups(budget_bytes):
-        if best is not None:
-            fitting.append(best)
-        if fitting:
-            best = min(fitting, key=lambda each: (each.cycles, each.working_bytes))
-            if best.tiling.tile_oc >= enough:
-                break  # the array is filled; splitting further only costs
+    for found in known[key].groups(budget_bytes):
+        if found is not None and (best is None or found[:2] <= best[:2]):
+            best = found
+        if best is not None and best.tiling.tile_oc >= enough:
+            break  # the array is filled; splitting further only costs
     return None if best is None else best.tiling
 
 
@@ -109,11 +131,14 @@ def plan_stripe(
     """
     y = made_map(layer, maps)
     for candidates in _candidates(layer, maps, hw, resident, choice):
-        first = candidates[0].make()
+        made = candidates.made()
+        first = next(made, None)
+        if first is None:
+            continue
         if (first.tile_h, first.tile_w) == (y.h, y.w):
             return first
-        made = (candidate.make() for candidate in candidates)
-        return min(made, key=lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes))
+        computing = lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes)  # noqa: E731
+        return min((first, *made), key=computing)
     return None
 
 
@@ -143,7 +168,7 @@ def _columns(layer: AnyLayer, hw: HwConfig) -> int:
 
 def _candidates(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, resident: frozenset[int], choice: TileChoice = AS_USUAL
-) -> Iterator[Sequence[Candidate]]:
+) -> Iterator[Candidates]:
     if isinstance(layer, ConvLayer):
         found = conv_candidates(layer, maps, hw, resident, choice)
     elif isinstance(layer, MoveLayer):
@@ -153,16 +178,16 @@ def _candidates(
     return found if choice == AS_USUAL else _chosen(found, choice)
 
 
-def _chosen(groups: Iterator[Sequence[Candidate]], choice: TileChoice) -> Iterator[Sequence[Candidate]]:
+def _chosen(groups: Iterator[Candidates], choice: TileChoice) -> Iterator[Candidates]:
     """Of candidates whose sizes are given, those with the order of loops and the copies of inputs that are."""
     for group in groups:
-        made = [candidate.make() for candidate in group]
+        made = list(group.made())
         if choice.weights is not None:
             made = [each for each in made if each.weights_outer == (choice.weights == OUTSIDE)]
         if choice.input_copies is not None:
             made = [each for each in made if each.in_slots <= choice.input_copies]
         if made:
-            yield [Candidate(partial(_itself, each), each.working_bytes) for each in made]
+            yield all_of(made)
 
 
 def given_sizes(choice: TileChoice) -> str:
@@ -171,17 +196,13 @@ def given_sizes(choice: TileChoice) -> str:
     return ", ".join(f"{name} {value}" for name, value in values if value is not None)
 
 
-def _itself(tiling: Tiling) -> Tiling:
-    return tiling
-
-
 def fitting_working_bytes(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig, choice: TileChoice = AS_USUAL
 ) -> int | None:
     """SRAM bytes of some tiling that fits with nothing resident, else of the smallest; None if none fits the buffers at all."""
     least: int | None = None
     for group in _candidates(layer, maps, hw, frozenset(), choice):
-        size = min((candidate.make().working_bytes for candidate in group), default=None)
+        size = min((tiling.working_bytes for tiling in group.made()), default=None)
         if size is not None:
             if size <= hw.sram_bytes:
                 return size
@@ -191,4 +212,8 @@ def fitting_working_bytes(
 
 def has_room(layer: AnyLayer, maps: tuple[FeatureMap, ...], hw: HwConfig) -> bool:
     """Whether a small tiling fits with nothing resident; it may say no where only another one does."""
-    return any(group[-1].make().working_bytes <= hw.sram_bytes for group in _candidates(layer, maps, hw, frozenset()))
+    for group in _candidates(layer, maps, hw, frozenset()):
+        last = next(group.made(backwards=True), None)
+        if last is not None and last.working_bytes <= hw.sram_bytes:
+            return True
+    return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ....machine.layer_cost import LayerWork
 from ....options.schedule import TileChoice
@@ -91,11 +93,28 @@ def weight_buffer_bytes(layer: AnyLayer, tiling: Tiling) -> int:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A tiling that is made only when it is looked at; it takes ``least_bytes`` of SRAM or more."""
+class Candidates:
+    """Tilings by number, of which each is made only when it is looked at; None for one that is like another, or fits no buffer.
 
-    make: Callable[[], Tiling]
-    least_bytes: int = 0
+    ``least``: by number, bytes of SRAM that it takes or more, and cycles that it takes or more by the estimate that tilings are
+    compared by; int64 [count].
+    """
+
+    count: int
+    make: Callable[[int], Tiling | None]
+    least: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+    def made(self, backwards: bool = False) -> Iterator[Tiling]:
+        """Those that there are."""
+        numbers = range(self.count)
+        return filter(None, map(self.make, reversed(numbers) if backwards else numbers))
+
+
+def all_of(tilings: Sequence[Tiling]) -> Candidates:
+    """Of tilings that are made."""
+    return Candidates(
+        len(tilings), tilings.__getitem__, lambda: (np.zeros(len(tilings), int), np.zeros(len(tilings), int))
+    )
 
 
 AS_USUAL = TileChoice()

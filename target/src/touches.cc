@@ -32,9 +32,11 @@ class Marks {
 struct Memory {
   Memory(int64_t granules, int64_t engines) : writer(granules) {
     for (int64_t engine = 0; engine < engines; ++engine) readers.emplace_back(granules);
+    read.resize(readers.size());
   }
   Marks writer;
   std::vector<Marks> readers;
+  std::vector<bool> read;  // by engine: whether it reads anything of this memory
 };
 
 // The same bytes in fewer, longer runs where neighbours touch or overlap.
@@ -90,6 +92,7 @@ LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::v
         box.mark > std::numeric_limits<int32_t>::max() || !Fits(box, sizes[static_cast<size_t>(box.memory)])) {
       Fail("access ", i, " lies outside of its memory");
     }
+    if (!box.write) memories[static_cast<size_t>(box.memory)].read[static_cast<size_t>(box.engine)] = true;
   }
   LastTouches found;
   found.writer_ends.reserve(static_cast<size_t>(count));
@@ -129,6 +132,7 @@ LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::v
       found.writer_ends.push_back(static_cast<int64_t>(found.writers.size()));
       if (!box.write) continue;
       for (int64_t engine = 0; engine < engines; ++engine) {
+        if (!memory.read[static_cast<size_t>(engine)]) continue;
         int32_t greatest = 0;
         EachRun(box, granule_bytes, [&](int64_t begin, int64_t granules) {
           const int32_t* at = memory.readers[static_cast<size_t>(engine)].At(begin);

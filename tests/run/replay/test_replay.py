@@ -231,6 +231,15 @@ def test_no_damage_to_a_text_is_more_than_a_user_error(written: Path, folder: Pa
             assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("byte", [b"\r", b'"', b"\0"])
+def test_a_byte_that_tables_may_treat_in_a_way_of_their_own_is_named(written: Path, folder: Path, byte: bytes):
+    data = (written / "golden" / "accesses.csv").read_bytes()
+    end = data.index(b"\n", data.index(b"\n") + 1)  # of line 2
+    (folder / "golden" / "accesses.csv").write_bytes(data[: end - 1] + byte + data[end:])
+    with pytest.raises(UserError, match="accesses.csv line 2: not a row"):
+        replay(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .cost import Work, bytes_beats, work_cycles
@@ -81,6 +81,11 @@ def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
     busy = engine_cycles(layer, hw)
     slowest = max(busy.compute, busy.load, busy.loadw, busy.store, busy.dram)
     return slowest + (layer.first_bytes + layer.last_bytes) // hw.dram_bytes_per_cycle
+
+
+def after_first_stream(layer: LayerWork) -> LayerWork:
+    """The same, but that its first stream has been fetched before its turn."""
+    return replace(layer, first_bytes=layer.first_bytes - layer.weight_bytes // max(1, layer.weight_loads))
 
 
 def sram_stream_cycles(layer: LayerWork, hw: HwConfig) -> int:

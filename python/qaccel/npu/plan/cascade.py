@@ -31,6 +31,7 @@ class Planner:
     def __init__(self, graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> None:
         """``wishes``: what a schedule says of tiles and cascades."""
         self.graph, self.hw, self.wishes = graph, hw, wishes
+        self.ahead: frozenset[int] = frozenset()  # layers whose first weights are there before their turn
         self._known: KnownTilings = {}
         self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
@@ -39,7 +40,9 @@ class Planner:
     def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
         """How a layer is cut that runs as a whole: `plan_layer`."""
         layer, choice = self.graph.layers[step], self.wishes.tile(step)
-        return plan_layer(layer, self.graph.maps, self.hw, resident, budget_bytes, self._known, choice)
+        return plan_layer(
+            layer, self.graph.maps, self.hw, resident, budget_bytes, self._known, choice, step in self.ahead
+        )
 
     def cascade(self, first: int, last: int, resident: frozenset[int], budget_bytes: int) -> Cascade | None:
         """The quickest cascade of these layers that fits beside the ``resident`` maps, or None.

@@ -24,7 +24,7 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
     """The layers and cascades of a plan in order, and each in its turn."""
     units = units_of(graph, allocation.tilings, allocation.cascades)
     merged = {step for records in allocation.records for step in records.offsets}
-    behind_last = {hold.step: hold.behind_last for hold in allocation.holds}
+    held = {hold.step: hold.place for hold in allocation.holds}
     stocks = {stock.layer: stock for stock in allocation.stocks}
     fetched = Counter[int]()  # by layer: bytes of stocks that come while it is in work
     for stock in allocation.stocks:
@@ -42,7 +42,7 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
         if unit.first in stocks:
             stock = stocks[unit.first]
             turn = replace(turn, stocked=stocked_streams(stock, unit.work), refilled=stock.refilled)
-        if unit.first in behind_last:
-            turn = replace(turn, held="last" if behind_last[unit.first] else "first")
+        if unit.first in held:
+            turn = replace(turn, held=held[unit.first])
         turns.append(turn)
     return units, turns

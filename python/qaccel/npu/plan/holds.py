@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ...machine.hw import HwConfig
 from ...machine.layer_cost import LayerWork, LoadwOrder, block_cycles, engine_cycles
@@ -23,6 +24,11 @@ class Hold:
 
     step: int
     behind_last: bool
+
+    @property
+    def place(self) -> Literal["first", "last"]:
+        """Of the load that LOADW waits for."""
+        return "last" if self.behind_last else "first"
 
 
 def find_holds(

@@ -101,7 +101,7 @@ class _Cut:
         """Bytes of a tile's weights in their buffer."""
         return self.depth * channel_bytes(channels, self.layer.weight_bits)
 
-    def least(self, heights: Sequence[int], depths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def least(self, heights: Sequence[int], depths: Sequence[int], ahead: bool) -> tuple[np.ndarray, np.ndarray]:
         """The least of candidates by rows and channels of tiles and by order, as `Candidates` has it."""
         layer, hw, parts, chunks = self.layer, self.hw, len(self.layer.parts), self.chunks
         rows, channels = np.array(heights)[:, None, None], np.array(depths)[:, None]
@@ -126,7 +126,7 @@ class _Cut:
             weight_loads=weight_loads,
             weight_bytes=weight_loads * stream_bytes,
             store_bytes=np.where(out_bytes > 0, y.total_bytes, 0),
-            end_bytes=stream_bytes + in_bytes + out_bytes,
+            end_bytes=(0 if ahead else stream_bytes) + in_bytes + out_bytes,
         )
         cycles = least_layer_cycles(work, hw)
         sram_bytes = in_bytes * np.minimum(np.maximum(loads, 1) * parts, 2)

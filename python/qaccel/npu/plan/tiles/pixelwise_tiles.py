@@ -69,9 +69,14 @@ class _Cut:
         return min(x.h, input_rows(rows, window, self.kernel_rows)), min(x.w, input_pixels(pixels, window))
 
     def least(
-        self, rows_of: Mapping[int, AxisTiles], pixels_of: Mapping[int, AxisTiles], depths: Sequence[int]
+        self,
+        rows_of: Mapping[int, AxisTiles],
+        pixels_of: Mapping[int, AxisTiles],
+        depths: Sequence[int],
+        ahead: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The least of candidates by pixels, channels and rows of tiles, as `Candidates` has it."""
+        del ahead  # weights do not count
         layer, hw, y = self.layer, self.hw, self.maps[self.layer.output]
         x, channels = self.maps[layer.inputs[0]], np.array(depths)[:, None]
         tiles = np.array([each.count for each in rows_of.values()]) * -(-y.c // channels)

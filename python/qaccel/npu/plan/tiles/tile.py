@@ -14,7 +14,7 @@ import numpy as np
 
 from ....machine import cost
 from ....machine.hw import HwConfig
-from ....machine.layer_cost import layer_cycles
+from ....machine.layer_cost import after_first_stream, layer_cycles
 from ....options.schedule import OUTSIDE, TileChoice
 from ...extents import align, made_map
 from ...layers import (
@@ -43,9 +43,9 @@ class _Scored(NamedTuple):
 class LayerTilings:
     """The tilings of one layer, each made and scored at most once, while SRAM budgets are tried."""
 
-    def __init__(self, groups: Iterator[Candidates], hw: HwConfig) -> None:
-        """``groups``: the most desirable first."""
-        self._more, self._hw = groups, hw
+    def __init__(self, groups: Iterator[Candidates], hw: HwConfig, ahead: bool = False) -> None:
+        """``groups``: the most desirable first; ``ahead``: whether the first weights are there before the layer's turn."""
+        self._more, self._hw, self._ahead = groups, hw, ahead
         self._seen: list[_Group] = []
 
     def groups(self, budget_bytes: int) -> Iterator[_Scored | None]:
@@ -53,20 +53,20 @@ class LayerTilings:
         for group in self._seen:
             yield group.quickest(budget_bytes)
         for more in self._more:
-            self._seen.append(_Group(more, self._hw))
+            self._seen.append(_Group(more, self._hw, self._ahead))
             yield self._seen[-1].quickest(budget_bytes)
 
 
 class _Group:
     """Candidates by the cycles that they take at least: what is slower in any case than one that fits is not made."""
 
-    def __init__(self, candidates: Candidates, hw: HwConfig) -> None:
-        least_bytes, least_cycles = candidates.least()
+    def __init__(self, candidates: Candidates, hw: HwConfig, ahead: bool) -> None:
+        least_bytes, least_cycles = candidates.least(ahead)
         order = np.argsort(least_cycles, kind="stable")
         self._ordered = list(
             zip(least_cycles[order].tolist(), least_bytes[order].tolist(), order.tolist(), strict=True)
         )
-        self._make, self._hw = candidates.make, hw
+        self._make, self._hw, self._ahead = candidates.make, hw, ahead
         self._scored: dict[int, _Scored | None] = {}
 
     def quickest(self, budget_bytes: int) -> _Scored | None:
@@ -88,11 +88,12 @@ class _Group:
         tiling = self._make(number)
         if tiling is None:
             return None
-        return _Scored(layer_cycles(tiling.work, self._hw), tiling.working_bytes, number, tiling)
+        work = after_first_stream(tiling.work) if self._ahead else tiling.work
+        return _Scored(layer_cycles(work, self._hw), tiling.working_bytes, number, tiling)
 
 
-# By a layer's output, and which of its own maps are resident.
-KnownTilings = dict[tuple[int, frozenset[int]], LayerTilings]
+# By a layer's output, which of its own maps are resident, and whether its first weights are there before its turn.
+KnownTilings = dict[tuple[int, frozenset[int], bool], LayerTilings]
 
 
 def plan_layer(
@@ -103,15 +104,16 @@ def plan_layer(
     budget_bytes: int,
     known: KnownTilings,
     choice: TileChoice = AS_USUAL,
+    ahead: bool = False,
 ) -> Tiling | None:
     """The quickest tiling whose blocks fit ``budget_bytes`` of SRAM, or None if there is none.
 
     ``resident`` holds the indices of feature maps that lie whole in SRAM; ``known`` what earlier calls made of the subgraph,
-    ``choice`` what is given of a layer's tiling, always the same.
+    ``choice`` what is given of a layer's tiling, always the same. ``ahead``: its first weights are there before its turn.
     """
-    key = layer.output, resident.intersection((*layer.inputs, layer.output))
+    key = layer.output, resident.intersection((*layer.inputs, layer.output)), ahead
     if key not in known:
-        known[key] = LayerTilings(_candidates(layer, maps, hw, resident, choice), hw)
+        known[key] = LayerTilings(_candidates(layer, maps, hw, resident, choice), hw, ahead)
     enough = min(made_map(layer, maps).c, _columns(layer, hw))
     best: _Scored | None = None
     for found in known[key].groups(budget_bytes):

@@ -97,12 +97,12 @@ class Candidates:
     """Tilings by number, of which each is made only when it is looked at; None for one that is like another, or fits no buffer.
 
     ``least``: by number, bytes of SRAM that it takes or more, and cycles that it takes or more by the estimate that tilings are
-    compared by; int64 [count].
+    compared by; int64 [count]. Its argument says whether the first weights are there before the layer's turn.
     """
 
     count: int
     make: Callable[[int], Tiling | None]
-    least: Callable[[], tuple[np.ndarray, np.ndarray]]
+    least: Callable[[bool], tuple[np.ndarray, np.ndarray]]
 
     def made(self, backwards: bool = False) -> Iterator[Tiling]:
         """Those that there are."""
@@ -113,7 +113,7 @@ class Candidates:
 def all_of(tilings: Sequence[Tiling]) -> Candidates:
     """Of tilings that are made."""
     return Candidates(
-        len(tilings), tilings.__getitem__, lambda: (np.zeros(len(tilings), int), np.zeros(len(tilings), int))
+        len(tilings), tilings.__getitem__, lambda _: (np.zeros(len(tilings), int), np.zeros(len(tilings), int))
     )
 
 

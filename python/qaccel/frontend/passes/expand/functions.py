@@ -162,6 +162,28 @@ def _gemm(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     return True
 
 
+def _lp_normalization(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """The values along an axis over their norm; zeros stay zeros."""
+    attrs = attrs_of(node)
+    op = {1: "ReduceL1", 2: "ReduceL2"}[attrs.get("p", 2)]
+    norm = _reduced(writer, graph, op, node.input[0], [attrs.get("axis", -1)], f"{node.name}:norm", 1)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[node.output[0]][1])
+    least = writer.const(f"{node.name}_least", np.finfo(dtype).tiny, dtype)
+    writer.node(
+        "Div", [node.input[0], writer.node("Max", [norm, least], f"{node.name}:least")], node.name, node.output[0]
+    )
+    return True
+
+
+def _reduced(
+    writer: Writer, graph: Graph, op: str, tensor: str, axes: list[int], name: str, keepdims: int
+) -> str:  # fmt: skip
+    """A reduction of a tensor; its axes are an input from opset 18 on."""
+    if graph.opset < 18:
+        return writer.node(op, [tensor], name, axes=axes, keepdims=keepdims)
+    return writer.node(op, [tensor, writer.const(f"{name}_axes", axes, np.int64)], name, keepdims=keepdims)
+
+
 def _plane_reduction(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     """A reduction of a plane (in either layout) that drops its axes keeps them, and a Reshape drops them."""
     attrs, shape = attrs_of(node), graph.shape(node.input[0])
@@ -189,28 +211,6 @@ def _sum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     count = writer.const(f"{node.name}_count", np.prod([shape[a] for a in axes]), np.float32)
     writer.node("Mul", [mean, count], f"{node.name}:times", node.output[0])
     return True
-
-
-def _lp_normalization(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
-    """The values along an axis over their norm; zeros stay zeros."""
-    attrs = attrs_of(node)
-    op = {1: "ReduceL1", 2: "ReduceL2"}[attrs.get("p", 2)]
-    norm = _reduced(writer, graph, op, node.input[0], [attrs.get("axis", -1)], f"{node.name}:norm", 1)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[node.output[0]][1])
-    least = writer.const(f"{node.name}_least", np.finfo(dtype).tiny, dtype)
-    writer.node(
-        "Div", [node.input[0], writer.node("Max", [norm, least], f"{node.name}:least")], node.name, node.output[0]
-    )
-    return True
-
-
-def _reduced(
-    writer: Writer, graph: Graph, op: str, tensor: str, axes: list[int], name: str, keepdims: int
-) -> str:  # fmt: skip
-    """A reduction of a tensor; its axes are an input from opset 18 on."""
-    if graph.opset < 18:
-        return writer.node(op, [tensor], name, axes=axes, keepdims=keepdims)
-    return writer.node(op, [tensor, writer.const(f"{name}_axes", axes, np.int64)], name, keepdims=keepdims)
 
 
 EXPANSIONS: dict[str, Expansion] = {

@@ -147,3 +147,16 @@ def test_a_turn_that_is_another_one() -> None:
     assert changed_cycles(turns, others, HW) == expected
     before = turn_cycles(turns, HW)
     assert all(cycles != before[number] for (number, _), cycles in zip(others, expected, strict=True))
+
+
+def test_streams_take_from_the_first_loads_what_comes_in_their_time() -> None:
+    """Of 200 cycles of loads 80 pass before the first stream of the next turn asks for the channel, 50 with it, and 70 before the
+    second one does: however large those after it are, the loads wait for 50."""
+
+    def first_turn(stream_bytes: int, next_bytes: int) -> int:
+        loading = replace(work(1), loads=1, load_beats=200, first_bytes=1600, first_loads=1)
+        turns = [loading, work(1, 2, stream_bytes), work(1, 1, next_bytes)]
+        return turn_cycles([Turn(work=each, weight_bytes=1000, weight_tiles=1) for each in turns], HW)[0]
+
+    assert first_turn(800, 80_000) - first_turn(0, 80_000) == 50
+    assert first_turn(800, 800) == first_turn(800, 80_000)

@@ -289,17 +289,20 @@ class _Timeline:
 
     def _lost(self, beats: float) -> float:
         """Cycles that LOADW, with the streams behind the first turn that it has room for, takes from loads of so many."""
-        room, found = self.hw.weight_buffer_bytes - self.turns[0].weight_bytes, []
+        room, left, lost = self.hw.weight_buffer_bytes - self.turns[0].weight_bytes, beats, 0.0
+        pause = self.hw.start_up_cycles.loadw + self.hw.dram_latency_cycles
         for turn in self.turns[1:]:
             room -= turn.weight_bytes
             if room < 0:
                 break
-            found.append(turn.work)
-        ahead = sum(work.weight_bytes for work in found) / self.hw.dram_bytes_per_cycle
-        pauses = sum(work.weight_loads for work in found) * (
-            self.hw.start_up_cycles.loadw + self.hw.dram_latency_cycles
-        )
-        return _in_turn(beats, ahead, pauses)
+            stream = turn.work.weight_bytes / max(1, turn.work.weight_loads) / self.hw.dram_bytes_per_cycle
+            for _ in range(turn.work.weight_loads):
+                left -= pause
+                if left <= 0:
+                    return lost
+                lost += min(left, stream)
+                left -= min(left, stream)
+        return lost
 
     def room(self, tile: _WeightTile, together_bytes: int) -> float:
         """When a tile, given a place in the weight buffer, may be decoded into it."""

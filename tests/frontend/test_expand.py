@@ -125,6 +125,53 @@ MOVES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, .
 }  # fmt: skip
 
 
+# Equation, shapes of x and of the second operand, whether that is a constant.
+EINSUMS: list[tuple[str, tuple[int, ...], tuple[int, ...], bool]] = [
+    ("B G H I D, B G H J D -> B G H I J", (1, 4, 2, 5, 3), (1, 4, 2, 6, 3), False),
+    ("bhij,bhjd->bhid", (1, 2, 5, 6), (1, 2, 6, 3), False),
+    ("bhid,bhjd->bijh", (2, 3, 4, 5), (2, 3, 6, 5), False),
+    ("abc,cd->abd", (2, 3, 4), (4, 5), True),
+    ("abc,dcb", (2, 3, 4), (6, 4, 3), True),
+    ("...ij,...jk->...ik", (2, 3, 4, 5), (2, 3, 5, 6), False),
+    ("...i,ji->...j", (2, 3, 4), (7, 4), True),
+    ("nchw,kc->nkhw", (1, 6, 4, 5), (3, 6), True),
+    ("bi,bj->bij", (2, 3), (2, 4), False),
+    ("ij,ij->", (3, 4), (3, 4), False),
+    ("bij,bjk->b", (2, 3, 4), (2, 4, 3), False),
+    ("...ij,...jk->...ik", (2, 3, 4, 5), (1, 3, 5, 6), False),
+]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("equation", "first", "second", "constant"), EINSUMS)
+def test_einsum(equation: str, first: tuple[int, ...], second: tuple[int, ...], constant: bool, swapped: bool) -> None:
+    """A product, in either order of the operands."""
+    names = ["x", "w"]
+    if swapped:
+        left, arrow, right = equation.partition("->")
+        names, equation = names[::-1], ",".join(left.split(",")[::-1]) + arrow + right
+    inputs = {"x": first} if constant else {"x": first, "w": second}
+    proto = model([node("Einsum", names, ["y"], equation=equation)], {"w": f(*second)} if constant else {}, inputs)
+    imported = assert_equals_onnx_runtime(proto)
+    assert [op for op in relax_ops(imported) if op in ("matmul", "einsum")] == ["matmul"]
+
+
+@pytest.mark.parametrize("opset", [12, 17])
+@pytest.mark.parametrize("equation", ["abc->cab", "abc->b", "a...->...a", "abc->"])
+def test_einsum_of_one_operand(equation: str, opset: int) -> None:
+    proto = model([node("Einsum", ["x"], ["y"], equation=equation)], {}, (2, 3, 4), opset=opset)
+    assert "einsum" not in relax_ops(assert_equals_onnx_runtime(proto))
+
+
+@pytest.mark.parametrize("equation", ["iij,jk->k", "ijk,jk,kl->il"])
+def test_other_equations_are_refused_by_name(equation: str) -> None:
+    names = ["x", "z", "v"][: equation.count(",") + 1]
+    shapes = {"x": (3, 3, 4), "z": (4, 4) if "iij" in equation else (3, 4), "v": (4, 5)}
+    proto = model([node("Einsum", names, ["y"], "sums", equation=equation)], {}, {name: shapes[name] for name in names})
+    with pytest.raises(QaccelError, match=f"^node 'sums' .Einsum. has the equation '{equation}'; only those of one or"):
+        import_onnx(proto)
+
+
 @pytest.mark.parametrize("what", MOVES)
 def test_moves(what: str) -> None:
     nodes, consts, shape, opset = MOVES[what]

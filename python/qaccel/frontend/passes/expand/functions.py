@@ -16,6 +16,7 @@ from ...graph import Graph, attrs_of, remade
 from ...writer import Writer
 from . import moves as expand_moves
 from . import recurrent as expand_recurrent
+from .einsum import einsum
 from .long_kernels import shorten
 
 Expansion = Callable[[onnx.NodeProto, Graph, Writer], bool]
@@ -215,6 +216,7 @@ def _sum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
 
 EXPANSIONS: dict[str, Expansion] = {
     "Conv": shorten,
+    "Einsum": einsum,
     "LpNormalization": _lp_normalization,
     "ReduceSum": _sum,
     "ReduceMean": _plane_reduction,

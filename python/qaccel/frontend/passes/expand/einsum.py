@@ -60,15 +60,15 @@ def einsum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     for labels, shape in zip(equation.operands, shapes, strict=True):
         size |= {label: max(length, size.get(label, 1)) for label, length in zip(labels, shape, strict=True)}
     terms = []
-    for k, (source, labels) in enumerate(zip(node.input, equation.operands, strict=True)):
-        kept = [label for label in labels if _lasts(label, k, equation)]
-        terms.append(_prepared(node.name, source, labels, kept, size, graph, writer))
+    for k, (source, own) in enumerate(zip(node.input, equation.operands, strict=True)):
+        kept = [label for label in own if _lasts(label, k, equation)]
+        terms.append(_prepared(node.name, source, own, kept, size, graph, writer))
     if len(terms) == 1:
-        ((source, labels),) = terms
-        if list(labels) == list(result):
-            writer.node("Identity", [source], node.name, node.output[0])
+        ((only, left_of_it),) = terms
+        if list(left_of_it) == list(result):
+            writer.node("Identity", [only], node.name, node.output[0])
         else:
-            writer.transpose(source, [labels.index(label) for label in result], node.name, node.output[0])
+            writer.transpose(only, [left_of_it.index(label) for label in result], node.name, node.output[0])
         return True
     if node.input[0] in graph.consts:
         terms.reverse()

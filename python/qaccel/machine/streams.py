@@ -163,9 +163,9 @@ def codec_of(stream: bytes) -> str:
 
 
 def entropy_bits(weights: np.ndarray) -> float:
-    """Order-0 entropy of integer weights times their number, in bits."""
+    """Order-0 entropy of weights, whole numbers of any type, times their number, in bits."""
     if weights.size == 0:
         return 0.0
-    counts = np.bincount(weights.reshape(-1) - weights.min())
+    counts = np.bincount((weights.reshape(-1) - weights.min()).astype(np.int64))
     counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / weights.size)).sum())

@@ -255,3 +255,11 @@ def test_estimated_cycles_are_the_decoders(lanes: int, columns: int) -> None:
     (stream,) = encode_streams([tile], hw)
     counted = decode_stream(stream, tile.weights.size, columns, 8, hw).decode_cycles
     assert abs(line.decode_cycles(200, columns) / counted - 1) < 0.05
+
+
+@pytest.mark.parametrize(("dtype", "reach"), [(np.int8, 128), (np.int16, 32768), (np.float64, 128)])
+def test_entropy_of_weights_that_reach_from_end_to_end(dtype: type, reach: int) -> None:
+    weights = np.random.default_rng(4).integers(-reach, reach, (8, 500))
+    weights[0, :2] = -reach, reach - 1
+    counts = np.unique(weights, return_counts=True)[1]
+    assert entropy_bits(weights.astype(dtype)) == pytest.approx(-(counts * np.log2(counts / weights.size)).sum())

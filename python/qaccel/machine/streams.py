@@ -166,6 +166,7 @@ def entropy_bits(weights: np.ndarray) -> float:
     """Order-0 entropy of weights, whole numbers of any type, times their number, in bits."""
     if weights.size == 0:
         return 0.0
-    counts = np.bincount((weights.reshape(-1) - weights.min()).astype(np.int64))
+    whole = weights.reshape(-1).astype(np.int64)  # the difference of two bytes is none
+    counts = np.bincount(whole - whole.min())
     counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / weights.size)).sum())

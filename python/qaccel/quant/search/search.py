@@ -33,7 +33,8 @@ ROUNDS = 5
 # Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
 TRIALS = {2_000_000: 24, WORTH_MACS: 10}
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
-CURIOUS, CURIOUS_COST = 2.0, 1.03
+CURIOUS, CURIOUS_COST = 3.0, 1.03
+CURIOUS_UNIFORM = 2.0  # the same for uniform plans, which large networks try, too
 LEAST_CAUTION = 0.3  # of what a plan may lose, after one of a large network that lost more
 W8A8, W4A8, W8A4 = BitWidths(8, 8), BitWidths(4, 8), BitWidths(8, 4)
 Advance = Callable[[str], object]
@@ -211,11 +212,11 @@ def _try_uniform(state: State, advance: Advance) -> None:
         over = (
             float((losses / lab.points.budget(state.limits.max_points)).max()) if state.limits.max_drop_holds else 0.0
         )
-        if choice in lab.trials or not state.affordable(cost, CURIOUS_COST) or over > CURIOUS**2:
+        if choice in lab.trials or not state.affordable(cost, CURIOUS_COST) or over > CURIOUS_UNIFORM**2:
             continue
         if state.best is not None:
             promised = {"cycles": float(cost.cycles), "bytes": float(cost.bytes)}.get(
-                state.limits.minimized, float((losses / lab.points.budget(1.0)).max()) / CURIOUS
+                state.limits.minimized, float((losses / lab.points.budget(1.0)).max()) / CURIOUS_UNIFORM
             )
             if promised >= state.objective(state.best):
                 continue

@@ -47,15 +47,10 @@ def without_rounding(graph: Graph, clamped: Mapping[str, tuple[bool, bool]] | No
         relu = maker is not None and begins_at_zero and node.input[0] not in positive
         if begins_at_zero or node.input[0] in positive:
             positive.add(node.output[0])
-        below, above = (
-            (False, False)
-            if maker is None
-            else (True, True)
-            if clamped is None
-            else clamped.get(maker.name, (False, False))
-        )
+        below = above = False
         if maker is not None:
             saturates[maker.name] = Saturation(ends[0], ends[1], relu)
+            below, above = (True, True) if clamped is None else clamped.get(maker.name, (False, False))
         bounds = {"min": ends[0]} if below or relu else {}
         bounds |= {"max": ends[1]} if above else {}
         if not bounds:

@@ -77,7 +77,7 @@ def check_quickest(indices: range) -> int:
                 fitting = [tiling for tiling in each if tiling.working_bytes <= budget_bytes]
                 best = min(fitting, key=lambda t: (layer_cycles(t.work, hw), t.working_bytes), default=None)
                 assert (None if quickest is None else quickest.tiling) == best, (index, budget_bytes)
-                compared += best is not None
+                compared += bool(fitting)
     return compared
 
 

@@ -64,11 +64,11 @@ def einsum(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
         kept = [label for label in own if _lasts(label, k, equation)]
         terms.append(_prepared(node.name, source, own, kept, size, graph, writer))
     if len(terms) == 1:
-        ((only, left_of_it),) = terms
-        if list(left_of_it) == list(result):
+        ((only, remaining),) = terms
+        if list(remaining) == list(result):
             writer.node("Identity", [only], node.name, node.output[0])
         else:
-            writer.transpose(only, [left_of_it.index(label) for label in result], node.name, node.output[0])
+            writer.transpose(only, [remaining.index(label) for label in result], node.name, node.output[0])
         return True
     if node.input[0] in graph.consts:
         terms.reverse()

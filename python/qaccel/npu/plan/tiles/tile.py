@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -139,8 +140,7 @@ def plan_stripe(
             continue
         if (first.tile_h, first.tile_w) == (y.h, y.w):
             return first
-        computing = lambda t: sum(count * cost.work_cycles(work, hw) for work, count in t.work.computes)  # noqa: E731
-        return min((first, *made), key=computing)
+        return min((first, *made), key=partial(_computing_cycles, hw))
     return None
 
 
@@ -162,6 +162,10 @@ def tiling_alone(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> Tiling | N
     """The quickest tiling of a layer if what passes between layers takes no room in SRAM, or None if there is none."""
     inside = frozenset({each.output for each in graph.layers} - {*graph.outputs})
     return plan_layer(layer, graph.maps, hw, inside, hw.sram_bytes, {})
+
+
+def _computing_cycles(hw: HwConfig, tiling: Tiling) -> int:
+    return sum(count * cost.work_cycles(work, hw) for work, count in tiling.work.computes)
 
 
 def _columns(layer: AnyLayer, hw: HwConfig) -> int:

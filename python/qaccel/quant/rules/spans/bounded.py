@@ -91,9 +91,8 @@ class Bounds:
         self.of: dict[relax.Var, Span] = {var: _bounds_of_type(spec.dtype) for var, spec in inputs.items()}
         self._full = dict(self.of)  # what bounded functions give for what their operands can reach
         self._by_nature: set[relax.Var] = set()
-        self._sources: dict[
-            relax.Var, frozenset[relax.Var]
-        ] = {}  # of what is made of nothing but functions bounded by nature
+        # Of what is made of nothing but functions bounded by nature.
+        self._sources: dict[relax.Var, frozenset[relax.Var]] = {}
         for node in self._nodes.values():
             self.of[node.output] = self._bounds(node, self.of)
             by_nature = self._bounded_by_nature(node)

@@ -3,40 +3,15 @@
 #include <cstring>
 
 #include "codec.h"
+#include "codec_columns.h"
 #include "codec_lanes.h"
-#include "codec_table.h"
 #include "crc32.h"
 
 namespace qaccel {
 
 namespace {
 
-constexpr uint32_t kStateLow = uint32_t{1} << isa::kStreamStateBits;
-constexpr uint32_t kSlotMask = kFrequencies - 1;
-
-// A table as the lanes use it: the symbol of every slot.
-struct SlotTable {
-  std::array<Symbol, kSymbolsMax> symbols;
-  std::array<uint8_t, kFrequencies> symbol_of;
-
-  explicit SlotTable(const Symbols& from) {
-    for (size_t s = 0; s < from.size(); ++s) {
-      symbols[s] = from[s];
-      std::memset(symbol_of.data() + from[s].begin, static_cast<int>(s), from[s].frequency);
-    }
-  }
-
-  // One step of a lane.
-  int32_t Decode(uint32_t& state, BitReader& in) const {
-    const uint32_t slot = state & kSlotMask;
-    const Symbol& symbol = symbols[symbol_of[slot]];
-    state = symbol.frequency * (state >> isa::kStreamFrequencyBits) + slot - symbol.begin;
-    const auto bits = static_cast<uint32_t>(__builtin_clz(state) - __builtin_clz(kStateLow));
-    const auto taken = static_cast<uint32_t>(in.Take(bits + symbol.extra_bits));
-    state = state << bits | (taken & ((uint32_t{1} << bits) - 1));
-    return symbol.first + static_cast<int32_t>(taken >> bits);
-  }
-};
+constexpr size_t kLanesMax = size_t{1} << ((1 << isa::kStreamLaneBits) - 1);
 
 // Weights into the tile, packed as the weight buffer has them. A weight that does not fit is noted.
 template <int kBits>
@@ -46,7 +21,7 @@ class Tile {
     std::memset(out, 0, static_cast<size_t>(ChannelBytes(shape.count, kBits)));
   }
   void Put(int64_t index, int32_t weight) {
-    outside_ |= weight < LowestOf(kBits) || weight > HighestOf(kBits);
+    noted_ |= static_cast<uint32_t>(weight) - static_cast<uint32_t>(LowestOf(kBits));
     const auto pattern = static_cast<uint32_t>(weight);
     if (kBits == 4) {
       out_[index / 2] = static_cast<uint8_t>(out_[index / 2] | (pattern & 0xF) << index % 2 * 4);
@@ -57,13 +32,16 @@ class Tile {
       out_[2 * index + 1] = static_cast<uint8_t>(pattern >> 8);
     }
   }
+  // For those who put weights themselves, at a whole byte.
+  uint8_t* At(int64_t index) { return out_ + index * kBits / 8; }
+  uint32_t& noted() { return noted_; }
   void Check() const {
-    if (outside_) Fail("stream has a weight outside of ", kBits, " bits");
+    if (noted_ >> kBits) Fail("stream has a weight outside of ", kBits, " bits");
   }
 
  private:
   uint8_t* out_;
-  bool outside_ = false;
+  uint32_t noted_ = 0;  // of every weight, how far it is above the lowest, or-ed
 };
 
 struct Lane {
@@ -74,6 +52,7 @@ struct Lane {
 
 std::vector<Lane> Lanes(const TileShape& tile, int64_t count) {
   std::vector<Lane> lanes;
+  lanes.reserve(static_cast<size_t>(count));
   for (int64_t l = 0; l < count; ++l) {
     const int64_t left = LaneWeights(tile, l, count) - HeldWeights(tile.bits);
     if (left < 0)
@@ -88,24 +67,51 @@ void TakeStates(std::vector<Lane>& lanes, BitReader& in) {
   in.CheckEnd();
 }
 
+// The lanes from the first column on, as long as the columns that they take together are all there and equally long, and no lane
+// has reached its end. Returns the cycles.
+template <int kBits>
+int64_t DecodeWholeColumns(const SlotTable& table, std::vector<Lane>& lanes, BitReader& in, Tile<kBits>& tile,
+                           const TileShape& shape) {
+  std::array<uint32_t, kLanesMax> states;
+  const auto count = static_cast<int64_t>(lanes.size());
+  // Two weights are put at a time: 4-bit ones share their byte.
+  if (count % 2 || (kBits == 4 && shape.row_weights % 2)) return 0;
+  int64_t left = lanes[0].left;
+  for (int64_t l = 0; l < count; ++l) {
+    left = std::min(left, lanes[l].left);
+    states[l] = lanes[l].state;
+  }
+  const int64_t rest = shape.count % shape.row_weights, columns = std::min(shape.row_weights, shape.count);
+  int64_t cycles = 0, column = 0, row = 0;
+  while (cycles < left && row == 0 && column + count <= columns && (column + count <= rest || column >= rest)) {
+    const int64_t rows = shape.count / shape.row_weights + (column < rest);
+    row = DecodeColumns<kBits>(table, states.data(), count, in.cursor, in.end(), std::min(rows, left - cycles),
+                               tile.At(column), shape.row_weights * kBits / 8, tile.noted());
+    in.CheckEnd();
+    cycles += row;
+    if (row < rows) break;
+    row = 0;
+    column += count;
+  }
+  for (int64_t l = 0; l < count; ++l) {
+    lanes[l].state = states[l];
+    lanes[l].left -= cycles;
+    lanes[l].walk.column = column + l;
+    lanes[l].walk.index = row * shape.row_weights + column + l;
+  }
+  return cycles;
+}
+
 // Returns the cycles.
 template <int kBits>
-int64_t DecodeWithOneTable(const SlotTable& table, std::vector<Lane>& lanes, BitReader& in, Tile<kBits>& tile) {
-  int64_t cycles = 0, together = lanes[0].left;
-  for (const Lane& lane : lanes) together = std::min(together, lane.left);
-  for (; cycles < together; ++cycles) {
-    for (Lane& lane : lanes) {
-      tile.Put(lane.walk.index, table.Decode(lane.state, in));
-      lane.walk.Next();
-    }
-    in.CheckEnd();
-  }
-  for (Lane& lane : lanes) lane.left -= together;
+int64_t DecodeWithOneTable(const SlotTable& table, std::vector<Lane>& lanes, BitReader& in, Tile<kBits>& tile,
+                           const TileShape& shape) {
+  int64_t cycles = DecodeWholeColumns<kBits>(table, lanes, in, tile, shape);
   for (bool any = true; any; cycles += any) {
     any = false;
     for (Lane& lane : lanes) {
       if (lane.left == 0) continue;
-      tile.Put(lane.walk.index, table.Decode(lane.state, in));
+      tile.Put(lane.walk.index, table.Decode(lane.state, in.cursor));
       lane.walk.Next();
       --lane.left;
       any = true;
@@ -125,12 +131,12 @@ int64_t DecodeZeroRuns(const SlotTable& runs, const SlotTable& weights, std::vec
       if (lane.left == 0) continue;
       any = true;
       if (cycles % 2) {
-        tile.Put(lane.walk.index, weights.Decode(lane.state, in));
+        tile.Put(lane.walk.index, weights.Decode(lane.state, in.cursor));
         lane.walk.Next();
         --lane.left;
         continue;
       }
-      const int64_t run = runs.Decode(lane.state, in);
+      const int64_t run = runs.Decode(lane.state, in.cursor);
       if (run > lane.left) Fail("stream has a run of ", run, " zeros where ", lane.left, " weights are left");
       for (int64_t k = 0; k < run; ++k) lane.walk.Next();  // the tile is zero
       lane.left -= run;
@@ -167,7 +173,7 @@ int64_t DecodeCoded(isa::Codec codec, BitReader& in, const TileShape& shape, con
     CheckTables(symbols.size(), limits);
     TakeStates(lanes, in);
     cycles = static_cast<int64_t>(symbols.size());
-    cycles += DecodeWithOneTable<kBits>(SlotTable(symbols), lanes, in, tile);
+    cycles += DecodeWithOneTable<kBits>(SlotTable(symbols), lanes, in, tile, shape);
   }
   in.CheckDone();
   tile.Check();

@@ -153,11 +153,11 @@ Values Weights(std::mt19937& random, int kind, int64_t count, int64_t bits) {
 TEST(round_trips) {
   std::mt19937 random(7);
   std::map<isa::Codec, int> codecs;
-  const TileShape shapes[] = {{1, 1, 0}, {7, 3, 0}, {100, 100, 0}, {999, 10, 0}, {2304, 16, 0}, {2311, 33, 0}};
+  const TileShape shapes[] = {{1, 1, 0}, {7, 3, 0}, {100, 100, 0}, {999, 10, 0}, {2304, 16, 0}, {2311, 33, 0}, {2400, 48, 0}, {4000, 96, 0}};
   for (int kind = 0; kind < 7; ++kind) {
     for (const int64_t bits : kAllWidths) {
       for (TileShape tile : shapes) {
-        for (const int64_t lanes : {1, 8, 128}) {
+        for (const int64_t lanes : {1, 8, 16, 32, 128}) {
           tile.bits = bits;
           const Values values = Weights(random, kind, tile.count, bits);
           const std::vector<int32_t> weights(values.begin(), values.end());

@@ -108,7 +108,7 @@ struct Outcome {
 
 Outcome RunArtefact(const std::string& bytes, bool cycle_mode) {
   try {
-    Subgraph subgraph(ParseArtefact(bytes));
+    Subgraph subgraph(bytes, nullptr);
     std::vector<std::vector<uint8_t>> inputs, outputs;
     std::vector<const uint8_t*> in;
     std::vector<uint8_t*> out;

@@ -5,9 +5,10 @@
 #include <array>
 #include <cstdint>
 #include <iterator>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 #include "qaccel_isa.h"
 
@@ -21,16 +22,38 @@ struct Fault : std::runtime_error {
   uint32_t other_ordinal = 0;
 };
 
+// A part of a message: text or a whole number. One function makes every message of them, so that the hundreds of places where
+// one is made take little code.
+class Part {
+ public:
+  Part(std::string_view text) : text_(text) {}
+  Part(const char* text) : text_(text) {}
+  Part(const std::string& text) : text_(text) {}
+  template <typename Number, typename = std::enable_if_t<std::is_integral_v<Number> && (sizeof(Number) > 1)>>
+  Part(Number number) : is_number_(true), negative_(number < 0), size_(static_cast<uint64_t>(number)) {
+    if (negative_) size_ = ~size_ + 1;
+  }
+
+  void AppendTo(std::string& message) const;
+
+ private:
+  std::string_view text_;
+  bool is_number_ = false, negative_ = false;
+  uint64_t size_ = 0;
+};
+std::string Joined(const Part* parts, size_t count);
+[[noreturn]] void FailWith(const Part* parts, size_t count);
+
 template <typename... Parts>
 std::string Text(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  return text.str();
+  const Part all[] = {parts...};
+  return Joined(all, sizeof...(parts));
 }
 
 template <typename... Parts>
 [[noreturn]] void Fail(const Parts&... parts) {
-  throw Fault(Text(parts...));
+  const Part all[] = {parts...};
+  FailWith(all, sizeof...(parts));
 }
 
 inline int64_t CeilDiv(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }

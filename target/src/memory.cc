@@ -57,11 +57,12 @@ void Memory::Protect(int64_t begin, int64_t end) {
 
 void Memory::Clear() {
   constexpr int64_t kLarge = int64_t{1} << 26;  // beyond, new pages are cheaper than touching all of the old ones
-  if (size_ > kLarge) {
+  if (defined_end_ > kLarge) {
     defined_ = Zeroed<uint64_t>(Words(size_));
   } else {
-    std::memset(defined_.get(), 0, static_cast<size_t>(Words(size_)) * sizeof(uint64_t));
+    std::memset(defined_.get(), 0, static_cast<size_t>(Words(defined_end_)) * sizeof(uint64_t));
   }
+  defined_end_ = 0;
   for (Accesses* all : {written_, read_}) {
     for (Accesses* accesses = all; accesses != all + kEngines; ++accesses) {
       accesses->recent.clear();
@@ -86,6 +87,7 @@ int64_t Memory::FirstUndefined(int64_t begin, int64_t end) const {
 
 void Memory::SetDefined(int64_t begin, int64_t end) {
   if (begin == end) return;
+  defined_end_ = std::max(defined_end_, end);
   uint64_t* words = defined_.get();
   const int64_t first = begin / kWord, last = (end - 1) / kWord;
   words[first] |= Mask(first, begin, end);

@@ -99,6 +99,7 @@ class Memory {
   int64_t peak_ = 0;
   uint64_t version_ = 1;
   std::unique_ptr<uint64_t[], Free> defined_;  // a bit for each byte
+  int64_t defined_end_ = 0;                    // all from here on are 0
   std::vector<std::pair<int64_t, int64_t>> read_only_;
   Accesses written_[kEngines], read_[kEngines];
 };

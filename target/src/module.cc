@@ -38,13 +38,12 @@ void CheckTensor(const std::string& symbol, const TensorSlot& slot, const DLTens
 class QaccelModule : public ffi::ModuleObj {
  public:
   explicit QaccelModule(const ffi::Bytes& bytes)
-      : bytes_(bytes),
-        subgraph_(ParseArtefact(std::string_view(bytes_.data(), bytes_.size()))),
+      : subgraph_(std::string_view(bytes.data(), bytes.size()), std::make_shared<const ffi::Bytes>(bytes)),
         artefact_(subgraph_.artefact()) {}
 
   const char* kind() const final { return "qaccel"; }
   int GetPropertyMask() const final { return ffi::Module::kBinarySerializable | ffi::Module::kRunnable; }
-  ffi::Bytes SaveToBytes() const final { return bytes_; }
+  ffi::Bytes SaveToBytes() const final { return ffi::Bytes(subgraph_.Saved()); }
 
   // The subgraph's symbol and "run_cycle_mode": (inputs..., outputs...), the latter returning the report. "profile":
   // (with_trace = false) the report on inputs of zeros, since cycles do not depend on values. "get_artefact": the
@@ -113,7 +112,6 @@ class QaccelModule : public ffi::ModuleObj {
     return subgraph_.Run(inputs, {}, 1, true, with_trace);
   }
 
-  const ffi::Bytes bytes_;  // shared with who gave them: weights can be large
   Subgraph subgraph_;
   const Artefact& artefact_;
 };

@@ -7,12 +7,42 @@
 
 namespace qaccel {
 
+// Program and constants are read-only there: they are never lost, and the bytes that they came from are needed no more, unless they
+// overlap.
+void Subgraph::FillDram() {
+  dram_ = Zeroed<uint8_t>(artefact_.dram_bytes);
+  const auto copy = [&](std::string_view& from, int64_t addr) {
+    auto* to = reinterpret_cast<char*>(dram_.get()) + addr;
+    std::memcpy(to, from.data(), from.size());
+    return std::string_view(to, from.size());
+  };
+  const std::string_view program = copy(artefact_.program, artefact_.program_addr);
+  const std::string_view constants = copy(artefact_.constants, artefact_.constants_addr);
+  if (artefact_.program_addr < artefact_.ConstantsEnd() && artefact_.constants_addr < artefact_.ProgramEnd()) return;
+  before_program_ = bytes_.substr(0, static_cast<size_t>(artefact_.program.data() - bytes_.data()));
+  after_constants_ = bytes_.substr(before_program_.size() + program.size() + constants.size());
+  artefact_.program = program;
+  artefact_.constants = constants;
+  bytes_ = {};
+  keeper_.reset();
+}
+
+std::string Subgraph::Saved() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!bytes_.empty()) return std::string(bytes_);
+  std::string saved;
+  saved.reserve(before_program_.size() + artefact_.program.size() + artefact_.constants.size() + after_constants_.size());
+  for (const std::string_view part : {std::string_view(before_program_), artefact_.program, artefact_.constants,
+                                      std::string_view(after_constants_)}) {
+    saved += part;
+  }
+  return saved;
+}
+
 void Subgraph::Prepare() {
   if (!program_) program_ = std::make_unique<Program>(DecodeProgram(artefact_.program, artefact_.layers));
+  if (!dram_) FillDram();
   if (!machine_) {
-    dram_ = Zeroed<uint8_t>(artefact_.dram_bytes);
-    std::memcpy(dram_.get() + artefact_.program_addr, artefact_.program.data(), artefact_.program.size());
-    std::memcpy(dram_.get() + artefact_.constants_addr, artefact_.constants.data(), artefact_.constants.size());
     machine_ = std::make_unique<Machine>(artefact_.hw, dram_.get(), artefact_.dram_bytes);
     machine_->dram.Protect(artefact_.program_addr, artefact_.ProgramEnd());
     machine_->dram.Protect(artefact_.constants_addr, artefact_.ConstantsEnd());

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "artefact.h"
@@ -13,10 +14,14 @@ namespace qaccel {
 
 class Subgraph {
  public:
-  // Throws Fault if the artefact is damaged. The program is decoded when it first runs. What was parsed outlives this.
-  explicit Subgraph(Artefact artefact) : artefact_(std::move(artefact)) {}
+  // Throws Fault if the artefact is damaged. The program is decoded when it first runs. `keeper` keeps `bytes`; it is let go
+  // once they lie in DRAM.
+  Subgraph(std::string_view bytes, std::shared_ptr<const void> keeper)
+      : bytes_(bytes), keeper_(std::move(keeper)), artefact_(ParseArtefact(bytes)) {}
 
   const Artefact& artefact() const { return artefact_; }
+  // What it was made from.
+  std::string Saved() const;
 
   // `samples` samples one after the other. Tensor i of sample n begins at inputs[i] + n * CarrierBytes(slot): NHWC,
   // int8 for 4 and 8-bit values, int16 for 16. Returns the report of the last sample. Throws Fault where the program or
@@ -32,8 +37,13 @@ class Subgraph {
   void WriteInput(const TensorSlot& slot, const uint8_t* values);
   void ReadOutput(const TensorSlot& slot, uint8_t* values) const;
 
-  const Artefact artefact_;
-  std::mutex mutex_;  // one run at a time
+  void FillDram();
+
+  mutable std::mutex mutex_;  // one run at a time
+  std::string_view bytes_;    // while they are kept
+  std::shared_ptr<const void> keeper_;
+  std::string before_program_, after_constants_;  // of the bytes, once they are not
+  Artefact artefact_;
   std::unique_ptr<Program> program_;
   std::unique_ptr<uint8_t[], Free> dram_;
   std::unique_ptr<Machine> machine_;

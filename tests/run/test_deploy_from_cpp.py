@@ -31,8 +31,9 @@ int main() {
   }
 }
 """
-# Code that both the program and the accelerator's library touch, stacks, and the description of the module while it is read.
-FIXED_BYTES = 2 << 20
+# Code that the program, TVM's runtime and the accelerator's library touch (a module of one Relu takes 1 MB), stacks, and the
+# description of the module while it is read.
+FIXED_BYTES = 3 << 19
 
 
 def tool(name: str) -> str:
@@ -187,7 +188,7 @@ def test_a_module_of_a_larger_cpu_is_refused(program: Path, tmp_path: Path):
 
 
 def test_memory_is_little_more_than_file_and_dram(program: Path, resnet_path: Path, calibration_data, tmp_path: Path):
-    """What it takes beyond an empty program: twice file, DRAM, inputs and outputs, the machine's SRAM, and a fixed amount."""
+    """What it takes beyond an empty program: twice file, DRAM, inputs and outputs, and a fixed amount."""
     qaccel.compile(resnet_path, calibration_data=calibration_data, bits=8, effort="fast", output=tmp_path / "module.so")
     (tmp_path / "nothing.cc").write_text(NOTHING)
     linked = [find_libtvm_runtime(), tvm_ffi.libinfo.find_libtvm_ffi()]
@@ -201,4 +202,4 @@ def test_memory_is_little_more_than_file_and_dram(program: Path, resnet_path: Pa
     taken = figure(run(program, tmp_path / "module.so").stdout, "memory") - empty
     ends = 4 * (3 * 32 * 32 + 10)
     data = (tmp_path / "module.so").stat().st_size + report["memory"]["dram_footprint_bytes"] + ends
-    assert 0 < taken <= 2 * data + report["hw"]["sram_bytes"] + FIXED_BYTES
+    assert 0 < taken <= 2 * data + FIXED_BYTES

@@ -94,6 +94,27 @@ def test_profile_and_artefact() -> None:
         module["other"]
 
 
+def test_its_bytes_can_be_had_again_once_only_dram_holds_them() -> None:
+    """After it ran and after it failed, with what follows the last blob; and where program and constants lie over each other."""
+    whole = negation(8)
+    over_each_other = replace(whole, constants_addr=whole.program_addr, constants=bytes(5)).to_bytes()
+    body = whole.to_bytes()[16:] + b"more"
+    longer = whole.to_bytes()[:12] + struct.pack("<I", zlib.crc32(body)) + body
+    for data in (whole.to_bytes(), over_each_other, longer):
+        module = create_module(data)
+        x, y = tensors(8, 1)
+        for _ in range(2):
+            call(module, "negate", x, y)
+            assert bytes(module["get_artefact"]()) == data
+    narrow = create_module(data := negation(4).to_bytes())
+    x, y = tensors(4, 1)
+    with pytest.raises(RuntimeError, match="outside 4 bits"):
+        call(narrow, "negate", np.full_like(x, 8), y)
+    assert bytes(narrow["get_artefact"]()) == data
+    call(narrow, "negate", x, y)
+    np.testing.assert_array_equal(y, np.minimum(-x.astype(int), 7))
+
+
 @pytest.mark.parametrize("suffix", ["so", "tar"])
 def test_it_survives_export_and_load(tmp_path, suffix: str) -> None:
     """As one of the modules of an executable: its functions answer after loading, under the same symbol."""

@@ -1,12 +1,15 @@
 """Element-wise operators in integers, in vectors: sums, products, copies and tables.
 
 Sums of rescaled operands have at most 50 bits, so float64 holds them exactly and rounds them once, as in `requantize`.
+Where both operands have at most 8 bits there are 65,536 pairs of them: 32 bits do if they give the same for every pair.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +25,16 @@ from .vectors import GATHERED, Expr, Vectors, const, gathered, intrinsic, lanes_
 
 _CHUNK = 1 << 12  # elements of a task
 _CYCLES = 1  # about, per element
+# How far factors of 24 bits may be from the nearest, the least first: one of them mostly rounds all pairs right.
+_NEAR = sorted(itertools.product((0, 1, -1, 2, -2), repeat=2), key=lambda move: abs(move[0]) + abs(move[1]))
 
 
 def eltwise(isa: Vectors, attrs: EltwiseAttrs, shape: tuple[int, ...], small: tuple[int, ...]) -> IntegerKernel:
     """``qaccel.eltwise`` on ``shape`` and ``small``, which is 1 where it is repeated."""
-    combined = _combined(isa, attrs)
+    words = _WordSum.of(attrs)
+    combined = words.value if words else _combined(isa, attrs)
     dtypes = carrier(attrs.a.bits), carrier(attrs.b.bits)
-    output = Output.of(attrs)
+    output = replace(Output.of(attrs), zero_point=0) if words else Output.of(attrs)
     # The innermost dimensions along which b is either all there or one value.
     inner = len(shape) - 1 if attrs.lesser else len(shape)
     one = small[-1] == 1 and shape[-1] != 1
@@ -76,6 +82,53 @@ def _signs(lesser: tuple[int, ...], channels: int) -> np.ndarray:
     signs = np.ones(channels, np.int8)
     signs[list(lesser)] = -1
     return signs
+
+
+@dataclass(frozen=True)
+class _WordSum:
+    """A sum or difference in 32 bits: ``(a * first + b * second + start) >> bits``, then the clamp, is what the operator means."""
+
+    first: int
+    second: int
+    start: int
+    bits: int
+
+    @staticmethod
+    def of(attrs: EltwiseAttrs) -> _WordSum | None:
+        """The one that gives what ``attrs`` means for every pair of operands; None if there is none, as where sums lie on
+        halves."""
+        if attrs.kind not in ("add", "sub") or max(attrs.a.bits, attrs.b.bits) > 8:
+            return None
+        ma, mb, shift = attrs.multipliers()
+        factors = math.ldexp(ma, -shift), math.ldexp(mb if attrs.kind == "add" else -mb, -shift)
+        ranges = [(-(1 << (q.bits - 1)), 1 << (q.bits - 1)) for q in (attrs.a, attrs.b)]
+        a, b = np.arange(*ranges[0])[:, None], np.arange(*ranges[1])[None, :]
+        expected = attrs.meaning(a, b).astype(np.int64)
+        # Bits below the whole ones: as many as leave room for every sum of magnitudes.
+        largest = sum(-low * abs(f) for (low, _), f in zip(ranges, factors, strict=True))
+        offset = attrs.result.zero_point - attrs.a.zero_point * factors[0] - attrs.b.zero_point * factors[1]
+        bits = 31 - math.frexp(largest + abs(offset) + 1)[1]
+        if bits < 1:
+            return None
+        near = [round(math.ldexp(factor, bits)) for factor in factors]
+        middle = round(math.ldexp(offset + 0.5, bits))
+        lowest = np.where(expected > attrs.clamp.lo, expected << bits, -(1 << 62))
+        highest = np.where(expected < attrs.clamp.hi, (expected + 1 << bits) - 1, 1 << 62)
+        for move in _NEAR:
+            first, second = (factor + m for factor, m in zip(near, move, strict=True))
+            products = a * first + b * second
+            least, most = int((lowest - products).max()), int((highest - products).min())
+            start = min(max(middle, least), most)
+            magnitude = abs(first * ranges[0][0]) + abs(second * ranges[1][0]) + abs(start)
+            if least <= most and magnitude < 1 << 31:
+                return _WordSum(first, second, start, bits)
+        return None
+
+    def value(self, a: Expr, b: Expr) -> Expr:
+        """int32 lanes of both operands -> of the result, its zero point included, before the clamp."""
+        dtype = of("int32", lanes_of(a))
+        second = b * const(self.second, dtype) + const(self.start, dtype)
+        return tirx.shift_right(a * const(self.first, dtype) + second, const(self.bits, dtype))
 
 
 def _combined(isa: Vectors, attrs: EltwiseAttrs) -> Callable[..., Expr]:

@@ -70,7 +70,8 @@ class Chosen:
     ``rounds``: relative difference of estimated and simulated cost in each round. ``objective``: of the chosen plan; of a drop,
     loss over that of one point. ``bound``: the least that it, or a plan that was not tried, can have by the last tables.
     ``gap``: of the integer program's solution to its bound, relative. ``trials``: how many plans were quantized, compiled and
-    judged. ``rate``: what rounding paid for a bit, a loss of the worst part; 0 for rounding that does not pay.
+    judged. ``mean_weight_bits``: of the numbers, by weights; ``mean_stream_bits``: what a weight takes in its stream.
+    ``rate``: what rounding paid for a bit, a loss of the worst part; 0 for rounding that does not pay.
     ``curve``: the Pareto curve by the tables. ``plans``: those that were measured, and the uniform ones.
     """
 
@@ -81,6 +82,7 @@ class Chosen:
     cycles: int
     bytes: int
     mean_weight_bits: float
+    mean_stream_bits: float
     rounds: tuple[float, ...]
     objective: float
     bound: float

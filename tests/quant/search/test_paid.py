@@ -1,5 +1,6 @@
 """Rounding that pays for bits until a limit is kept: bytes of the compiled module, and what ONNX Runtime's float network says of it."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -77,17 +78,43 @@ def test_the_fewest_bytes_are_said_where_no_rate_keeps_the_limit() -> None:
     assert within_bytes(cast(Laboratory, Fake(50_000)), None, 40_000).cost.bytes == 50_000
 
 
-def test_the_highest_rate_that_keeps_the_drop() -> None:
-    """Within a factor that the halvings leave; none where the first is too much already."""
+def paid_most(most: float, used: Callable[[float], float]) -> tuple[float | None, int]:
+    """The rate that `most_paid` finds where rates up to ``most`` keep the limits, and how many it tried."""
     fake = cast(Laboratory, Fake(20_000))
-    first = first_rate(fake)
+    tries: list[float] = []
 
-    def found(most: float) -> float | None:
-        trial = most_paid(
-            fake, cast(Any, lambda rate: rate), cast(Any, lambda rate: rate <= most), cast(Any, lambda rate: -rate)
-        )
-        return cast("float | None", trial)
+    def tried(rate: float) -> Any:
+        tries.append(rate)
+        return rate
 
-    for most in (3 * first, 100 * first, 0.5 * first):
-        assert most / 8**0.25 <= cast(float, found(most)) <= most
-    assert found(first / 100) is None
+    found = most_paid(
+        fake, tried, cast(Any, lambda rate: rate <= most), cast(Any, lambda rate: -rate), cast(Any, used), 2
+    )
+    return cast("float | None", found), len(tries)
+
+
+@pytest.mark.parametrize("times", [3, 100, 0.5])
+def test_the_highest_rate_that_keeps_a_limit(times: float) -> None:
+    """Within a factor that two halvings leave, whatever the drop says; none where the first is too much already."""
+    most = times * first_rate(cast(Laboratory, Fake(20_000)))
+    rate, tries = paid_most(most, lambda rate: 0.1)
+    assert rate is not None and most / 8**0.25 <= rate <= most and tries <= 6
+    assert paid_most(most / 1000, lambda rate: 0.1)[0] is None
+
+
+@pytest.mark.parametrize("times", [3, 100, 7.9])
+def test_the_drop_says_how_near_a_rate_is(times: float) -> None:
+    """Points that grow as a power of the rate: a rate nearer than two halvings come is found, and not passed."""
+    most = times * first_rate(cast(Laboratory, Fake(20_000)))
+    rate, _ = paid_most(most, lambda rate: (rate / most) ** 0.6)
+    assert rate is not None and 0.85 * most <= rate <= most
+
+
+@pytest.mark.slow
+def test_the_fewest_bytes_are_those_of_eight_bits_that_pay(calibration_data: dict[str, np.ndarray]) -> None:
+    """A search for the fewest bytes is not beaten by what `--bits 8 --max-bytes` makes of the same samples at as small a drop."""
+    auto = qaccel.quantize(RESNET, calibration_data, bits="auto", minimize="bytes", max_drop=2)
+    chosen = auto.quantized.chosen
+    plain = qaccel.quantize(RESNET, calibration_data, bits=8, max_bytes=bytes_of(auto), max_drop=100)
+    assert chosen is not None and chosen.drop.points <= 2
+    assert divergence(auto) <= 1.5 * divergence(plain)

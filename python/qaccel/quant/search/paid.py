@@ -21,7 +21,11 @@ STEP = 8.0  # between rates until one is on the other side of the limit
 MOST_STEPS = 6
 NEAR = 0.995  # of a limit on bytes is near enough
 MOST_TRIES = 8
-HALVINGS = 2  # of the way between a rate that loses too much and one that does not
+CLOSER, CLOSER_SMALL = (
+    2,
+    4,
+)  # tries between a rate that loses too much and one that does not, of a large network and a small one
+WANTED = 0.97  # of the drop that may be, where those aim
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,28 +64,41 @@ def most_paid(
     tried: Callable[[float], Trial],
     keeps: Callable[[Trial], bool],
     objective: Callable[[Trial], float],
+    used: Callable[[Trial], float],
+    closer: int,
 ) -> Trial | None:
     """Of the trials at rates up to the highest that ``keeps`` the limits the one of least ``objective``; None where none does.
 
-    ``tried``: the network at a rate. Low rates may gain nothing where steps are coarse, so rates grow until a limit is passed.
+    ``tried``: the network at a rate; ``used``: the share of the drop that may be. Low rates may gain nothing where steps are
+    coarse, so rates grow until a limit is passed, then ``closer`` tries come nearer to it.
     """
     found: list[Trial] = []
     low, high = first_rate(lab) / STEP, first_rate(lab)
+    below = above = 0.0
     for _ in range(MOST_STEPS):
         trial = tried(high)
         if not keeps(trial):
+            above = used(trial)
             break
         found.append(trial)
-        low, high = high, high * STEP
-    for _ in range(HALVINGS):
-        middle = math.sqrt(low * high)
+        below, low, high = used(trial), high, high * STEP
+    for _ in range(closer):
+        middle = low * (high / low) ** _way(below, above)
         trial = tried(middle)
         if keeps(trial):
             found.append(trial)
-            low = middle
+            below, low = used(trial), middle
         else:
-            high = middle
+            above, high = used(trial), middle
     return min(found, key=objective, default=None)
+
+
+def _way(below: float, above: float) -> float:
+    """How far from a rate that uses ``below`` of the drop to one that uses ``above``, by logarithms, WANTED of it is used, not
+    within a quarter of the way to an end; half where the drop is not what is passed."""
+    if not 0 < below < WANTED < above < math.inf:
+        return 0.5
+    return min(max(math.log(WANTED / below) / math.log(above / below), 0.25), 0.75)
 
 
 def first_rate(lab: Laboratory) -> float:

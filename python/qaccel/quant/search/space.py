@@ -9,6 +9,7 @@ from tvm import relax
 
 from ...dialect import names, operators
 from ...dialect.operators import ConvAttrs, DequantizeAttrs, IntegerAttrs, Quantization, QuantizeAttrs, RequantizeAttrs
+from ...dialect.plan_cost import PlanCost
 from ...dialect.quantized import QuantizedModel
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths
 from ...relax_tools import bindings, variables
@@ -84,6 +85,11 @@ class Space:
         """By weights."""
         total = sum(each.weight_count for each in self.layers)
         return sum(b * each.weight_count for b, each in zip(choice.weights, self.layers, strict=True)) / max(1, total)
+
+    def mean_stream_bits(self, cost: PlanCost) -> float:
+        """What a weight takes in its stream, by weights."""
+        total = sum(each.weight_count for each in self.layers)
+        return 8 * sum(each.stream_bytes for each in cost.layers) / max(1, total)
 
 
 def space_of(quantized: QuantizedModel) -> Space:

@@ -62,7 +62,8 @@ def search_facts(search: Search) -> list[tuple[str, str]]:
         ("limits", limits),
         (
             "chosen",
-            f"{search['cycles']:,} cycles, {search['bytes']:,} B, {search['mean_weight_bits']:.2f} bits a weight",
+            f"{search['cycles']:,} cycles, {search['bytes']:,} B, {search['mean_weight_bits']:.2f} bits a weight, "
+            f"{search['mean_stream_bits']:.2f} in its stream",
         ),
         ("estimated drop", f"{drop['points']:.3g} \u00b1 {drop['error']:.2g} points on {drop['samples']} {judged}"),
         ("objective", f"{search['objective']:,.6g}, bound {search['bound']:,.6g}, gap {100 * search['gap']:.2g}%"),

@@ -52,6 +52,15 @@ TouchedBox Merged(TouchedBox box) {
   return box;
 }
 
+// Marks that are compared at once: a loop of fixed length, without a way out of it, becomes vector instructions.
+constexpr int64_t kBlock = 32;
+
+bool Uniform(const int32_t* at, int32_t mark) {
+  int32_t other = 0;
+  for (int64_t k = 0; k < kBlock; ++k) other |= at[k] ^ mark;
+  return other == 0;
+}
+
 // Calls visit(first granule, granules) for every run.
 template <typename Visit>
 void EachRun(const TouchedBox& box, int64_t granule, const Visit& visit) {
@@ -122,8 +131,8 @@ LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::v
         for (int64_t k = 0; k < granules;) {
           const int32_t mark = at[k];
           if (marks.empty() || marks.back() != mark) marks.push_back(mark);
-          do ++k;
-          while (k < granules && at[k] == mark);
+          while (k + kBlock <= granules && Uniform(at + k, mark)) k += kBlock;
+          while (k < granules && at[k] == mark) ++k;
         }
       });
       std::sort(marks.begin(), marks.end());

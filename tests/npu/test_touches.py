@@ -9,14 +9,15 @@ from qaccel.errors import CompilerFault
 from qaccel.npu.access import Access
 from qaccel.npu.touches import FIRST, INITIAL, MEMORIES, box_of, last_touches
 
-SIZES = {"sram": 97, "weights": 40, "dram": 150}
+SIZES = {"sram": 197, "weights": 90, "dram": 150}
 ENGINES = 3
 
 
 @st.composite
 def access(draw) -> Access:
     memory = draw(st.sampled_from(MEMORIES))
-    rows, pixels, run = (draw(st.integers(1, 4)) for _ in range(3))
+    rows, pixels = (draw(st.integers(1, 4)) for _ in range(2))
+    run = draw(st.sampled_from([1, 2, 3, 4, 51]))  # short ones, and one of more marks than are compared at once
     row_stride, pixel_stride = draw(st.integers(0, 7)), draw(st.integers(0, 5))
     reach = (rows - 1) * row_stride + (pixels - 1) * pixel_stride + run
     start = draw(st.integers(0, SIZES[memory] - reach))
@@ -67,9 +68,23 @@ def test_against_every_byte(program, granule) -> None:
         assert found.readers[number].tolist() == latest
 
 
-@pytest.mark.parametrize("start", [-1, 90, 1 << 40])
+@pytest.mark.parametrize("start", [-1, 190, 1 << 40])
 def test_outside_of_the_memory(start) -> None:
     boxes = [box_of(Access("sram", True, start, 2, 4, 1, 0, 4), INITIAL, 0)]
     with pytest.raises(CompilerFault, match="outside of its memory"):
         last_touches(boxes, [SIZES[name] for name in MEMORIES], ENGINES)
     assert np.array_equal(last_touches(boxes[:0], [1, 1, 1], ENGINES).writers, [])
+
+
+def test_each_byte_of_a_long_run_counts() -> None:
+    """All are written, one of them again, and all are read."""
+    size, boxes = SIZES["sram"], []
+    for byte in range(size):
+        mark = FIRST + 3 * byte
+        boxes.append(box_of(Access("sram", True, 0, 1, 0, 1, 0, size), mark, 0))
+        boxes.append(box_of(Access("sram", True, byte, 1, 0, 1, 0, 1), mark + 1, 0))
+        boxes.append(box_of(Access("sram", False, 0, 1, 0, 1, 0, size), mark + 2, 1))
+    found = last_touches(boxes, [SIZES[name] for name in MEMORIES], ENGINES)
+    for byte in range(size):
+        mark = FIRST + 3 * byte
+        assert found.writers[found.access_of == 3 * byte + 2].tolist() == [mark, mark + 1]

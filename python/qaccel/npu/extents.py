@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, Window
 
 Span = tuple[int, int]  # (begin, length)
@@ -172,6 +174,21 @@ def row_reader(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...]) -> Cal
         return begin, max(min(first + (rows - 1) * stride + reach, in_h) - begin, 0)
 
     return read
+
+
+@dataclass(frozen=True, eq=False)
+class RowsRead:
+    """`rows_read` of one input for all output rows y, int64 [output rows + 1]: the ``first`` of those under row y, and the
+    ``end`` of those under any rows that end before y."""
+
+    first: np.ndarray
+    end: np.ndarray
+
+
+def all_rows_read(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...]) -> RowsRead:
+    """What of an input is read, wherever a stripe of the output begins and ends."""
+    read, rows = row_reader(layer, which, maps), range(maps[layer.output].h + 1)
+    return RowsRead(np.array([read(y, 1)[0] for y in rows]), np.array([sum(read(0, y)) if y else 0 for y in rows]))
 
 
 def rows_read(layer: AnyLayer, which: int, maps: tuple[FeatureMap, ...], y: int, rows: int) -> Span:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 
+import numpy as np
+
 from ...machine import cost
 from ...machine.hw import HwConfig
 from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
-from ..extents import halvings, in_steps, input_rows, rows_read, window_of
+from ..extents import RowsRead, all_rows_read, halvings, in_steps, input_rows, rows_read, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, PoolLayer
 from .schedule.wishes import NOTHING, CascadeWish, Wishes
-from .stripes import Cascade, Ring, Stripes, cut_ring, cut_stripes, has_stripes, map_name, ring_bytes
+from .stripes import Cascade, Ring, as_stripes, cut_ring, cut_stripes, has_stripes, map_name, ring_bytes
 from .tiles.tile import KnownTilings, plan_layer, plan_stripe
 from .tiles.tiling import AS_USUAL, Tiling, record_tiles, weight_buffer_bytes
 
@@ -35,7 +37,8 @@ class Planner:
         self._known: KnownTilings = {}
         self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
-        self._cuts: dict[tuple[int, int, int], tuple[Stripes, dict[int, Ring]]] = {}  # rings by map
+        self._cuts: dict[tuple[int, int, int], tuple[np.ndarray, dict[int, Ring]]] = {}  # rings by map
+        self._reads: dict[tuple[int, int], RowsRead] = {}
 
     def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
         """How a layer is cut that runs as a whole: `plan_layer`."""
@@ -65,24 +68,32 @@ class Planner:
         fits = partial(self._rings_fit, first, last, resident=resident, budget_bytes=budget_bytes)
         begin = bisect_left(heights, True, key=fits)
         found = (self._with_rows(first, last, rows, resident, budget_bytes) for rows in heights[begin:])
-        planned = islice((cascade for cascade in found if cascade is not None), LARGEST_TRIED)
-        return min(planned, key=lambda cascade: layer_cycles(cascade.work, self.hw), default=None)
+        planned = islice((option for option in found if option is not None), LARGEST_TRIED)
+        best = min(planned, key=lambda option: layer_cycles(option[0], self.hw), default=None)
+        return None if best is None else best[1]()
 
-    def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[Stripes, list[Ring]]:
-        """Stripes of so many rows and the smallest rings."""
+    def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[np.ndarray, list[Ring]]:
+        """Stripes of so many rows, as `cut_stripes` gives them, and the smallest rings."""
         key = first, last, rows
         if key not in self._cuts:
-            self._cuts[key] = cut_stripes(self.graph, first, last, rows), {}
-        stripes, known = self._cuts[key]
+            self._cuts[key] = cut_stripes(self.graph, first, last, rows, self._rows_read), {}
+        made, known = self._cuts[key]
         layers = self.graph.layers[first : last + 1]
         used = {index for layer in layers for index in (*layer.inputs, layer.output)} - {layers[-1].output}
         rings = []
         for index in sorted(used - resident):
             if self.graph.maps[index].data is None:
                 if index not in known:
-                    known[index] = cut_ring(self.graph, first, stripes, index)
+                    known[index] = cut_ring(self.graph, first, made, index, self._rows_read)
                 rings.append(known[index])
-        return stripes, rings
+        return made, rings
+
+    def _rows_read(self, step: int, which: int) -> RowsRead:
+        """What of an input of a layer is read."""
+        key = step, which
+        if key not in self._reads:
+            self._reads[key] = all_rows_read(self.graph.layers[step], which, self.graph.maps)
+        return self._reads[key]
 
     def _rings_fit(self, first: int, last: int, rows: int, resident: frozenset[int], budget_bytes: int) -> bool:
         return sum(ring_bytes(ring, self.graph) for ring in self._cut(first, last, rows, resident)[1]) <= budget_bytes
@@ -97,13 +108,15 @@ class Planner:
 
     def _with_rows(
         self, first: int, last: int, rows: int, resident: frozenset[int], budget_bytes: int
-    ) -> Cascade | None:
+    ) -> tuple[LayerWork, Callable[[], Cascade]] | None:
+        """What a cascade with stripes of so many rows does, and what makes it; None if it does not fit."""
         graph = self.graph
-        stripes, rings = self._cut(first, last, rows, resident)
+        made, rings = self._cut(first, last, rows, resident)
         layers = graph.layers[first : last + 1]
         inside = {layer.output for layer in layers[:-1]}
         in_sram = resident | {ring.map for ring in rings}
-        heights = [Counter(stripe[i][1] for stripe in stripes) for i in range(len(layers))]
+        heights = [Counter(column) for column in np.diff(made, axis=0).T.tolist()]
+        opening_rows = int(made[1, 0])
         found = [self._tallest(first + i, max(heights[i]), in_sram) for i in range(len(layers))]
         tilings = [tiling for tiling in found if tiling is not None]
         if len(tilings) < len(layers):
@@ -111,7 +124,7 @@ class Planner:
         cut = tuple(_keeping_records(layer, graph, tiling) for layer, tiling in zip(layers, tilings, strict=True))
         wish = self.wishes.cascade(first)
         held = sum(weight_buffer_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
-        self._check(first, stripes[0][0][1], rings, held)
+        self._check(first, opening_rows, rings, held)
         stay = held <= self.hw.weight_buffer_bytes if wish.stay is None else wish.stay
         spare = budget_bytes - sum(ring_bytes(ring, graph) for ring in rings) - sum(t.working_bytes for t in cut)
         if spare < 0:
@@ -123,14 +136,18 @@ class Planner:
         stored = {index for index in inside - resident if self._needed_after(index, last)}
         work = _together([*works, self._ring_work(rings, inside, stored)])
         fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
-        opening = self._opening(first, stripes[0][0][1], fed, in_sram, wish) if stay else stripes[0][0][1]
         # As if it did not open in parts: that alone is no reason for another cascade.
         fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
         work = replace(
             work, first_bytes=works[0].first_bytes + fed_bytes, last_bytes=works[-1].last_bytes,
-            first_loads=works[0].first_loads + len(fed), weight_passes=len(stripes) if stay else 1,
+            first_loads=works[0].first_loads + len(fed), weight_passes=len(made) - 1 if stay else 1,
         )  # fmt: skip
-        return Cascade(first, stripes, tuple(rings), cut, held if stay else 0, opening, work)
+
+        def make() -> Cascade:
+            opening = self._opening(first, opening_rows, fed, in_sram, wish) if stay else opening_rows
+            return Cascade(first, as_stripes(made), tuple(rings), cut, held if stay else 0, opening, work)
+
+        return work, make
 
     def _check(self, first: int, rows: int, rings: Sequence[Ring], held_bytes: int) -> None:
         """Raises UserError where what is given of a cascade cannot be. ``rows``: of the first layer in the first stripe;

@@ -6,15 +6,19 @@ the stripes before have made. No row is made twice: the rows that the next strip
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from ...machine.isa import field_maximum
 from ...machine.layer_cost import LayerWork
-from ..extents import Span, align, row_reader
+from ..extents import RowsRead, Span, align
 from ..layers import AnyLayer, LayerGraph, MoveLayer
 from .tiles.tiling import Tiling
 
 Stripes = tuple[tuple[Span, ...], ...]
+Reads = Callable[[int, int], RowsRead]  # by layer and which of its inputs
 
 
 @dataclass(frozen=True)
@@ -88,55 +92,45 @@ def ring_bytes(ring: Ring, graph: LayerGraph) -> int:
     return align(ring.rows * graph.maps[ring.map].row_bytes)
 
 
-def cut_stripes(graph: LayerGraph, first: int, last: int, rows: int) -> Stripes:
-    """Stripes of at most ``rows`` rows of the last layer's output. Each layer before it must be read by one of those after it."""
+def cut_stripes(graph: LayerGraph, first: int, last: int, rows: int, reads: Reads) -> np.ndarray:
+    """Stripes of at most ``rows`` rows of the last layer's output: int64 [stripes + 1, layers], how many rows each layer has made
+    before each stripe, and in the end. Each layer before the last must be read by one of those after it."""
     layers = graph.layers[first : last + 1]
     heights = [graph.maps[layer.output].h for layer in layers]
-    inputs = [
-        [(source, row_reader(layer, which, graph.maps)) for which, source in enumerate(layer.inputs)]
-        for layer in layers
-    ]
     count = -(-heights[-1] // rows)
-    made = [0] * len(layers)
-    stripes = []
-    for stripe in range(count):
-        ends = {layers[-1].output: min((stripe + 1) * rows, heights[-1])}
-        for position in reversed(range(len(layers))):
-            layer = layers[position]
-            if stripe == count - 1:  # rows that nobody reads are made, too
-                ends[layer.output] = heights[position]
-            end = ends[layer.output]
-            for source, read in inputs[position]:
-                ends[source] = max(ends.get(source, 0), sum(read(0, end)) if end else 0)
-        now = [max(ends[layer.output], before) for layer, before in zip(layers, made, strict=True)]
-        stripes.append(tuple((before, end - before) for before, end in zip(made, now, strict=True)))
-        made = now
-    return tuple(stripes)
+    ends = {layers[-1].output: np.minimum(np.arange(1, count + 1) * rows, heights[-1])}
+    made = np.zeros((count + 1, len(layers)), int)
+    for position in reversed(range(len(layers))):
+        layer = layers[position]
+        end = ends[layer.output]
+        end[-1] = heights[position]  # rows that nobody reads are made, too
+        made[1:, position] = end
+        for which, source in enumerate(layer.inputs):
+            read = reads(first + position, which).end[end]
+            ends[source] = np.maximum(ends[source], read) if source in ends else read
+    return made
 
 
-def cut_ring(graph: LayerGraph, first: int, stripes: Stripes, index: int) -> Ring:
-    """The smallest ring of a map, made in the cascade or outside of it, that it can do with."""
-    layers = graph.layers[first : first + len(stripes[0])]
+def cut_ring(graph: LayerGraph, first: int, made: np.ndarray, index: int, reads: Reads) -> Ring:
+    """The smallest ring of a map, made in the cascade or outside of it, that it can do with. ``made``: `cut_stripes`."""
+    layers = graph.layers[first : first + made.shape[1]]
+    keep, end = np.full(len(made) - 1, graph.maps[index].h), np.zeros(len(made) - 1, int)
+    for position, layer in enumerate(layers):
+        begins, ends = made[:-1, position], made[1:, position]
+        for which, source in enumerate(layer.inputs):
+            if source == index:
+                read, idle = reads(first + position, which), begins == ends
+                done = idle & (begins == graph.maps[layer.output].h)
+                keep = np.where(done, keep, np.minimum(keep, read.first[begins]))
+                end = np.where(idle, end, np.maximum(end, read.end[ends]))
     maker = next((position for position, layer in enumerate(layers) if layer.output == index), None)
-    readers = [
-        (position, graph.maps[layer.output].h, row_reader(layer, which, graph.maps))
-        for position, layer in enumerate(layers)
-        for which, source in enumerate(layer.inputs)
-        if source == index
-    ]
-    keeps, ends = [], []
-    end = 0
-    for stripe in stripes:
-        keep, before = graph.maps[index].h, end
-        for position, height, read in readers:
-            begin, rows = stripe[position]
-            first_row, length = read(begin, max(rows, 1))
-            done = rows == 0 and begin == height
-            keep = keep if done else min(keep, first_row)
-            end = max(end, first_row + length) if rows else end
-        if maker is not None:
-            end = sum(stripe[maker])
-        keeps.append(min(keep, before))
-        ends.append(end)
-    least = max(end - keep for keep, end in zip(keeps, ends, strict=True))
-    return Ring(index, least, tuple(keeps), tuple(ends))
+    end = np.maximum.accumulate(end) if maker is None else made[1:, maker]
+    keep[0] = 0
+    keep[1:] = np.minimum(keep[1:], end[:-1])
+    return Ring(index, int((end - keep).max()), tuple(keep.tolist()), tuple(end.tolist()))
+
+
+def as_stripes(made: np.ndarray) -> Stripes:
+    """What `cut_stripes` gives, stripe by stripe."""
+    begins, rows = made[:-1].tolist(), np.diff(made, axis=0).tolist()
+    return tuple(tuple(zip(*each, strict=True)) for each in zip(begins, rows, strict=True))

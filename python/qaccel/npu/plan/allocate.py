@@ -8,7 +8,7 @@ as the cascade. What is free then serves what is fetched ahead of the layers tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...errors import UserError
@@ -81,7 +81,7 @@ def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Alloc
     while True:
         tilings, cascades = state.plan()
         living = state.living()
-        blocks = _working_blocks(graph, tilings, cascades)
+        blocks = _working_blocks(graph, tilings, cascades, state.late)
         blocks += [Block(("map", i), align(graph.maps[i].total_bytes), *living[i]) for i in sorted(state.resident)]
         check_given_places(wishes, blocks, given, graph)
         placed, failed = place(blocks, hw.sram_bytes, given)
@@ -195,6 +195,8 @@ class _State:
         self._given = self.wishes.cascades or {}
         self.spans = spans or {first: wish.last for first, wish in self._given.items()}
         self._shrink = [1.0] * len(graph.layers)
+        self._firm: set[int] = set()  # layers that do not fit less than all SRAM
+        self.late: set[int] = set()  # layers whose parameters and table have no place before their turn
 
     def living(self) -> dict[int, tuple[int, int]]:
         """Lifetimes, those of maps that a cascade makes or reads as long as the cascade."""
@@ -232,6 +234,10 @@ class _State:
                 tilings.append(tiling)
                 step += 1
                 continue
+            if self._shrink[step] < 1 and not self._movable(step):
+                self._shrink[step] = 1.0
+                self._firm.add(step)
+                continue
             # Earlier layers that touch the map sent away need another tiling.
             step = min(step, living[self._spill(step)][0])
             del tilings[step:]
@@ -252,11 +258,23 @@ class _State:
         else:
             # What has its place early may lack room in both layers.
             steps = (failed.first,) if failed.key[0] == "map" else (failed.first, failed.last)
-            large = [step for step in steps if self._shrink[step] > 0.3 and step not in self.wishes.tiles]
+            firm = self._firm.union(self.wishes.tiles)
+            large = [step for step in steps if self._shrink[step] > 0.3 and step not in firm]
             if large:
                 self._shrink[max(large, key=lambda step: self._shrink[step])] *= 0.75
+            elif any(map(self._movable, steps)):
+                self._spill(next(filter(self._movable, steps)))
             else:
-                self._spill(failed.first)
+                self._keep_late(failed)
+
+    def _keep_late(self, failed: Block) -> None:
+        """Give parameters and tables that come before their turn, in the way of a block or the block itself, their places later."""
+        turns = {step: first for first, last in self.spans.items() for step in range(first, last + 1)}
+        begins = (turns.get(step, step) for step in range(len(self.graph.layers)))
+        early = {step for step, begin in enumerate(begins) if failed.first < begin <= failed.last + 1} - self.late
+        if not early:
+            raise self._no_room(failed.first, self._living_at(failed.first))
+        self.late |= early
 
     def _is_small(self, failed: Block) -> bool:
         """Whether a block is a map that may go, and takes little."""
@@ -269,13 +287,20 @@ class _State:
         del self.spans[first]
         self._shrink[first] = 1.0
 
+    def _living_at(self, step: int) -> list[int]:
+        """Maps in SRAM that live then."""
+        living = self.living()
+        return [i for i in self.resident if living[i][0] <= step <= living[i][1]]
+
+    def _movable(self, step: int) -> list[int]:
+        """Those of them that may go to DRAM."""
+        return [i for i in self._living_at(step) if i not in self.wishes.kept]
+
     def _spill(self, step: int) -> int:
         """Send the largest map that lives then to DRAM; gives it."""
-        living = self.living()
-        here = [i for i in self.resident if living[i][0] <= step <= living[i][1]]
-        live = [i for i in here if i not in self.wishes.kept]
+        live = self._movable(step)
         if not live:
-            raise self._no_room(step, here)
+            raise self._no_room(step, self._living_at(step))
         gone = max(live, key=lambda i: (self.graph.maps[i].total_bytes, i))
         self.resident.remove(gone)
         return gone
@@ -312,7 +337,9 @@ def _too_small(graph: LayerGraph, step: int, hw: HwConfig) -> UserError:
     )
 
 
-def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade]) -> list[Block]:
+def _working_blocks(
+    graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade], late: Collection[int]
+) -> list[Block]:
     spans = {step: (c.first, c.last) for c in cascades for step in range(c.first, c.last + 1)}
     blocks = [
         Block(("ring", c.first, ring.map), ring_bytes(ring, graph), c.first, c.last)
@@ -328,7 +355,8 @@ def _working_blocks(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequ
             (("table", step), t.table_bytes),
         ]
         # Parameters get their place one layer early, so that they can be fetched while the layer before computes.
-        begin = {"param": max(first - 1, 0), "table": max(first - 1, 0)}
+        early = first if step in late else max(first - 1, 0)
+        begin = {"param": early, "table": early}
         blocks += [Block(key, align(size), begin.get(str(key[0]), first), last) for key, size in sizes if size]
     return blocks
 

@@ -127,7 +127,7 @@ FAULTS = (
     _cycles("weights never held back", "mobilenet", "qaccel-64", "W4A8", _set(f"{ALLOCATE}.find_holds", lambda *args: ())),
     _cycles("groups not packed", "grouped", "qaccel-256", "W8A8", _wrapped(LOWER, "group_parts", _one_group_each)),
     _cycles("planned for slow writes", "expanding", "qaccel-256", "W4A8", _wrapped(PLANNER, "plan_layer", _slow_writes)),
-    _cycles("planned for half the latency", "resnet", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _half_the_latency)),
+    _cycles("planned for half the latency", "grouped", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _half_the_latency)),
     _cycles("not double-buffered", "grouped", "qaccel-256", "W8A8", _wrapped(PLANNER, "plan_layer", _single_buffered)),
     _cycles("planned for raw weights", "resnet", "qaccel-256", "W8A8", _wrapped(CODEGEN, "estimate_streams", _as_if_raw)),
     _cycles(

@@ -50,7 +50,7 @@ def test_conv_3x3_64_to_64() -> None:
     # the 4 cycles that 256 bytes of weights take
     assert units(conv, HW) == {
         "mac": 4 * 36 * 3136,
-        "sram_read": (4 * 3136 * 576 + 12 * 64) // 32,
+        "sram_read": (4 * 3136 * 576 + 12 * 64) // 64,
         "sram_write": 3136 * 64 // 32,
         "requantize": 3136 * 64 // 32,
     }
@@ -60,14 +60,14 @@ def test_conv_3x3_64_to_64() -> None:
 
 def test_conv_without_finish_writes_nothing_and_reads_no_parameters() -> None:
     conv = replace(window("CONV", 56, 3, 1, in_channels=64, out_channels=64), finish=0)
-    assert units(conv, HW) == {"mac": 451584, "sram_read": 4 * 3136 * 576 // 32}
+    assert units(conv, HW) == {"mac": 451584, "sram_read": 4 * 3136 * 576 // 64}
 
 
 def test_a_matrix_product_waits_for_its_weights() -> None:
     dense = window("CONV", 1, 1, 0, in_channels=1280, out_channels=1000)
     # 63 groups, 80 slices of 256 bytes at 64 bytes a cycle
     assert units(dense, HW)["mac"] == 63 * 80 * 4
-    assert units(dense, HW)["sram_read"] == (63 * 1280 + 12 * 1000) // 32
+    assert units(dense, HW)["sram_read"] == -(-(63 * 1280 + 12 * 1000) // 64)
 
 
 def test_the_last_block_is_shorter() -> None:
@@ -86,14 +86,14 @@ def test_conv_mac_of_every_width_pair(weight_bits: int, activation_bits: int) ->
     taken = units(conv, HW)
     assert taken["mac"] == cost.macs(conv) * weight_bits * activation_bits // (16 * 16 * 64)
     groups = 64 * weight_bits // 128
-    assert taken["sram_read"] == (groups * 1024 * 64 * activation_bits // 8 + 12 * 64) // 32
+    assert taken["sram_read"] == (groups * 1024 * 64 * activation_bits // 8 + 12 * 64) // 64
     assert (taken["sram_write"], taken["requantize"]) == (1024 * 32 // 32, 1024 * 64 // 32)
 
 
 def test_odd_channels_of_4_bits_take_whole_bytes() -> None:
     conv = window("CONV", 8, 3, 0, in_channels=3, out_channels=5, in_bits=4, out_bits=4)  # 27 values: 14 bytes
     taken = units(conv, HW)
-    assert taken["sram_read"] == -(-(36 * 14 + 60) // 32)
+    assert taken["sram_read"] == -(-(36 * 14 + 60) // 64)
     assert taken["sram_write"] == -(-36 * 3 // 32)
 
 
@@ -135,7 +135,7 @@ def test_depthwise_3x3() -> None:
     assert units(depthwise, HW) == {
         "mac": 2 * 784 * 9,
         "weight_read": 5,  # 288 bytes at 64
-        "sram_read": (112 * 112 * 32 + 12 * 32) // 32,
+        "sram_read": (112 * 112 * 32 + 12 * 32) // 64,
         "sram_write": 112 * 112 * 32 // 32,
         "requantize": 112 * 112 * 32 // 32,
     }
@@ -149,7 +149,7 @@ def test_depthwise_of_other_widths_without_finish() -> None:
     assert units(depthwise, HW) == {
         "mac": 1 * 4 * 25,
         "weight_read": 4,  # 25 rows of 10 bytes at 64
-        "sram_read": 100 * 40 // 32,
+        "sram_read": -(-100 * 40 // 64),
     }
 
 
@@ -157,7 +157,7 @@ def test_pool() -> None:
     pool = window("POOL", 7, 7, 0, channels=100, kind="sum", out_bits=16)
     assert units(pool, HW) == {
         "mac": 7 * 1 * 49,  # 7 groups of 16 channels
-        "sram_read": -(-49 * 100 // 32),
+        "sram_read": -(-49 * 100 // 64),
         "sram_write": -(-200 // 32),
         "requantize": -(-100 // 32),
     }
@@ -192,7 +192,7 @@ def test_the_footprint_ends_with_the_last_row_that_a_tap_reaches(
 
 def test_an_instruction_that_reads_only_padding() -> None:
     depthwise = replace(window("DEPTHWISE", 4, 3, 0, channels=16), out_h=1, out_w=1, pad_top=3)
-    assert units(depthwise, HW)["sram_read"] == 12 * 16 // 32
+    assert units(depthwise, HW)["sram_read"] == 12 * 16 // 64
 
 
 def test_line_buffer() -> None:
@@ -218,18 +218,18 @@ def tile(op: str, **values: Any) -> Instruction:
 def test_eltwise() -> None:
     eltwise = tile("ELTWISE", in_bits=4, b_bits=16, out_bits=8)
     assert units(eltwise, HW) == {
-        "sram_read": -(-30 * (11 + 42) // 32),
+        "sram_read": -(-30 * (11 + 42) // 64),
         "sram_write": -(-30 * 21 // 32),
         "requantize": -(-30 * 21 // 32),
     }
-    assert cost.duration(eltwise, HW) == 24 + 50
-    assert units(replace(eltwise, b_scalar=1), HW)["sram_read"] == -(-30 * (11 + 2) // 32)
-    assert units(replace(eltwise, b_scalar=1, b_bits=4), HW)["sram_read"] == -(-30 * (11 + 1) // 32)
+    assert cost.duration(eltwise, HW) == 24 + 25
+    assert units(replace(eltwise, b_scalar=1), HW)["sram_read"] == -(-30 * (11 + 2) // 64)
+    assert units(replace(eltwise, b_scalar=1, b_bits=4), HW)["sram_read"] == -(-30 * (11 + 1) // 64)
 
 
 def test_copy() -> None:
     copy = tile("COPY", in_bits=16, out_bits=4)
-    assert units(copy, HW) == {"sram_read": 40, "sram_write": 11, "requantize": 20}
+    assert units(copy, HW) == {"sram_read": 20, "sram_write": 11, "requantize": 20}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_table(in_bits: int, out_bits: int, table_bytes: int) -> None:
     assert cost.table_bytes(in_bits, out_bits, "even") == table_bytes
     assert units(table, HW) == {
         "lookup": -(-30 * 21 // 16),
-        "sram_read": -(-(30 * -(-21 * in_bits // 8) + table_bytes) // 32),
+        "sram_read": -(-(30 * -(-21 * in_bits // 8) + table_bytes) // 64),
         "sram_write": -(-30 * -(-21 * out_bits // 8) // 32),
     }
 
@@ -249,7 +249,7 @@ def test_interpolated_tables_have_513_or_770_entries_whatever_comes_out() -> Non
     for knots, size_bytes in (("even", 1026), ("octaves", 1540)):
         assert [cost.table_bytes(16, out_bits, knots) for out_bits in (4, 8, 16)] == [size_bytes] * 3
         table = tile("TABLE", in_bits=16, out_bits=8, knots=knots)
-        assert units(table, HW)["sram_read"] == -(-(30 * 42 + size_bytes) // 32)
+        assert units(table, HW)["sram_read"] == -(-(30 * 42 + size_bytes) // 64)
 
 
 # DRAM

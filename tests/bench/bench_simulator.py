@@ -1,7 +1,8 @@
 """Functional simulation on one core, in MACs per second of wall time.
 
 `python tests/bench/bench_simulator.py SHARED` runs the whole of EfficientNet-Lite0 (SHARED/models/efflite0.onnx): its program as `simulate` runs it,
-decoded and given a fresh machine each time, and the compiled module with everything around the accelerator. Without SHARED: single layers.
+decoded and given a fresh machine each time, and the compiled module with everything around the accelerator, beside the same network in int8 by ONNX
+Runtime on one thread. Without SHARED: single layers.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import platform
 import statistics
 import struct
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +130,17 @@ def median_seconds(run: Callable[[], object]) -> tuple[float, float]:
     return statistics.median(wall), statistics.median(cpu)
 
 
+def peer_seconds(model: Path) -> float:
+    """CPU time of ONNX Runtime's own int8 on one thread."""
+    from bench_cpu_int8 import NETWORKS, SAMPLES, peer, quantized_by_peer
+
+    shape, lo, hi = NETWORKS[model.stem]
+    samples = np.random.default_rng(0).uniform(lo, hi, (SAMPLES, *shape)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        run, _ = peer(quantized_by_peer(model, samples, Path(folder)), samples[:1], 1)
+        return median_seconds(run)[1]
+
+
 def network(model: Path, bits: str) -> None:
     """Prints the rates of a whole network with one accelerator subgraph; the work does not depend on values."""
     module = qaccel.compile(str(model), bits=bits, input_range=(-1.0, 1.0))
@@ -150,6 +163,7 @@ def network(model: Path, bits: str) -> None:
         return lambda: simulate(artefact.hw, artefact.program, dram, mode=mode, **options)
 
     inputs = {spec.name: rng.uniform(-1, 1, spec.shape).astype(spec.dtype) for spec in module.runner.inputs}
+    reference = peer_seconds(model)
     for what, run in (
         ("simulate, functional", raw("functional")),
         ("compiled module", lambda: module.run(inputs)),
@@ -158,7 +172,7 @@ def network(model: Path, bits: str) -> None:
         wall, cpu = median_seconds(run)
         print(
             f"{model.stem} {bits:6s} {what:20s} {1e3 * wall:7.2f} ms {macs / wall / 1e9:6.2f} GMAC/s, "
-            f"{1e3 * cpu:7.2f} ms {macs / cpu / 1e9:6.2f} GMAC/s of CPU time"
+            f"{1e3 * cpu:7.2f} ms {macs / cpu / 1e9:6.2f} GMAC/s of CPU time, {cpu / reference:.2f} x ONNX Runtime's int8"
         )
 
 

@@ -21,10 +21,8 @@ STEP = 8.0  # between rates until one is on the other side of the limit
 MOST_STEPS = 6
 NEAR = 0.995  # of a limit on bytes is near enough
 MOST_TRIES = 8
-CLOSER, CLOSER_SMALL = (
-    2,
-    4,
-)  # tries between a rate that loses too much and one that does not, of a large network and a small one
+# Tries between a rate that loses too much and one that does not, of a large network and of a small one.
+CLOSER, CLOSER_SMALL = 2, 4
 WANTED = 0.97  # of the drop that may be, where those aim
 
 

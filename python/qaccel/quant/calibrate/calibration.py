@@ -20,6 +20,7 @@ from .inputs import preprocessing
 from .inputs.outliers import find_outliers, without
 from .inputs.seen import inputs_seen, line
 from .inputs.synthetic import synthetic_inputs, those_of, widened
+from .inputs.tails import without_tails
 from .ranges import NotFinite, Ranges, calibrate
 from .runs import batch_of, runs_of
 
@@ -182,39 +183,53 @@ def _without_data(model: Model, options: CompileOptions) -> Calibration:
     try:
         measured, odd = calibrate(model, samples, "minmax"), ""
     except NotFinite as error:
-        samples, measured, odd = _without_odd_ones(model, samples, options.synthetic_samples, str(error))
-    ranges = widened(measured, model, exact)
+        samples, measured, odd = _finite_ones(model, samples, options.synthetic_samples, str(error), mirror=guess)
+    tails = without_tails(model, samples, measured)
+    ranges = widened(tails.ranges, model, [*exact, *tails.nodes])
     guessed = ", a guess: give --input-range LO,HI" if guess else ""
     bits = "" if options.bits else f"; bits are {BITS_WITHOUT_DATA} for that reason, for 8 bits give --calibration-data"
     learnt = "batch-norm statistics and " if model.statistics else ""
     note = f"no calibration data: ranges come from {learnt}synthetic inputs in {lo:g}..{hi:g}{odd}{guessed}{bits}"
-    return Calibration(ranges, samples, False, (note,))
+    return Calibration(ranges, samples, False, (note, *filter(None, [tails.note(measured)])))
 
 
-def _without_odd_ones(
-    model: Model, samples: Mapping[str, np.ndarray], count: int, error: str
+def _finite_ones(
+    model: Model, samples: Mapping[str, np.ndarray], count: int, error: str, mirror: bool
 ) -> tuple[dict[str, np.ndarray], Ranges, str]:
     """Of ``count`` made-up samples those that give finite values everywhere, their ranges, and words for the note.
 
-    A mask that hides every key of a Softmax is nothing that a user has, nor is the logarithm of a negative number.
-    Raises UserError where none is left; ``error`` is what was wrong with all of them together.
+    A mask that hides every key of a Softmax is nothing that a user has, nor is the logarithm of a negative number. ``mirror``: the
+    range is a guess, and a sample that is not finite may become one without negative values. Raises UserError where no sample is
+    left; ``error`` is what was wrong with all of them together.
     """
-    finite = []
-    for k in range(count):
+
+    def is_finite(sample: Mapping[str, np.ndarray]) -> bool:
         try:
-            calibrate(model, those_of(model.inputs, samples, [k]), "minmax")
-            finite.append(k)
+            calibrate(model, sample, "minmax")
         except NotFinite:
-            pass
+            return False
+        return True
+
+    finite, mirrored = [], 0
+    for k in range(count):
+        sample = those_of(model.inputs, samples, [k])
+        positive = {name: np.abs(value) if value.dtype.kind == "f" else value for name, value in sample.items()}
+        if is_finite(sample):
+            finite.append(sample)
+        elif mirror and is_finite(positive):
+            finite.append(positive)
+            mirrored += 1
+    what = error.split(" on the calibration data")[0]
     if not finite:
-        what = error.split(" on the calibration data")[0]
         raise UserError(f"{what} on every made-up input; give --calibration-data, or the inputs' --input-range LO,HI")
-    left = those_of(model.inputs, samples, finite)
-    return (
-        left,
-        calibrate(model, left, "minmax"),
-        f" (without {count - len(finite)} of {count}, which gave no finite values)",
-    )
+    left = {
+        spec.name: np.concatenate([each[spec.name] for each in finite]) if spec.shape else finite[0][spec.name]
+        for spec in model.inputs
+    }
+    kinds = {"without their signs": mirrored, "without": count - len(finite)}
+    odd = ", ".join(f"{number} of {count} {kind}" if kind != "without" else f"without {number} of {count}"
+                    for kind, number in kinds.items() if number)  # fmt: skip
+    return left, calibrate(model, left, "minmax"), f" ({odd}: {what})"
 
 
 def passed_ends(model: Model, options: CompileOptions, show: bool = False) -> dict[str, tuple[bool, bool]]:

@@ -79,8 +79,8 @@ def widened(ranges: Ranges, model: Model, exact: Sequence[str] = ()) -> Ranges:
 
     A tensor that a BatchNormalization gave lies within DEVIATIONS of the mean of its channels; what is computed from
     it has its synthetic range scaled by as much as that changed the range before, powers and products of two tensors by
-    more. Functions that are bounded keep their bounds. Names in ``exact`` are known and stay. Source: Nagel et al., arXiv
-    1906.04721, section 4.3.
+    more; a logarithm by a sum. Functions that are bounded keep their bounds. Names in ``exact`` are known and stay.
+    Source: Nagel et al., arXiv 1906.04721, section 4.3.
     """
     factors = {spec.name: HEADROOM for spec in model.inputs}
     grown = dict(factors)  # of the values themselves, which a bound limits
@@ -97,6 +97,12 @@ def widened(ranges: Ranges, model: Model, exact: Sequence[str] = ()) -> Ranges:
                 after = (mean - DEVIATIONS * deviation).min(), (mean + DEVIATIONS * deviation).max()
                 if any(before):
                     factor = float(np.abs(after).max()) / max(map(abs, before))
+            elif node.name in exact:
+                after = before
+            elif node.op_type == "Log":
+                more = math.log(max(factor, 1.0))
+                after = before[0] - more, before[1] + more
+                factor = max(map(abs, after)) / max(map(abs, before)) if any(before) else factor
             else:
                 # A bound says nothing of what follows, and values that reach it do so however their inputs are scaled.
                 least, most = BOUNDS.get(node.op_type, node.limits)

@@ -3,6 +3,7 @@
 - A tensor that only saturating functions read reaches no further than where they saturate.
 - A bounded function whose values leave the network has its own range, and what it reads reaches to where it is alive.
 - 16-bit ranges from samples get headroom for larger samples, up to what the tensor can be at all: a square more than its operand.
+- 8-bit ranges get some where the samples gave few values of a tensor.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from tvm import relax
 
-from ....dialect import kinds
+from ....dialect import kinds, operators
 from ....errors import CompilerFault
 from ....machine.numerics import activation_limits
 from ....model import TensorSpec
@@ -25,6 +26,7 @@ from .bounded import EVERYTHING, GRID, PASSING, Bounds, Span, clamp_of, curve, h
 
 # Of the error that rounding the operand makes in a function's output anyway: how much the cut of the operand's range may add.
 CUT_OF_ROUNDING = 1 / 4
+FEW_VALUES = 256  # of which the ends are no good ends for others
 LARGE = 2.0**20  # what a function without bounds is at the ends of GRID, at least
 
 
@@ -33,7 +35,8 @@ class Spans:
     """Ranges in real values by input or node name.
 
     ``expected``: the values that a tensor is expected to have. ``limits``: beyond which it has none, or nobody can tell.
-    ``headroom``: by how much 16-bit ranges are wider than expected; ``growth`` says it of those tensors that grow otherwise.
+    ``headroom``: by how much 16-bit ranges are wider than expected; ``growth`` says it of those tensors that grow otherwise;
+    ``unseen``: by how much 8-bit ranges are wider of tensors of which few values were seen.
     ``copies``: by the name of a copy in fewer bits, where it reaches less far than what it copies.
     """
 
@@ -42,6 +45,7 @@ class Spans:
     headroom: float
     growth: Mapping[str, float] = field(default_factory=dict)
     copies: Mapping[str, Span] = field(default_factory=dict)
+    unseen: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, name: str) -> Span:
         """The expected values of an input or node. Raises CompilerFault if calibration has no range for it."""
@@ -50,16 +54,22 @@ class Spans:
         return self.expected[name]
 
     def room(self, name: str, bits: int) -> Span:
-        """The range to quantize an input or node with at that many bits: with headroom at 16, where nothing else bounds it.
+        """The range to quantize an input or node with at that many bits: with headroom at 16, at 8 of few values, where nothing
+        else bounds it.
 
         16-bit integers lie around zero, so the larger end alone decides.
         """
         lo, hi = self.of(name)
-        if bits != 16 or self.headroom == 1:
+        if self.headroom == 1 or bits not in (8, 16):
             return lo, hi
+        if bits == 16:
+            wider = self.growth.get(name, self.headroom)
+            wide = lo * wider, hi * wider
+        else:
+            more = (self.unseen.get(name, 1.0) - 1) * (hi - lo) / 2
+            wide = lo - more if lo else 0.0, hi + more if hi else 0.0
         least, most = self.limits.get(name, EVERYTHING)
-        wider = self.growth.get(name, self.headroom)
-        return min(lo, max(lo * wider, least)), max(hi, min(hi * wider, most))
+        return min(lo, max(wide[0], least)), max(hi, min(wide[1], most))
 
 
 def fit_spans(
@@ -96,6 +106,7 @@ class _Fit:
         self._names = {var: spec.name for var, spec in inputs.items()}
         self._names |= {node.output: node.range_name for node in nodes if _named(node)}
         self._growth = _growths(nodes, self._names, ranges)
+        self._unseen = _unseen(self._names, ranges.samples)
 
     def spans(self) -> Spans:
         """The fitted ranges."""
@@ -107,7 +118,7 @@ class _Fit:
         return self._so_far()
 
     def _so_far(self) -> Spans:
-        return Spans(self._expected, self._limits, self._ranges.headroom, self._growth)
+        return Spans(self._expected, self._limits, self._ranges.headroom, self._growth, unseen=self._unseen)
 
     def _settle(self, var: relax.Var, node: Node | None) -> None:
         """The range of a tensor, after all that read it."""
@@ -169,13 +180,18 @@ class _Fit:
         limit, seen = q.scale / 8, _not_flat(values, q.scale / 8, np.rint(values / q.scale))
         if node.output in self._finely_read:  # steep near zero, it creeps on far out: what the samples showed is enough
             return seen, None
-        span = within(before, seen)
+        span, uncut = within(before, seen), seen
+        first = error = _rounding(values, span, widths.activation)
         while limit < (hi - lo) / 4:
             limit *= 1.25
             span = within(hull(before, within(seen, (-reach, reach))), seen)
-            if _rounding(values, span, widths.activation) * CUT_OF_ROUNDING < limit:
+            error = _rounding(values, span, widths.activation)
+            if error * CUT_OF_ROUNDING < limit:
                 break
             seen = _not_flat(values, limit)
+        # Where the function jumps, at a pole too, rounding moves it as far however narrow the range is: a cut gains nothing.
+        if error + limit > first:
+            seen = uncut
         # The zero point is rounded, which moves a range by half a step: the integers at its ends shall still lie where it is flat.
         step = activation_quantization(*span, widths.activation).scale
         seen = seen[0] - step, seen[1] + step
@@ -202,6 +218,18 @@ def _growths(nodes: Sequence[Node], names: Mapping[relax.Var, str], ranges: Rang
             growth = max(given, default=usual)
         grown[node.output] = min(growth, most)
     return {names[var]: growth for var, growth in grown.items() if var in names and growth > usual}
+
+
+def _unseen(names: Mapping[relax.Var, str], samples: int) -> dict[str, float]:
+    """By how much other samples may reach farther than ``samples``, for tensors of fewer than FEW_VALUES in all of them, by name.
+
+    The greatest of n normal values lies at about sqrt(2 ln n) deviations. That of FEW_VALUES lies farther out by the root of this
+    factor; the rest is for samples whose greatest lies nearer than it should, which costs far more than steps that are wider.
+    """
+    counts = {name: samples * math.prod(operators.static_shape(var)) for var, name in names.items()}
+    return {
+        name: math.log(FEW_VALUES) / math.log(max(count, 16)) for name, count in counts.items() if count < FEW_VALUES
+    }
 
 
 def _growth_of_function(node: Node, operand: Span | None, growth: float, unknown: float) -> float:
@@ -245,5 +273,8 @@ def _not_flat(values: np.ndarray, limit: float, integers: np.ndarray | None = No
 def _rounding(values: np.ndarray, span: Span, bits: int) -> float:
     """The most that rounding an operand within a range to ``bits`` moves a function, which is given at GRID."""
     q = activation_quantization(*span, bits)
-    points = (np.arange(*activation_limits(bits)) - q.zero_point) * q.scale
+    points = np.clip((np.arange(*activation_limits(bits)) - q.zero_point) * q.scale, *span)
+    finest = GRID[GRID > 0][0]
+    # Nearer to zero GRID has no points: what jumps there is no slope.
+    points = np.where(np.abs(points) < finest, np.sign(points) * finest, points)
     return float(np.abs(np.diff(np.interp(points, GRID, values))).max(initial=0.0)) / 2

@@ -94,9 +94,8 @@ def variables(expr: relax.Expr) -> list[relax.Var]:
 def known_shape(expr: relax.Expr) -> tuple[int, ...] | None:
     """The shape of a tensor as integers; None for what is no tensor, and where a dimension is symbolic."""
     shape = getattr(expr.ty, "shape", None)
-    if not isinstance(shape, relax.ShapeExpr) or not all(isinstance(dim, tvm.tirx.IntImm) for dim in shape.values):
-        return None
-    return tuple(int(dim) for dim in shape.values)
+    sizes = list(shape.values) if isinstance(shape, relax.ShapeExpr) else [None]
+    return tuple(int(dim) for dim in sizes) if all(isinstance(dim, tvm.tirx.IntImm) for dim in sizes) else None
 
 
 def static_shape(expr: relax.Expr) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import erf, expit
 
+import qaccel
+from frontend.onnx_models import model, node
 from qaccel.dialect.operators import Quantization
 from qaccel.dialect.ops.table import interpolated
 from qaccel.quant.rules.tables import make_table
@@ -47,3 +49,19 @@ def test_a_table_is_off_by_a_few_steps(name):
     assert error.max() <= most
     # What it says of itself; at the range's ends one value more may count.
     assert abs(table.off_by - error.max()) < 1.01
+
+
+def test_functions_of_one_kind_keep_their_own_constants():
+    """Tables are kept for the next network: of one input, one range and one operator, the constants and attributes tell them apart."""
+    kinds = {"a": 0.25, "b": 0.5, "c": -0.5}
+    nodes = [node("LeakyRelu", ["x"], [name], name=name, alpha=alpha) for name, alpha in kinds.items()]
+    nodes += [node("Max", [name, "half"], [f"m{name}"], name=f"m{name}") for name in kinds]
+    nodes += [
+        node("Sigmoid", [f"m{name}"], [f"y{name}"], name=f"y{name}") for name in kinds
+    ]  # so that it is one table each
+    proto = model(nodes, {"half": np.float32(-0.5)}, (1, 1, 16, 16), outputs=[f"y{name}" for name in kinds])
+    x = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 1, 16, 16)
+    got = qaccel.compile(proto, calibration_data={"x": x}, bits="W16A16").run({"x": x})
+    for name, alpha in kinds.items():
+        wanted = expit(np.maximum(np.where(x < 0, alpha * x, x), -0.5))
+        assert np.abs(got[f"y{name}"] - wanted).max() < 1e-3, name

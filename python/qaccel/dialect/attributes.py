@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
@@ -177,11 +178,18 @@ def _flattened(attrs: Attrs) -> Iterator[tuple[str, Any]]:
 
 def unflattened(cls: type[Attrs], call: relax.Call) -> Attrs:
     """The attributes of a call of the operator ``cls``. Raises CompilerFault where one is missing."""
+    if call.attrs is None:
+        raise CompilerFault(f"{call.op.name}: its attributes are missing")
+    return _unflattened(cls, call.attrs)
 
+
+# A call is read a dozen times on its way; TVM's objects are equal where they are the same object, which never changes.
+@lru_cache(maxsize=4096)
+def _unflattened(cls: type[Attrs], attrs: ir.Attrs) -> Attrs:
     def get(name: str) -> Any:
-        if call.attrs is None or name not in call.attrs:
-            raise CompilerFault(f"{call.op.name}: attribute {name} is missing")
-        return call.attrs[name]
+        if name not in attrs:
+            raise CompilerFault(f"{cls.operator}: attribute {name} is missing")
+        return attrs[name]
 
     values: dict[str, Any] = {}
     for name, kind in _types(cls).items():

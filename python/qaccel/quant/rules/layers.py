@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from tvm import ir, relax
@@ -24,7 +23,7 @@ from .given import check_on_machine, given_output, given_weights, reach_of, roun
 from .layout import Layout, arranged, canonical, channels_last, in_place, layout, samples_of, with_channels
 from .match import Node, NodeBits
 from .moving import Held
-from .tables import GOOD_STEPS, Table, evaluate, grid_span, make_table, worst_steps
+from .tables import GOOD_STEPS, Curve, Table, grid_span, make_table, worst_steps
 from .weights import (
     NotQuantizable,
     QuantizedWeights,
@@ -284,7 +283,7 @@ def _finest_table(node: Node, bits: NodeBits, emitter: Emitter, source: Held, ou
     lo, hi = out_span = out.span if own else emitter.spans.room(node.range_name, bits.out)
     if node.name in emitter.given.spans:
         within, out_span = emitter.given.spans[node.name][:2], emitter.given.spans[node.name][2:]
-    function = partial(evaluate, node)
+    function = Curve(node)
     made = make_table(function, source.q, out.q, within, out_span)
     if source.q.bits == bits.out == 16 and not own and made.off_by > GOOD_STEPS:
         low, high = grid_span(node, source.q, source.span)

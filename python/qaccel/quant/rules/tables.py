@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from tvm import ir, relax
@@ -76,6 +77,31 @@ def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tu
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
+class Curve:
+    """A table node's function of float64 values; equal to any other of the same operators and constants, such as other steps have."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        places = {node.inputs[0]: 0}
+        calls = []
+        for binding in node.bindings:
+            call = binding.value
+            operands = [_scalar(a) if _is_tensor(a) else places.get(a, str(a)) for a in call.args]
+            calls.append((call.op.name, str(call.attrs), *((type(each), each) for each in operands)))
+            places[binding.var] = len(places)
+        self._key = tuple(calls)
+
+    def __call__(self, real: np.ndarray) -> np.ndarray:
+        return evaluate(self._node, real)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Curve) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@lru_cache(maxsize=512)  # searches make the same tables again and again
 def make_table(
     function: Callable[[np.ndarray], np.ndarray],
     source: Quantization,

@@ -30,8 +30,10 @@ from .space import Choice
 from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
-# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
+# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS. An operator takes a
+# trial the time of so many, in recurrent networks of hundreds.
 TRIALS = {2_000_000: 24, WORTH_MACS: 10}
+MACS_OF_OPERATOR = 10_000
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
 CURIOUS, CURIOUS_COST = 3.0, 1.03
 CURIOUS_UNIFORM = 2.0  # the same for uniform plans, which large networks try, too
@@ -169,7 +171,7 @@ def _rounds(state: State, advance: Advance) -> None:
     """
     lab = state.lab
     large = plan_of(lab.model).compiled
-    macs = plan_of(lab.model).macs
+    macs = max(plan_of(lab.model).macs, MACS_OF_OPERATOR * len(lab.model.operators))
     left = next((trials for most, trials in TRIALS.items() if macs < most), ROUNDS)
     start, caution = state.best, 1.0
     for curious in (False,) if large else (False, True):

@@ -20,7 +20,7 @@ from .dialect.plan_cost import LayerCost, PlanCost
 from .dialect.quantized import QuantizedModel
 from .errors import UserError
 from .frontend.forms import Forms
-from .frontend.import_model import import_for_cpu, import_model
+from .frontend.import_model import check_sizes, import_for_cpu, import_model
 from .frontend.import_relax import border_of
 from .host import host_notes
 from .link import Linked, link, records_of, with_artefacts
@@ -126,6 +126,7 @@ def quantize_model(model: ModelLike, options: CompileOptions, stages: Stages) ->
         imported = _imported(model, options, requantized() if options.requantize else QUANTIZED)
         if not imported.inputs:
             raise UserError("the model has no inputs: its outputs are constants, and there is nothing to compile")
+        check_sizes(imported)
     if options.requantize:
         with stages("calibrate", own_progress=True):
             passed = passed_ends(imported, options, stages.show)
@@ -361,7 +362,9 @@ def imported_for_cpu(model: ModelLike, options: CompileOptions, stages: Stages) 
     """The stage import for the CPU alone; and what to say of it."""
     with stages("import"):
         forms = requantized(None) if options.requantize else EVERY_RUN
-        return import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
+        imported, notes = import_for_cpu(model, options.input_shapes, options.model_format, options.input_values, forms)
+        check_sizes(imported)
+        return imported, notes
 
 
 def _compile_float(model: ModelLike, options: CompileOptions, name: str, stages: Stages) -> Compiled:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
+from onnx import external_data_helper, helper, numpy_helper, version_converter
 
 from ..errors import UserError
 from .forms import AS_FLOAT, Forms
@@ -19,6 +19,7 @@ from .graph import Graph, NotStatic, TensorType, fresh_name
 from .inputs import as_float32, with_values
 from .passes import contrib
 from .passes.affine import with_statistics
+from .passes.definitions import spelled_out
 from .passes.fold import fold
 from .passes.simplify import simplify
 
@@ -136,11 +137,7 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with local functions inlined, after ONNX's checker, the opset range and the domains."""
     if not all(isinstance(text, str) for text in _names(proto)):
         raise UserError("the model is damaged: it holds names that are not UTF-8")
-    if proto.functions:
-        try:
-            proto = inliner.inline_local_functions(proto)
-        except (RuntimeError, ValueError) as err:
-            raise UserError(f"the model's local functions cannot be inlined: {_one_line(err)}") from err
+    proto = spelled_out(proto)
     if not proto.graph.name:
         proto.graph.name = "model"
     outputs = [info.name for info in proto.graph.output]

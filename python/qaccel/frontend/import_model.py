@@ -57,6 +57,16 @@ def import_model(
     return import_frontend_module(from_torch_file(path) if chosen == "torch" else from_tflite_file(path), forms)
 
 
+def check_sizes(model: Model) -> None:
+    """Raises UserError for an input that holds no values: nothing can be measured with it, or run."""
+    empty = next((spec for spec in model.inputs if 0 in spec.shape), None)
+    if empty is not None:
+        raise UserError(
+            f"input '{empty.name}' of shape {list(empty.shape)} holds no values; give it a size with --input-shapes, or export the "
+            "model without it"
+        )
+
+
 def import_for_cpu(
     model: Any,
     input_shapes: Mapping[str, tuple[int, ...]] | None,

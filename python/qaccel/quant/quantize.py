@@ -208,6 +208,8 @@ def _emit(
             failed.add(node.output)
         elif widths is not None:
             try:
+                if 0 in operators.static_shape(node.output):
+                    raise NotQuantizable("its result holds no values")
                 if levels is not None and widths.out == 16:
                     emit_levels(node, widths, levels, emitter, QUANT_RULES, all_widths)
                 else:

@@ -60,6 +60,32 @@ ROWS = (
 )  # fmt: skip
 
 
+# Operators that others spell on the way in, and where these run.
+SPELLED = (
+    ("Einsum", "MatMul, ReduceSum, Transpose and Reshape",
+     "one operand, or two of which what is not summed stays in order; a constant one makes it a layer, else it runs on the CPU"),
+    ("Sum, Mean", "Add, Mul", "on the accelerator"),
+    ("ThresholdedRelu, Sign, Tan, Asinh, Atan, Cosh, Sinh", "tables",
+     "on the accelerator; where they jump, 8-bit activations"),
+    ("Gelu, BiasGelu, FastGelu, QuickGelu, FusedConv, FusedGemm, FusedMatMul, TransposeMatMul (`com.microsoft`)",
+     "Conv, Gemm, MatMul, Add, Mul and tables", "on the accelerator, as these"),
+    ("LpNormalization", "ReduceL1 or ReduceL2, Where and Div", "on the CPU"),
+    ("Attention, CausalConvWithState, CenterCropPad, LinearAttention, SwiGLU (opset 18 and later)", "ONNX's own definitions",
+     "products of two activations and Softmax on the CPU, the rest as it is spelled"),
+    ("functions of the model", "their bodies", "as these"),
+)  # fmt: skip
+# Operators that always run on the CPU, in float.
+ON_THE_CPU = (
+    ("normalizations over features", "InstanceNormalization, LayerNormalization, GroupNormalization, MeanVarianceNormalization, "
+     "RMSNormalization, LRN, LpPool, GlobalLpPool"),
+    ("Softmax and decisions", "Softmax, LogSoftmax, Hardmax, ArgMax, ArgMin, TopK, Equal, Greater, GreaterOrEqual, Less, "
+     "LessOrEqual, And, Or, Xor, Not, Where, IsInf, IsNaN"),
+    ("other reductions", "ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, CumSum"),
+    ("moves whose indices are computed", "Gather, GatherElements, GatherND, ScatterElements, ScatterND, OneHot, GridSample, "
+     "AffineGrid, RoiAlign, MaxUnpool, Trilu"),
+    ("anything in 3-D, and integers of 32 and 64 bits", "Conv, ConvTranspose and pools in 3-D, Cast, Mod, shapes"),
+)  # fmt: skip
+
 # Forms of quantized models: how they are spelled, what becomes of them.
 FORMS = (
     ("QDQ", "QuantizeLinear, DequantizeLinear (ONNX opset 10 to the newest, `com.microsoft` at any)",
@@ -106,6 +132,17 @@ def page() -> str:
         limits = [str(k) for k, (_, kinds) in enumerate(RULES, 1) if issubclass(row.kind, kinds)]
         name = str(vars(row.kind)["operator"])
         lines.append(f"| {', '.join(row.onnx)} | `{name}` | {row.widths} | {row.conditions} | {', '.join(limits)} |")
+    lines += ["", "Operators that others spell on the way in:", ""]
+    lines += ["| operator | becomes | where |", "|---|---|---|"]
+    lines += [f"| {spelled} | {becomes} | {where} |" for spelled, becomes, where in SPELLED]
+    lines += ["", "On the CPU in float, with the reason in the report:", ""]
+    lines += ["| kind | operators |", "|---|---|"]
+    lines += [f"| {kind} | {names} |" for kind, names in ON_THE_CPU]
+    lines += [
+        "",
+        "Refused by name: operators that draw random numbers, sequences and optionals, Compress, NonZero, Unique and others whose",
+        "result's size depends on data (with `--target llvm` alone TVM may take them), STFT, DFT, DeformConv, Col2Im, losses.",
+    ]
     lines += ["", "Limits of the machine:", ""]
     lines += [f"{k}. {(rule.__doc__ or '').strip()}" for k, (rule, _) in enumerate(RULES, 1)]
     lines += [

@@ -78,7 +78,7 @@ def grid_span(node: Node, source: Quantization, span: tuple[float, float]) -> tu
 
 
 class Curve:
-    """A table node's function of float64 values; equal to any other of the same operators and constants, such as other steps have."""
+    """A table node's function of float64 values; equal to any other of the same operators and constants."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -30,10 +30,9 @@ from .space import Choice
 from .tables import Tables, anchored, learnt
 
 ROUNDS = 5
-# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS. An operator takes a
-# trial the time of so many, in recurrent networks of hundreds.
+# Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
 TRIALS = {2_000_000: 24, WORTH_MACS: 10}
-MACS_OF_OPERATOR = 10_000
+MACS_OF_STEP = 10_000  # whose time a trial takes for each step; recurrent networks have hundreds
 # By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
 CURIOUS, CURIOUS_COST = 3.0, 1.03
 CURIOUS_UNIFORM = 2.0  # the same for uniform plans, which large networks try, too
@@ -171,8 +170,9 @@ def _rounds(state: State, advance: Advance) -> None:
     """
     lab = state.lab
     large = plan_of(lab.model).compiled
-    macs = max(plan_of(lab.model).macs, MACS_OF_OPERATOR * len(lab.model.operators))
-    left = next((trials for most, trials in TRIALS.items() if macs < most), ROUNDS)
+    own = plan_of(lab.model)
+    small = (n for most, n in TRIALS.items() if own.macs < most and MACS_OF_STEP * len(own.steps) < most)
+    left = next(small, ROUNDS)
     start, caution = state.best, 1.0
     for curious in (False,) if large else (False, True):
         while left > 0:

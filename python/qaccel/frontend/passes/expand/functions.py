@@ -169,10 +169,11 @@ def _lp_normalization(node: onnx.NodeProto, graph: Graph, writer: Writer) -> boo
     op = {1: "ReduceL1", 2: "ReduceL2"}[attrs.get("p", 2)]
     norm = _reduced(writer, graph, op, node.input[0], [attrs.get("axis", -1)], f"{node.name}:norm", 1)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.types[node.output[0]][1])
-    least = writer.const(f"{node.name}_least", np.finfo(dtype).tiny, dtype)
-    writer.node(
-        "Div", [node.input[0], writer.node("Max", [norm, least], f"{node.name}:least")], node.name, node.output[0]
-    )
+    # A comparison is exact on the CPU, where the norm is; of a Max with the least number 8 bits would leave a zero.
+    zero, one = (writer.const(f"{node.name}_{value}", value, dtype) for value in (0, 1))
+    is_zero = writer.node("Equal", [norm, zero], f"{node.name}:zero")
+    divisor = writer.node("Where", [is_zero, one, norm], f"{node.name}:divisor")
+    writer.node("Div", [node.input[0], divisor], node.name, node.output[0])
     return True
 
 

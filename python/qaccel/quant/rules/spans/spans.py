@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from tvm import relax
 
-from ....dialect import kinds, operators
+from ....dialect import kinds
 from ....errors import CompilerFault
 from ....machine.numerics import activation_limits
 from ....model import TensorSpec
+from ....relax_tools import known_shape
 from ...calibrate.ranges import Ranges
 from ..match import Node, NodeBits
 from ..weights import NotQuantizable, activation_quantization
@@ -226,7 +227,8 @@ def _unseen(names: Mapping[relax.Var, str], samples: int) -> dict[str, float]:
     The greatest of n normal values lies at about sqrt(2 ln n) deviations. That of FEW_VALUES lies farther out by the root of this
     factor; the rest is for samples whose greatest lies nearer than it should, which costs far more than steps that are wider.
     """
-    counts = {name: samples * math.prod(operators.static_shape(var)) for var, name in names.items()}
+    shapes = {name: known_shape(var) for var, name in names.items()}  # of several outputs there is none
+    counts = {name: samples * math.prod(shape) for name, shape in shapes.items() if shape is not None}
     return {
         name: math.log(FEW_VALUES) / math.log(max(count, 16)) for name, count in counts.items() if count < FEW_VALUES
     }

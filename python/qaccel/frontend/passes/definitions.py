@@ -1,0 +1,36 @@
+"""Functions replaced by what they are defined as: those of the model, and operators that ONNX itself spells with others."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import inliner, shape_inference
+
+from ...errors import UserError
+
+# Operators that neither a converter nor TVM's importer knows.
+SPELLED_BY_ONNX = ("Attention", "CausalConvWithState", "CenterCropPad", "LinearAttention", "SwiGLU")
+
+
+def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without calls of functions. Raises UserError where one cannot be spelled out."""
+    if proto.functions:
+        try:
+            proto = inliner.inline_local_functions(proto)
+        except (RuntimeError, ValueError) as err:
+            raise UserError(f"the model's local functions cannot be inlined: {_one_line(err)}") from err
+    found = [node for node in proto.graph.node if node.op_type in SPELLED_BY_ONNX and node.domain in ("", "ai.onnx")]
+    if not found:
+        return proto
+    names = sorted({(node.domain, node.op_type) for node in found})
+    try:  # definitions depend on the types of the operands
+        return inliner.inline_selected_functions(shape_inference.infer_shapes(proto), names, False, True)
+    except (RuntimeError, ValueError, shape_inference.InferenceError) as err:
+        node = found[0]
+        raise UserError(
+            f"node '{node.name or next(iter(node.output), '')}': {node.op_type} cannot be spelled with other operators "
+            f"({_one_line(err)}); export the model at an opset that has no such operator"
+        ) from err
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:200]

@@ -94,7 +94,9 @@ def variables(expr: relax.Expr) -> list[relax.Var]:
 def known_shape(expr: relax.Expr) -> tuple[int, ...] | None:
     """The shape of a tensor as integers; None for what is no tensor, and where a dimension is symbolic."""
     shape = getattr(expr.ty, "shape", None)
-    sizes = list(shape.values) if isinstance(shape, relax.ShapeExpr) else [None]
+    if not isinstance(shape, relax.ShapeExpr):
+        return None
+    sizes = list(shape.values)  # each look into TVM's array takes its time
     return tuple(int(dim) for dim in sizes) if all(isinstance(dim, tvm.tirx.IntImm) for dim in sizes) else None
 
 

@@ -180,7 +180,7 @@ def unflattened(cls: type[Attrs], call: relax.Call) -> Attrs:
     """The attributes of a call of the operator ``cls``. Raises CompilerFault where one is missing."""
     if call.attrs is None:
         raise CompilerFault(f"{call.op.name}: its attributes are missing")
-    return _unflattened(cls, call.attrs)
+    return _unflattened(cls, call.attrs)  # type: ignore[arg-type]  # a class is hashable, its ClassVar misleads mypy
 
 
 # A call is read a dozen times on its way; TVM's objects are equal where they are the same object, which never changes.

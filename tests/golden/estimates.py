@@ -17,7 +17,7 @@ from qaccel.run.program import profile
 
 COUNTED = 0.01  # a layer's part of the cycles from which on its error counts
 BARS = {"network": 1.5, "median": 3.0, "worst": 15.0}  # per cent
-CONFIGS = ("qaccel-64", "qaccel-256")
+CONFIGS = ("qaccel-64", "qaccel-256", "qaccel-1024")
 BITS = ("W8A8", "W4A8")
 
 

@@ -18,6 +18,7 @@ import qaccel
 from golden import estimates, table
 from qaccel.machine.streams import raw_streams
 
+TIMELINE = "qaccel.machine.timeline"
 ALLOCATE = "qaccel.npu.plan.allocate"
 PLANNER = "qaccel.npu.plan.cascade"
 CONSTANTS = "qaccel.quant.passes.constants"
@@ -136,9 +137,8 @@ FAULTS = (
     _estimate(
         "stocks not counted on", "resnet", "qaccel-256", "W8A8", _set("qaccel.npu.plan.estimate.stocked_streams", lambda *_: 0)
     ),
-    _estimate(
-        "weights anywhere in the buffer", "resnet", "qaccel-256", "W8A8", _set("qaccel.machine.layer_cost._WeightBuffer.put", lambda *_: 0)
-    ),
+    _estimate("weights anywhere in the buffer", "resnet", "qaccel-256", "W8A8", _set(f"{TIMELINE}._WeightBuffer.put", lambda *_: 0)),
+    _estimate("records cost nothing", "resnet", "qaccel-1024", "W8A8", _set(f"{TIMELINE}._Timeline._fetch_blocks", lambda *_: 0)),
     _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(
         "biases may overflow", "rounded_W8A8", partial(_biases, "rounded"), ("rounded", "-", "W8A8", "bias_least", "conv"),

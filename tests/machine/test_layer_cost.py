@@ -4,17 +4,8 @@ from dataclasses import replace
 
 from qaccel.machine.cost import ConvWork, CopyWork, EltwiseWork, PostWork
 from qaccel.machine.hw import load_config
-from qaccel.machine.layer_cost import (
-    LayerWork,
-    Turn,
-    block_cycles,
-    changed_cycles,
-    engine_cycles,
-    network_cycles,
-    sram_stream_cycles,
-    turn_cycles,
-    weight_waits,
-)
+from qaccel.machine.layer_cost import LayerWork, block_cycles, engine_cycles, sram_stream_cycles, weight_waits
+from qaccel.machine.timeline import Turn, changed_cycles, network_cycles, turn_cycles
 
 HW = load_config("qaccel-256")
 COPY = CopyWork(h=10, w=10, channels=32, in_bits=8, out_bits=8)  # 24 + 100 cycles
@@ -104,6 +95,17 @@ def test_what_is_fetched_for_later_turns_delays_the_next_weights() -> None:
     layer, waits = turn(work(1)), turn(work(1, streams=1, stream_bytes=8000))
     before = network_cycles([layer, waits], HW)
     assert network_cycles([replace(layer, ahead_bytes=4000), waits], HW) == before + 500
+
+
+def test_records_for_later_turns_take_the_channel_in_turn_with_weights() -> None:
+    """1,000 beats of records and as many of a stream, both from the begin on; those behind 40 instructions of COMPUTE come too late
+    to delay it: the queue has no room for them until it has come."""
+    waits = turn(work(1, streams=1, stream_bytes=8000))
+    alone = turn_cycles([turn(work(1)), waits], HW)
+    assert turn_cycles([turn(work(1), block_bytes=8000), waits], HW) == [alone[0], alone[1] + 1000]
+    assert turn_cycles([turn(work(1), block_bytes=800), waits], HW) == [alone[0], alone[1] + 100]
+    late = [turn_cycles([turn(work(40), block_bytes=size), waits], HW) for size in (0, 8000)]
+    assert late[0] == late[1]
 
 
 def test_maps_from_dram_come_in_turn() -> None:

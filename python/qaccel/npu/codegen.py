@@ -19,8 +19,8 @@ from tvm import relax
 
 from ..machine.artefact import Artefact
 from ..machine.hw import HwConfig
-from ..machine.layer_cost import Turn, network_cycles
 from ..machine.streams import entropy_bits, estimate_streams
+from ..machine.timeline import Turn, network_cycles
 from ..options.schedule import Schedule, SubgraphSchedule
 from .check.program import check_program
 from .emit.encode import build_artefact

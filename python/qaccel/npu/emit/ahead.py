@@ -49,7 +49,7 @@ class Ahead:
         return None if merged is None else (merged.addr + merged.offsets[step], self._load(merged))
 
     def go_on(self, step: int) -> None:
-        """Fetch what is to be fetched while a layer is in work: called behind its first tile, whose own loads come first."""
+        """Fetch what is to be fetched while a layer is in work: called behind its own loads."""
         for records in self._waiting.pop(step, ()):
             self._load(records)
 

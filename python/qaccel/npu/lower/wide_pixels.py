@@ -17,8 +17,8 @@ import numpy as np
 from ...machine.cost import ConvWork, bytes_beats, work_cycles
 from ...machine.hw import HwConfig
 from ...machine.isa import field_maximum
-from ...machine.layer_cost import Turn, network_cycles
 from ...machine.streams import estimate_streams
+from ...machine.timeline import Turn, network_cycles
 from ..extents import made_map
 from ..layers import AnyLayer, ChannelParams, ConvLayer, LayerGraph, Window
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from ...errors import UserError
 from ...machine.hw import HwConfig
-from ...machine.layer_cost import Turn, network_cycles, weight_waits
+from ...machine.layer_cost import weight_waits
+from ...machine.timeline import Turn, network_cycles
 from ..extents import align
 from ..layers import LayerGraph
 from .ahead import Records, Unit, merge_records, units_of

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from ...machine.hw import HwConfig
-from ...machine.layer_cost import Turn, turn_cycles
+from ...machine.timeline import Turn, turn_cycles
 from ..layers import LayerGraph
 from .ahead import Unit, units_of
 from .allocate import Allocation
@@ -30,6 +30,9 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
     for stock in allocation.stocks:
         for step, _, size in stock.pieces:
             fetched[step] += size
+    blocks = Counter[int]()  # the same of merged records
+    for records in allocation.records:
+        blocks[records.step] += records.size_bytes
     counts = [weight_tile_count(*each) for each in zip(graph.layers, allocation.tilings, strict=True)]
     turns = []
     for unit, size in zip(units, buffered_bytes(graph, allocation.tilings, units), strict=True):
@@ -38,6 +41,7 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
             weight_bytes=size,
             weight_tiles=sum(counts[unit.first : unit.last + 1]),
             ahead_bytes=fetched[unit.first],
+            block_bytes=blocks[unit.first],
         )
         if unit.first in stocks:
             stock = stocks[unit.first]

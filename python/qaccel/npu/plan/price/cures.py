@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from ....errors import UserError
 from ....machine.hw import HwConfig, changed_config
 from ....machine.isa import isa
-from ....machine.layer_cost import LayerWork, changed_cycles, turn_cycles
+from ....machine.layer_cost import LayerWork
 from ....machine.streams import StreamEstimate, columns_per_lane
+from ....machine.timeline import changed_cycles, turn_cycles
 from ...extents import align
 from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
 from ..ahead import Unit

@@ -103,3 +103,17 @@ def test_outputs_of_one_node_at_8_bits():
     model = net.model({"x": [1, 3, 8, 8]}, {"y": [1, 4, 6, 2], "at": (int64, [1, 4, 6, 2])})
     data, test = ({"x": normal(3, 8, 8, samples=n, seed=n)} for n in (16, 3))
     assert_close(model, data, test, "8")
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+def test_what_changes_nothing_costs_nothing(op):
+    """A mask of zeros, a scale of ones, as definitions and exporters write them; ones that repeat the values stay."""
+    net = Net(17)
+    neutral = np.full((4, 6, 6), 1 if op in ("Mul", "Div") else 0, "f4")
+    net("Relu", net(op, net("Conv", "x", weights(4, 3, 3, 3)), neutral), out="y")
+    wider = net("Add", net("GlobalAveragePool", "x"), np.zeros((1, 3, 2, 2), "f4"), out="z")
+    model = net.model({"x": [1, 3, 8, 8]}, {"y": [1, 4, 6, 6], wider: [1, 3, 2, 2]})
+    data, test = ({"x": normal(3, 8, 8, samples=n, seed=n)} for n in (16, 3))
+    module = assert_close(model, data, test, "8")
+    assert [each["op"] for each in module.report["layers"]].count(op) == (op == "Add")
+    assert module.run({"x": test["x"][:1]})["z"].shape == (1, 3, 2, 2)

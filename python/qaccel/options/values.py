@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +24,7 @@ EFFORTS = ("fast", "default", "best")  # how long the quantizer may work
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy", "mse")  # the first where none is asked for
 # Without data, weights need none and 16-bit activations forgive loose ranges.
 GUESSED_INPUT_RANGE = (-1.0, 1.0)
+LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127  # of float32
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,10 @@ class CompileOptions:
             check_choice("--model-format", self.model_format, MODEL_FORMATS)
         if self.input_range is not None:
             lo, hi = self.input_range
-            if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-                raise UserError(f"--input-range {lo:g},{hi:g}: both ends must be finite and the first below the second")
+            if not -LARGEST_FLOAT < lo < hi < LARGEST_FLOAT:
+                raise UserError(
+                    f"--input-range {lo:g},{hi:g}: both ends must be finite float32 and the first below the second"
+                )
             if self.calibration_data is not None:
                 raise UserError(f"--input-range {lo:g},{hi:g} takes the place of --calibration-data; drop one of them")
         if self.schedule is not None and self.target.config is None:

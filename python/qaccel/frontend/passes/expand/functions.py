@@ -72,7 +72,13 @@ def _chain(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
 
 
 def _constant_second(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
-    """Add and Mul with the constant as the second operand."""
+    """Add and Mul with the constant as the second operand; nothing, where that is all zeros, or ones (masks that mask nothing)."""
+    for data, key in (node.input[:2], node.input[1::-1]):
+        value, neutral = graph.consts.get(key), {"Add": 0, "Mul": 1}[node.op_type]
+        same = data not in graph.consts and graph.shape(data) == graph.shape(node.output[0])
+        if value is not None and same and graph.given is None and _is_float(graph, key) and np.all(value == neutral):
+            writer.node("Identity", [data], node.name, node.output[0])
+            return True
     if node.input[0] in graph.consts and node.input[1] not in graph.consts and graph.opset >= 7:
         writer.keep(remade(node, [node.input[1], node.input[0]]))
         return True

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import qaccel
-from cases.nets import Net, assert_close, decibels, floats, info, ints, macs_on_the_cpu, normal, weights
+from cases.nets import Net, assert_close, decibels, floats, info, ints, macs_on_the_cpu, normal, outputs, weights
 from qaccel.cli.main import main
 from qaccel.options import parse_input_values
 
@@ -271,3 +271,29 @@ def test_a_scalar_of_float16_in_a_branch():
     module = qaccel.compile(model, calibration_data={"x": normal(8, samples=64, seed=1)}, bits=8)
     x = normal(8, samples=1, seed=2, gain=0.7).astype("f2")
     assert decibels(floats(model, {"x": x}), module.run({"x": x})["y"].ravel()) >= 25
+
+
+def test_a_model_of_float64():
+    """It ended in an internal error of the linker; ONNX Runtime has float64 products, and no such convolutions."""
+    net = Net()
+    hidden = net("Relu", net("Gemm", "x", weights(16, 24).astype("f8"), weights(1, 24)[0].astype("f8")))
+    net("Gemm", hidden, weights(24, 8).astype("f8"), out="y")
+    model = net.model({"x": (TensorProto.DOUBLE, [1, 16])}, {"y": (TensorProto.DOUBLE, [1, 8])})
+    data, test = ({"x": normal(16, samples=n, seed=n)} for n in (32, 8))
+    wanted = floats(model, {"x": test["x"].astype("f8")})
+    for how, floor in (({"calibration_data": data, "bits": 8}, 30), ({"target": "llvm"}, 120)):
+        module = qaccel.compile(model, **how)
+        assert decibels(wanted, outputs(module, test)) >= floor
+        assert "float64 tensors are taken as float32, inputs and outputs too" in module.notes
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_weights_that_are_no_numbers(bad):
+    """It is the weights that are named, not the samples."""
+    net, damaged = Net(), weights(4, 3, 3, 3)
+    damaged[1, 2, 0, 0] = bad
+    net("Conv", "x", damaged, out="y")
+    model = net.model({"x": [1, 3, 8, 8]}, {"y": [1, 4, 6, 6]})
+    for how in ({}, {"calibration_data": {"x": normal(3, 8, 8, samples=16, seed=1)}}):
+        with pytest.raises(qaccel.UserError, match=rf"node 'conv0' gives .*: its weights hold {bad}; export"):
+            qaccel.compile(model, **how)

@@ -1,8 +1,8 @@
-"""What a user settles about a model's inputs before it is imported: values that are fixed, and float16 taken as float32."""
+"""What a user settles about a model's inputs before it is imported: fixed values, and other floats taken as float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,21 @@ def _value(info: onnx.ValueInfoProto, value: Any) -> np.ndarray:
 def as_float32(proto: onnx.ModelProto) -> tuple[str, ...]:
     """Makes every float16 and bfloat16 tensor of a model float32, in graphs within it too; returns what to tell the user.
 
-    Changes `proto`. What float16 would have rounded or overflowed is exact afterwards. A model without weights is no network,
-    and keeps the types that it states.
+    And every float64 tensor, where its inputs, outputs or weights are such: where only shapes are computed so they stay. Changes
+    `proto`. What float16 would have rounded or overflowed is exact afterwards. A model without weights is no network, and keeps
+    the types that it states.
     """
-    if not any(_is_weight(tensor) for graph in _graphs(proto.graph) for tensor in _constants(graph)):
+    constants = [tensor for graph in _graphs(proto.graph) for tensor in _constants(graph)]
+    if not any(_is_weight(tensor) for tensor in constants):
         return ()
-    changed = sum([_widen_graph(graph) for graph in _graphs(proto.graph)])
-    return ("float16 tensors are taken as float32, inputs and outputs too",) if changed else ()
+    double = TensorProto.DOUBLE
+    ends = any(info.type.tensor_type.elem_type == double for info in (*proto.graph.input, *proto.graph.output))
+    wide = ends or any(tensor.data_type == double and len(tensor.dims) > 1 for tensor in constants)
+    counts = {
+        name: sum([_widen_graph(graph, kinds) for graph in _graphs(proto.graph)])
+        for name, kinds in {"float16": HALVES, "float64": (double,) if wide else ()}.items()
+    }
+    return tuple(f"{name} tensors are taken as float32, inputs and outputs too" for name, n in counts.items() if n)
 
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:
@@ -87,26 +95,28 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                     yield from _graphs(inner)
 
 
-def _widen_graph(graph: onnx.GraphProto) -> int:
+def _widen_graph(graph: onnx.GraphProto, kinds: Collection[int]) -> int:
     count = 0
     for info in (*graph.input, *graph.output, *graph.value_info):
-        if info.type.tensor_type.elem_type in HALVES:
+        if info.type.tensor_type.elem_type in kinds:
             info.type.tensor_type.elem_type = TensorProto.FLOAT
             count += 1
-    count += sum(_widen(tensor) for tensor in _constants(graph))
+    count += sum(_widen(tensor, kinds) for tensor in _constants(graph))
     for node in graph.node:
         for attribute in node.attribute:
             # Types are attributes of these names: Cast, EyeLike, RandomNormal, QuantizeLinear.
-            if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in HALVES:
+            if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in kinds:
                 attribute.i = TensorProto.FLOAT
                 count += 1
     return count
 
 
-def _widen(tensor: onnx.TensorProto) -> int:
-    if tensor.data_type not in HALVES:
+def _widen(tensor: onnx.TensorProto, kinds: Collection[int]) -> int:
+    if tensor.data_type not in kinds:
         return 0
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    with np.errstate(over="ignore"):
+        value = numpy_helper.to_array(tensor).astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     return 1
 
 

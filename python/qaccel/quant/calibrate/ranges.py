@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from scipy.special import rel_entr
+from tvm import ir, relax
 
 from ...emulate.executor import execute
 from ...errors import UserError
 from ...model import Model
+from ...relax_tools import bindings, node_name
 from .channel_means import PASSES_AT_ONCE, ChannelMeans, passes_of
 from .channels import Channels, ChannelSums
 from .masks import Masks
@@ -31,6 +33,9 @@ PERCENTILE = 99.99
 HEADROOM = 1.75
 SEARCH_STEPS = 100  # ends of a range that are tried on each side
 LEVELS = 256  # of the grid that entropy and mse judge a range by, where the width is not known
+
+
+LAYERS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")  # whose constants are weights
 
 
 class NotFinite(UserError):
@@ -135,6 +140,9 @@ def calibrate(
         lo, hi = sums.extremes(name, value)
         if not (math.isfinite(lo) and math.isfinite(hi)):
             worst = lo if not math.isfinite(lo) else hi
+            what = _damaged_weights(model, name)
+            if what:
+                raise UserError(f"node '{name}' gives {worst}: its weights hold {what}; export the model again")
             raise NotFinite(f"node '{name}' gives {worst} on the calibration data; check the samples' range")
         before = extremes.get(name, (0.0, 0.0))
         extremes[name] = (min(before[0], lo), max(before[1], hi))
@@ -169,6 +177,18 @@ def calibrate(
     shares = {name: each.share_beyond(*values[name]) for name, each in histograms.items()}
     cuts = {name: Cut(share, *extremes[name]) for name, share in shares.items() if share}
     return Ranges(values, method, samples, means.values, HEADROOM, cuts, channels=sums.values)
+
+
+def _damaged_weights(model: Model, name: str) -> str:
+    """ "nan", or an infinity, where the weights of a layer hold it; empty where they do not. A mask may hold infinities."""
+    for binding in bindings(model.mod["main"]):
+        call = binding.value
+        if isinstance(call, relax.Call) and node_name(call) == name and call.op.name in LAYERS:
+            for arg in call.args:
+                values = arg.value.numpy() if isinstance(arg, ir.GenericConst) else np.zeros(())
+                if not np.isfinite(values).all():
+                    return str(values[~np.isfinite(values)][0])
+    return ""
 
 
 def binned(value: np.ndarray, lo: float, hi: float) -> np.ndarray:

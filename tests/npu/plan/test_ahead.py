@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import qaccel
+from golden import estimates, table
 from npu.cascade_cases import random_chain
 from npu.harness import run_artefact
 from npu.layer_cases import WIDTHS, random_params, values
@@ -13,6 +15,7 @@ from npu.oracle import run_graph
 from qaccel.errors import CompilerFault
 from qaccel.machine.hw import HwConfig, load_config
 from qaccel.machine.isa import decode
+from qaccel.npu import codegen
 from qaccel.npu.check.program import check_program
 from qaccel.npu.emit.encode import build_artefact
 from qaccel.npu.emit.instructions import emit_program
@@ -92,6 +95,17 @@ def _changed(allocation: Allocation, change: Callable[[Records], Records]) -> Al
     records = list(allocation.records)
     records[at] = change(records[at])
     return replace(allocation, records=tuple(records))
+
+
+def test_records_come_in_the_order_of_their_layers() -> None:
+    """With twice the columns, the few records that are wanted first must not wait for the many that are wanted later."""
+    hw = load_config("qaccel-256")
+    hw = replace(hw, name="more", cols=2 * hw.cols)
+    quantized = qaccel.quantize(table.model_of("resnet"), table.data_of("resnet"), bits="W4A8", effort="fast")
+    (graph,) = estimates.subgraphs(quantized, hw)
+    _, allocation = codegen.planned(graph, hw)
+    steps = [records.step for records in sorted(allocation.records, key=lambda records: min(records.offsets))]
+    assert len(steps) > 1 and steps == sorted(steps)
 
 
 def test_records_of_another_layer_are_seen(chain: tuple) -> None:

@@ -135,9 +135,10 @@ class _Search:
 
     def _begin(self, first: int, cycles: int) -> int | None:
         """The latest unit behind whose last load there is time for a load of so many cycles before another unit begins; None if
-        there is none. Other loads may not come to stand behind it."""
+        there is none. Other loads may not come to stand behind it, nor those of records of earlier layers."""
         left = SHARERS * cycles
-        for begin in reversed(range(first)):
+        least = max((self.unit_of[records.step] for records in self.found), default=0)
+        for begin in reversed(range(least, first)):
             unit = self.units[begin]
             loads = unit.own_loads(self.merged)
             busy = engine_cycles(unit.work, self.hw)

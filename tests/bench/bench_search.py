@@ -151,7 +151,8 @@ def resnet8(shared: Path, sets: int, max_drop: float) -> None:
         accuracies.append(100 * (got.argmax(1) == labels).mean())
         print(
             f"set {number}: {accuracies[-1]:.2f}%, agreement {100 * (got.argmax(1) == scores.argmax(1)).mean():.2f}%, "
-            f"{chosen.mean_weight_bits:.2f} bits a weight, {chosen.mean_stream_bits:.2f} in its stream, {chosen.bytes:,} bytes, estimated {chosen.drop.points:.2f} +- "
+            f"{chosen.mean_weight_bits:.2f} bits a weight, {chosen.mean_stream_bits:.2f} in its stream, "
+            f"{chosen.bytes:,} bytes, estimated {chosen.drop.points:.2f} +- "
             f"{chosen.drop.error:.2f} points, {chosen.rate:.2g} paid for a bit, {chosen.trials} trials, {seconds:.0f} s",
             flush=True,
         )
@@ -184,7 +185,8 @@ def efflite0(shared: Path, max_drop: float, folds: int) -> None:
         right = [(x.argmax(1) == labels) for x in (wanted, got)]
         apart = 100 * (right[0].astype(float) - right[1])
         print(
-            f"fold {fold}: {chosen.mean_weight_bits:.2f} bits a weight, {chosen.mean_stream_bits:.2f} in its stream, {chosen.bytes:,} bytes, {chosen.cycles:,} cycles, estimated "
+            f"fold {fold}: {chosen.mean_weight_bits:.2f} bits a weight, {chosen.mean_stream_bits:.2f} in its stream, "
+            f"{chosen.bytes:,} bytes, {chosen.cycles:,} cycles, estimated "
             f"{chosen.drop.points:.2f} +- {chosen.drop.error:.2f} points; test: float {100 * right[0].mean():.2f}%, drop "
             f"{apart.mean():.2f} +- {apart.std(ddof=1) / np.sqrt(len(apart)):.2f}, agreement "
             f"{100 * (wanted.argmax(1) == got.argmax(1)).mean():.2f}%, KL {kl.mean():.4f}; {chosen.trials} trials, {seconds:.0f} s",

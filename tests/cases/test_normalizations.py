@@ -68,13 +68,16 @@ def test_a_block_with_attention_of_opset_23(is_causal):
     assert len(macs_on_the_cpu(module)) == 2  # the products of two activations
 
 
-def test_an_attention_that_cannot_be_spelled_is_refused_by_name():
-    """ONNX's own definition of lengths without a past does not hold for what it is given."""
-    net = Net(24, ir=12)
-    net("Attention", "x", "x", "x", "", "", "", ints(4), out="y", q_num_heads=4, kv_num_heads=4)
-    graph = net.model({"x": [1, 4, 32]}, {"y": [1, 4, 32]})
-    with pytest.raises(qaccel.UserError, match=r"node 'attention0': Attention cannot be spelled .* opset"):
-        qaccel.compile(graph, target="llvm")
+def test_an_attention_in_a_branch_is_refused_by_name():
+    """ONNX's inliner knows no types of what a branch holds."""
+    inner = onnx.helper.make_node("Attention", ["x", "x", "x", "mask"], ["a"], "inner", q_num_heads=4, kv_num_heads=4)
+    mask = onnx.numpy_helper.from_array(np.zeros((4, 4), "f4"), "mask")
+    info = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1, 4, 32])
+    branch = onnx.helper.make_graph([inner], "branch", [], [info], [mask])
+    net = Net(23, ir=11)
+    net("If", net.const(np.array(True)), out="y", then_branch=branch, else_branch=branch)
+    with pytest.raises(qaccel.UserError, match=r"node 'inner': Attention cannot be spelled .* opset"):
+        qaccel.compile(net.model({"x": [1, 4, 32]}, {"y": [1, 4, 32]}), target="llvm")
 
 
 def test_results_and_inputs_without_values():

@@ -64,14 +64,14 @@ def as_float32(proto: onnx.ModelProto) -> tuple[str, ...]:
     `proto`. What float16 would have rounded or overflowed is exact afterwards. A model without weights is no network, and keeps
     the types that it states.
     """
-    constants = [tensor for graph in _graphs(proto.graph) for tensor in _constants(graph)]
+    constants = [tensor for graph in graphs_of(proto.graph) for tensor in _constants(graph)]
     if not any(_is_weight(tensor) for tensor in constants):
         return ()
     double = TensorProto.DOUBLE
     ends = any(info.type.tensor_type.elem_type == double for info in (*proto.graph.input, *proto.graph.output))
     wide = ends or any(tensor.data_type == double and len(tensor.dims) > 1 for tensor in constants)
     counts = {
-        name: sum([_widen_graph(graph, kinds) for graph in _graphs(proto.graph)])
+        name: sum([_widen_graph(graph, kinds) for graph in graphs_of(proto.graph)])
         for name, kinds in {"float16": HALVES, "float64": (double,) if wide else ()}.items()
     }
     return tuple(f"{name} tensors are taken as float32, inputs and outputs too" for name, n in counts.items() if n)
@@ -86,13 +86,14 @@ def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all that its nodes hold."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.initializer or inner.output:
-                    yield from _graphs(inner)
+                    yield from graphs_of(inner)
 
 
 def _widen_graph(graph: onnx.GraphProto, kinds: Collection[int]) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from functools import partial
 
 import numpy as np
 from tvm import relax
@@ -42,9 +42,6 @@ from .plan.tiles.tiling import Tiling, weight_buffer_bytes, weight_tile_count
 from .written import as_schedule
 
 log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _KINDS = {
     "map": "map", "ring": "rows", "in": "input", "out": "output", "param": "parameters", "table": "table",
@@ -127,23 +124,19 @@ def compile_subgraph(
     return compile_layers(lower(function, symbol, hw), hw, proven, schedule, cured)
 
 
-def _uncollected(step: Callable[P, T]) -> Callable[P, T]:
-    """The same step without looks for cycles of garbage: it makes millions of small objects, none of which is in one."""
-
-    @wraps(step)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return step(*args, **kwargs)
-        finally:
-            if collects:
-                gc.enable()
-
-    return run
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No looks for cycles of garbage meanwhile: millions of small objects are made, none of which is in one."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
-@_uncollected
+@_uncollected()
 def compile_layers(
     graph: LayerGraph, hw: HwConfig, proven: bool = True, schedule: Schedule | None = None, cured: bool = True
 ) -> CompiledSubgraph:
@@ -167,7 +160,7 @@ def compile_layers(
     return CompiledSubgraph(artefact, facts, sram, as_schedule(graph, allocation))
 
 
-@_uncollected
+@_uncollected()
 def planned(graph: LayerGraph, hw: HwConfig, schedule: Schedule | None = None) -> tuple[LayerGraph, Allocation]:
     """The subgraph as it is planned, its channels in another order, layers in post stages and pixels made as one where that pays,
     and its plan. Raises UserError for what of a ``schedule`` cannot be obeyed."""

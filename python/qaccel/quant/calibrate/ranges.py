@@ -33,8 +33,6 @@ PERCENTILE = 99.99
 HEADROOM = 1.75
 SEARCH_STEPS = 100  # ends of a range that are tried on each side
 LEVELS = 256  # of the grid that entropy and mse judge a range by, where the width is not known
-
-
 LAYERS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")  # whose constants are weights
 
 
@@ -180,7 +178,7 @@ def calibrate(
 
 
 def _damaged_weights(model: Model, name: str) -> str:
-    """ "nan", or an infinity, where the weights of a layer hold it; empty where they do not. A mask may hold infinities."""
+    """What a layer's weights hold that is no finite number, empty where there is none. Only layers: a mask may hold infinities."""
     for binding in bindings(model.mod["main"]):
         call = binding.value
         if isinstance(call, relax.Call) and node_name(call) == name and call.op.name in LAYERS:

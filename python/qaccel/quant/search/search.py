@@ -169,8 +169,8 @@ def _rounds(state: State, advance: Advance) -> None:
     Then, of a small network, plans that may be better if the tables are a little wrong.
     """
     lab = state.lab
-    large = plan_of(lab.model).compiled
     own = plan_of(lab.model)
+    large = own.compiled
     small = (n for most, n in TRIALS.items() if own.macs < most and MACS_OF_STEP * len(own.steps) < most)
     left = next(small, ROUNDS)
     start, caution = state.best, 1.0

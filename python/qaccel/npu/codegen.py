@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 _KINDS = {
     "map": "map", "ring": "rows", "in": "input", "out": "output", "param": "parameters", "table": "table",
-    "records": "parameters", "stock": "weights",
+    "records": "parameters", "stock": "weights", "between": "sums",
 }  # fmt: skip
 
 
@@ -88,7 +88,8 @@ class SramBlock:
     """Bytes of SRAM that are kept free for one thing from layer ``first`` to layer ``last``.
 
     ``kind``: "map" for one that lies there whole, "rows" for those of a map that a cascade has at hand, "input" and "output" for
-    tiles, "parameters", "table", "weights" for streams that wait. ``name``: of the map, or of the layer whose these are.
+    tiles, "parameters", "table", "weights" for streams that wait, "sums" for what a pool in two steps
+    has between them. ``name``: of the map, or of the layer whose these are.
     """
 
     kind: str

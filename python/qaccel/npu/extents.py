@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..machine.cost import WindowShape
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, PoolLayer, Window
 
 Span = tuple[int, int]  # (begin, length)
@@ -77,6 +78,23 @@ def kernel_chunks(window: Window, y: int, rows: int, tile_kh: int, in_h: int) ->
 def nothing_under(window: Window, rows: int, kernel_rows: int) -> tuple[InputSpan, InputSpan]:
     """Rows and pixels for an instruction without a tap on the input: one of each, behind padding that all of its taps lie in."""
     return InputSpan(0, 1, input_rows(rows, window, kernel_rows)), InputSpan(0, 1, 0)
+
+
+def two_windows(window: Window, rows: InputSpan, pixels: InputSpan, first: str) -> tuple[WindowShape, WindowShape]:
+    """The windows of a pool in two steps, for one output pixel with so much of the input under it: "rows" of the kernel ``first``,
+    at each pixel, and then its pixels, or "pixels" first, at each row."""
+
+    def step(down: bool, in_h: int, in_w: int) -> WindowShape:
+        return WindowShape(
+            in_h=in_h, in_w=in_w, kernel_h=window.kernel_h if down else 1, kernel_w=1 if down else window.kernel_w,
+            stride_h=1, stride_w=1, dilation_h=window.dilation_h if down else 1, dilation_w=1 if down else window.dilation_w,
+            pad_top=rows.pad if down else 0, pad_left=0 if down else pixels.pad,
+            out_h=1 if down else in_h, out_w=in_w if down else 1,
+        )  # fmt: skip
+
+    if first == "rows":
+        return step(True, rows.length, pixels.length), step(False, 1, pixels.length)
+    return step(False, rows.length, pixels.length), step(True, rows.length, 1)
 
 
 def halvings(size: int, unit: int = 1) -> list[int]:

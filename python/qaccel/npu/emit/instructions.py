@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...machine.hw import HwConfig
-from ..extents import first_pixel, in_steps, kernel_chunks, nothing_under, spans, valid_taps
+from ...machine.numerics import activation_limits
+from ..extents import InputSpan, first_pixel, in_steps, kernel_chunks, nothing_under, spans, two_windows, valid_taps
 from ..layers import (
     AnyLayer,
     ConvLayer,
@@ -24,6 +25,7 @@ from ..layers import (
     post_of,
 )
 from ..plan.allocate import Allocation
+from ..plan.tiles.two_steps import BETWEEN_BITS
 from .builder import Program, ProgramBuilder
 from .cascades import emit_cascade
 from .moves import emit_move
@@ -192,7 +194,35 @@ def _emit_pool(builder: ProgramBuilder, layer: PoolLayer) -> None:
                 taps *= valid_taps(pixel, window.stride_w, window.kernel_w, window.dilation_w, window.pad_left, x.w)
             multiplier, shift = layer.scales[taps]
             fixed: dict[str, int | str] = {"kind": layer.kind, "multiplier": multiplier, "shift": shift}
-            _windowed_tile(builder, layer, "POOL", Box(row, h, pixel, w, n, count), fixed, set(), None)
+            box = Box(row, h, pixel, w, n, count)
+            under = builder.input_view(0, box, window, 0, window.kernel_h) if builder.tiling.first_step else None
+            if under is not None:
+                _pool_in_two_steps(builder, layer, box, under, fixed)
+            else:
+                _windowed_tile(builder, layer, "POOL", box, fixed, set(), None)
+
+
+def _pool_in_two_steps(
+    builder: ProgramBuilder, layer: PoolLayer, box: Box, view: View, scale: dict[str, int | str]
+) -> None:
+    """An output pixel; ``view``: all of the input under it. What lies between the steps is exact; only the second one rounds."""
+    x, y = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output]
+    spans = InputSpan(0, view.rows, view.pad_top), InputSpan(0, view.pixels, view.pad_left)
+    first, second = two_windows(layer.window, *spans, builder.tiling.first_step)
+    pixel = channel_bytes(box.channels, BETWEEN_BITS)
+    between = View(builder.blocks.between, first.out_w * pixel, pixel, first.out_h, first.out_w, 0, 0, frozenset())
+    lo, hi = activation_limits(BETWEEN_BITS)
+    both: dict[str, int | str] = {"channels": box.channels, "kind": layer.kind, "finish": 1}
+    index = builder.emit(
+        "POOL", view.writers, **view.fields("in"), **between.fields("out"), **vars(first), **both, multiplier=1, shift=0,
+        in_bits=x.bits, in_zero_point=x.zero_point, out_bits=BETWEEN_BITS, clamp_lo=lo, clamp_hi=hi,
+    )  # fmt: skip
+    output = builder.output_view(box)
+    index = builder.emit(
+        "POOL", frozenset({index}), **between.fields("in"), **output.fields("out"), **vars(second), **(both | scale),
+        in_bits=BETWEEN_BITS, out_bits=y.bits, out_zero_point=y.zero_point, clamp_lo=layer.clamp_lo, clamp_hi=layer.clamp_hi,
+    )  # fmt: skip
+    builder.finish_output(box, output, index)
 
 
 def _windowed_tile(

@@ -37,12 +37,14 @@ STEPS_AT_ONCE, STEPS = 4_000, 20_000  # of the search for places where first fit
 
 @dataclass(frozen=True)
 class LayerBlocks:
-    """SRAM addresses of a layer's working blocks: slots of each input, of the output, of its own parameters; its own table."""
+    """SRAM addresses of a layer's working blocks: slots of each input, of the output, of its own parameters; its own table; what
+    lies between two steps of a pool."""
 
     inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
     params: tuple[int, ...]
     table: int
+    between: int
 
 
 @dataclass(frozen=True)
@@ -354,6 +356,7 @@ def _working_blocks(
             *((("out", step, slot), t.out_slot_bytes) for slot in range(t.out_slots)),
             *((("param", step, slot), t.param_slot_bytes) for slot in range(t.param_slots)),
             (("table", step), t.table_bytes),
+            (("between", step), t.between_bytes),
         ]
         # Parameters get their place one layer early, so that they can be fetched while the layer before computes.
         early = first if step in late else max(first - 1, 0)
@@ -373,6 +376,7 @@ def _layer_blocks(step: int, tiling: Tiling, placed: Places, merged: bool) -> La
         output=tuple(placed["out", step, slot] for slot in range(tiling.out_slots)) if tiling.out_slot_bytes else (),
         params=tuple(placed["param", step, slot] for slot in range(tiling.param_slots)) if own_params else (),
         table=placed.get(("table", step), 0),
+        between=placed.get(("between", step), 0),
     )
 
 

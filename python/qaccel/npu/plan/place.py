@@ -13,7 +13,7 @@ class Block:
     """``size_bytes`` of SRAM from the ``first`` to the ``last`` layer; ``key`` says what for.
 
     ("map", map), ("ring", first layer, map), ("in", layer, which input, slot), ("out", layer, slot), ("param", layer, slot),
-    ("table", layer), ("records", first layer that has some), ("stock", layer, which piece).
+    ("table", layer), ("between", layer), ("records", first layer that has some), ("stock", layer, which piece).
     """
 
     key: tuple[str | int, ...]

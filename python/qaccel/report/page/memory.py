@@ -13,7 +13,7 @@ KINDS = {
     "map": ("#3b7dd8", "a whole map between layers"), "rows": ("#5aa469", "rows of a map in a cascade"),
     "input": ("#e0a030", "tile of an input"), "output": ("#8e5ea2", "tile of an output"),
     "parameters": ("#c0504d", "parameter records"), "table": ("#46a6b0", "table"),
-    "weights": ("#7a7f2e", "weight streams that wait"),
+    "weights": ("#7a7f2e", "weight streams that wait"), "sums": ("#9c6b4e", "partial sums of a pool"),
 }  # fmt: skip
 LINE = "#d6336c"  # of what is in use
 _MOST_BLOCKS = 1000  # that are drawn

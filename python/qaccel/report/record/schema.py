@@ -113,7 +113,7 @@ class Layer(Record):
 class Block(Record):
     """A block of SRAM: ``bytes`` from ``addr``, in use from cycle ``begin`` to ``end`` of all programs one after the other.
 
-    ``kind``: map, rows, input, output, parameters, table, or weights for streams that wait.
+    ``kind``: map, rows, input, output, parameters, table, weights for streams that wait, or sums of a pool in two steps.
     """
 
     name: str

@@ -29,6 +29,7 @@ from .tile_work import (
     window_tile,
 )
 from .tiling import AS_USUAL, Candidates, Tiling, sizes_of
+from .two_steps import TwoSteps, two_steps
 
 
 def pixelwise_candidates(
@@ -86,7 +87,7 @@ class _Cut:
         typical = typical * np.array([each.typical[1] for each in pixels_of.values()])[:, None, None]
         units = np.zeros_like(tiles)
         if not isinstance(layer, TableLayer):
-            whole = isinstance(layer, DepthwiseLayer | PoolLayer) and self.chunks == 1
+            whole = isinstance(layer, DepthwiseLayer) and self.chunks == 1  # a pool may be made in two steps
             taps = window_of(layer).kernel_h * window_of(layer).kernel_w if whole else 0
             units = cost.least_pixelwise_cycles(typical, channels, taps, (_weight_bits(layer), x.bits), hw)
         loads = in_bytes = stored = out_bytes = np.zeros_like(tiles)
@@ -133,9 +134,10 @@ def _group(
                 return None
         if cut.chunks > 1 and tile_h * tile_w * tile_oc > hw.accumulator_entries:
             return None
-        if not fits(tile_h, tile_w, min(tile_oc, window_columns)):  # more channels need no more line buffer
-            return None
-        return _pixelwise_tiling(cut, (tile_h, tile_w, tile_oc), rows_of[tile_h], pixels_of[tile_w])
+        tile, rows, pixels = (tile_h, tile_w, tile_oc), rows_of[tile_h], pixels_of[tile_w]
+        fitting = fits(tile_h, tile_w, min(tile_oc, window_columns))  # more channels need no more line buffer
+        steps = _steps_of(cut, tile, rows, pixels, fitting)
+        return _pixelwise_tiling(cut, tile, rows, pixels, steps) if fitting or steps is not None else None
 
     count = len(heights) * len(widths) * len(depths)
     return Candidates(count, make, partial(cut.least, rows_of, pixels_of, depths))
@@ -154,8 +156,24 @@ def _line_buffer_fits(
     )
 
 
-def _pixelwise_tiling(cut: _Cut, shape: tuple[int, int, int], rows: AxisTiles, pixels: AxisTiles) -> Tiling:
-    """A candidate for a tile of (rows, pixels, channels); ``rows`` and ``pixels``: where tiles lie."""
+def _steps_of(
+    cut: _Cut, tile: tuple[int, int, int], rows: AxisTiles, pixels: AxisTiles, fitting: bool
+) -> TwoSteps | None:
+    """The two steps of a pool whose tile is one output pixel, where they are quicker than one, or one does not fit."""
+    layer, maps, hw = cut.layer, cut.maps, cut.hw
+    if not isinstance(layer, PoolLayer) or tile[:2] != (1, 1) or cut.chunks > 1:
+        return None
+    steps = two_steps(layer, maps, (rows.typical, pixels.typical), tile[2], hw)
+    if steps is None or not fitting:
+        return steps
+    (one,) = window_tile(layer, maps, rows.typical, pixels.typical, tile[2], cut.kernel_rows)
+    return steps if sum(cost.work_cycles(work, hw) for work in steps.works) < cost.work_cycles(one, hw) else None
+
+
+def _pixelwise_tiling(
+    cut: _Cut, shape: tuple[int, int, int], rows: AxisTiles, pixels: AxisTiles, steps: TwoSteps | None
+) -> Tiling:
+    """A candidate for a tile of (rows, pixels, channels), in two ``steps`` or one; ``rows`` and ``pixels``: where tiles lie."""
     layer, maps, hw, resident, tile_kh, chunks = cut.layer, cut.maps, cut.hw, cut.resident, cut.kernel_rows, cut.chunks
     tile_h, tile_w, tile_oc = shape
     x, y, window = maps[layer.inputs[0]], maps[layer.output], window_of(layer)
@@ -190,7 +208,9 @@ def _pixelwise_tiling(cut: _Cut, shape: tuple[int, int, int], rows: AxisTiles, p
     out_tile_bytes = tile_h * tile_w * channel_bytes(tile_oc, y.bits)
     table_bytes = len(table_of(layer))
     tile: Sequence[cost.Work]
-    if isinstance(layer, DepthwiseLayer | PoolLayer):
+    if steps is not None:
+        tile = steps.works
+    elif isinstance(layer, DepthwiseLayer | PoolLayer):
         tile = window_tile(layer, maps, rows.typical, pixels.typical, tile_oc, tile_kh)
     else:
         tile = pointwise_tile(layer, maps, tile_h, tile_w, tile_oc)
@@ -222,4 +242,6 @@ def _pixelwise_tiling(cut: _Cut, shape: tuple[int, int, int], rows: AxisTiles, p
         param_slots=min(2, oc_tiles) if depthwise else 0,
         table_bytes=table_bytes,
         work=work,
+        first_step=steps.first if steps else "",
+        between_bytes=steps.between_bytes if steps else 0,
     )

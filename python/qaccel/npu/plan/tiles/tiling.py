@@ -18,6 +18,8 @@ class Tiling:
     """Output tile, reduction chunk and loop order of a layer, with the SRAM blocks that it needs beside resident maps.
 
     ``in_slot_bytes[i]`` is 0 where input i is resident. Each kind of block has ``*_slots`` copies (two: double buffering).
+    ``first_step``: of a pool in two steps (`two_steps.py`) what of its kernel comes first, "rows" or "pixels"; "" for one step.
+    What lies between the two takes ``between_bytes``.
     ``tile_values``: of a layer that only moves values, how many one instruction takes at most.
     ``weights_outer``: output channels outside, space inside (weights are fetched once), else the other way round.
     ``work`` is what the whole layer does as far as the planner knows: candidates are compared by what it takes.
@@ -38,6 +40,8 @@ class Tiling:
     table_bytes: int
     work: LayerWork
     tile_values: int = 0
+    first_step: str = ""
+    between_bytes: int = 0
 
     def __str__(self) -> str:
         """What a person wants to know of it, in one line."""
@@ -54,6 +58,7 @@ class Tiling:
             + align(self.out_slot_bytes) * self.out_slots
             + align(self.param_slot_bytes) * self.param_slots
             + align(self.table_bytes)
+            + align(self.between_bytes)
         )
 
 

@@ -80,21 +80,26 @@ def nothing_under(window: Window, rows: int, kernel_rows: int) -> tuple[InputSpa
     return InputSpan(0, 1, input_rows(rows, window, kernel_rows)), InputSpan(0, 1, 0)
 
 
-def two_windows(window: Window, rows: InputSpan, pixels: InputSpan, first: str) -> tuple[WindowShape, WindowShape]:
-    """The windows of a pool in two steps, for one output pixel with so much of the input under it: "rows" of the kernel ``first``,
-    at each pixel, and then its pixels, or "pixels" first, at each row."""
+def two_windows(
+    window: Window, rows: InputSpan, pixels: InputSpan, outputs: tuple[int, int], first: str
+) -> tuple[WindowShape, WindowShape]:
+    """The windows of a pool in two steps, for ``outputs`` of (rows, pixels) with so much of the input under them: "rows" of the
+    kernel ``first``, at each pixel of the input, and then its pixels, or "pixels" first, at each row."""
+    out_h, out_w = outputs
 
-    def step(down: bool, in_h: int, in_w: int) -> WindowShape:
+    def down(width: int) -> WindowShape:
         return WindowShape(
-            in_h=in_h, in_w=in_w, kernel_h=window.kernel_h if down else 1, kernel_w=1 if down else window.kernel_w,
-            stride_h=1, stride_w=1, dilation_h=window.dilation_h if down else 1, dilation_w=1 if down else window.dilation_w,
-            pad_top=rows.pad if down else 0, pad_left=0 if down else pixels.pad,
-            out_h=1 if down else in_h, out_w=in_w if down else 1,
+            in_h=rows.length, in_w=width, out_h=out_h, out_w=width, kernel_h=window.kernel_h, kernel_w=1, pad_top=rows.pad,
+            pad_left=0, stride_h=window.stride_h, stride_w=1, dilation_h=window.dilation_h, dilation_w=1,
         )  # fmt: skip
 
-    if first == "rows":
-        return step(True, rows.length, pixels.length), step(False, 1, pixels.length)
-    return step(False, rows.length, pixels.length), step(True, rows.length, 1)
+    def across(height: int) -> WindowShape:
+        return WindowShape(
+            in_h=height, in_w=pixels.length, out_h=height, out_w=out_w, kernel_h=1, kernel_w=window.kernel_w, pad_top=0,
+            pad_left=pixels.pad, stride_h=1, stride_w=window.stride_w, dilation_h=1, dilation_w=window.dilation_w,
+        )  # fmt: skip
+
+    return (down(pixels.length), across(out_h)) if first == "rows" else (across(rows.length), down(out_w))
 
 
 def halvings(size: int, unit: int = 1) -> list[int]:

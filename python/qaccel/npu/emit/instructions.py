@@ -25,7 +25,7 @@ from ..layers import (
     post_of,
 )
 from ..plan.allocate import Allocation
-from ..plan.tiles.two_steps import BETWEEN_BITS
+from ..plan.tiles.two_steps import bits_between
 from .builder import Program, ProgramBuilder
 from .cascades import emit_cascade
 from .moves import emit_move
@@ -205,22 +205,24 @@ def _emit_pool(builder: ProgramBuilder, layer: PoolLayer) -> None:
 def _pool_in_two_steps(
     builder: ProgramBuilder, layer: PoolLayer, box: Box, view: View, scale: dict[str, int | str]
 ) -> None:
-    """An output pixel; ``view``: all of the input under it. What lies between the steps is exact; only the second one rounds."""
+    """``view``: all of the input under the tile. What lies between the steps is exact; only the second one rounds."""
     x, y = builder.graph.maps[layer.inputs[0]], builder.graph.maps[layer.output]
     spans = InputSpan(0, view.rows, view.pad_top), InputSpan(0, view.pixels, view.pad_left)
-    first, second = two_windows(layer.window, *spans, builder.tiling.first_step)
-    pixel = channel_bytes(box.channels, BETWEEN_BITS)
+    first, second = two_windows(layer.window, *spans, (box.rows, box.pixels), builder.tiling.first_step)
+    bits, zero_point = bits_between(layer, x), x.zero_point if layer.kind == "max" else 0
+    pixel = channel_bytes(box.channels, bits)
     between = View(builder.blocks.between, first.out_w * pixel, pixel, first.out_h, first.out_w, 0, 0, frozenset())
-    lo, hi = activation_limits(BETWEEN_BITS)
+    lo, hi = activation_limits(bits)
     both: dict[str, int | str] = {"channels": box.channels, "kind": layer.kind, "finish": 1}
     index = builder.emit(
         "POOL", view.writers, **view.fields("in"), **between.fields("out"), **vars(first), **both, multiplier=1, shift=0,
-        in_bits=x.bits, in_zero_point=x.zero_point, out_bits=BETWEEN_BITS, clamp_lo=lo, clamp_hi=hi,
+        in_bits=x.bits, in_zero_point=x.zero_point, out_bits=bits, out_zero_point=zero_point, clamp_lo=lo, clamp_hi=hi,
     )  # fmt: skip
     output = builder.output_view(box)
     index = builder.emit(
         "POOL", frozenset({index}), **between.fields("in"), **output.fields("out"), **vars(second), **(both | scale),
-        in_bits=BETWEEN_BITS, out_bits=y.bits, out_zero_point=y.zero_point, clamp_lo=layer.clamp_lo, clamp_hi=layer.clamp_hi,
+        in_bits=bits, in_zero_point=zero_point, out_bits=y.bits, out_zero_point=y.zero_point,
+        clamp_lo=layer.clamp_lo, clamp_hi=layer.clamp_hi,
     )  # fmt: skip
     builder.finish_output(box, output, index)
 

@@ -159,9 +159,9 @@ def _line_buffer_fits(
 def _steps_of(
     cut: _Cut, tile: tuple[int, int, int], rows: AxisTiles, pixels: AxisTiles, fitting: bool
 ) -> TwoSteps | None:
-    """The two steps of a pool whose tile is one output pixel, where they are quicker than one, or one does not fit."""
+    """The two steps of a pool, where they are quicker than one, or one does not fit."""
     layer, maps, hw = cut.layer, cut.maps, cut.hw
-    if not isinstance(layer, PoolLayer) or tile[:2] != (1, 1) or cut.chunks > 1:
+    if not isinstance(layer, PoolLayer) or cut.chunks > 1:
         return None
     steps = two_steps(layer, maps, (rows.typical, pixels.typical), tile[2], hw)
     if steps is None or not fitting:

@@ -21,6 +21,7 @@ from .depthwise import DepthwisePlan, depthwise_plans, schedule_depthwise
 from .loop_nests import schedule_loops
 from .loops import blocks_of, extents
 from .register_tile import TilePlan, schedule_tile, tile_plans
+from .zeros import without_zeros
 
 SCHEDULED = "tirx.is_scheduled"  # the attribute by which TVM leaves a function as it is
 _OPAQUE = 8  # TVM's operator pattern "opaque"
@@ -61,8 +62,7 @@ def schedule_all(
         tuned = next((plan for text in wanted for plan in offered if str(plan) == text), None)
         chosen = tuned or next(iter(offered), None)
         schedule = s_tir.Schedule(function.with_attr("global_symbol", "main"))
-        apply_plan(schedule, host, chosen)
-        result = schedule.mod["main"].with_attr(SCHEDULED, True)
+        result = apply_plan(schedule, host, chosen).with_attr(SCHEDULED, True)
         symbol = function.attrs.get("global_symbol", None) if function.attrs else None
         functions[var] = result.with_attr("global_symbol", symbol) if symbol else result.without_attr("global_symbol")
         choices.append(Choice(var.name_hint, "record" if tuned else "rule", str(chosen or "")))
@@ -89,14 +89,15 @@ def loop_extents(function: tirx.PrimFunc) -> list[int]:
     return [] if main is None else extents(schedule, schedule.get_loops(main))
 
 
-def apply_plan(schedule: s_tir.Schedule, host: Host, plan: SchedulePlan | None) -> None:
-    """Schedules the function ``main`` by a plan of its own kind; ``plan`` is None if it has no main block."""
+def apply_plan(schedule: s_tir.Schedule, host: Host, plan: SchedulePlan | None) -> tirx.PrimFunc:
+    """The function ``main``, scheduled by a plan of its own kind; ``plan`` is None if it has no main block."""
     main = main_block(schedule)
     if main is None or plan is None:
         schedule_loops(schedule, host)
-        return
+        return schedule.mod["main"]
     schedule.annotate(main, PLAN, str(plan))
     _SCHEDULERS[_kind(schedule, main)](schedule, main, host, plan)
+    return without_zeros(schedule.mod["main"])
 
 
 def _kind(schedule: s_tir.Schedule, main: SBlockRV) -> str:

@@ -12,6 +12,7 @@ from ..host import Host
 from .computations import LANES
 from .loops import PARALLEL_WORK, extents, inline_epilogue
 from .tiles import divisors
+from .zeros import SKIPS_ZEROS
 
 # A multiply-add here takes about this many times as long as in a register tile, because each value read is used only a few times.
 _SLOWDOWN = 4
@@ -41,11 +42,12 @@ def depthwise_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> lis
 def schedule_depthwise(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: DepthwisePlan) -> None:
     """Schedules the function around ``main``, whose loops are (n, y, x, c) and, over the taps, (ky, kx).
 
-    The zeros around the input are never stored: reading selects a zero or an input value.
+    The zeros around the input are neither stored nor multiplied.
     """
     lanes = int(schedule.get(main).annotations[LANES])
     for border in schedule.get_producers(main):
         schedule.compute_inline(border)
+        schedule.annotate(main, SKIPS_ZEROS, 1)
     after = inline_epilogue(schedule, main)
     n, y, x, c, ky, kx = schedule.get_loops(main)
     work = math.prod(extents(schedule, [n, y, x, c, ky, kx]))

@@ -12,8 +12,12 @@ from ..host import Host
 from .computations import BORDER, LANES
 from .loops import PARALLEL_WORK, extent, extents, inline_epilogue, vectorized
 from .tiles import Tile, best_tile, divisors, tiles_of, vector_counts
+from .zeros import SKIPS_ZEROS
 
 _MOST_UNROLLED = 12  # steps of a reduction (taps times input channels) that is written out without a loop
+# Skipping zeros takes a loop over channels for each column of the window at which pixels of a tile are outside the input: at most
+# about so many. Where registers are few, LLVM writes shorter loops than this out together, and keeps what they read on the stack.
+_MOST_COLUMNS, _FEW_CHANNELS, _FEW_REGISTERS = 32, 12, 16
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class _Shape:
     channels: int  # of the sums: those of the output, rounded up to a multiple of the lanes
     stored: int  # channels of the output
     depth: int  # steps of the reduction
-    bordered: bool  # whether a copy of the input with zeros around it is made first
+    copied: bool  # whether a copy of the input with zeros around it is made first
 
 
-def _shape(schedule: s_tir.Schedule, main: SBlockRV) -> _Shape:
+def _shape(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> _Shape:
     block = schedule.get(main)
     sizes = extents(schedule, schedule.get_loops(main))
     reduced = sum(int(var.iter_type) == 2 for var in block.iter_vars)
@@ -52,8 +56,13 @@ def _shape(schedule: s_tir.Schedule, main: SBlockRV) -> _Shape:
     height = outer[-1] if outer else 1
     return _Shape(
         int(block.annotations[LANES]), math.prod(outer[:-1]), height, width, channels, stored,
-        math.prod(sizes[len(sizes) - reduced :]), bool(_borders(schedule, main)),
+        math.prod(sizes[len(sizes) - reduced :]), bool(_borders(schedule, main)) and not _skips_zeros(sizes[-2], sizes[-1], host),
     )  # fmt: skip
+
+
+def _skips_zeros(columns: int, channels: int, host: Host) -> bool:
+    """Whether the sums over a window of so many columns, and so many channels, leave out the zeros around the input."""
+    return columns <= _MOST_COLUMNS and (channels >= _FEW_CHANNELS or host.registers > _FEW_REGISTERS)
 
 
 def _borders(schedule: s_tir.Schedule, main: SBlockRV) -> list[SBlockRV]:
@@ -63,7 +72,7 @@ def _borders(schedule: s_tir.Schedule, main: SBlockRV) -> list[SBlockRV]:
 
 def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[TilePlan]:
     """All plans for the block ``main``, the default first."""
-    shape = _shape(schedule, main)
+    shape = _shape(schedule, main, host)
     counts = vector_counts(shape.channels // shape.lanes, shape.channels == shape.stored, host)
     tiles = [t for t in tiles_of(shape.width, counts, shape.lanes, host) if shape.width % t.pixels == 0]
     best = best_tile(tiles, shape.width, shape.depth)
@@ -72,7 +81,7 @@ def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[Til
         for rows in divisors(shape.height, shape.height):
             for first in (False, True):
                 plan = TilePlan(tile.pixels, tile.vectors, rows, first)
-                if plan not in plans and not (first and shape.bordered) and _even(_shared(shape, plan), host):
+                if plan not in plans and not (first and shape.copied) and _even(_shared(shape, plan), host):
                     plans.append(plan)
     return plans
 
@@ -80,7 +89,7 @@ def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[Til
 def _shared(shape: _Shape, plan: TilePlan) -> int:
     """How many pieces of work the cores share."""
     blocks = shape.channels // shape.lanes // plan.vectors
-    return shape.outer * (shape.height // plan.rows) * (1 if shape.bordered else blocks)
+    return shape.outer * (shape.height // plan.rows) * (1 if shape.copied else blocks)
 
 
 def _even(shared: int, host: Host) -> bool:
@@ -91,7 +100,7 @@ def _even(shared: int, host: Host) -> bool:
 def _default(shape: _Shape, tile: Tile, host: Host) -> TilePlan:
     """The plan for a tile without measurements: the most rows that leave every core four pieces; one row if none do."""
     weights = shape.channels * shape.depth
-    first = not shape.bordered and weights > shape.height * shape.width * shape.depth
+    first = not shape.copied and weights > shape.height * shape.width * shape.depth
     chunks = divisors(shape.height, shape.height)
     plans = [TilePlan(tile.pixels, tile.vectors, chunk, first) for chunk in chunks]
     even = [p for p in plans if (s := _shared(shape, p)) >= 4 * host.cores and _even(s, host)]
@@ -103,11 +112,14 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
 
     The sums of a tile stay in registers over the whole reduction, and the element-wise operators after it are computed there.
     """
-    shape = _shape(schedule, main)
+    shape = _shape(schedule, main, host)
     border = _borders(schedule, main)
-    for block in schedule.get_producers(main):
-        if not border:
+    if not border:
+        for block in schedule.get_producers(main):
             _alone(schedule, block, host)
+    elif not shape.copied:
+        schedule.compute_inline(border[0])
+        schedule.annotate(main, SKIPS_ZEROS, 1)
     after = inline_epilogue(schedule, main)
     loops = schedule.get_loops(main)
     work = math.prod(extents(schedule, loops))
@@ -129,7 +141,7 @@ def schedule_tile(schedule: s_tir.Schedule, main: SBlockRV, host: Host, plan: Ti
         if parts is not None:
             schedule.unroll(parts[0])
             schedule.unroll(ax)
-    if border:
+    if shape.copied:
         _border(schedule, border[0], yp if _shared(shape, plan) >= host.cores else None, host)
         shared = shared[:-1]
     fused = schedule.fuse(*shared) if len(shared) > 1 else shared[0]

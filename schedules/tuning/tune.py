@@ -270,8 +270,7 @@ def _batch(tasks: Sequence[Task], task: Task, size: int, rng: random.Random) -> 
 
 def _scheduled(mod: tvm.IRModule, host: Host, plan: SchedulePlan) -> Candidate:
     schedule = s_tir.Schedule(mod)
-    apply_plan(schedule, host, plan)
-    return Candidate(schedule.mod, schedule.trace)
+    return Candidate(tvm.IRModule({"main": apply_plan(schedule, host, plan)}), schedule.trace)
 
 
 def _built(kernel: PlannedKernel, plan: Plan) -> Candidate:

@@ -151,12 +151,12 @@ def test_all_plans_compute_the_same(tmp_path: Path) -> None:
             results = []
             for plan in [task.plans[0], *rng.choice(task.plans[1:], min(5, len(task.plans) - 1), replace=False)]:
                 schedule = s_tir.Schedule(task.mod)
-                apply_plan(schedule, host_of(target), plan)
-                runtime = tvm.compile(schedule.mod, target=target).jit()
+                function = apply_plan(schedule, host_of(target), plan)
+                runtime = tvm.compile(tvm.IRModule({"main": function}), target=target).jit()
                 data = np.random.default_rng(7)
                 arguments = [
                     tvm.runtime.tensor(data.standard_normal([int(d) for d in param.ty.shape], dtype=np.float32))
-                    for param in schedule.mod["main"].params
+                    for param in function.params
                 ]
                 runtime["main"](*arguments)
                 results.append(arguments[-1].numpy())

@@ -24,7 +24,7 @@ from .plan import ConvPlan, Dense, Sums, conv_plans, described, packed_weight, p
 from .requantize import Output, Rescale, finished, rounded
 from .vectors import Expr, Vectors, const, intrinsic, load, of, pairs_added
 
-_FEW_TASKS = 16  # fewer are divided by output channels
+_FEW_TASKS = 16  # fewer are divided by output channels, until they are so many
 
 
 def conv2d(
@@ -96,14 +96,17 @@ class _Body:
         blocks = len(dense.firsts)
         work = dense.channels * dense.steps * dense.runs[0] * dense.runs[1] // dense.isa.lanes + 2 * dense.channels
         parallel = dense.tasks * dense.tiles * dense.tile * work // 2 >= loops.SERIAL_CYCLES
-        divided = blocks if dense.tasks < _FEW_TASKS and parallel else 1
+        enough = (n for n in range(1, blocks) if blocks % n == 0 and n * dense.tasks >= _FEW_TASKS)
+        divided = next(enough, blocks) if parallel else 1
         with loops.loop(dense.tasks * divided, parallel) as turn:
             task = turn if divided == 1 else tirx.floordiv(turn, divided)
             window = self.prepared(source, task)
-            if divided > 1:
-                self.one_block(window, tables, tirx.floormod(turn, divided))
-            else:
+            if divided == 1:
                 self.all_blocks(window, tables)
+                return
+            own = blocks // divided
+            with loops.loop(own) as number:
+                self.one_block(window, tables, T.Bind(tirx.floormod(turn, divided) * own + number))
 
     def prepared(self, source: Any, task: Expr) -> _TaskInput:
         """The task's input as the instruction takes it."""
@@ -124,6 +127,13 @@ class _Body:
         strips = dense.out_size[0] // dense.rows
         top, left, bottom, right = dense.attrs.padding
         image, strip = tirx.floordiv(task, strips), tirx.floormod(task, strips)
+        if dense.gathered:
+            (down, across), (rows, columns) = dense.attrs.strides, (dense.rows, dense.out_size[1])
+            with loops.loop(rows) as r, loops.loop(columns) as x:
+                y = image * height + (strip * rows + r) * down
+                place = (r * columns + x) * channels
+                loops.copy(source, (y * width + x * across) * channels, scratch, place, channels, base, dense.isa)
+            return _TaskInput(scratch, start, task * dense.pixels)
         with loops.loop(dense.in_rows) as r:
             row = T.Bind(strip * (dense.rows * dense.attrs.strides[0]) - top + r)
             line = loops.Line(height, width, channels, channels, channels, left, right, top > 0 or bottom > 0)
@@ -143,7 +153,7 @@ class _Body:
         for m in range(dense.tile):
             y = tirx.floordiv(first + m, width) if dense.rows > 1 else tirx.const(0, "int32")
             x = tirx.floormod(first + m, width) if dense.rows > 1 else first + m
-            step = dense.attrs.strides[0] * dense.pitch, dense.attrs.strides[1] * dense.shape[3]
+            step = dense.strides[0] * dense.pitch, dense.strides[1] * dense.shape[3]
             bases.append(T.Bind(y * step[0] + x * step[1]))
             places.append((window.pixel + first + m) * dense.channels)
         return bases, places

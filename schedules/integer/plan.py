@@ -57,6 +57,11 @@ class Dense:
         """Whether output pixels are input pixels, so that the image's rows do not matter."""
         return self.kernel == (1, 1) and self.attrs.strides == (1, 1) and not any(self.attrs.padding)
 
+    @property
+    def gathered(self) -> bool:
+        """Whether a task copies only the pixels that are read: those that strides leave of windows of one pixel."""
+        return self.kernel == (1, 1) and self.attrs.strides != (1, 1) and not any(self.attrs.padding)
+
     @cached_property
     def joined(self) -> bool:
         """Whether a row of a window's taps is one run."""
@@ -118,14 +123,20 @@ class Dense:
 
     @cached_property
     def pitch(self) -> int:
-        """Elements of a padded input row."""
+        """Elements of a task's input row, with its padding."""
         _, left, _, right = self.attrs.padding
-        return (self.shape[2] + left + right) * self.shape[3]
+        width = self.out_size[1] if self.gathered else self.shape[2] + left + right
+        return width * self.shape[3]
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Of the windows in a task's input."""
+        return (1, 1) if self.gathered else self.attrs.strides
 
     @cached_property
     def in_rows(self) -> int:
         """Input rows of a task."""
-        return (self.rows - 1) * self.attrs.strides[0] + (self.kernel[0] - 1) * self.attrs.dilation[0] + 1
+        return (self.rows - 1) * self.strides[0] + (self.kernel[0] - 1) * self.attrs.dilation[0] + 1
 
 
 def described(

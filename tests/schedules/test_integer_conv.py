@@ -45,6 +45,7 @@ SHAPES = {
     "one pixel, many channels": dict(shape=(3, 1, 1, 37), oc=150, kernel=(1, 1)),
     "1x1": dict(shape=(1, 5, 7, 24), oc=40, kernel=(1, 1)),
     "1x1, strided": dict(shape=(2, 5, 7, 9), oc=16, kernel=(1, 1), strides=(2, 3)),
+    "1x1, strided, blocks shared by tasks": dict(shape=(1, 19, 9, 30), oc=1270, kernel=(1, 1), strides=(2, 2)),
     "first layer": dict(shape=(1, 9, 12, 3), oc=19, kernel=(3, 3), strides=(2, 2), padding=(0, 0, 1, 1)),
     "one channel": dict(shape=(1, 12, 6, 1), oc=3, kernel=(10, 4), padding=(4, 1, 5, 1)),
     "3x3": dict(shape=(1, 8, 6, 20), oc=33, kernel=(3, 3), padding=(1, 1, 1, 1)),

@@ -17,7 +17,9 @@ class LayerWork:
 
     ``load_beats`` and ``store_beats`` are cycles of the DRAM channel (`cost.box_beats`); ``weight_bytes`` are of streams, each one
     run. ``first_bytes`` are fetched before anything is computed, by ``first_loads`` of the loads; ``last_bytes`` are stored after.
-    ``weight_passes``: how often all weights are gone through; from the second time on they are in the buffer.
+    ``rounds``: so often there is a new tile of the inputs, or new rows, with room for two at a time; 0: all are there already.
+    ``weight_passes``: how often all weights are gone through; from the second time on they are in the buffer. ``exposed_loads`` of
+    the loads, with ``exposed_beats``, have their place only when COMPUTE has nothing else to do than wait for them.
     """
 
     computes: tuple[tuple[Work, int], ...]
@@ -31,7 +33,10 @@ class LayerWork:
     first_bytes: int
     last_bytes: int
     first_loads: int = 0
+    rounds: int = 0
     weight_passes: int = 1
+    exposed_loads: int = 0
+    exposed_beats: int = 0
 
     @property
     def tiles(self) -> int:
@@ -50,13 +55,14 @@ def _ends_tile(work: Work) -> bool:
 
 @dataclass(frozen=True)
 class EngineCycles:
-    """Cycles that each engine, and the DRAM channel, is busy with a layer."""
+    """Cycles that each engine, and the DRAM channel, is busy with a layer; ``exposed``: of LOAD, while COMPUTE waits for it."""
 
     compute: int
     load: int
     loadw: int
     store: int
     dram: int
+    exposed: int
 
 
 def engine_cycles(layer: LayerWork, hw: HwConfig) -> EngineCycles:
@@ -71,13 +77,15 @@ def engine_cycles(layer: LayerWork, hw: HwConfig) -> EngineCycles:
         loadw=layer.weight_loads * start.loadw + max(fetch, layer.decode_cycles),
         store=layer.stores * (start.store + hw.dram_latency_cycles) + layer.store_beats,
         dram=layer.load_beats + layer.store_beats + (layer.weight_bytes + program_bytes) // bus,
+        exposed=layer.exposed_loads * (start.load + hw.dram_latency_cycles) + layer.exposed_beats,
     )
 
 
 def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
-    """Estimate: perfect overlap of the engines, plus the first tile's fetch and the last one's store, which nothing hides."""
+    """Estimate: perfect overlap of the engines but for loads that are exposed, plus the first tile's fetch and the last one's
+    store, which nothing hides."""
     busy = engine_cycles(layer, hw)
-    slowest = max(busy.compute, busy.load, busy.loadw, busy.store, busy.dram)
+    slowest = max(busy.compute + busy.exposed, busy.load, busy.loadw, busy.store, busy.dram)
     return slowest + (layer.first_bytes + layer.last_bytes) // hw.dram_bytes_per_cycle
 
 

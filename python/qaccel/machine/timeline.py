@@ -60,7 +60,7 @@ def network_cycles(turns: Sequence[Turn], hw: HwConfig) -> int:
     return sum(turn_cycles(turns, hw))
 
 
-STEPS = 128  # a layer is followed in so many steps at most
+STEPS = 128  # a layer is followed in so many steps at most, but for its streams
 QUEUES = 2  # that fill up at first, while the others get an instruction now and then
 
 
@@ -91,16 +91,21 @@ class _Timeline:
         turn = self.turns[position]
         work, busy = turn.work, engine_cycles(turn.work, self.hw)
         tiles, streams = max(1, work.tiles), work.weight_loads
-        steps = min(STEPS, max(1, streams, tiles if work.loads or work.stores else 1))
-        ahead = max(1, 2 * steps // tiles)  # there are two places for each kind of tile
+        parts = max(1, streams, work.rounds, tiles if work.loads or work.stores else 1)
+        # Streams that the weight buffer does not hold together are followed each by itself.
+        steps = min(STEPS if turn.weight_bytes <= self.hw.weight_buffer_bytes else max(STEPS, streams), parts)
+        ahead, behind = (max(2, 2 * steps // max(1, n)) for n in (work.rounds or tiles, work.stores))
         first, rest, maps = self._loads(position, busy)
+        late = rest * busy.exposed / max(1, busy.load)
         stores = self._stores(work, busy)
         weights = _Streams(turn, self, busy)
         # By step. Records have their places before the turn, maps have not.
-        ends, stored = [self.compute if maps else 0.0] * ahead, [self.store] * ahead
+        ends, stored = [self.compute if maps else 0.0] * ahead, [self.store] * behind
         for step in range(steps):
             if work.loads:
-                self.load = max(self.load, ends[step]) + (rest / (steps - 1) if step else first)
+                self.load = max(self.load, ends[step]) + ((rest - late) / (steps - 1) if step else first)
+                if step and late:
+                    self.load = max(self.load, self.compute) + late / (steps - 1)
             ready = weights.fetched(min(streams, -(-(step + 1) * streams * work.weight_passes // steps)))
             if step == 0 and turn.held == "first":
                 self.loadw = max(self.loadw, self.load)
@@ -129,7 +134,7 @@ class _Timeline:
         work, stream = turn.work, turn.work.weight_bytes // max(1, turn.work.weight_loads)
         beats = max(
             (work.first_bytes - stream) / hw.dram_bytes_per_cycle,
-            work.load_beats / max(1, work.tiles, work.weight_loads),
+            work.load_beats / max(1, work.rounds or work.tiles, work.weight_loads),
         )
         alone = min(busy.load, work.first_loads * (hw.start_up_cycles.load + hw.dram_latency_cycles) + beats)
         first, rest = alone + min(beats, stream / hw.dram_bytes_per_cycle), busy.load - alone

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
+from operator import neg
 
 import numpy as np
 
 from ...machine import cost
 from ...machine.hw import HwConfig
-from ...machine.layer_cost import LayerWork, engine_cycles, layer_cycles
+from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles
 from ..extents import RowsRead, all_rows_read, halvings, in_steps, input_rows, rows_read, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, PoolLayer
 from .schedule.wishes import NOTHING, CascadeWish, Wishes
@@ -25,6 +26,11 @@ from .tiles.tile import KnownTilings, plan_layer, plan_stripe
 from .tiles.tiling import AS_USUAL, Tiling, record_tiles, weight_buffer_bytes
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
+PARTS_TRIED = (2, 3, 4)  # of the largest height
+_SUMMED = (
+    "loads", "load_beats", "exposed_loads", "exposed_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores",
+    "store_beats",
+)  # fmt: skip
 
 
 class Planner:
@@ -67,9 +73,17 @@ class Planner:
         # Rings grow with the stripes: the first that fits is looked for by halving.
         fits = partial(self._rings_fit, first, last, resident=resident, budget_bytes=budget_bytes)
         begin = bisect_left(heights, True, key=fits)
-        found = (self._with_rows(first, last, rows, resident, budget_bytes) for rows in heights[begin:])
-        planned = islice((option for option in found if option is not None), LARGEST_TRIED)
-        best = min(planned, key=lambda option: layer_cycles(option[0], self.hw), default=None)
+
+        def planned(tried: Iterable[int]) -> Iterator[tuple[LayerWork, Callable[[], Cascade]]]:
+            found = (self._with_rows(first, last, rows, resident, budget_bytes) for rows in tried)
+            return (option for option in found if option is not None)
+
+        options = list(islice(planned(heights[begin:]), LARGEST_TRIED))
+        # Of less rows the next ones have room beside them. With weights, more stripes cost more than the estimate says.
+        if any(work.exposed_loads and not work.weight_loads for work, _ in options):
+            parts = {bisect_left(heights, -heights[begin] / part, key=neg) for part in PARTS_TRIED}
+            options += planned(heights[number] for number in sorted(parts) if begin < number < len(heights))
+        best = min(options, key=lambda option: layer_cycles(option[0], self.hw), default=None)
         return None if best is None else best[1]()
 
     def _cut(self, first: int, last: int, rows: int, resident: frozenset[int]) -> tuple[np.ndarray, list[Ring]]:
@@ -129,18 +143,19 @@ class Planner:
         spare = budget_bytes - sum(ring_bytes(ring, graph) for ring in rings) - sum(t.working_bytes for t in cut)
         if spare < 0:
             return None
-        rings = self._widened(rings, inside, spare, wish)
+        rings = self._widened(rings, inside, spare, wish, last)
         if sum(ring_bytes(ring, graph) for ring in rings) + sum(t.working_bytes for t in cut) > budget_bytes:
             return None
         works = [self._layer_work(first + i, heights[i], in_sram, stay, tilings[i]) for i in range(len(layers))]
         stored = {index for index in inside - resident if self._needed_after(index, last)}
-        work = _together([*works, self._ring_work(rings, inside, stored)])
+        work = _together([*works, self._ring_work(rings, inside, stored, last)])
         fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
         # As if it did not open in parts: that alone is no reason for another cascade.
         fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
         work = replace(
             work, first_bytes=works[0].first_bytes + fed_bytes, last_bytes=works[-1].last_bytes,
-            first_loads=works[0].first_loads + len(fed), weight_passes=len(made) - 1 if stay else 1,
+            first_loads=works[0].first_loads + len(fed), rounds=len(made) - 1 if fed else 0,
+            weight_passes=len(made) - 1 if stay else 1,
         )  # fmt: skip
 
         def make() -> Cascade:
@@ -253,25 +268,45 @@ class Planner:
         """Whether a map is an output, or a layer behind ``last`` reads it."""
         return index in self.graph.outputs or any(index in layer.inputs for layer in self.graph.layers[last + 1 :])
 
-    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int]) -> LayerWork:
+    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int], last: int) -> LayerWork:
         """Copies of halos, the loads of what comes from DRAM, and the stores of what is made and ``stored``."""
         computes: Counter[cost.Work] = Counter()
-        loads = beats = stores = store_beats = 0
+        loads = beats = stores = store_beats = exposed = exposed_beats = 0
         for ring in rings:
             row_map = self.graph.maps[ring.map]
             computes.update(copy_work(row_map, rows) for _, _, rows in ring.shifts() if rows)
             steps = [end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False) if end > begin]
-            moved = sum(cost.bytes_beats(rows * row_map.row_bytes, self.hw) for rows in steps)
+            moved = self._rows_beats(ring, steps)
             if ring.map not in inside:
                 loads, beats = loads + len(steps), beats + moved
+                waiting = self._exposed(ring, last)
+                exposed, exposed_beats = exposed + len(waiting), exposed_beats + self._rows_beats(ring, waiting)
             elif ring.map in stored:
                 stores, store_beats = stores + len(steps), store_beats + moved
         return LayerWork(
             computes=tuple(computes.items()), loads=loads, load_beats=beats, weight_loads=0, weight_bytes=0,
             decode_cycles=0, stores=stores, store_beats=store_beats, first_bytes=0, last_bytes=0,
+            exposed_loads=exposed, exposed_beats=exposed_beats,
         )  # fmt: skip
 
-    def _widened(self, rings: list[Ring], inside: set[int], spare_bytes: int, wish: CascadeWish) -> list[Ring]:
+    def _rows_beats(self, ring: Ring, steps: Sequence[int]) -> int:
+        """Beats of transfers of so many rows each."""
+        row_bytes = self.graph.maps[ring.map].row_bytes
+        return sum(cost.bytes_beats(rows * row_bytes, self.hw) for rows in steps)
+
+    def _exposed(self, ring: Ring, last: int) -> list[int]:
+        """Rows of each load into a ring that COMPUTE waits for: that of a stripe whose place is free so late, where no layer of the
+        stripe before is left that could be made meanwhile."""
+        copies_alone = ring.map not in self.graph.layers[last].inputs
+        return [
+            ring.ends[stripe] - ring.ends[stripe - 1]
+            for stripe, behind_copies in ring.late_stripes()
+            if behind_copies or not copies_alone
+        ]
+
+    def _widened(
+        self, rings: list[Ring], inside: set[int], spare_bytes: int, wish: CascadeWish, last: int
+    ) -> list[Ring]:
         """With more rows where that saves most cycles for its bytes; before that, those that are loaded get rows to load into."""
         result = list(rings)
         if wish.rings is not None:
@@ -282,7 +317,7 @@ class Planner:
                 more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
                 if more <= spare_bytes:
                     result[position], spare_bytes = wider, spare_bytes - more
-        options = [self._widening(ring) for ring in result]
+        options = [self._widening(ring, inside, last) for ring in result]
         while True:
             fitting = [
                 (saved / more, position)
@@ -294,13 +329,16 @@ class Planner:
             _, position = max(fitting)
             result[position], more, _ = options[position]
             spare_bytes -= more
-            options[position] = self._widening(result[position])
+            options[position] = self._widening(result[position], inside, last)
 
-    def _widening(self, ring: Ring) -> tuple[Ring, int, int]:
+    def _widening(self, ring: Ring, inside: set[int], last: int) -> tuple[Ring, int, int]:
         """A ring with more rows, the bytes that these take, and the cycles that they save."""
         wider = self._wider(ring)
         more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
-        return wider, more, self._shift_cycles(ring) - self._shift_cycles(wider) if more else 0
+        if not more:
+            return wider, 0, 0
+        before, after = (self._ring_cycles(each, ring.map not in inside, last) for each in (ring, wider))
+        return wider, more, before - after
 
     def _wider(self, ring: Ring) -> Ring:
         """With rows for another stripe, or for more if it is large; never more than the map has."""
@@ -308,10 +346,15 @@ class Planner:
         more = -(-max(ring.rows // 4, longest) // longest) * longest
         return replace(ring, rows=min(ring.rows + more, self.graph.maps[ring.map].h))
 
-    def _shift_cycles(self, ring: Ring) -> int:
-        row_map = self.graph.maps[ring.map]
+    def _ring_cycles(self, ring: Ring, fed: bool, last: int) -> int:
+        """Cycles of copies to the front, and those that COMPUTE waits for loads where it is ``fed`` from DRAM."""
         counts = Counter(rows for _, _, rows in ring.shifts() if rows)
-        return sum(count * cost.work_cycles(copy_work(row_map, rows), self.hw) for rows, count in counts.items())
+        copies = sum(
+            count * cost.work_cycles(copy_work(self.graph.maps[ring.map], rows), self.hw)
+            for rows, count in counts.items()
+        )
+        waiting = self._exposed(ring, last) if fed else []
+        return copies + sum(block_cycles(rows * self.graph.maps[ring.map].row_bytes, self.hw) for rows in waiting)
 
 
 def copy_work(row_map: FeatureMap, rows: int) -> cost.CopyWork:
@@ -344,9 +387,6 @@ def _keeping_records(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> Tili
 
 def _together(works: list[LayerWork]) -> LayerWork:
     """The sum of all, nothing of it first or last."""
-    totals = {
-        name: sum(getattr(work, name) for work in works)
-        for name in ("loads", "load_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores", "store_beats")
-    }
+    totals = {name: sum(getattr(work, name) for work in works) for name in _SUMMED}
     computes = tuple(each for work in works for each in work.computes)
     return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)

@@ -14,6 +14,7 @@ from ...machine.hw import HwConfig
 from ...machine.layer_cost import LayerWork, layer_cycles
 from ..extents import align
 from ..layers import LayerGraph
+from .ahead import record_bytes
 from .cascade import Planner
 
 LONGEST = 12  # layers of a cascade
@@ -145,7 +146,7 @@ class _Search:
             if made < first and last >= until:
                 return None  # it lives on and cannot move
         live = before | after
-        budget = self.hw.sram_bytes - sum(self.sizes[index] for index in live)
+        budget = self.hw.sram_bytes - sum(self.sizes[index] for index in live) - self._early_bytes(until)
         if budget < 0:
             return None
         budget -= budget % (self.hw.sram_bytes // GRAIN)  # so that what was planned for one state serves for others
@@ -159,6 +160,10 @@ class _Search:
             if cascade is not None:
                 found.append((self._cost(cascade.work), True))
         return min(found, default=None)
+
+    def _early_bytes(self, step: int) -> int:
+        """What has its place before a layer's turn: its parameter records and its table."""
+        return align(record_bytes(self.graph.layers[step])) if step < len(self.graph.layers) else 0
 
     def _cost(self, work: LayerWork) -> Cost:
         return layer_cycles(work, self.hw), work.load_beats + work.store_beats

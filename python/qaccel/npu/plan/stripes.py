@@ -44,6 +44,17 @@ class Ring:
             made = end
         return found
 
+    def late_stripes(self) -> list[tuple[int, bool]]:
+        """Stripes whose new rows have their place only when the stripe before is done with it, and whether rows must be copied away
+        from there before."""
+        found, base = [], 0
+        for stripe, keep, copied in self.shifts():
+            made, end = self.ends[stripe - 1] if stripe else 0, self.ends[stripe]
+            if end > made and end - keep > self.keeps[stripe - 1] - base:
+                found.append((stripe, copied > 0 and end - keep > keep - base))
+            base = keep
+        return found
+
 
 @dataclass(frozen=True)
 class Cascade:

@@ -255,6 +255,7 @@ def _conv_tiling(cut: _Cut, tile: _Tile, shape: tuple[int, int], weights_outer: 
         first_bytes=stream_bytes + tile.in_bytes + beside,
         last_bytes=tile.out_bytes,
         first_loads=1 + (tile.in_bytes > 0) + (beside > 0) + (table_bytes > 0),
+        rounds=max(parts * in_loads, beside_loads),
         weight_passes=1 if weights_outer or again > 1 else spaces,
     )
     return Tiling(

@@ -226,6 +226,7 @@ def _pixelwise_tiling(
         first_bytes=in_bytes + stream_bytes,
         last_bytes=0 if output_resident else out_tile_bytes,
         first_loads=sum(1 for s in slots if s) + depthwise + (table_bytes > 0),
+        rounds=tiles * chunks if any(slots) else 0,
     )
     return Tiling(
         tile_h=tile_h,

@@ -153,6 +153,7 @@ def _tiling(
         first_bytes=max(slots),
         last_bytes=0 if output_resident else out_bytes,
         first_loads=int(any(slots)),
+        rounds=loads,
     )
     return Tiling(
         tile_h=y.h,

@@ -74,9 +74,10 @@ def check_compiler() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The sentence that matters of an error that may be a page long: TVM's end with a trace, or begin with one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("File ")]
-    return lines[-1][:300] if lines else type(error).__name__
+    """What an error of any library says: at most 300 characters of its text, or of the last line where it holds a trace."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith('File "')]
+    return " ".join(said if len(said) == len(lines) else said[-1:])[:300] or type(error).__name__
 
 
 def shown(value: Any) -> str:

@@ -28,7 +28,7 @@ from .machine.hw import HwConfig, load_config
 from .metadata.make import boundary, make_metadata
 from .model import Model
 from .npu.codegen import compile_subgraph
-from .npu.partition.partition import Partitioned, check_fits, float_macs, partition, subgraph_functions
+from .npu.partition.partition import Partitioned, check_fits, cpu_notes, float_macs, partition, subgraph_functions
 from .npu.plan.schedule.resolve import check_for
 from .options import DEFAULT_BITS, Bits, CompileOptions, Schedule, digest_of
 from .qdq.forms import EVERY_RUN, QUANTIZED, of_floats, requantized
@@ -312,8 +312,7 @@ def compile_quantized(quantized: QuantizedModel, options: CompileOptions, name: 
         artefacts = {each.compiled.artefact.symbol: each.compiled.artefact for each in subgraphs}
         mod = with_artefacts(partitioned.mod, artefacts)
         linked = link(mod, options, metadata)
-    if not subgraphs:
-        notes = (*notes, "no operator runs on the accelerator; the whole network is on the CPU")
+    notes = (*notes, *cpu_notes(partitioned))
     return Compiled(
         model, options, hw, quantized, partitioned, subgraphs, linked, metadata, report, notes, dict(stages.seconds)
     )
@@ -333,7 +332,10 @@ def _on_accelerator(
     """The stages partition, codegen and profile. ``source``: the network with its ends; ``proven``, ``schedule``: as
     `compile_subgraph`."""
     with stages("partition"):
-        partitioned = partition(source, hw, quantized.unquantized, float_macs(quantized.model.mod))
+        model = quantized.model
+        partitioned = partition(
+            source, hw, quantized.unquantized, float_macs(model.mod), came_quantized=model.given is not None
+        )
         check_fits(partitioned, hw)
     with stages("codegen"):
         functions = subgraph_functions(partitioned.mod)

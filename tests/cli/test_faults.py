@@ -9,6 +9,7 @@ import pytest
 import small_models
 from processes import run_python
 from qaccel.cli.main import main
+from qaccel.errors import one_line
 
 
 @pytest.fixture
@@ -133,3 +134,16 @@ def test_verbose_says_what_happens(folder, capfd):
     assert "qaccel.stages: import: begins" in err and "qaccel.npu.codegen: conv1: tile " in err
     assert main(["compile", "model.onnx", "--target=qaccel", "-o", "a.so"]) == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("inputs of node:\nname: n\n are not  there", "inputs of node: name: n are not there"),
+        ('Traceback:\n  File "a.cc", line 1\n    f(x)\nTypeError: x', "TypeError: x"),
+        ("x" * 1000, "x" * 300),
+        ("", "ValueError"),
+    ],
+)
+def test_what_another_library_says_in_one_line(text, line):
+    assert one_line(ValueError(text)) == line

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -77,6 +78,10 @@ def _integer_arithmetic(net: Net) -> None:
     net("DequantizeLinear", net("Add", q, q), scalar(0.05), Z, out="y")
 
 
+def _float8(net: Net) -> None:
+    conv(net, pair(net, "x", zero=np.array(0, ml_dtypes.float8_e4m3fn)))
+
+
 def _unknown(net: Net) -> None:
     net("DynamicQuantizeMatMul", "x", W[0, 0], scalar(0.01), out="y", domain="com.microsoft")
 
@@ -92,6 +97,7 @@ WRONG = {
     "axis beyond the tensor": (_axis_beyond, "axis is 5"),
     "bias with a zero point": (_bias_zero_point, "zero point is 1.*0 alone"),
     "arithmetic on integers": (_integer_arithmetic, "add1.*computes with the integers"),
+    "floats of 8 bits": (_float8, "quantizelinear0.*FLOAT8E4M3FN.*4, 8, 16 bits.*quantize the float model with such"),
     "unknown operator": (_unknown, "DynamicQuantizeMatMul.*quantize the float model statically"),
 }  # fmt: skip
 
@@ -162,6 +168,42 @@ def test_float_islands(name: str) -> None:
     off = np.abs(got - wanted) / (0.05 if name == "no pair behind" else 0.2)
     # At one pixel a float32 sum may lie at a tie, where its order decides; computed weights are the same for all four channels.
     assert off.max() <= 1.001 and (off > 0.5).any(axis=1).sum() <= 1
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("u2", 0), ("i2", 5), ("i2", -32768)])
+def test_16_bits_around_another_zero_point_are_said(kind: str, zero: int) -> None:
+    """The machine has none there: everything is on the CPU, as ONNX Runtime has it, and a note says why and what to do."""
+
+    def build(net: Net) -> None:
+        point = np.array(zero, kind)
+        conv_ = net("Conv", pair(net, "x", 1e-4, point), net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4)
+        pair(net, conv_, 2e-4, point, out="y")
+
+    model = model_of(build)
+    module = qaccel.compile(model)
+    name, middle = {"u2": ("uint16", 32768), "i2": ("int16", 0)}[kind]
+    (note,) = module.notes
+    assert note == (
+        "no operator runs on the accelerator; the whole network is on the CPU: node 'conv3' (Conv): 'quantizelinear0' quantizes to "
+        f"{name} with zero point {zero}, and the machine has {middle} there: quantize activations symmetrically (ActivationSymmetric "
+        "in ONNX Runtime); quantize the model as the reason says, or let --requantize take it as the float model that it stands for"
+    )
+    off = np.abs(module.run({"x": X})["y"] - every_tensor(model, X)["y"]) / 2e-4
+    assert off.max() <= 1.01 and (off > 0.5).mean() < 0.01
+
+
+def test_a_layer_on_the_cpu_is_said() -> None:
+    """Beside others on the accelerator: how much of the work, and why."""
+
+    def build(net: Net) -> None:
+        x = pair(net, "x")
+        inner = pair(net, net("Conv", x, net("DequantizeLinear", W, scalar(0.01)), pads=[1] * 4), 0.2)
+        pair(net, net("Conv", inner, net.const(W.astype("f4")), pads=[1] * 4), 20, out="y")
+
+    module = qaccel.compile(model_of(build))
+    assert [layer.macs for layer in module.report.layers if layer.macs] == [4 * 4 * 9 * 36]
+    (note,) = module.notes
+    assert note.startswith("5,184 MACs run on the CPU: node 'conv6' (Conv): its weights are not quantized")
 
 
 def test_bits_stay_unless_requantized() -> None:

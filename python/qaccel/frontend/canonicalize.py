@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper, version_converter
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .forms import AS_FLOAT, Forms
 from .graph import Graph, NotStatic, TensorType, fresh_name
 from .inputs import as_float32, with_values
@@ -55,7 +55,7 @@ def canonical_graph(
             raise
         raise blamed_on_shapes(err, changed) from err
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as err:
-        reason = _one_line(err) or type(err).__name__
+        reason = one_line(err)
         raise UserError(f"the model's graph is inconsistent ({type(err).__name__}): {reason}") from err
 
 
@@ -122,7 +122,7 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
             numpy_helper.to_array(tensor)
         except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as err:
             raise UserError(
-                f"tensor '{tensor.name}': its external data in '{beside}' is truncated or unreadable ({_one_line(err)})"
+                f"tensor '{tensor.name}': its external data in '{beside}' is truncated or unreadable ({one_line(err)})"
             ) from err
 
 
@@ -171,7 +171,7 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as err:
-        raise UserError(f"the model breaks the ONNX standard: {_one_line(err)}") from err
+        raise UserError(f"the model breaks the ONNX standard: {one_line(err)}") from err
     for tensor in unshaped:
         tensor.ClearField("shape")
     return proto
@@ -198,7 +198,7 @@ def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return version_converter.convert_version(proto, OLDEST_OPSET)
     except (RuntimeError, ValueError, *refused) as err:
         raise UserError(
-            f"the model uses opset {opset}, and ONNX's converter cannot bring it to {OLDEST_OPSET} ({_one_line(err)}): "
+            f"the model uses opset {opset}, and ONNX's converter cannot bring it to {OLDEST_OPSET} ({one_line(err)}): "
             "export it again at opset 13 to 21"
         ) from err
 
@@ -239,7 +239,7 @@ def graph_of(proto: onnx.ModelProto, input_shapes: dict[str, tuple[int, ...]]) -
     try:
         consts = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     except (ValueError, TypeError, KeyError) as err:
-        raise UserError(f"an initializer of the model is damaged: {_one_line(err)}") from err
+        raise UserError(f"an initializer of the model is damaged: {one_line(err)}") from err
     inputs = [i for i in proto.graph.input if i.name not in consts]
     exact = [i for i in inputs if _is_static(i) and i.name not in input_shapes] if _means_zero(proto) else []
     types = _input_types(inputs, input_shapes, {i.name: _exact_type(i) for i in exact})
@@ -378,7 +378,3 @@ def _named(nodes: list[onnx.NodeProto], inputs: Mapping[str, TensorType]) -> tup
         taken.add(copy.name)
         named.append(copy)
     return tuple(named)
-
-
-def _one_line(err: BaseException) -> str:
-    return " ".join(str(err).split())[:300]

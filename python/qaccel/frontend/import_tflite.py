@@ -10,7 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .from_tflite.labels import labelled
 from .from_tflite.sparse import dense
 
@@ -36,7 +36,7 @@ def from_tflite_file(path: Path) -> tvm.IRModule:
         graph = model.Subgraphs(0)
         keeps_state = any(graph.Tensors(k).IsVariable() for k in range(graph.TensorsLength()))
     except Exception as error:  # the flatbuffer reader checks nothing
-        raise UserError(f"'{path}' is not a TFLite model, or is damaged: {_one_line(error)}") from error
+        raise UserError(f"'{path}' is not a TFLite model, or is damaged: {one_line(error)}") from error
     for name, custom in used:
         _refuse(path, name, custom)
     if keeps_state:
@@ -50,7 +50,7 @@ def from_tflite_file(path: Path) -> tvm.IRModule:
     except UserError:
         raise
     except Exception as error:  # TVM's frontend raises AssertionError, KeyError and others
-        raise UserError(f"'{path}' cannot be imported by TVM: {_one_line(error)}") from error
+        raise UserError(f"'{path}' cannot be imported by TVM: {one_line(error)}") from error
 
 
 def operators(model: Any) -> Iterator[tuple[str, str]]:
@@ -116,7 +116,3 @@ def _converter(made: list[Any]) -> type:
             return relax.const(dense(source.tensor, self.get_tensor_value(source, is_sparse=True)))
 
     return Converter
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,7 +15,7 @@ import tvm
 from tvm import ir, relax
 
 from ..dialect import kinds
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..relax_tools import bindings, main_function, renewed, results
 
 _PROGRAM = ("torch.export.exported_program", "ExportedProgram")
@@ -44,7 +44,7 @@ def from_torch_file(path: Path) -> tvm.IRModule:
     try:
         program = torch.export.load(str(path))
     except Exception as error:  # torch raises whatever its unpicklers meet
-        raise UserError(f"'{path}' is not what torch.export.save writes: {_one_line(error)}") from error
+        raise UserError(f"'{path}' is not what torch.export.save writes: {one_line(error)}") from error
     return from_program(program, f"'{path}'")
 
 
@@ -68,7 +68,7 @@ def from_program(program: Any, what: str, graph: Any = None) -> tvm.IRModule:
     except UserError:
         raise
     except Exception as error:  # TVM's frontends raise AssertionError, KeyError and others
-        raise UserError(f"{what} cannot be imported by TVM: {_one_line(error)}") from error
+        raise UserError(f"{what} cannot be imported by TVM: {one_line(error)}") from error
     return _named(made)
 
 
@@ -263,7 +263,3 @@ def _carrier(node: Any, least: int, most: int) -> str:
         if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max:
             return kind
     raise UserError(f"node '{node.name}': integers from {least} to {most} do not fit 16 bits")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -78,7 +78,8 @@ def scales_of(
     where = f"node '{node.name}' ({node.op_type})"
     if kind not in LIMITS:
         raise UserError(
-            f"{where}: integers of type {TensorProto.DataType.Name(kind)}; known are those of 4, 8, 16 bits and int32"
+            f"{where}: integers of type {TensorProto.DataType.Name(kind)}; known are those of 4, 8, 16 bits and int32: "
+            "quantize the float model with such"
         )
     given = [name for name in node.input[1:3] if name]
     for name, what in zip(given, ("scale", "zero point"), strict=False):

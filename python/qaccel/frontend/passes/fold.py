@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ..graph import DOMAIN, Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
 from ..inputs import inputs_behind
 from . import contrib
@@ -292,7 +292,7 @@ def _inferred(
     except KeyError as missing:
         raise UserError(f"node '{node.name}': input {missing} is written by no node before it") from missing
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as err:
-        raise UserError(f"node '{node.name}' ({node.op_type}) is inconsistent: {_one_line(err)}") from err
+        raise UserError(f"node '{node.name}' ({node.op_type}) is inconsistent: {one_line(err)}") from err
 
 
 def _inferred_by_function(
@@ -385,7 +385,3 @@ def _border_type(node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: 
 def _unused_extra(node: onnx.NodeProto) -> bool:
     """Whether further outputs only matter in training: old BatchNormalization statistics, Dropout's mask."""
     return node.op_type in ("BatchNormalization", "Dropout")
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())[:300]

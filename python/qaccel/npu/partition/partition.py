@@ -30,6 +30,7 @@ from .constraints import Verdict, check_call
 log = logging.getLogger(__name__)
 
 CODEGEN = "qaccel"
+_GIVEN_FIX = "quantize the model as the reason says, or let --requantize take it as the float model that it stands for"
 HW_ATTR = "qaccel_hw"  # the config of a subgraph as JSON: what the constraints were checked against
 
 
@@ -69,11 +70,13 @@ def partition(
     hw: HwConfig,
     unquantized: Iterable[tuple[str, str, str]] = (),
     float_macs: Mapping[str, int] | None = None,
+    came_quantized: bool = False,
 ) -> Partitioned:
     """Accelerator subgraphs of a module in the quantized dialect (``main``, dataflow blocks, static shapes).
 
-    ``unquantized`` are (node, op, reason) of what was left in float, ``float_macs`` their MACs by node name. A region is
-    maximal and convex; it may have several inputs and outputs. Raises UserError if there is no ``main``.
+    ``unquantized`` are (node, op, reason) of what was left in float, ``float_macs`` their MACs by node name;
+    ``came_quantized``: whether the model's own scales kept them there. A region is maximal and convex; it may have several
+    inputs and outputs. Raises UserError if there is no ``main``.
     """
     if "main" not in {var.name_hint for var in mod.get_global_vars()}:
         raise UserError("the module has no function 'main' to partition")
@@ -88,7 +91,8 @@ def partition(
         if not verdict.ok and not isinstance(attrs, operators.QuantizeAttrs | operators.DequantizeAttrs):
             verdicts[attrs.name] = _rejection(call, verdict)
     floats = [
-        Rejection(name, op, (float_macs or {}).get(name, 0), reason, _float_fix(op)) for name, op, reason in unquantized
+        Rejection(name, op, (float_macs or {}).get(name, 0), reason, _GIVEN_FIX if came_quantized else _float_fix(op))
+        for name, op, reason in unquantized
     ]
     # A pattern has a fixed number of operands: one for each number that the module's calls of an operator have.
     counts = {(call.op.name, len(call.args)) for call in _dialect_calls(mod["main"])}
@@ -105,6 +109,21 @@ def partition(
         log.debug("%s (%s) runs on the CPU: %s", each.name, each.op, each.reason)
     log.info("%d accelerator subgraphs, %d nodes on the CPU", len(symbols), len(rejections))
     return Partitioned(mod, symbols, rejections)
+
+
+def cpu_notes(partitioned: Partitioned) -> tuple[str, ...]:
+    """What to say where layers with MACs stay on the CPU, or everything does: how much, and the reason of the largest."""
+    kept = sorted(partitioned.rejections, key=lambda each: -each.macs)
+    layers = [each for each in kept if each.macs]
+    if partitioned.subgraphs and not layers:
+        return ()
+    what = f"{sum(each.macs for each in layers):,} MACs run on the CPU"
+    if not partitioned.subgraphs:
+        what = "no operator runs on the accelerator; the whole network is on the CPU"
+    others = len(layers if layers else kept) - 1
+    more = f"; and {others} more, which the report names" if others > 0 else ""
+    why = f": node '{kept[0].name}' ({kept[0].op}): {kept[0].reason}; {kept[0].fix}{more}" if kept else ""
+    return (what + why,)
 
 
 def subgraph_functions(mod: tvm.IRModule) -> dict[str, relax.Function]:

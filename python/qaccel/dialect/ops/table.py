@@ -55,14 +55,25 @@ class TableAttrs(IntegerAttrs):
 
 def interpolated(q: np.ndarray, table: np.ndarray, knots: str, origin: int) -> np.ndarray:
     """The results of 16-bit integers ``q``, rounded once between the entries on either side, int64."""
-    entries, q = table.astype(np.int64), q.astype(np.int64)
-    if knots == "even":
-        bits, index = INTERPOLATION_BITS, q + (1 << 15)
-        low, part = index >> bits, index & ((1 << bits) - 1)
-    else:
-        bits, distance = FRACTION_BITS, q - origin
-        m = np.where(distance < 0, ~distance, distance)
-        over = np.maximum(np.frexp(m.astype(np.float64))[1] - 1 - OCTAVE_BITS, 0).astype(np.int64)
-        low = (over << OCTAVE_BITS) + (m >> over) + np.where(distance < 0, len(entries) // 2, 0)
-        part = np.where(over, m << (bits - over), 0) & ((1 << bits) - 1)
+    entries = table.astype(np.int64)
+    low, part, bits = _places(q, knots, origin)
     return rounded(entries[low] * ((1 << bits) - part) + entries[low + 1] * part, bits)
+
+
+def interval(q: np.ndarray, knots: str, origin: int) -> tuple[np.ndarray, np.ndarray]:
+    """The entry before each of the 16-bit integers ``q``, int64, and how much the next entry weighs there, 0 to 1."""
+    low, part, bits = _places(q, knots, origin)
+    return low, part * 2.0**-bits
+
+
+def _places(q: np.ndarray, knots: str, origin: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """The entry before each integer, and the weight of the next one in units of 2**-bits."""
+    q = q.astype(np.int64)
+    if knots == "even":
+        index = q + (1 << 15)
+        return index >> INTERPOLATION_BITS, index & ((1 << INTERPOLATION_BITS) - 1), INTERPOLATION_BITS
+    bits, distance = FRACTION_BITS, q - origin
+    m = np.where(distance < 0, ~distance, distance)
+    over = np.maximum(np.frexp(m.astype(np.float64))[1] - 1 - OCTAVE_BITS, 0).astype(np.int64)
+    low = (over << OCTAVE_BITS) + (m >> over) + np.where(distance < 0, len(table_knots(knots, origin)) // 2, 0)
+    return low, np.where(over, m << (bits - over), 0) & ((1 << bits) - 1), bits

@@ -12,19 +12,22 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from scipy.linalg import solveh_banded
 from tvm import ir, relax
 
 from ...dialect import kinds, operators
 from ...dialect.operators import Quantization
-from ...dialect.ops.table import interpolated
+from ...dialect.ops.table import interpolated, interval
 from ...emulate.float_operators import BINARY, RULES, UNARY
-from ...machine.numerics import INTERPOLATION_BITS, activation_limits, table_knots
+from ...machine.numerics import INTERPOLATION_BITS, OCTAVE_BITS, activation_limits, table_knots
 from .match import Node
 from .weights import NotQuantizable
 
 WORST_STEP = 2.0**-10  # of the output's range: how far an interpolated table may be off at a bend, 64 steps of 16 bits
 GOOD_STEPS = 1.5  # an even table that is no farther off, 1 of which is rounding, is taken as it is: it is shorter
 SOME = 64  # of the inputs that count, one in so many is enough to see that most origins of knots are no better
+STIFF, FREQUENT = 1.0, 1000.0  # fitted entries: what staying on the function and what frequent inputs weigh, in inputs
+_HELD = 1e9  # the same of an entry at the limit of its integers
 _FARTHEST = 64  # how many tensors back a function may begin
 
 
@@ -128,25 +131,63 @@ def make_table(
 
     places = np.flatnonzero(counted)
 
-    def table(knots: str, origin: int, to_beat: float) -> Table | None:
-        """None as soon as some of the inputs are ``to_beat`` steps off: most origins are soon out of the race."""
+    def entries_of(knots: str, origin: int) -> np.ndarray:
         stands = table_knots(knots, origin)
-        reached = np.clip(_steps(function, stands, source, out), lo, hi)
-        entries = np.clip(np.rint(_ended(reached, stands, exact, counted)), lo, hi)
-        entries, off_by = entries.astype(np.int64), 0.0
+        return _ended(np.clip(_steps(function, stands, source, out), lo, hi), stands, exact, counted)
+
+    def table(entries: np.ndarray, knots: str, origin: int, most: float) -> Table | None:
+        """None as soon as some of the inputs are more than ``most`` steps off: most origins are soon out of the race."""
+        entries, off_by = np.clip(np.rint(entries), lo, hi).astype(np.int64), 0.0
         for some in (places[::SOME], places):
             made = interpolated(inputs[some], entries, knots, origin)
             off_by = float(np.abs(made - exact[some]).max(initial=0.0))
-            if off_by >= to_beat:
+            if off_by > most:
                 return None
         return Table(entries, off_by, knots, origin)
 
-    best = table("even", 0, math.inf)
-    assert best is not None
+    def fitted(plain: Table) -> Table:
+        """With the same knots."""
+        if not places.size:
+            return plain
+        on_function = entries_of(plain.knots, plain.origin)
+        entries = _fitted(on_function, inputs[places], exact[places], plain.knots, plain.origin, (lo, hi))
+        return table(entries, plain.knots, plain.origin, plain.off_by) or plain
+
+    even = table(entries_of("even", 0), "even", 0, math.inf)
+    assert even is not None
+    best, dense = fitted(even), even
     if best.off_by > GOOD_STEPS:
         for origin in _origins(exact, counted):
-            best = table("octaves", origin, best.off_by) or best
+            dense = table(entries_of("octaves", origin), "octaves", origin, dense.off_by) or dense
+        if dense is not even:
+            best = min(best, fitted(dense), key=lambda each: each.off_by)
     return best
+
+
+def _fitted(
+    entries: np.ndarray, inputs: np.ndarray, exact: np.ndarray, knots: str, origin: int, limits: tuple[int, int]
+) -> np.ndarray:
+    """The entries moved so that what is interpolated between them is nearest to ``exact`` at ``inputs``, by least squares.
+
+    On the function itself, they are off to one side all along a bend. Zero and the outermost inputs, to which many values
+    saturate, count more than others. Entries that would leave the ``limits`` stay at them.
+    """
+    low, part = interval(inputs, knots, origin)
+    rest, count = exact - (entries[low] * (1 - part) + entries[low + 1] * part), len(entries)
+    weight = np.where(inputs == 0, FREQUENT, 1.0)
+    weight[[0, -1]] = FREQUENT
+
+    def gathered(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.bincount(low, first * weight, count) + np.bincount(low + 1, second * weight, count)
+
+    diagonal, beside = gathered((1 - part) ** 2, part**2) + STIFF, gathered(0 * part, (1 - part) * part)
+    wanted = gathered((1 - part) * rest, part * rest)
+    for _ in range(3):
+        made = entries + solveh_banded(np.stack([beside, diagonal]), wanted)
+        held = np.clip(made, *limits)
+        outside = made != held
+        diagonal, wanted = diagonal + _HELD * outside, wanted + _HELD * outside * (held - entries)
+    return held
 
 
 def worst_steps(out: Quantization) -> float:
@@ -173,11 +214,22 @@ def _ended(entries: np.ndarray, stands: np.ndarray, exact: np.ndarray, counted: 
 
 
 def _origins(exact: np.ndarray, counted: np.ndarray) -> list[int]:
-    """Inputs around which a table's knots may well be dense: zero, and where the function bends most; int16."""
+    """Inputs around which a table's knots may well be dense: zero, and where the function bends most; int16.
+
+    And those near by from which a knot falls on an end of the inputs that count: beyond it, the output's range may end.
+    """
     bend = np.abs(np.diff(exact, 2)) * (counted[:-2] & counted[2:])
     most = int(np.argmax(bend)) + 1 - (1 << 15)
     ends = [int(k) - (1 << 15) for k in np.flatnonzero(counted)[[0, -1]]] if counted.any() else []
-    return list(dict.fromkeys([0, most, *ends]))
+    found = [0, most, *ends]
+    for centre in (0, most):
+        for end in ends:
+            distance = end - centre if end >= centre else centre - 1 - end
+            step = 1 << max(distance.bit_length() - 1 - OCTAVE_BITS, 0)
+            rest = distance % step
+            for shift in (rest, rest - step):
+                found.append(centre + shift if end >= centre else centre - shift)
+    return [origin for origin in dict.fromkeys(found) if -(1 << 15) <= origin < 1 << 15]
 
 
 def _steps(

@@ -9,6 +9,7 @@ from tvm import relax
 
 import qaccel
 from frontend.onnx_models import model, node, ort_run
+from processes import run_python
 from qaccel import link
 from qaccel.api import Module
 from qaccel.errors import CompilerFault, QaccelError
@@ -50,6 +51,36 @@ def test_branches_chosen_at_run_time():
     for condition in (True, False):
         feeds = {"c": np.array(condition), "x": x}
         assert np.array_equal(module.run(feeds)["y"], ort_run(proto, feeds)["y"])
+
+
+RUN_BOTH = """
+import sys, numpy as np, qaccel
+module, x = qaccel.load(sys.argv[1]), np.load(sys.argv[2])
+np.savez(sys.argv[3], **{str(c): module.run({"c": np.array(c), "x": x})["y"] for c in (True, False)})
+"""
+
+
+def test_branches_with_memory_of_their_own(tmp_path):
+    """TVM's plan of memory gave the second branch what only the first allocates: in a process of its own, which died of it."""
+
+    def branch(name: str, *weights: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4, 4, 4))
+        inner = [node("Conv", ["x", weights[0]], [f"{name}0"]), node("Conv", [f"{name}0", weights[1]], [name])]
+        return helper.make_graph(inner, name, [], [out])
+
+    rng = np.random.default_rng(3)
+    weights = {name: rng.standard_normal((4, 4, 1, 1)).astype(np.float32) for name in ("v", "w")}
+    choose = node("If", ["c"], ["y"], then_branch=branch("a", "v", "w"), else_branch=branch("b", "w", "v"))
+    proto = model([choose], weights, (1, 4, 4, 4))
+    proto.graph.input.insert(0, helper.make_tensor_value_info("c", TensorProto.BOOL, ()))
+    compiled(proto).export_library(tmp_path / "m.so")
+    x = rng.standard_normal((1, 4, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    run_python(RUN_BOTH, tmp_path, "m.so", "x.npy", "y.npz")
+    got = np.load(tmp_path / "y.npz")
+    for condition in (True, False):
+        wanted = ort_run(proto, {"c": np.array(condition), "x": x})["y"]
+        np.testing.assert_allclose(got[str(condition)], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_the_refusal_stays_where_tvm_would_give_other_numbers():

@@ -90,4 +90,15 @@ def compile_cpu(
     choices = tuple(replace(choice, layers=fused.layers.get(choice.function, ())) for choice in chosen)
     with target:
         passes = [*cpu_generic.dataflow_lower_passes(target), *cpu_generic.finalize_passes(target)]
+        if _has_branches(mod):  # TVM's plan gives a branch memory that only the other one allocates
+            passes = [each for each in passes if each.info.name != "StaticPlanBlockMemory"]
         return tvm.transform.Sequential(passes)(mod), choices
+
+
+def _has_branches(mod: tvm.IRModule) -> bool:
+    """Whether a Relax function takes one of two ways at run time."""
+    found: list[relax.Expr] = []
+    for function in mod.functions.values():
+        if isinstance(function, relax.Function) and not offloaded(function):
+            relax.analysis.post_order_visit(function, lambda e: found.append(e) if isinstance(e, relax.If) else None)
+    return bool(found)

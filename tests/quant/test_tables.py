@@ -94,6 +94,14 @@ def test_functions_of_a_small_end_keep_their_bits(op):
     assert 10 * np.log10(np.square(wanted).sum() / np.square(wanted - got).sum()) > 75
 
 
+def test_inputs_beyond_where_a_function_saturates():
+    """A range that ends there on one side: 16 bits are as wide on the other, and inputs from there gave -0.0175 instead of 0."""
+    proto = model([node("HardSigmoid", ["x"], ["y"], name="y", alpha=0.3, beta=0.1)], {}, (1, 1, 16, 64))
+    x = np.linspace(-4, 4, 1024, dtype=np.float32).reshape(1, 1, 16, 64)
+    wanted = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
+    assert np.abs(qaccel.compile(proto).run({"x": x})["y"] - wanted).max() < 1e-3
+
+
 def test_functions_of_one_kind_keep_their_own_constants():
     """Tables are kept for the next network: of one input, one range and one operator, the constants and attributes tell them apart."""
     kinds = {"a": 0.25, "b": 0.5, "c": -0.5}

@@ -124,11 +124,10 @@ def make_table(
         return Table(np.clip(np.rint(exact), lo, hi).astype(np.int64), 0.5)
     first, last = activation_limits(16)
     inputs = np.arange(first, last + 1)
-    exact = np.clip(_steps(function, inputs, source, out), lo, hi)
-    real = inputs * source.scale
+    steps = _steps(function, inputs, source, out)
+    exact = np.clip(steps, lo, hi)
     wanted = [bound / out.scale + out.zero_point for bound in out_span]
-    counted = (real >= span[0]) & (real <= span[1]) & (exact >= wanted[0] - 1) & (exact <= wanted[1] + 1)
-
+    counted = _counted(inputs * source.scale, span, steps, (steps >= wanted[0] - 1) & (steps <= wanted[1] + 1))
     places = np.flatnonzero(counted)
 
     def entries_of(knots: str, origin: int) -> np.ndarray:
@@ -162,6 +161,21 @@ def make_table(
         if dense is not even:
             best = min(best, fitted(dense), key=lambda each: each.off_by)
     return best
+
+
+def _counted(real: np.ndarray, span: tuple[float, float], steps: np.ndarray, in_range: np.ndarray) -> np.ndarray:
+    """The inputs within ``span`` whose values are in range, and those beyond it for which the function is as at its end.
+
+    A range that ends where the function saturates keeps no input from farther out.
+    """
+    counted = in_range & (real >= span[0]) & (real <= span[1])
+    if counted.any():
+        first, last = np.flatnonzero(counted)[[0, -1]]
+        below = np.flatnonzero(np.abs(steps[:first] - steps[first]) > 1)
+        above = np.flatnonzero(np.abs(steps[last:] - steps[last]) > 1)
+        counted[below[-1] + 1 if below.size else 0 : first] = True
+        counted[last : last + above[0] if above.size else None] = True
+    return counted
 
 
 def _fitted(

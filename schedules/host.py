@@ -12,7 +12,7 @@ from .threads import physical_cores
 # A buffer with fewer bytes than this lies on the stack (TVM's kMaxStackAlloca). LLVM keeps it in registers, or spills it there.
 STACK_BYTES = 1024
 # Vector multiply-adds that must be independent of each other to keep the core busy: a latency of 4 cycles, two started in each
-# cycle. So on Intel since Skylake and on AMD Zen (Agner Fog's instruction tables).
+# cycle. So on Intel since Skylake and on AMD since Zen 3 (Agner Fog's instruction tables).
 FMAS_IN_FLIGHT = 8
 # What weights may take of the first-level data cache, which has at least 32 KiB on these cores. Inputs and outputs get the rest.
 L1_WEIGHT_BYTES = 24 * 1024
@@ -36,6 +36,12 @@ class Host:
         """
         spare = 3 if self.registers <= 16 else 8
         return min(self.registers - spare, (STACK_BYTES - 1) // (4 * self.lanes))
+
+    @property
+    def fmas_in_flight(self) -> int:
+        """FMAS_IN_FLIGHT, and one more where registers are few: the cores before those, none of which has many, have a latency of 5
+        cycles, and need ten."""
+        return FMAS_IN_FLIGHT + (self.registers <= 16)
 
 
 def this_machine() -> tvm.target.Target:

@@ -107,7 +107,7 @@ def _lanes_and_pixels(channels: int, groups: int, width: int, depth: int, host: 
     lanes = vector_lanes(channels, host) if groups == 1 else dividing_lanes(channels, host)
     padded = round_up(channels, lanes)
     counts = vector_counts(padded // lanes, padded == channels, host)
-    return lanes, best_tile(tiles_of(width, counts, lanes, host), width, depth).pixels
+    return lanes, best_tile(tiles_of(width, counts, lanes, host), width, depth, host).pixels
 
 
 def _with_border(
@@ -154,7 +154,7 @@ def _depthwise(data: te.Tensor, weight: np.ndarray, geometry: ConvGeometry, host
     kh, kw = weight.shape[2:]
     oh, ow = geometry.output((height, width), (kh, kw))
     (sh, sw), (dh, dw) = geometry.strides, geometry.dilation
-    pixels = best_tile(tiles_of(ow, [1], host.lanes, host), ow, 1).pixels
+    pixels = best_tile(tiles_of(ow, [1], host.lanes, host), ow, 1, host).pixels
     padded_ow = round_up(ow, pixels)
     taken = _with_border(data, data, "NHWC", (height, width), geometry, (oh, padded_ow), (kh, kw))
     packed_weight = te.placeholder((kh, kw, channels), "float32", "weight")

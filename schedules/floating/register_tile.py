@@ -75,7 +75,7 @@ def tile_plans(schedule: s_tir.Schedule, main: SBlockRV, host: Host) -> list[Til
     shape = _shape(schedule, main, host)
     counts = vector_counts(shape.channels // shape.lanes, shape.channels == shape.stored, host)
     tiles = [t for t in tiles_of(shape.width, counts, shape.lanes, host) if shape.width % t.pixels == 0]
-    best = best_tile(tiles, shape.width, shape.depth)
+    best = best_tile(tiles, shape.width, shape.depth, host)
     plans = [_default(shape, best, host)]
     for tile in tiles:
         for rows in divisors(shape.height, shape.height):

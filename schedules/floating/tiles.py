@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..host import FMAS_IN_FLIGHT, L1_WEIGHT_BYTES, L2_BYTES_PER_CYCLE, Host
+from ..host import L1_WEIGHT_BYTES, L2_BYTES_PER_CYCLE, Host
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,17 @@ def vector_counts(blocks: int, whole: bool, host: Host) -> list[int]:
 
 
 def tiles_of(width: int, counts: list[int], lanes: int, host: Host) -> list[Tile]:
-    """All tiles that fit the registers and a row of ``width`` pixels, with a number of vectors out of ``counts``."""
-    return [
-        Tile(pixels, vectors, lanes)
-        for vectors in counts
-        for pixels in range(1, min(max(host.accumulators // vectors, 1), width) + 1)
-    ]
+    """All tiles that fit the registers and a row of ``width`` pixels, with a number of vectors out of ``counts``.
+
+    LLVM holds the weights of all vectors, and one pixel, beside the sums: of a tile that leaves no room for them it spills sums.
+    Where all do, there are those of one pixel.
+    """
+    room = {vectors: min(host.accumulators, host.registers - 1 - vectors) // vectors for vectors in counts}
+    tiles = [Tile(pixels, vectors, lanes) for vectors in counts for pixels in range(1, min(room[vectors], width) + 1)]
+    return tiles or [Tile(1, vectors, lanes) for vectors in counts]
 
 
-def cycles_per_output(tile: Tile, width: int, depth: int) -> float:
+def cycles_per_output(tile: Tile, width: int, depth: int, host: Host) -> float:
     """Estimates the cycles that one step of a reduction takes for each pixel and each vector of the output.
 
     ``width``: pixels in a row; ``depth``: steps of the reduction. The core is taken to start two multiply-adds and two loads in
@@ -67,7 +69,7 @@ def cycles_per_output(tile: Tile, width: int, depth: int) -> float:
     from the second-level cache.
     """
     accumulators = tile.pixels * tile.vectors
-    arithmetic = max(accumulators, FMAS_IN_FLIGHT) / 2
+    arithmetic = max(accumulators, host.fmas_in_flight) / 2
     loads = (tile.pixels + tile.vectors) / 2
     weight_bytes = 4 * tile.lanes * tile.vectors  # in each step
     from_l2 = weight_bytes / L2_BYTES_PER_CYCLE if weight_bytes * depth > L1_WEIGHT_BYTES else 0
@@ -75,6 +77,6 @@ def cycles_per_output(tile: Tile, width: int, depth: int) -> float:
     return max(arithmetic, loads, from_l2) * (1 + 1 / (4 * accumulators)) * tiles / (width * tile.vectors)
 
 
-def best_tile(tiles: list[Tile], width: int, depth: int) -> Tile:
+def best_tile(tiles: list[Tile], width: int, depth: int, host: Host) -> Tile:
     """The tile with the smallest ``cycles_per_output``; among equal ones the tile with the most vectors."""
-    return min(tiles, key=lambda tile: (round(cycles_per_output(tile, width, depth), 4), -tile.vectors))
+    return min(tiles, key=lambda tile: (round(cycles_per_output(tile, width, depth, host), 4), -tile.vectors))

@@ -27,7 +27,7 @@ LOWER = "qaccel.npu.lower.from_relax"
 PASSES = "qaccel.quant.passes.PASSES"
 SCHEDULE = "qaccel.npu.emit.builder"
 SYNTHETIC = "qaccel.quant.calibrate.inputs.synthetic"
-TILES = "qaccel.schedules.floating.tiles"
+HOST = "qaccel.schedules.host"
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,6 @@ FAULTS = (
     ),
     Fault(
         "latency of the CPU forgotten", "resnet_cpu", partial(table.measure_cpu, "resnet", ("cascadelake",)),
-        ("resnet", "cascadelake", "float", "schedule", "fused_conv2d5_add5_relu3"), _set(f"{TILES}.FMAS_IN_FLIGHT", 1),
+        ("resnet", "cascadelake", "float", "schedule", "fused_conv2d5_add5_relu3"), _set(f"{HOST}.FMAS_IN_FLIGHT", 1),
     ),
 )  # fmt: skip

@@ -212,6 +212,7 @@ def test_a_batch_of_any_size() -> None:
     np.testing.assert_allclose(result, (soft - soft.mean(1, keepdims=True)) @ weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("width", "channels"), [(28, 32), (14, 1024)])
 @pytest.mark.parametrize(
     ("target", "instruction"),
     [
@@ -220,11 +221,13 @@ def test_a_batch_of_any_size() -> None:
         ({"mcpu": "skylake-avx512", "mtriple": "x86_64-linux-gnu"}, r"vfmadd\d+ps.*%zmm"),
     ],
 )
-def test_a_register_tile_is_what_the_cpu_multiplies_with(target: dict[str, str], instruction: str) -> None:
+def test_a_register_tile_is_what_the_cpu_multiplies_with(
+    target: dict[str, str], instruction: str, width: int, channels: int
+) -> None:
     """The inner loop of a 1x1 convolution: vectors of the CPU's full width, and no sum that goes through memory."""
     made = tvm.target.Target({"kind": "llvm", "num-cores": 2, **target})
-    weight = np.zeros((64, 32, 1, 1), np.float32)
-    mod, _ = compile_cpu(import_model(one_node("Conv", [(1, 32, 28, 28)], [weight]), None, None).mod, made)
+    weight = np.zeros((256, channels, 1, 1), np.float32)
+    mod, _ = compile_cpu(import_model(one_node("Conv", [(1, channels, 28, width)], [weight]), None, None).mod, made)
     (function,) = [f for v, f in mod.functions_items() if isinstance(f, tvm.tirx.PrimFunc) and "conv" in v.name_hint]
     built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=made)
     # Basic blocks: up to a label or a jump.

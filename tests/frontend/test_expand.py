@@ -10,8 +10,9 @@ import pytest
 import tvm
 from onnx import helper
 
+import qaccel
 from frontend.checks import assert_equals_onnx_runtime, calls, f, i, onnx_ops, relax_ops
-from frontend.onnx_models import model, node
+from frontend.onnx_models import model, node, ort_run
 from qaccel.errors import QaccelError
 from qaccel.frontend.import_onnx import import_onnx
 
@@ -187,6 +188,23 @@ def test_pad(mode: str, pads: list[int]) -> None:
         [node("Pad", ["x", "p", "v"], ["y"], mode=mode)], {"p": i(*pads), "v": np.float32(0.5)}, (1, 3, 5, 6), opset=19
     )
     assert_equals_onnx_runtime(proto, 1e-12)
+
+
+@pytest.mark.parametrize(("kind", "delta"), [("f4", None), ("f4", 0.5), ("i8", None)])
+def test_a_range_of_known_length(kind: str, delta: float | None) -> None:
+    """Its ends are inputs, and the model states how many values there are."""
+    consts = {} if delta is None else {"d": np.array(delta, kind)}
+    proto = model([node("Range", ["a", "b", "d"], ["y"])], consts, {name: () for name in "abd" if name not in consts})
+    onnx_kind = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    for each in (*proto.graph.input, *proto.graph.output):
+        each.type.tensor_type.elem_type = onnx_kind
+    proto.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 3
+    feeds = {"a": np.array(1, kind), "b": np.array(7 if delta is None else 2.5, kind), "d": np.array(2, kind)}
+    feeds = {name: feeds[name] for name in (each.name for each in proto.graph.input)}
+    wanted = ort_run(proto, feeds)["y"]
+    assert len(wanted) == 3
+    for target in ("llvm", "qaccel"):
+        assert np.array_equal(qaccel.compile(proto, target=target).run(feeds)["y"], wanted)
 
 
 def test_index_out_of_range() -> None:

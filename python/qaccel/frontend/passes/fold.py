@@ -87,7 +87,8 @@ def fold(graph: Graph) -> Graph:
         try:
             types.update(_infer(node, consts, types, graph))
         except NotStatic as refusal:
-            way_out = refusal.way_out or _way_out(node.input[1:], nodes, types, graph) or _BY_TVM
+            sizes = node.input if node.op_type == "Range" else node.input[1:]
+            way_out = refusal.way_out or _way_out(sizes, nodes, types, graph) or _BY_TVM
             raise NotStatic(refusal.reason, way_out) from refusal
         nodes.append(node)
     for out in graph.outputs:  # a constant output is an Identity of a constant with another name

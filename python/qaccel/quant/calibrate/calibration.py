@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from . import cache
 from .inputs import preprocessing
 from .inputs.outliers import find_outliers, without
 from .inputs.seen import inputs_seen, line
-from .inputs.synthetic import synthetic_inputs, those_of, widened
+from .inputs.synthetic import integer_guesses, synthetic_inputs, those_of, widened
 from .inputs.tails import without_tails
 from .ranges import NotFinite, Ranges, calibrate
 from .runs import batch_of, runs_of
@@ -157,7 +158,8 @@ def samples_of(model: Model, options: CompileOptions) -> Calibration:
         samples, said = _user_samples(model, options)
         return Calibration(none, samples, True, (note, *said))
     lo, hi = options.input_range or GUESSED_INPUT_RANGE
-    return Calibration(none, synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guessed=True), False)
+    samples = synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guesses=integer_guesses(model))
+    return Calibration(none, samples, False)
 
 
 def _user_samples(model: Model, options: CompileOptions) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -177,7 +179,8 @@ def _without_data(model: Model, options: CompileOptions) -> Calibration:
         raise UserError("--preprocess describes images, and there are none; add --calibration-data FOLDER")
     guess = options.input_range is None
     lo, hi = options.input_range or GUESSED_INPUT_RANGE
-    samples = synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guessed=guess)
+    guesses = integer_guesses(model) if guess else {}
+    samples = synthetic_inputs(model.inputs, (lo, hi), options.synthetic_samples, guesses=guesses)
     # A given input range is the user's word; a guessed one gets the same headroom as everything behind it.
     exact = [] if guess else [spec.name for spec in model.inputs]
     try:
@@ -189,8 +192,15 @@ def _without_data(model: Model, options: CompileOptions) -> Calibration:
     guessed = ", a guess: give --input-range LO,HI" if guess else ""
     bits = "" if options.bits else f"; bits are {BITS_WITHOUT_DATA} for that reason, for 8 bits give --calibration-data"
     learnt = "batch-norm statistics and " if model.statistics else ""
-    note = f"no calibration data: ranges come from {learnt}synthetic inputs in {lo:g}..{hi:g}{odd}{guessed}{bits}"
+    others = "".join(f", '{name}' in {least:g}..{most:g}" for name, (least, most) in guesses.items())
+    note = (
+        f"no calibration data: ranges come from {learnt}synthetic inputs in {lo:g}..{hi:g}{others}{odd}{guessed}{bits}"
+    )
     return Calibration(ranges, samples, False, (note, *filter(None, [tails.note(measured)])))
+
+
+# Ways to make finite values of a made-up sample whose range is a guess, for logarithms, roots and Acosh.
+_MOVED = {"": 0.0, "without their signs": 0.0, "without their signs, moved up by 1": 1.0}
 
 
 def _finite_ones(
@@ -210,15 +220,16 @@ def _finite_ones(
             return False
         return True
 
-    finite, mirrored = [], 0
+    finite = []
+    kinds = Counter[str]()
     for k in range(count):
         sample = those_of(model.inputs, samples, [k])
-        positive = {name: np.abs(value) if value.dtype.kind == "f" else value for name, value in sample.items()}
-        if is_finite(sample):
-            finite.append(sample)
-        elif mirror and is_finite(positive):
-            finite.append(positive)
-            mirrored += 1
+        for kind, moved in _MOVED.items() if mirror else [("", 0.0)]:
+            tried = {n: moved + np.abs(v) if kind and v.dtype.kind == "f" else v for n, v in sample.items()}
+            if is_finite(tried):
+                finite.append(tried)
+                kinds.update([kind] if kind else [])
+                break
     what = error.split(" on the calibration data")[0]
     if not finite:
         raise UserError(f"{what} on every made-up input; give --calibration-data, or the inputs' --input-range LO,HI")
@@ -226,9 +237,8 @@ def _finite_ones(
         spec.name: np.concatenate([each[spec.name] for each in finite]) if spec.shape else finite[0][spec.name]
         for spec in model.inputs
     }
-    kinds = {"without their signs": mirrored, "without": count - len(finite)}
-    odd = ", ".join(f"{number} of {count} {kind}" if kind != "without" else f"without {number} of {count}"
-                    for kind, number in kinds.items() if number)  # fmt: skip
+    words = [f"{number} of {count} {kind}" for kind, number in kinds.items()]
+    odd = ", ".join([*words, f"without {count - len(finite)} of {count}"] if len(finite) < count else words)
     return left, calibrate(model, left, "minmax"), f" ({odd}: {what})"
 
 

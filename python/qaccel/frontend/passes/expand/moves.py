@@ -253,9 +253,25 @@ def _weighted(source: str, weights: np.ndarray, rank: int, axis: int, writer: Wr
     return product if last else writer.transpose(product, back, f"{name}:out", out)
 
 
+def _range(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
+    """Of computed ends, and a length that the model states: start + delta * [0, 1, ...]."""
+    start, delta = node.input[0], node.input[2]
+    (length,), kind = graph.types[node.output[0]]
+    if not length:
+        return False
+    steps = np.arange(length).astype(helper.tensor_dtype_to_np_dtype(kind))
+    if delta in graph.consts:
+        scaled = writer.const(f"{node.name}_steps", steps * graph.consts[delta].reshape(()))
+    else:
+        scaled = writer.node("Mul", [delta, writer.const(f"{node.name}_steps", steps)], f"{node.name}_steps")
+    writer.node("Add", [start, scaled], node.name, node.output[0])
+    return True
+
+
 EXPANSIONS: dict[str, Callable[[onnx.NodeProto, Graph, Writer], bool]] = {
     "Concat": _concat,
     "Split": _split,
+    "Range": _range,
     "Slice": _slice,
     "Pad": _pad,
     "DepthToSpace": _depth_to_space,

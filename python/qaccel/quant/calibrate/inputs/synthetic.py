@@ -22,21 +22,47 @@ BOUNDS = {
 }  # fmt: skip
 
 
+# What reads an integer input as places in another tensor, and what only passes it on.
+_INDEXED = {"Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "OneHot"}
+_PASSING = {"Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Concat", "Slice"}
+WIDE_INTEGERS = -128.0, 255.0  # numbers of 16 bits and more: bytes, most likely
+
+
+def integer_guesses(model: Model) -> dict[str, tuple[float, float]]:
+    """What the integers of inputs are taken for where nobody says it, by input; indices into a table are left out."""
+    found = {}
+    for spec in model.inputs:
+        if spec.dtype in ("int8", "uint8"):
+            found[spec.name] = float(np.iinfo(spec.dtype).min), float(np.iinfo(spec.dtype).max)
+        elif np.dtype(spec.dtype).kind in "iu" and not _is_index(spec.name, model):
+            found[spec.name] = max(WIDE_INTEGERS[0], float(np.iinfo(spec.dtype).min)), WIDE_INTEGERS[1]
+    return found
+
+
+def _is_index(name: str, model: Model) -> bool:
+    held = {name}
+    for node in model.operators:
+        if held & set(node.inputs):
+            if node.op_type in _INDEXED:
+                return True
+            held.update(node.outputs if node.op_type in _PASSING else ())
+    return False
+
+
 def synthetic_inputs(
-    specs: Sequence[TensorSpec], input_range: tuple[float, float], samples: int, seed: int = 0, guessed: bool = False
-) -> dict[str, np.ndarray]:
+    specs: Sequence[TensorSpec], input_range: tuple[float, float], samples: int, seed: int = 0,
+    guesses: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """``samples`` made-up samples per input within ``input_range``, along axis 0, in the input's element type.
 
     Flat ones at both ends first, then flat per channel, then patterns from coarse to fine: white noise alone averages
-    out in the first convolution. Integer inputs are rounded and kept within their type; where the range is only
-    ``guessed``, those of 8 bits take all values of theirs.
+    out in the first convolution. Integer inputs are rounded and kept within their type. ``guesses``: other ranges than
+    ``input_range``, by input.
     """
     rng = np.random.default_rng(seed)
     made = {}
     for spec in specs:
-        lo, hi = input_range
-        if guessed and spec.dtype in ("int8", "uint8"):
-            lo, hi = float(np.iinfo(spec.dtype).min), float(np.iinfo(spec.dtype).max)
+        lo, hi = (guesses or {}).get(spec.name, input_range)
         shape = spec.shape[1:]
         values = [_sample(rng, k, shape) for k in range(samples * spec.shape[0] if spec.shape else 1)]
         array: np.ndarray = lo + (hi - lo) * np.stack(values).reshape(-1, *shape)

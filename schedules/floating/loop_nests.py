@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from tvm import ir, s_tir, tirx
 from tvm.ir import TensorRegion
@@ -22,8 +23,9 @@ _LOAD_AND_STORE_WORK = 7  # ... as to read one value from memory and write one b
 _CALL_WORK = 16  # ... as one call of exp, tanh and the like
 _CHUNK = 4096  # the most values of an element-wise block that a core takes at a time
 
+_CHOICE, _LIKELY = "prim.if_then_else", "prim.likely"
 _VECTOR_INTRINSICS = {
-    "if_then_else", "likely", "reinterpret", "exp", "exp2", "log", "log2", "log10", "sqrt", "pow", "fabs", "floor", "ceil",
+    _CHOICE, _LIKELY, "reinterpret", "exp", "exp2", "log", "log2", "log10", "sqrt", "pow", "fabs", "floor", "ceil",
     "trunc", "round", "nearbyint", "cos", "sin", "tanh", "sigmoid", "isnan", "bitwise_and", "bitwise_or", "bitwise_xor",
     "bitwise_not", "shift_left", "shift_right", "q_multiply_shift",
 }  # fmt: skip
@@ -87,17 +89,30 @@ def _empty(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
     return any(isinstance(size, tirx.IntImm) and int(size) == 0 for size in sizes)
 
 
-def _has_vectors(block: s_tir.SBlock) -> bool:
-    """Whether TVM can compute the block in vectors: it can for some functions only, and not for floats below 16 bits or bfloat."""
+def _has_vectors(block: s_tir.SBlock, along: tirx.Var | None) -> bool:
+    """Whether TVM can compute the block in vectors over the variable ``along``, the output's last axis.
+
+    It can for some functions only, and not for floats below 16 bits or bfloat. Zeros or the like around a row it would write one
+    by one: LLVM makes vectors of those.
+    """
     kinds = [str(region.source.ty.dtype) for region in [*block.reads, *block.writes]]
     found = True
 
     def visit(call: ir.Call) -> None:
         nonlocal found
         found = found and call.op.name.removeprefix("tirx.") in _VECTOR_INTRINSICS
+        if call.op.name == _CHOICE and isinstance(call.args[2], tirx.FloatImm | tirx.IntImm) and along is not None:
+            found = found and not _reads(call.args[0], along)
 
     structural_walk(block.body, (ir.Call, visit))
     return found and not any(kind.startswith(("bfloat", "float8", "float6", "float4")) for kind in kinds)
+
+
+def _reads(expr: Any, wanted: tirx.Var) -> bool:
+    """Whether the variable occurs in an expression."""
+    found: list[tirx.Var] = []
+    structural_walk(expr, (tirx.Var, found.append))
+    return any(var.same_as(wanted) for var in found)
 
 
 def _work_per_value(block: s_tir.SBlock) -> int:
@@ -106,7 +121,7 @@ def _work_per_value(block: s_tir.SBlock) -> int:
 
     def visit(call: ir.Call) -> None:
         nonlocal found
-        found += _CALL_WORK if call.op.name not in ("tirx.if_then_else", "tirx.likely") else 0
+        found += _CALL_WORK if call.op.name not in (_CHOICE, _LIKELY) else 0
 
     structural_walk(block.body, (ir.Call, visit))
     return found
@@ -230,7 +245,9 @@ def _inner(
     """
     over, sums = list(loops[: len(loops) - summed]), list(loops[len(loops) - summed :])
     first = sums[0] if sums else None
-    if not over or sums and not _along_output(schedule, block) or not _has_vectors(schedule.get(block)):
+    spatial = [var.var for var in schedule.get(block).iter_vars if int(var.iter_type) == 0]
+    along = spatial[-1] if spatial else None
+    if not over or sums and not _along_output(schedule, block) or not _has_vectors(schedule.get(block), along):
         return first
     parts = vectorized(schedule, over[-1], host.lanes)
     if parts is not None and sums:

@@ -1,4 +1,4 @@
-"""Convolutions on the CPU that leave out the zeros around their input, against ONNX Runtime."""
+"""Convolutions and pools on the CPU, which leave out what is around their input, against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import tvm
+from onnx import helper
 
 import qaccel
 from qaccel.cpu.compile import fuse
 from qaccel.frontend.import_model import import_model
 from qaccel.host import host_target
 from qaccel.options import parse_target
-from qaccel.schedules.floating import register_tile, zeros
+from qaccel.schedules.floating import loop_nests, register_tile, zeros
 from qaccel.schedules.floating.choose import schedule_all
 from qaccel.schedules.host import host_of
 from tiers import wide_after
@@ -85,3 +86,22 @@ def test_the_input_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "padded" not in text()
     monkeypatch.setattr(register_tile, "_skips_zeros", lambda *_: False)
     assert "padded" in text()
+
+
+def test_pools_with_borders_are_computed_in_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of channels, which lie side by side after a convolution. What a pool reads through is a choice of a value or none."""
+    model = convolution(drawn(np.random.default_rng(6), 32, 16, 1, 1), ((1, 16, 9, 9), 1, 1, 0, 1))
+    pool = helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    model.graph.node[0].output[0] = "c"
+    model.graph.node.append(pool)
+    check(model, {"x0": drawn(np.random.default_rng(7), 1, 16, 9, 9)})
+
+    def vectors() -> int:
+        target = host_target(parse_target("llvm"))
+        scheduled, _ = schedule_all(fuse(import_model(model, None, None).mod, target).mod, host_of(target))
+        (pools,) = [each for var, each in scheduled.functions_items() if "pool" in var.name_hint]
+        return str(pools).count("T.vectorized")
+
+    assert vectors() > 0
+    monkeypatch.setattr(loop_nests, "_VECTOR_INTRINSICS", loop_nests._VECTOR_INTRINSICS - {loop_nests._CHOICE})
+    assert vectors() == 0

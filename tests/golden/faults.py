@@ -137,7 +137,7 @@ FAULTS = (
     _estimate(
         "stocks not counted on", "resnet", "qaccel-256", "W8A8", _set("qaccel.npu.plan.estimate.stocked_streams", lambda *_: 0)
     ),
-    _estimate("weights anywhere in the buffer", "resnet", "qaccel-256", "W8A8", _set(f"{TIMELINE}._WeightBuffer.put", lambda *_: 0)),
+    _estimate("weights anywhere in the buffer", "resnet", "qaccel-256", "W8A8", _set("qaccel.machine.layer_cost.WeightBuffer.put", lambda *_: 0)),
     _estimate("records cost nothing", "resnet", "qaccel-1024", "W8A8", _set(f"{TIMELINE}._Timeline._fetch_blocks", lambda *_: 0)),
     _cycles("channels not ordered", "mobilenet", "qaccel-64", "W8A8", _set(f"{CODEGEN}.order_channels", lambda graph: graph)),
     Fault(

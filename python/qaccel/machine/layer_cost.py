@@ -49,6 +49,19 @@ class LayerWork:
         return sum(count for _, count in self.computes) + self.loads + self.weight_loads + self.stores
 
 
+def together(works: Sequence[LayerWork]) -> LayerWork:
+    """The sum of all, nothing of it first or last."""
+    totals = {name: sum(getattr(work, name) for work in works) for name in _SUMMED}
+    computes = tuple(each for work in works for each in work.computes)
+    return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)
+
+
+_SUMMED = (
+    "loads", "load_beats", "exposed_loads", "exposed_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores",
+    "store_beats",
+)  # fmt: skip
+
+
 def _ends_tile(work: Work) -> bool:
     return bool(getattr(work, "finish", 1)) and not getattr(work, "forward", 0)
 
@@ -166,3 +179,36 @@ class LoadwOrder:
             if number in holds:
                 fetched = max(fetched, end - holds[number])
         return waits, ends, fetches
+
+
+@dataclass(eq=False)
+class WeightTile:
+    """Weights in the buffer; ``used``: when COMPUTE is done with them, as far as that is known."""
+
+    size_bytes: int
+    begin: int = 0
+    used: float = 0.0
+
+
+class WeightBuffer:
+    """Tiles lie one behind the other; what does not fit before the end lies at the begin, and so do tiles that stay together."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes, self._end = size_bytes, 0
+        self._tiles: list[WeightTile] = []
+
+    def put(self, tile: WeightTile, together_bytes: int) -> float:
+        """``together_bytes``: of this tile and those that must not be parted from it. Gives when what lay there is not needed any
+        more."""
+        if self._end + together_bytes > self._size_bytes >= together_bytes:
+            self._end = 0
+        tile.begin = self._end if self._end + tile.size_bytes <= self._size_bytes else 0
+        self._end = tile.begin + tile.size_bytes
+        over = [each for each in self._tiles if each.begin < self._end and tile.begin < each.begin + each.size_bytes]
+        self._tiles = [each for each in self._tiles if each not in over] + [tile]
+        return max((each.used for each in over), default=0.0)
+
+    def later(self, cycles: float) -> None:
+        """All tiles are in use so much longer."""
+        for tile in self._tiles:
+            tile.used += cycles

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...machine import cost
 from ...machine.hw import HwConfig
-from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles
+from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles, together
 from ..extents import RowsRead, all_rows_read, halvings, in_steps, input_rows, rows_read, window_of
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, PoolLayer
 from .schedule.wishes import NOTHING, CascadeWish, Wishes
@@ -26,11 +26,8 @@ from .tiles.tile import KnownTilings, plan_layer, plan_stripe
 from .tiles.tiling import AS_USUAL, Tiling, record_tiles, weight_buffer_bytes
 
 LARGEST_TRIED = 3  # heights of stripes, of those that fit
+OUTPUT_SHARE = 8  # what a stripe stores has two places where that takes this part of SRAM at most
 PARTS_TRIED = (2, 3, 4)  # of the largest height
-_SUMMED = (
-    "loads", "load_beats", "exposed_loads", "exposed_beats", "weight_loads", "weight_bytes", "decode_cycles", "stores",
-    "store_beats",
-)  # fmt: skip
 
 
 class Planner:
@@ -135,7 +132,10 @@ class Planner:
         tilings = [tiling for tiling in found if tiling is not None]
         if len(tilings) < len(layers):
             return None
-        cut = tuple(_keeping_records(layer, graph, tiling) for layer, tiling in zip(layers, tilings, strict=True))
+        *before, end = [_keeping_records(each, graph, tiling) for each, tiling in zip(layers, tilings, strict=True)]
+        # To store one stripe while the next is made; nothing else decides it, so that a schedule need not say it.
+        twice = OUTPUT_SHARE * end.out_slot_bytes <= self.hw.sram_bytes
+        cut = (*before, replace(end, out_slots=2) if twice else end)
         wish = self.wishes.cascade(first)
         held = sum(weight_buffer_bytes(layer, tiling) for layer, tiling in zip(layers, cut, strict=True))
         self._check(first, opening_rows, rings, held)
@@ -148,7 +148,7 @@ class Planner:
             return None
         works = [self._layer_work(first + i, heights[i], in_sram, stay, tilings[i]) for i in range(len(layers))]
         stored = {index for index in inside - resident if self._needed_after(index, last)}
-        work = _together([*works, self._ring_work(rings, inside, stored, last)])
+        work = together([*works, *(self._ring_work(ring, inside, stored, last) for ring in rings)])
         fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
         # As if it did not open in parts: that alone is no reason for another cascade.
         fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
@@ -160,7 +160,13 @@ class Planner:
 
         def make() -> Cascade:
             opening = self._opening(first, opening_rows, fed, in_sram, wish) if stay else opening_rows
-            return Cascade(first, as_stripes(made), tuple(rings), cut, held if stay else 0, opening, work)
+            phases = [[each] for each in works]
+            for ring in rings:
+                phases[self._keeper(ring.map, first)].append(self._ring_work(ring, inside, stored, last))
+            weights = held if stay else 0
+            return Cascade(
+                first, as_stripes(made), tuple(rings), cut, weights, opening, work, tuple(map(together, phases))
+            )
 
         return work, make
 
@@ -262,31 +268,29 @@ class Planner:
         if not weights_stay:
             once = replace(once, weight_loads=0, weight_bytes=0, decode_cycles=0)
         ends = {name: getattr(tallest.work, name) for name in ("first_bytes", "first_loads", "last_bytes")}
-        return replace(_together([*works, once]), **ends)
+        return replace(together([*works, once]), **ends)
 
     def _needed_after(self, index: int, last: int) -> bool:
         """Whether a map is an output, or a layer behind ``last`` reads it."""
         return index in self.graph.outputs or any(index in layer.inputs for layer in self.graph.layers[last + 1 :])
 
-    def _ring_work(self, rings: list[Ring], inside: set[int], stored: set[int], last: int) -> LayerWork:
+    def _keeper(self, index: int, first: int) -> int:
+        """Which layer from ``first`` on comes behind the copies and loads of a ring: the one that makes its map, or reads it."""
+        layers = self.graph.layers[first:]
+        made = (position for position, layer in enumerate(layers) if index == layer.output)
+        return next(made, next(position for position, layer in enumerate(layers) if index in layer.inputs))
+
+    def _ring_work(self, ring: Ring, inside: set[int], stored: set[int], last: int) -> LayerWork:
         """Copies of halos, the loads of what comes from DRAM, and the stores of what is made and ``stored``."""
-        computes: Counter[cost.Work] = Counter()
-        loads = beats = stores = store_beats = exposed = exposed_beats = 0
-        for ring in rings:
-            row_map = self.graph.maps[ring.map]
-            computes.update(copy_work(row_map, rows) for _, _, rows in ring.shifts() if rows)
-            steps = [end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False) if end > begin]
-            moved = self._rows_beats(ring, steps)
-            if ring.map not in inside:
-                loads, beats = loads + len(steps), beats + moved
-                waiting = self._exposed(ring, last)
-                exposed, exposed_beats = exposed + len(waiting), exposed_beats + self._rows_beats(ring, waiting)
-            elif ring.map in stored:
-                stores, store_beats = stores + len(steps), store_beats + moved
+        row_map, fed = self.graph.maps[ring.map], ring.map not in inside
+        copies = Counter(copy_work(row_map, rows) for _, _, rows in ring.shifts() if rows)
+        steps = [end - begin for begin, end in zip((0, *ring.ends), ring.ends, strict=False) if end > begin]
+        beats, waiting = self._rows_beats(ring, steps), self._exposed(ring, last) if fed else []
+        stores = ring.map in stored
         return LayerWork(
-            computes=tuple(computes.items()), loads=loads, load_beats=beats, weight_loads=0, weight_bytes=0,
-            decode_cycles=0, stores=stores, store_beats=store_beats, first_bytes=0, last_bytes=0,
-            exposed_loads=exposed, exposed_beats=exposed_beats,
+            computes=tuple(copies.items()), loads=len(steps) if fed else 0, load_beats=beats if fed else 0, weight_loads=0,
+            weight_bytes=0, decode_cycles=0, stores=len(steps) if stores else 0, store_beats=beats if stores else 0,
+            first_bytes=0, last_bytes=0, exposed_loads=len(waiting), exposed_beats=self._rows_beats(ring, waiting),
         )  # fmt: skip
 
     def _rows_beats(self, ring: Ring, steps: Sequence[int]) -> int:
@@ -383,10 +387,3 @@ def _stripe_of(layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int) -> tupl
 def _keeping_records(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> Tiling:
     """With a place for all parameter records at once, so that they are loaded once for all stripes."""
     return replace(tiling, param_slots=record_tiles(layer, graph, tiling))
-
-
-def _together(works: list[LayerWork]) -> LayerWork:
-    """The sum of all, nothing of it first or last."""
-    totals = {name: sum(getattr(work, name) for work in works) for name in _SUMMED}
-    computes = tuple(each for work in works for each in work.computes)
-    return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)

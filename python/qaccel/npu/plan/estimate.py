@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import replace
 
 from ...machine.hw import HwConfig
-from ...machine.timeline import Turn, turn_cycles
+from ...machine.timeline import Phase, Turn, turn_cycles
 from ..layers import LayerGraph
 from .ahead import Unit, units_of
 from .allocate import Allocation
 from .stock import buffered_bytes, stocked_streams
-from .tiles.tiling import weight_tile_count
+from .tiles.tiling import weight_buffer_bytes, weight_tile_count
 
 
 def planned_cycles(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> list[tuple[Unit, int]]:
@@ -33,7 +33,9 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
     blocks = Counter[int]()  # the same of merged records
     for records in allocation.records:
         blocks[records.step] += records.size_bytes
-    counts = [weight_tile_count(*each) for each in zip(graph.layers, allocation.tilings, strict=True)]
+    cascades = {cascade.first: cascade for cascade in allocation.cascades}
+    layers = list(zip(graph.layers, allocation.tilings, strict=True))
+    counts = [weight_tile_count(*each) for each in layers]
     turns = []
     for unit, size in zip(units, buffered_bytes(graph, allocation.tilings, units), strict=True):
         turn = Turn(
@@ -46,6 +48,17 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
         if unit.first in stocks:
             stock = stocks[unit.first]
             turn = replace(turn, stocked=stocked_streams(stock, unit.work), refilled=stock.refilled)
+        elif unit.first in cascades:
+            cascade = cascades[unit.first]
+            parts = [
+                Phase(
+                    work=work, weight_bytes=weight_buffer_bytes(layer, tiling), weight_tiles=weight_tile_count(layer, tiling),
+                    places=tiling.out_slots, rows=tuple(stripe[number][1] for stripe in cascade.stripes),
+                )
+                for number, work in enumerate(cascade.phases)
+                for layer, tiling in [layers[unit.first + number]]
+            ]  # fmt: skip
+            turn = replace(turn, phases=tuple(parts))
         if unit.first in held:
             turn = replace(turn, held=held[unit.first])
         turns.append(turn)

@@ -63,7 +63,7 @@ class Cascade:
     ``rings`` are of the maps between the layers and of what they read from DRAM; ``tilings`` of the layers cut one stripe.
     ``weight_bytes``: what all its weights take of the weight buffer if they stay there from the first stripe to the last; 0: they
     are decoded anew for every stripe. ``opening``: how many rows of the first stripe the first layer makes at a time: it
-    need not wait for all that it reads from DRAM.
+    need not wait for all that it reads from DRAM. ``work``: what all of it does, ``phases`` by layer, in all stripes.
     """
 
     first: int
@@ -73,6 +73,7 @@ class Cascade:
     weight_bytes: int
     opening: int
     work: LayerWork
+    phases: tuple[LayerWork, ...]
 
     @property
     def last(self) -> int:

@@ -77,6 +77,16 @@ def interrupted() -> onnx.ModelProto:
     )
 
 
+def volume() -> onnx.ModelProto:
+    """A convolution of three dimensions, which the accelerator has not, and a Relu: x [1, 2, 4, 4, 4] to y [1, 3, 2, 2, 2]."""
+    weight = np.random.default_rng(4).standard_normal((3, 2, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+        helper.make_node("Relu", ["c"], ["y"], name="relu"),
+    ]
+    return _model(nodes, [("x", [1, 2, 4, 4, 4])], [("y", [1, 3, 2, 2, 2])], {"w": weight}, "volume")
+
+
 def several() -> onnx.ModelProto:
     """Two inputs and two outputs: sum = conv(a) + b, clipped = Relu(sum); each [1, 4, 8, 8], a [1, 3, 8, 8]."""
     w, b = _conv(np.random.default_rng(3), 4, 3, 3)

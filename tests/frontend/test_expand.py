@@ -295,21 +295,8 @@ def test_fused_operators_of_onnx_runtime(what: str) -> None:
     assert_equals_onnx_runtime(CONTRIB[what])
 
 
-def loop(proto: onnx.ModelProto | None = None) -> onnx.ModelProto:
-    def info(name: str, kind: int, shape: list[int]) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, shape)
-
-    body = helper.make_graph(
-        [node("Add", ["v", "one"], ["v2"]), node("Identity", ["c"], ["c2"])], "body",
-        [info("k", 7, []), info("c", 9, []), info("v", 1, [2, 3])], [info("c2", 9, []), info("v2", 1, [2, 3])],
-    )  # fmt: skip
-    consts = {"n": np.array(3), "t": np.array(True), "one": np.float32(1)}
-    return model([helper.make_node("Loop", ["n", "t", "x"], ["y"], "again", body=body)], consts, (2, 3))
-
-
 SEQUENCE = [node("SplitToSequence", ["x"], ["s"], "parts", axis=1), node("SequenceAt", ["s", "k"], ["y"])]
 REFUSED = {
-    "node 'again': Loop repeats a graph": loop(),
     "node 'parts'.*is a sequence": model(SEQUENCE, {"k": np.array(0)}, (2, 3)),
     "node 'own': operator Attention of domain 'com.microsoft' is not supported": contrib(
         "Attention", ["x"], {}, (2, 3), num_heads=1

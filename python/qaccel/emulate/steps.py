@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ..cpu.nhwc import offloaded
 from ..dialect import kinds
 from ..errors import UserError
 from ..model import Model
@@ -323,8 +324,7 @@ class TvmNode:
     def _module(self) -> tvm.IRModule:
         """A module with these bindings alone; the variables that they read are its parameters."""
         now: dict[relax.Var, relax.Expr] = {v: relax.Var(f"x{k}", v.ty) for k, v in enumerate(self.operands)}
-
-        others = {var: fn for var, fn in self.mod.functions.items() if var.name_hint != "main"}
+        others = {v: fn for v, fn in self.mod.functions.items() if v.name_hint != "main" and not offloaded(fn)}
         builder = relax.BlockBuilder(tvm.IRModule(others))
         with builder.function("main", params=[now[v] for v in self.operands]):
             with builder.dataflow():

@@ -132,6 +132,15 @@ def test_several_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         replay(folder)
 
 
+def test_beside_an_operator_that_only_tvm_has(tmp_path: Path):
+    """Golden data of a network whose CPU part has no rule in NumPy: it was compiled together with the accelerator's functions."""
+    model = small_models.volume()
+    samples = small_models.samples(model)
+    module = qaccel.compile(model, calibration_data=samples, bits=8, emit_program=tmp_path / "program")
+    assert [each.op for each in module.report.fallback] == ["Conv"]
+    assert [each.symbol for each in replay(tmp_path / "program")] == ["qaccel_0"]
+
+
 @pytest.mark.parametrize("access", ["read", "write"])
 @pytest.mark.parametrize("op", ["LOAD", "LOADW", "CONV", "POOL", "STORE"])
 def test_a_wrong_golden_byte_is_named(folder: Path, op: str, access: str):

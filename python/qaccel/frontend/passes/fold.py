@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from ...errors import UserError, one_line
 from ..graph import DOMAIN, Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
 from ..inputs import inputs_behind
-from . import contrib
+from . import contrib, subgraphs
 
 # A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
 GROWN_CONSTANT_BYTES = 1 << 30
@@ -61,8 +61,9 @@ def fold(graph: Graph) -> Graph:
         node = pending.pop()
         if any(i in alias for i in node.input):
             node = remade(node, inputs=[alias.get(i, i) for i in node.input])
-        if node.op_type == "If" and node.input[0] in consts:
-            pending.extend(reversed(_branch(node, bool(consts[node.input[0]].reshape(-1)[0]), taken)))
+        written_out = _written_out(node, consts, types, taken, graph.opset)
+        if written_out:
+            pending.extend(reversed(written_out))
             continue
         if contrib.is_known(node):
             ranks = {
@@ -72,6 +73,8 @@ def fold(graph: Graph) -> Graph:
             }
             pending.extend(reversed(contrib.spelled_out(node, ranks, graph.opset)))
             continue
+        if node.op_type == "STFT" and "onesided" not in attrs_of(node):
+            node = remade(node, onesided=1)  # the default, which ONNX's inference takes for 0
         _refuse_control_flow(node, nodes, types, graph)
         source = _passed_through(node, types, consts)
         if source is not None:
@@ -115,14 +118,30 @@ def _way_out(tensors: Iterable[str], nodes: list[onnx.NodeProto], types: Mapping
     return f'; it hangs on the value of input {", ".join(map(repr, names))}: fix it with --input-values "{flag}"'
 
 
+def _written_out(
+    node: onnx.NodeProto, consts: Mapping[str, np.ndarray], types: Mapping[str, TensorType], taken: set[str], opset: int
+) -> list[onnx.NodeProto]:
+    """The graph within an If, Loop or Scan as nodes of its own; empty where it depends on data. `taken` grows by its tensors."""
+    if node.domain not in ("", "ai.onnx"):
+        return []
+    if node.op_type == "If" and node.input[0] in consts:
+        return subgraphs.branch(node, bool(consts[node.input[0]].reshape(-1)[0]), taken)
+    if node.op_type == "Loop":
+        return subgraphs.loop_step(node, consts, taken, opset)
+    if node.op_type == "Scan":
+        shapes = {name: consts[name].shape if name in consts else types[name][0] for name in node.input if name}
+        return subgraphs.scan_steps(node, shapes, taken, opset)
+    return []
+
+
 def _refuse_control_flow(
     node: onnx.NodeProto, nodes: list[onnx.NodeProto], types: Mapping[str, TensorType], graph: Graph
 ) -> None:
     """Loops, and branches whose condition is not constant, cannot be compiled to a static program."""
     what = {
         "If": "chooses between two graphs by a value known only when the model runs",
-        "Loop": "repeats a graph",
-        "Scan": "repeats a graph",
+        "Loop": "repeats a graph a number of times that is known only when the model runs",
+        "Scan": "repeats a graph over batches (opset 8), or no times at all",
     }.get(node.op_type)
     if what is not None and node.domain in ("", "ai.onnx"):
         way_out = _way_out(node.input[:1] if node.op_type == "If" else node.input[:2], nodes, types, graph)
@@ -130,47 +149,6 @@ def _refuse_control_flow(
             f"node '{node.name}': {node.op_type} {what}; only static graphs compile"
             f"{way_out or ': export the model without control flow'}"
         )
-
-
-def _branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[onnx.NodeProto]:
-    """The nodes of the branch that a constant condition selects, writing the outputs of the If node.
-
-    `taken` holds the tensor names in use and grows by those of the branch.
-    """
-    body: onnx.GraphProto = attrs_of(node)["then_branch" if taken_branch else "else_branch"]
-    nodes = [
-        helper.make_node("Constant", [], [t.name], name=f"{node.name}/{t.name}", value=t) for t in body.initializer
-    ]
-    nodes += list(body.node)
-    rename: dict[str, str] = {}
-    for inner in nodes:
-        for out in inner.output:
-            if out:
-                rename[out] = fresh_name(f"{node.name}/{out}", taken)
-                taken.add(rename[out])
-    renamed = [_renamed(n, rename) for n in nodes]
-    for inner in renamed:
-        inner.name = fresh_name(f"{node.name}/{inner.name or inner.output[0]}", ())
-    outer = [
-        helper.make_node("Identity", [rename.get(o.name, o.name)], [target], name=f"{node.name}/{target}")
-        for o, target in zip(body.output, node.output, strict=True)
-    ]
-    return renamed + outer
-
-
-def _renamed(node: onnx.NodeProto, rename: Mapping[str, str]) -> onnx.NodeProto:
-    """The node with its tensors renamed, in the graphs within it too: they read what is written outside of them."""
-    copy = remade(node, [rename.get(i, i) for i in node.input], [rename.get(o, o) for o in node.output])
-    for attribute in copy.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            own = {o for n in attribute.g.node for o in n.output} | {t.name for t in attribute.g.initializer}
-            outside = {old: new for old, new in rename.items() if old not in own}
-            inner = [_renamed(n, outside) for n in attribute.g.node]
-            del attribute.g.node[:]
-            attribute.g.node.extend(inner)
-            for out in attribute.g.output:
-                out.name = outside.get(out.name, out.name)
-    return copy
 
 
 def _passed_through(

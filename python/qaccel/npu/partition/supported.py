@@ -73,6 +73,11 @@ SPELLED = (
     ("Attention, CausalConvWithState, CenterCropPad, SwiGLU (opset 18 and later)", "ONNX's own definitions",
      "products of two activations and Softmax on the CPU, the rest as it is spelled"),
     ("functions of the model", "their bodies", "as these"),
+    ("If, Loop, Scan", "the branch that is taken, their steps one after the other",
+     "as these, where the condition and the number of steps (at most 512) are known"),
+    ("Range", "a product and a sum", "of a length that the model states"),
+    ("DFT, STFT", "a product with, or a convolution by, the Fourier matrix",
+     "on the accelerator; constant window, steps, length and axis"),
 )  # fmt: skip
 # Operators that always run on the CPU, in float.
 ON_THE_CPU = (
@@ -141,7 +146,7 @@ def page() -> str:
     lines += [
         "",
         "Refused by name: operators that draw random numbers, sequences and optionals, Compress, NonZero, Unique and others whose",
-        "result's size depends on data (with `--target llvm` alone TVM may take them), STFT, DFT, DeformConv, Col2Im, losses.",
+        "result's size depends on data (with `--target llvm` alone TVM may take them), DeformConv, Col2Im, losses.",
     ]
     lines += ["", "Limits of the machine:", ""]
     lines += [f"{k}. {(rule.__doc__ or '').strip()}" for k, (rule, _) in enumerate(RULES, 1)]

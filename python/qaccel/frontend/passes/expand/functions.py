@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from ....errors import UserError
+from ....errors import UserError, one_line
 from ...graph import Graph, attrs_of, remade
 from ...writer import Writer
 from . import moves as expand_moves
 from . import recurrent as expand_recurrent
+from . import spectra as expand_spectra
 from .einsum import einsum
 from .long_kernels import shorten
 
@@ -33,9 +34,8 @@ def expand(graph: Graph) -> Graph:
         try:
             done = expansion is not None and expansion(node, graph, writer)
         except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as err:
-            reason = " ".join(str(err).split())[:200] or type(err).__name__
             raise UserError(
-                f"node '{node.name}' ({node.op_type}, opset {graph.opset}) is inconsistent: {reason}"
+                f"node '{node.name}' ({node.op_type}, opset {graph.opset}) is inconsistent: {one_line(err)}"
             ) from err
         written = writer.take()
         nodes += written if done else [node]
@@ -240,4 +240,5 @@ EXPANSIONS: dict[str, Expansion] = {
     "Gemm": _gemm,
     **expand_moves.EXPANSIONS,
     **expand_recurrent.EXPANSIONS,
+    **expand_spectra.EXPANSIONS,
 }

@@ -1,0 +1,120 @@
+"""Graphs within Loop and Scan, written out where the number of steps is known: the values of ONNX Runtime."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import qaccel
+from frontend.onnx_models import model, node, ort_run
+from qaccel.errors import UserError
+
+X = np.random.default_rng(5).standard_normal((2, 3)).astype("f4")
+W = np.random.default_rng(6).standard_normal((3, 3)).astype("f4")
+NUMBERS = {"n": np.array(4), "yes": np.array(True), "w": W, "two": np.array(2), "one": np.array(1)}
+
+
+def graph(nodes: list, inputs: dict, outputs: dict) -> onnx.GraphProto:
+    """Kinds and shapes by name."""
+    ins, outs = ([helper.make_tensor_value_info(n, *each) for n, each in ends.items()] for ends in (inputs, outputs))
+    return helper.make_graph(nodes, "body", ins, outs)
+
+
+INTEGER, BOOL, REAL = (TensorProto.INT64, []), (TensorProto.BOOL, []), (TensorProto.FLOAT, [2, 3])
+
+
+def loop(condition: list, count: str = "n", start: str = "yes", inner: tuple = ()) -> list:
+    """v = tanh(v @ w) + step, every step's v as well; ``condition``: the nodes that say whether to go on."""
+    body = [
+        *inner, node("MatMul", ["v", "w"], ["m"]), node("Tanh", ["m"], ["t"]),
+        node("Cast", ["i"], ["f"], to=TensorProto.FLOAT), node("Add", ["t", "f"], ["next"]),
+        node("Identity", ["next"], ["all"]), *condition,
+    ]  # fmt: skip
+    ins = {"i": INTEGER, "c": BOOL, "v": REAL}
+    outs = {"go": BOOL, "next": REAL, "all": REAL}
+    return [node("Loop", [count, start, "x"], ["y", "s"], name="again", body=graph(body, ins, outs))]
+
+
+SAME = [node("Identity", ["c"], ["go"])]
+COUNTED = [node("Less", ["i", "two"], ["go"])]  # a while that ends after three steps
+TURNED = {"scan_input_directions": [1], "scan_output_directions": [1], "scan_output_axes": [1]}
+
+
+def scan(**attributes: object) -> list:
+    """A sum that goes on along the second axis of x, and what it was at every step."""
+    vector = TensorProto.FLOAT, [2]
+    body = graph(
+        [node("Add", ["s", "e"], ["sum"]), node("Identity", ["sum"], ["all"])],
+        {"s": vector, "e": vector}, {"sum": vector, "all": vector},
+    )  # fmt: skip
+    return [
+        node("ReduceMean", ["x"], ["start"], axes=[1], keepdims=0),
+        node(
+            "Scan",
+            ["start", "x"],
+            ["y", "s"],
+            name="along",
+            body=body,
+            num_scan_inputs=1,
+            scan_input_axes=[1],
+            **attributes,
+        ),
+    ]
+
+
+def nested() -> list:
+    """A Loop in a Loop, both reading what is outside of them, under names that are used in both."""
+    inner = loop(SAME, "two")[0]
+    body = graph(
+        [node("Loop", ["two", "yes", "v"], ["m", "q"], name="inner", body=inner.attribute[0].g), node("Add", ["m", "x"], ["next"]), *SAME],
+        {"i": INTEGER, "c": BOOL, "v": REAL}, {"go": BOOL, "next": REAL, "q": (TensorProto.FLOAT, [2, 2, 3])},
+    )  # fmt: skip
+    return [node("Loop", ["n", "", "x"], ["y", "s"], name="outer", body=body)]
+
+
+CASES = {
+    "for": loop(SAME),
+    "for without a condition": loop(SAME, start=""),
+    "while": loop(COUNTED, count=""),
+    "for that ends early": loop(COUNTED),
+    "nested": nested(),
+    "scan": scan(),
+    "scan from behind": scan(**TURNED),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("name", CASES)
+def test_steps_are_written_out(name: str, opset: int) -> None:
+    proto = model(CASES[name], NUMBERS, (2, 3), ("y", "s"), opset=opset)
+    wanted = ort_run(proto, {"x": X})
+    got = qaccel.compile(proto, target="llvm").run({"x": X})
+    for out in ("y", "s"):
+        np.testing.assert_allclose(got[out], wanted[out], rtol=1e-5, atol=1e-6)
+
+
+def test_a_loop_on_the_accelerator() -> None:
+    """Every step's product is a layer; the number of steps is an input that is fixed."""
+    proto = model(loop(SAME, "count"), NUMBERS, (2, 3), ("y", "s"))
+    proto.graph.input.append(helper.make_tensor_value_info("count", *INTEGER))
+    with pytest.raises(UserError, match=r"'again': Loop repeats a graph .*--input-values \"count:VALUE\""):
+        qaccel.compile(proto, input_range=(-3, 3))
+    module = qaccel.compile(proto, input_range=(-3, 3), input_values={"count": 4})
+    wanted = ort_run(proto, {"x": X, "count": np.array(4)})["s"]
+    got = module.run({"x": X})["s"]
+    assert [layer.name for layer in module.report.layers if layer.macs] == [f"again/{k}/m" for k in range(4)]
+    assert 10 * np.log10(np.square(wanted).sum() / np.square(got - wanted).sum()) > 40
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        (loop(SAME, start="asked"), "'again': Loop repeats a graph a number of times that is known only"),
+        (loop(SAME, "", "yes"), "'again': Loop repeats a graph more than 512 times"),
+    ],
+)
+def test_other_loops_are_refused(nodes: list, reason: str) -> None:
+    proto = model(nodes, NUMBERS, (2, 3), ("y", "s"))
+    proto.graph.input.append(helper.make_tensor_value_info("asked", *BOOL))
+    with pytest.raises(UserError, match=reason):
+        qaccel.compile(proto, target="llvm")

@@ -6,6 +6,7 @@ decoder works; where few streams have room, the others come from DRAM as before.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -143,16 +144,22 @@ def _stock(
     stream has."""
     unit = units[position]
     stream = _stream_bytes(unit.work)
-    begin, spare = position, 0
-    while begin > 0 and spare < ENOUGH * wanted * stream:
-        if max((size for _, size in gaps(units[begin - 1].first, unit.last, taken, hw.sram_bytes)), default=0) < stream:
-            break
-        begin -= 1
-        spare += offers[begin]
+    earliest, spare = position, 0
+    while earliest > 0 and spare < ENOUGH * wanted * stream:
+        earliest -= 1
+        spare += offers[earliest]
+
+    def has_room(begin: int) -> bool:
+        return any(size >= stream for _, size in gaps(units[begin].first, unit.last, taken, hw.sram_bytes))
+
+    # The earlier the begin, the more lives until the unit is done, and the less is free.
+    begin = bisect_left(range(position), True, lo=earliest, key=has_room)
     spare = 0
     blocks: list[tuple[Block, int]] = []
     for before in range(begin, position):
         spare += offers[before]
+        if min(wanted, spare // stream) == 0:
+            continue
         step = units[before].first
         for addr, size in sorted(gaps(step, unit.last, [*taken, *blocks], hw.sram_bytes), key=lambda gap: -gap[1]):
             count = min(wanted, spare // stream, size // stream)

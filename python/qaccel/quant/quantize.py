@@ -274,7 +274,7 @@ def _check_names(bits: Bits, nodes: list[Node]) -> None:
     known = {each.name for node in nodes for each in node.all_nodes}
     for name in bits:
         if name not in known:
-            near = did_you_mean(str(name), known) or "; module.report names the layers"
+            near = did_you_mean(str(name), known) or "; the report names the layers"
             raise UserError(f"bits are given for {shown(name)}, but the model has no such node{near}")
 
 

@@ -1,6 +1,7 @@
 """Bits by search from end to end on networks small enough to know better: limits, what is said, what is kept."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import qaccel
 from qaccel import pipeline
@@ -18,6 +20,7 @@ from qaccel.pipeline import laboratory
 from qaccel.quant.calibrate.calibration import measure
 from qaccel.quant.search.search import search
 from qaccel.quant.search.sensitivity import nearest
+from qaccel.quant.search.space import Choice
 from qaccel.report.page.page import report_html
 from qaccel.report.page.search import pareto_picture
 from quant.search.enumerable import network
@@ -87,6 +90,28 @@ def test_the_fewest_bytes_are_paid_for() -> None:
     assert any("paid for a bit" in note for note in q.notes)
 
 
+def test_the_nearest_plan_may_pay_for_bits() -> None:
+    """Where no plan keeps a limit on bytes: it is nearer than the same plan rounded to nearest."""
+    with pytest.raises(
+        qaccel.UserError, match="no plan keeps --max-bytes 9; the nearest, .* paid for a bit, takes"
+    ) as raised:
+        quantize(0, max_bytes=9)
+    nearest = int(re.search(r"cycles and ([\d,]+) bytes", str(raised.value))[1].replace(",", ""))
+    fewest = quantize(0, bits="W4A8", max_drop=100)
+    assert nearest < qaccel.compile(fewest).report["dram_bytes"]["weights"]
+
+
+def test_a_plan_without_layers_is_of_tensors() -> None:
+    pool = helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, k, k]) for n, k in (("x", 8), ("y", 4))]
+    graph = helper.make_graph([pool], "pool", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    samples = np.random.default_rng(0).standard_normal((20, 4, 8, 8)).astype(np.float32)
+    q = qaccel.quantize(model, {"x": samples}, bits="auto")
+    (note,) = (note for note in q.notes if note.startswith("--bits auto: "))
+    assert re.match(r"--bits auto: A\d+ in 1 of 1 groups of tensors; \d+ cycles, ", note)
+
+
 def test_only_a_cost_is_limited_and_the_drop_is_least() -> None:
     chosen = quantize(0, max_bytes=800).quantized.chosen
     assert chosen is not None and chosen.minimize == "drop" and chosen.bytes <= 800
@@ -102,6 +127,22 @@ def test_only_a_cost_is_limited_and_the_drop_is_least() -> None:
     ]  # fmt: skip
 
 
+def test_costs_of_the_tables_are_doubted_where_the_drop_is_least() -> None:
+    """16-bit weights beside 16-bit inputs take more cycles than the limit by the tables, and less as they run.
+
+    The plan is what trying all 81 finds (`bench_search.py enumerate`).
+    """
+    model, samples = network(23)
+    options = CompileOptions(calibration_data=samples, auto=True)
+    imported = import_model(model, None, None, None)
+    lab = laboratory(imported, measure(imported, options), options)
+    best = laboratory(imported, measure(imported, options), options).trial(Choice((16, 16), (16, 8)))
+    assert best.cost is not None
+    chosen = search(lab, Limits(max_cycles=best.cost.cycles), lambda _: None).chosen
+    assert chosen is not None
+    assert chosen.cycles <= best.cost.cycles and chosen.drop.points <= best.estimate.points
+
+
 def test_a_plan_says_why_and_can_be_read_back(tmp_path: Path) -> None:
     model, samples = network(1)
     q = qaccel.quantize(model, samples, bits="auto", minimize="bytes")
@@ -113,6 +154,23 @@ def test_a_plan_says_why_and_can_be_read_back(tmp_path: Path) -> None:
         qaccel.compile(again).report["weights"]["quantized_bytes"]
         == qaccel.compile(q).report["weights"]["quantized_bytes"]
     )
+
+
+def test_a_uniform_plan_names_what_has_no_weights() -> None:
+    """The sum at the end is in the plan, which read back is the same network."""
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.standard_normal((8, 3, 1, 1)).astype(np.float32), name) for name in "vw"]
+    nodes = [helper.make_node("Conv", ["x", name], [f"c{name}"], f"c{name}") for name in "vw"]
+    nodes.append(helper.make_node("Add", ["cv", "cw"], ["y"], "sum"))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 8, 8]) for n, c in (("x", 3), ("y", 8))]
+    graph = helper.make_graph(nodes, "two", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    samples = {"x": rng.standard_normal((20, 3, 8, 8)).astype(np.float32)}
+    chosen = qaccel.quantize(model, samples, bits="auto", minimize="drop").quantized.chosen
+    assert chosen is not None and {*chosen.plan.values()} == {BitWidths(16, 16), BitWidths(8, 16)}
+    assert chosen.plan["sum"].activation_bits == 16
+    again = qaccel.compile(qaccel.quantize(model, samples, bits=chosen.plan)).report
+    assert (again["cycles"], again["dram_bytes"]["weights"]) == (chosen.cycles, chosen.bytes)
 
 
 def test_other_limits_measure_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +223,7 @@ def test_no_plan_runs_on_the_accelerator() -> None:
 
 
 def test_uniform_bits_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With passes and without: what the judge asks for was made for the plan. Plans by node are made each time."""
+    """With passes and without: what the judge asks for was made for the plan. Of plans by node the last."""
     model, samples = network(0)
     imported, options = import_model(model, None, None, None), CompileOptions(calibration_data=samples)
     asked = []
@@ -175,9 +233,10 @@ def test_uniform_bits_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = lab.make(BitWidths(8, 8))
     assert lab.plain(BitWidths(8, 8)).plan == first.plan and lab.make(BitWidths(8, 8)).plan == first.plan
     assert asked == [BitWidths(8, 8)]
-    for _ in range(2):
-        lab.make({"conv0": BitWidths(4, 8)})
-    assert len(asked) == 3
+    few, more = {"conv0": BitWidths(4, 8)}, {"conv0": BitWidths(16, 8)}
+    for bits in (few, dict(few), more, few):
+        assert lab.make(bits).plan["conv0"] == bits["conv0"]
+    assert asked[1:] == [few, more, few]
 
 
 def test_no_width_fails_silently() -> None:

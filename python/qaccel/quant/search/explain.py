@@ -20,7 +20,12 @@ CURVE_POINTS = 12
 
 
 def described(space: Space, choice: Choice) -> str:
-    """A plan in a few words: how many layers have which bits."""
+    """A plan in a few words: how many layers have which bits; without layers, how many groups of tensors."""
+    if not space.layers:
+        widths = Counter(choice.activations)
+        return ", ".join(
+            f"A{a} in {count} of {len(space.groups)} groups of tensors" for a, count in sorted(widths.items())
+        )
     pairs = Counter(
         (weight, choice.activations[layer.group]) for layer, weight in zip(space.layers, choice.weights, strict=True)
     )

@@ -53,6 +53,7 @@ class Laboratory:
         self.held_out = bool(calibration.held)
         self.trials: dict[Choice, Trial] = {}
         self._uniform: dict[BitWidths | None, Rounded] = {}
+        self._planned: tuple[Bits, Rounded] | None = None  # of the last plan
 
     def make(self, bits: Bits | None, rate: float = 0.0, paying: Collection[str] | None = None) -> QuantizedModel:
         """The network at these bits with all passes; ``rate``: the loss of the network's worst part that a bit is worth in the
@@ -66,9 +67,11 @@ class Laboratory:
         return self._rounded(widths)[0]
 
     def _rounded(self, bits: Bits | None) -> Rounded:
-        """The network without passes; at a uniform pair of bits it is made once."""
+        """The network without passes; at a uniform pair of bits it is made once, by a plan that comes again and again, too."""
         if bits is not None and not isinstance(bits, BitWidths):
-            return self._quantize(bits)
+            if self._planned is None or self._planned[0] != bits:
+                self._planned = bits, self._quantize(bits)
+            return self._planned[1]
         if bits not in self._uniform:
             self._uniform[bits] = self._quantize(bits)
         return self._uniform[bits]

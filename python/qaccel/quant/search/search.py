@@ -27,29 +27,36 @@ from .laboratory import Laboratory, Trial
 from .paid import CLOSER, CLOSER_SMALL, most_paid, within_bytes
 from .program import Aim, Solution, solve
 from .space import Choice
-from .tables import Tables, anchored, learnt
+from .tables import Doubt, Tables, anchored, calmer, doubted, learnt, next_caution, times_off
 
 ROUNDS = 5
 # Plans that are tried of networks of fewer multiply-adds for a sample, rounds among them; of larger ones ROUNDS.
 TRIALS = {2_000_000: 24, WORTH_MACS: 10}
 MACS_OF_STEP = 10_000  # whose time a trial takes for each step; recurrent networks have hundreds
-# By how much the tables may be wrong in the drop and in the cost of a small network's plan, and it still be tried.
-CURIOUS, CURIOUS_COST = 3.0, 1.03
-CURIOUS_UNIFORM = 2.0  # the same for uniform plans, which large networks try, too
-LEAST_CAUTION = 0.3  # of what a plan may lose, after one of a large network that lost more
+CURIOUS_UNIFORM, CURIOUS_COST = 2.0, 1.03  # by how much tables may be wrong in a uniform plan's drop and cost
 W8A8, W4A8, W8A4 = BitWidths(8, 8), BitWidths(4, 8), BitWidths(8, 4)
 Advance = Callable[[str], object]
 
 
+SURE = Doubt(1.0, 1.0)
+WORTH = Doubt(0.998, 0.998)  # a trial of a large network: it must promise a five-hundredth
+# Of small networks, one after the other. What runs beside what is in no table, so that costs may be further off: the last doubt is
+# for the least drop, where the plans that keep a limit by the tables lose ever more.
+DOUBTS = {"cycles": (SURE, Doubt(3.0, 1.03)), "bytes": (SURE, Doubt(3.0, 1.03)),
+          "drop": (SURE, Doubt(3.0, 1.03), Doubt(3.0, 1.15))}  # fmt: skip
+
+
 @dataclass
 class State:
-    """A search under way. ``anchor``: the trial that estimates start from; ``rounds``: how far costs were off, relatively."""
+    """A search under way. ``anchor``: the trial that estimates start from; ``paid``: trials that a limit on bytes asked to pay for
+    bits; ``rounds``: how far costs were off, relatively."""
 
     lab: Laboratory
     limits: Limits
     tables: Tables
     anchor: Trial
     best: Trial | None = None
+    paid: list[Trial] = field(default_factory=list)
     rounds: list[float] = field(default_factory=list)
 
     def aim(self) -> Aim:
@@ -64,19 +71,18 @@ class State:
             limits.minimized, one, allowed, limits.max_cycles or math.inf, limits.max_bytes or math.inf, tried
         )  # fmt: skip
 
-    def curious_aim(self) -> Aim:
-        """The same for what may do if the tables are a little wrong: a choice that was never tried."""
+    def doubtful_aim(self, doubt: Doubt) -> Aim:
+        """The same for what may do if the tables are so wrong: a choice that was never tried, unless they are sure."""
         aim = self.aim()
         return replace(
-            aim, budget=aim.budget * CURIOUS, forbidden=tuple(self.lab.trials),
-            max_cycles=aim.max_cycles * CURIOUS_COST, max_bytes=aim.max_bytes * CURIOUS_COST,
+            aim, budget=aim.budget * doubt.loss, max_cycles=aim.max_cycles * doubt.cost, max_bytes=aim.max_bytes * doubt.cost,
+            forbidden=aim.forbidden if doubt == SURE else tuple(self.lab.trials),
         )  # fmt: skip
 
-    def is_beaten(self, solution: Solution, curious: bool) -> bool:
-        """Whether the best plan is at least as good as what a solution promises, ``curious``: by far."""
-        if self.best is None or curious and self.limits.minimized == "drop":
-            return False  # of small drops the tables know little: trials are used up
-        return solution.bound >= self.objective(self.best) * (CURIOUS_COST if curious else 1.0)
+    def is_beaten(self, solution: Solution, doubt: Doubt) -> bool:
+        """Whether the best plan is at least as good as what a solution promises, even if the tables are so wrong."""
+        times = doubt.loss if self.limits.minimized == "drop" else doubt.cost
+        return self.best is not None and solution.bound >= self.objective(self.best) * times
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial keeps every limit."""
@@ -127,9 +133,9 @@ class State:
         """Whether a trial keeps every limit and is better than the best."""
         return self.keeps(trial) and (self.best is None or self.rank(trial) < self.rank(self.best))
 
-    def solve(self, aim: Aim) -> Solution | None:
-        """The integer program's choice, by the tables as they are."""
-        return solve(self.lab.space, anchored(self.tables, self.anchor), aim)
+    def solve(self, aim: Aim, caution: float = 1.0) -> Solution | None:
+        """The integer program's choice, by the tables as they are; ``caution``: as `doubted` takes it."""
+        return solve(self.lab.space, anchored(doubted(self.tables, self.anchor, caution), self.anchor), aim)
 
 
 def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
@@ -173,36 +179,33 @@ def _rounds(state: State, advance: Advance) -> None:
     large = own.compiled
     small = (n for most, n in TRIALS.items() if own.macs < most and MACS_OF_STEP * len(own.steps) < most)
     left = next(small, ROUNDS)
-    start, caution = state.best, 1.0
-    for curious in (False,) if large else (False, True):
+    caution = 1.0
+    for doubt in (SURE,) if large else DOUBTS[state.limits.minimized]:
         while left > 0:
-            aim = state.curious_aim() if curious else state.aim()
-            solution = state.solve(replace(aim, budget=aim.budget * caution))
-            if solution is None and state.best is None:
+            solution = state.solve(state.doubtful_aim(doubt), caution)
+            if solution is None and state.best is None and caution == 1:
                 free = state.aim()
                 solution = state.solve(replace(free, minimize="drop", budget=free.scale * math.inf))
-            if solution is None or solution.choice in lab.trials or state.is_beaten(solution, curious):
-                break
+            if (
+                solution is None
+                or solution.choice in lab.trials
+                or state.is_beaten(solution, WORTH if large else doubt)
+            ):
+                if caution == 1:
+                    break
+                caution = calmer(caution)
+                continue
             left -= 1
             advance(f"plan {len(lab.trials) + 1}")
             estimated = state.tables.bytes(solution.choice), state.tables.cycles(lab.space, solution.choice)
-            promised = state.over(anchored(state.tables, state.anchor).losses(solution.choice))
+            before = state.tables, state.anchor
             trial = state.take(solution.choice)
             if large:
-                careful = more_careful(promised, state.over(_lost(trial)))
-                caution = caution * careful if state.best is start else 1.0
+                worst = int((_lost(trial) / lab.points.budget(1.0)).argmax())
+                caution = next_caution(caution, float(times_off(*before, trial)[worst]))
             if trial.cost is not None and len(state.rounds) < ROUNDS:
                 actual = trial.cost.bytes, trial.cost.cycles
                 state.rounds.append(max(abs(a - b) / max(b, 1) for a, b in zip(estimated, actual, strict=True)))
-
-
-def more_careful(promised: float, lost: float) -> float:
-    """By how much less the next plan is to lose by the tables, where those so far were to keep the limit, and did not.
-
-    Of many plans the one is taken of which the tables promise most, so it loses more than they say, and the next one would again.
-    The root, because the tables have learnt from it; a large network has too few trials to come down to the limit from above.
-    """
-    return min(1.0, max(LEAST_CAUTION, math.sqrt(promised / max(lost, 1e-30))))
 
 
 def _lost(trial: Trial) -> np.ndarray:
@@ -245,6 +248,7 @@ def _pay_for_bits(state: State, advance: Advance) -> None:
                 advance(f"{described(lab.space, base.choice)}, paying for bits")
                 paid = within_bytes(lab, lab.space.bits(base.choice), limits.max_bytes)
                 trial = Trial(base.choice, paid.quantized, paid.cost, lab.judge(paid.quantized), paid.rate)
+                state.paid.append(trial)
                 if state.improves(trial):
                     state.best = trial
     best = state.best
@@ -315,17 +319,12 @@ def _finished(state: State) -> QuantizedModel:
     best, lab, limits = state.best, state.lab, state.limits
     assert best is not None and best.cost is not None
     tables = anchored(state.tables, state.anchor)
-    bits = lab.space.bits(best.choice)
-    plan = {
-        layer.name: best.quantized.plan[layer.name] for layer in lab.space.layers if layer.name in best.quantized.plan
-    }
-    plan |= dict(bits) if isinstance(bits, dict) else {}
     solution = state.solve(state.aim())
     objective = state.objective(best)
     bound, gap = (solution.bound, solution.gap) if solution is not None else (objective, 0.0)
     drop = lab.drop(best.estimate)
     chosen = Chosen(
-        plan=plan, minimize=limits.minimized, limits=limits.given, drop=drop, cycles=best.cost.cycles,
+        plan=lab.space.plan(best.choice), minimize=limits.minimized, limits=limits.given, drop=drop, cycles=best.cost.cycles,
         bytes=best.cost.bytes, mean_weight_bits=lab.space.mean_weight_bits(best.choice),
         mean_stream_bits=lab.space.mean_stream_bits(best.cost), rounds=tuple(state.rounds),
         objective=objective, bound=min(bound, objective), gap=gap, trials=len(lab.trials),
@@ -341,12 +340,17 @@ def _note(chosen: Chosen, plan: str) -> str:
     judged = f"on {drop.samples} held-out samples" if drop.held_out else (
         f"on the {drop.samples} samples that calibrated it: of fewer than {FEWEST_TO_HOLD_OUT} none are held out"
     )  # fmt: skip
-    paid = f", {chosen.rate:.2g} paid for a bit (again with this plan and --max-bytes)" if chosen.rate else ""
+    again = " (again with this plan and --max-bytes)" if chosen.rate else ""
+    weighted = f"{chosen.mean_weight_bits:.2f} bits a weight, {chosen.mean_stream_bits:.2f} in its stream, "
     return (
-        f"--bits auto: {plan}{paid}; {chosen.mean_weight_bits:.2f} bits a weight, {chosen.mean_stream_bits:.2f} in its stream, "
+        f"--bits auto: {plan}{_paid(chosen.rate)}{again}; {weighted if chosen.mean_weight_bits else ''}"
         f"{chosen.cycles:,} cycles, {chosen.bytes:,} bytes, estimated drop {drop.points:.2f} +- {drop.error:.2f} points "
         f"{judged}; {chosen.trials} plans tried"
     )
+
+
+def _paid(rate: float) -> str:
+    return f", {rate:.2g} paid for a bit" if rate else ""
 
 
 def _none_keeps(state: State) -> UserError:
@@ -361,7 +365,8 @@ def _none_keeps(state: State) -> UserError:
         return sum(max(0.0, each - 1) for each in ratios)
 
     asked = " and ".join(f"--{name.replace('_', '-')} {value:.12g}" for name, value in limits.given.items())
-    nearest = min((each for each in lab.trials.values() if each.cost is not None), key=away, default=None)
+    tried = (*lab.trials.values(), *state.paid)
+    nearest = min((each for each in tried if each.cost is not None), key=away, default=None)
     if nearest is None:
         widths = min(lab.prices, key=lambda each: lab.prices[each].cycles)
         return UserError(
@@ -369,8 +374,9 @@ def _none_keeps(state: State) -> UserError:
             f"--bits {widths}"
         )
     assert nearest.cost is not None
+    points = nearest.estimate.points
     return UserError(
-        f"--bits auto: no plan keeps {asked}; the nearest, {described(lab.space, nearest.choice)}, takes "
-        f"{nearest.cost.cycles:,} cycles and {nearest.cost.bytes:,} bytes and loses an estimated {nearest.estimate.points:.2f} "
-        "points; use a higher limit"
+        f"--bits auto: no plan keeps {asked}; the nearest, {described(lab.space, nearest.choice)}{_paid(nearest.rate)}, takes "
+        f"{nearest.cost.cycles:,} cycles and {nearest.cost.bytes:,} bytes and loses an estimated "
+        f"{f'{points:.2g}' if points < 0.1 else f'{points:.2f}'} points; use a higher limit"
     )

@@ -73,6 +73,10 @@ class Space:
         pairs = {*zip(choice.weights, (choice.activations[each.group] for each in self.layers), strict=True)}
         if len(pairs) == 1 and len({*choice.activations}) == 1:
             return BitWidths(*pairs.pop())
+        return self.plan(choice)
+
+    def plan(self, choice: Choice) -> dict[str, BitWidths]:
+        """The choice by node, that of a uniform one, too."""
         plan = {
             layer.name: BitWidths(weight, choice.activations[layer.group])
             for layer, weight in zip(self.layers, choice.weights, strict=True)

@@ -109,11 +109,17 @@ STEEP = Kind(
     None,
     reason="it is a function that is steep near zero, for which 16 bits of what it reads are too few, or it makes what that reads",
 )
+VOLUME = Kind(
+    "volume", None,
+    ("relax.nn.conv3d", "relax.nn.conv3d_transpose", "relax.nn.max_pool3d", "relax.nn.avg_pool3d"),
+    pairs=(("relax.nn.conv3d", "relax.add"), ("relax.nn.conv3d_transpose", "relax.add")),
+    reason="it has three dimensions, and the accelerator works on planes",
+)  # fmt: skip
 OTHER = Kind("other", None)
 
 KINDS = (
     CONV, CONV_TRANSPOSE, GEMM, ELTWISE, PRELU, CLAMP, MAX_POOL, AVG_POOL, MEAN, MAX, RESHAPE, TRANSPOSE, MOVE, RESIZE,
-    NEAREST, ROUNDED, TABLE, NORMALIZATION, MASK, STEEP, OTHER,
+    NEAREST, ROUNDED, TABLE, NORMALIZATION, MASK, STEEP, VOLUME, OTHER,
 )  # fmt: skip
 # What passes over the nodes keep in float as a whole, so that no table takes a part of it.
 KEPT_IN_FLOAT = (NORMALIZATION, MASK)

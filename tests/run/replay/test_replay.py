@@ -138,6 +138,7 @@ def test_beside_an_operator_that_only_tvm_has(tmp_path: Path):
     samples = small_models.samples(model)
     module = qaccel.compile(model, calibration_data=samples, bits=8, emit_program=tmp_path / "program")
     assert [each.op for each in module.report.fallback] == ["Conv"]
+    assert "it has three dimensions, and the accelerator works on planes" in module.notes[-1]
     assert [each.symbol for each in replay(tmp_path / "program")] == ["qaccel_0"]
 
 

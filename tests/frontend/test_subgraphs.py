@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import qaccel
+from frontend.backend_cases import cases
 from frontend.onnx_models import model, node, ort_run
 from qaccel.errors import UserError
 
@@ -118,3 +119,13 @@ def test_other_loops_are_refused(nodes: list, reason: str) -> None:
     proto.graph.input.append(helper.make_tensor_value_info("asked", *BOOL))
     with pytest.raises(UserError, match=reason):
         qaccel.compile(proto, target="llvm")
+
+
+def test_an_operator_that_onnx_spells_with_a_scan() -> None:
+    """LinearAttention: the values that ONNX's own test has."""
+    case = next(each for each in cases() if each.name == "test_linear_attention_gated_delta")
+    (given, wanted), *_ = case.data
+    module = qaccel.compile(case.model, target="llvm")
+    got = module.run({info.name: each for info, each in zip(case.model.graph.input, given, strict=True)})
+    for info, each in zip(case.model.graph.output, wanted, strict=True):
+        np.testing.assert_allclose(got[info.name], each, atol=1e-5)

@@ -70,7 +70,7 @@ SPELLED = (
     ("Gelu, BiasGelu, FastGelu, QuickGelu, FusedConv, FusedGemm, FusedMatMul, TransposeMatMul (`com.microsoft`)",
      "Conv, Gemm, MatMul, Add, Mul and tables", "on the accelerator, as these"),
     ("LpNormalization", "ReduceL1 or ReduceL2, Where and Div", "on the CPU"),
-    ("Attention, CausalConvWithState, CenterCropPad, SwiGLU (opset 18 and later)", "ONNX's own definitions",
+    ("Attention, CausalConvWithState, CenterCropPad, LinearAttention, SwiGLU (opset 18 and later)", "ONNX's own definitions",
      "products of two activations and Softmax on the CPU, the rest as it is spelled"),
     ("functions of the model", "their bodies", "as these"),
     ("If, Loop, Scan", "the branch that is taken, their steps one after the other",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from .cost import Work, bytes_beats, work_cycles
 from .hw import HwConfig
@@ -51,9 +52,9 @@ class LayerWork:
 
 def together(works: Sequence[LayerWork]) -> LayerWork:
     """The sum of all, nothing of it first or last."""
-    totals = {name: sum(getattr(work, name) for work in works) for name in _SUMMED}
+    totals = map(sum, zip(*map(attrgetter(*_SUMMED), works), strict=True))
     computes = tuple(each for work in works for each in work.computes)
-    return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **totals)
+    return LayerWork(computes=computes, first_bytes=0, last_bytes=0, **dict(zip(_SUMMED, totals, strict=True)))
 
 
 _SUMMED = (

@@ -128,7 +128,7 @@ class _Timeline:
         turn = self.turns[position]
         work, busy = turn.work, engine_cycles(turn.work, self.hw)
         tiles, streams = max(1, work.tiles), work.weight_loads
-        parts = max(1, streams, work.rounds, tiles if work.loads or work.stores else 1)
+        parts = max(1, streams, work.rounds if work.loads else 1, tiles if work.loads or work.stores else 1)
         steps = min(STEPS, parts)
         ahead, behind = (max(2, 2 * steps // max(1, n)) for n in (work.rounds or tiles, work.stores))
         first, rest, maps = self._loads(position, busy)

@@ -11,10 +11,7 @@ from onnx import helper, numpy_helper
 from ..graph import NotStatic, attrs_of, fresh_name, remade
 
 LONGEST = 512  # steps that are written out
-_STEP, _PARTS = (
-    "qaccel_step",
-    "qaccel_parts",
-)  # of a Loop under way: its next step, what its outputs have been joined from
+_STEP, _PARTS = "qaccel_step", "qaccel_parts"  # of a Loop under way: its next step, what its outputs are joined from
 
 
 def branch(node: onnx.NodeProto, taken_branch: bool, taken: set[str]) -> list[onnx.NodeProto]:

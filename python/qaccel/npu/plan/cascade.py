@@ -42,6 +42,7 @@ class Planner:
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
         self._cuts: dict[tuple[int, int, int], tuple[np.ndarray, dict[int, Ring]]] = {}  # rings by map
         self._reads: dict[tuple[int, int], RowsRead] = {}
+        self._works: dict[tuple[int, tuple[tuple[int, int], ...], bool, bool], LayerWork] = {}
 
     def whole(self, step: int, resident: frozenset[int], budget_bytes: int) -> Tiling | None:
         """How a layer is cut that runs as a whole: `plan_layer`."""
@@ -148,7 +149,8 @@ class Planner:
             return None
         works = [self._layer_work(first + i, heights[i], in_sram, stay, tilings[i]) for i in range(len(layers))]
         stored = {index for index in inside - resident if self._needed_after(index, last)}
-        work = together([*works, *(self._ring_work(ring, inside, stored, last) for ring in rings)])
+        moves = [self._ring_work(ring, inside, stored, last) for ring in rings]
+        work = together([*works, *moves])
         fed = [ring for ring in rings if ring.map in layers[0].inputs and ring.map not in inside]
         # As if it did not open in parts: that alone is no reason for another cascade.
         fed_bytes = sum(ring.ends[0] * graph.maps[ring.map].row_bytes for ring in fed)
@@ -161,11 +163,11 @@ class Planner:
         def make() -> Cascade:
             opening = self._opening(first, opening_rows, fed, in_sram, wish) if stay else opening_rows
             phases = [[each] for each in works]
-            for ring in rings:
-                phases[self._keeper(ring.map, first)].append(self._ring_work(ring, inside, stored, last))
+            for ring, moved in zip(rings, moves, strict=True):
+                phases[self._keeper(ring.map, first)].append(moved)
             weights = held if stay else 0
             return Cascade(
-                first, as_stripes(made), tuple(rings), cut, weights, opening, work, tuple(map(together, phases))
+                first, as_stripes(made), tuple(rings), cut, weights, opening, work, tuple(map(tuple, phases))
             )
 
         return work, make
@@ -236,6 +238,16 @@ class Planner:
         self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool, tallest: Tiling
     ) -> LayerWork:
         """What one layer does in all stripes; ``heights``: how many stripes have how many rows of it."""
+        key = step, tuple(heights.items()), self.graph.layers[step].output in in_sram, weights_stay
+        if self.wishes.tile(step) != AS_USUAL:
+            return self._stripes_work(step, heights, in_sram, weights_stay, tallest)
+        if key not in self._works:
+            self._works[key] = self._stripes_work(step, heights, in_sram, weights_stay, tallest)
+        return self._works[key]
+
+    def _stripes_work(
+        self, step: int, heights: Counter[int], in_sram: frozenset[int], weights_stay: bool, tallest: Tiling
+    ) -> LayerWork:
         layer, works = self.graph.layers[step], []
         for rows, count in heights.items():
             tiling = tallest if rows == max(heights) else self._tiling(step, rows, in_sram) if rows else None
@@ -296,7 +308,7 @@ class Planner:
     def _rows_beats(self, ring: Ring, steps: Sequence[int]) -> int:
         """Beats of transfers of so many rows each."""
         row_bytes = self.graph.maps[ring.map].row_bytes
-        return sum(cost.bytes_beats(rows * row_bytes, self.hw) for rows in steps)
+        return sum(count * cost.bytes_beats(rows * row_bytes, self.hw) for rows, count in Counter(steps).items())
 
     def _exposed(self, ring: Ring, last: int) -> list[int]:
         """Rows of each load into a ring that COMPUTE waits for: that of a stripe whose place is free so late, where no layer of the
@@ -321,28 +333,26 @@ class Planner:
                 more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
                 if more <= spare_bytes:
                     result[position], spare_bytes = wider, spare_bytes - more
-        options = [self._widening(ring, inside, last) for ring in result]
+        cycles = [self._ring_cycles(ring, ring.map not in inside, last) for ring in result]
+        options = [self._widening(*each, inside, last) for each in zip(result, cycles, strict=True)]
         while True:
             fitting = [
-                (saved / more, position)
-                for position, (_, more, saved) in enumerate(options)
-                if 0 < more <= spare_bytes and saved > 0
+                ((cycles[position] - wider_cycles) / more, position)
+                for position, (_, more, wider_cycles) in enumerate(options)
+                if 0 < more <= spare_bytes and wider_cycles < cycles[position]
             ]
             if not fitting:
                 return result
             _, position = max(fitting)
-            result[position], more, _ = options[position]
+            result[position], more, cycles[position] = options[position]
             spare_bytes -= more
-            options[position] = self._widening(result[position], inside, last)
+            options[position] = self._widening(result[position], cycles[position], inside, last)
 
-    def _widening(self, ring: Ring, inside: set[int], last: int) -> tuple[Ring, int, int]:
-        """A ring with more rows, the bytes that these take, and the cycles that they save."""
-        wider = self._wider(ring)
+    def _widening(self, ring: Ring, cycles: int, inside: set[int], last: int) -> tuple[Ring, int, int]:
+        """A ring with more rows than one that takes so many ``cycles``, the bytes of these, and the cycles that it takes."""
+        wider = self._wider(ring) if cycles else ring
         more = ring_bytes(wider, self.graph) - ring_bytes(ring, self.graph)
-        if not more:
-            return wider, 0, 0
-        before, after = (self._ring_cycles(each, ring.map not in inside, last) for each in (ring, wider))
-        return wider, more, before - after
+        return wider, more, self._ring_cycles(wider, ring.map not in inside, last) if more else cycles
 
     def _wider(self, ring: Ring) -> Ring:
         """With rows for another stripe, or for more if it is large; never more than the map has."""

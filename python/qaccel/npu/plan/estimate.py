@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from ...machine.hw import HwConfig
+from ...machine.layer_cost import together
 from ...machine.timeline import Phase, Turn, turn_cycles
 from ..layers import LayerGraph
 from .ahead import Unit, units_of
@@ -52,10 +53,11 @@ def planned_turns(graph: LayerGraph, allocation: Allocation) -> tuple[list[Unit]
             cascade = cascades[unit.first]
             parts = [
                 Phase(
-                    work=work, weight_bytes=weight_buffer_bytes(layer, tiling), weight_tiles=weight_tile_count(layer, tiling),
-                    places=tiling.out_slots, rows=tuple(stripe[number][1] for stripe in cascade.stripes),
+                    work=together(works), weight_bytes=weight_buffer_bytes(layer, tiling),
+                    weight_tiles=weight_tile_count(layer, tiling), places=tiling.out_slots,
+                    rows=tuple(stripe[number][1] for stripe in cascade.stripes),
                 )
-                for number, work in enumerate(cascade.phases)
+                for number, works in enumerate(cascade.phases)
                 for layer, tiling in [layers[unit.first + number]]
             ]  # fmt: skip
             turn = replace(turn, phases=tuple(parts))

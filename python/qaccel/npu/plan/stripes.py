@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,6 +37,10 @@ class Ring:
 
     def shifts(self) -> list[tuple[int, int, int]]:
         """(stripe, first row, rows) of each copy to the front."""
+        return self._shifts
+
+    @cached_property
+    def _shifts(self) -> list[tuple[int, int, int]]:
         found, base, made = [], 0, 0
         for stripe, (keep, end) in enumerate(zip(self.keeps, self.ends, strict=True)):
             if end - base > self.rows:
@@ -63,7 +68,8 @@ class Cascade:
     ``rings`` are of the maps between the layers and of what they read from DRAM; ``tilings`` of the layers cut one stripe.
     ``weight_bytes``: what all its weights take of the weight buffer if they stay there from the first stripe to the last; 0: they
     are decoded anew for every stripe. ``opening``: how many rows of the first stripe the first layer makes at a time: it
-    need not wait for all that it reads from DRAM. ``work``: what all of it does, ``phases`` by layer, in all stripes.
+    need not wait for all that it reads from DRAM. ``work``: what all of it does, ``phases`` by layer, in all stripes,
+    with what is moved for it.
     """
 
     first: int
@@ -73,7 +79,7 @@ class Cascade:
     weight_bytes: int
     opening: int
     work: LayerWork
-    phases: tuple[LayerWork, ...]
+    phases: tuple[tuple[LayerWork, ...], ...]
 
     @property
     def last(self) -> int:

@@ -87,8 +87,11 @@ class _Cut:
         typical = typical * np.array([each.typical[1] for each in pixels_of.values()])[:, None, None]
         units = np.zeros_like(tiles)
         if not isinstance(layer, TableLayer):
-            whole = isinstance(layer, DepthwiseLayer) and self.chunks == 1  # a pool may be made in two steps
-            taps = window_of(layer).kernel_h * window_of(layer).kernel_w if whole else 0
+            taps, window = 0, window_of(layer)
+            if isinstance(layer, DepthwiseLayer) and self.chunks == 1:
+                taps = window.kernel_h * window.kernel_w
+            elif isinstance(layer, PoolLayer) and self.chunks == 1:
+                taps = min(window.kernel_h, window.kernel_w)  # of two steps the second one makes all outputs
             units = cost.least_pixelwise_cycles(typical, channels, taps, (_weight_bits(layer), x.bits), hw)
         loads = in_bytes = stored = out_bytes = np.zeros_like(tiles)
         if layer.inputs[0] not in self.resident:

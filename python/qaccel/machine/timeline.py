@@ -133,7 +133,7 @@ class _Timeline:
         ahead, behind = (max(2, 2 * steps // max(1, n)) for n in (work.rounds or tiles, work.stores))
         first, rest, maps = self._loads(position, busy)
         stores = self._stores(work, busy)
-        weights = _Streams(turn, self, _beats_beside(work, busy, self.hw))
+        weights = _Streams(turn, self, _beats_beside(work, busy, self.hw), turn.stocked, turn.refilled)
         # By step. Records have their places before the turn, maps have not.
         ends, stored = [self.compute if maps else 0.0] * ahead, [self.store] * behind
         for step in range(steps):
@@ -300,8 +300,10 @@ class _Block:
 class _Streams:
     """The weight streams of a turn, fetched one after the other as soon as the weight buffer has room."""
 
-    def __init__(self, turn: Turn | Phase, timeline: _Timeline, others: float) -> None:
-        """``others``: beats of the channel beside each stream, which take turns with it."""
+    def __init__(
+        self, turn: Turn | Phase, timeline: _Timeline, others: float, stocked: int = 0, refills: bool = False
+    ) -> None:
+        """``others``: beats of the channel beside each stream, which take turns with it; the rest as of a `Turn`."""
         self._turn, self._timeline = turn, timeline
         work, hw = turn.work, timeline.hw
         count = max(1, work.weight_loads)
@@ -311,7 +313,7 @@ class _Streams:
         self._decode_cycles = work.decode_cycles / count
         self._from_sram = sram_stream_cycles(work, hw) / count
         self._refill = hw.start_up_cycles.load + hw.dram_latency_cycles + beats
-        self._stocked, self._refills = (turn.stocked, turn.refilled) if isinstance(turn, Turn) else (0, False)
+        self._stocked, self._refills = stocked, refills
         self._refilled = 0.0
         self._ready = 0.0
         self._count = 0

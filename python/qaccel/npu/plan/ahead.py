@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 from ...machine.hw import HwConfig
 from ...machine.isa import isa
-from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles
+from ...machine.layer_cost import LayerWork, block_cycles, engine_cycles, layer_cycles, together
+from ...machine.timeline import Phase, Turn
 from ..extents import Span, align
 from ..layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, table_of
 from .place import Block, Taken, lowest
 from .stripes import Cascade
-from .tiles.tiling import Tiling, record_tiles
+from .tiles.tiling import Tiling, record_tiles, weight_buffer_bytes, weight_tile_count
 
 OWN = ("param", "table")  # kinds of blocks that merged records take the place of
 # Weight streams come through the DRAM channel as well, in turn with loads, which then take so many times as long.
@@ -70,6 +71,30 @@ def units_of(graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Ca
         units.append(Unit(step, last, work, loads, first_records))
         step = last + 1
     return units
+
+
+def turns_of(
+    graph: LayerGraph, tilings: Sequence[Tiling], cascades: Sequence[Cascade], units: Sequence[Unit]
+) -> list[Turn]:
+    """The units of a plan in their turns, as if nothing was fetched ahead or held back; cascades layer by layer."""
+    layers, phased = list(zip(graph.layers, tilings, strict=True)), {cascade.first: cascade for cascade in cascades}
+    sizes, counts = ([size(*each) for each in layers] for size in (weight_buffer_bytes, weight_tile_count))
+    turns = []
+    for unit in units:
+        steps = slice(unit.first, unit.last + 1)
+        turn = Turn(work=unit.work, weight_bytes=sum(sizes[steps]), weight_tiles=sum(counts[steps]))
+        if unit.first in phased:
+            cascade = phased[unit.first]
+            phases = tuple(
+                Phase(
+                    work=together(works), weight_bytes=sizes[step], weight_tiles=counts[step],
+                    places=tilings[step].out_slots, rows=tuple(stripe[step - unit.first][1] for stripe in cascade.stripes),
+                )
+                for step, works in enumerate(cascade.phases, unit.first)
+            )  # fmt: skip
+            turn = replace(turn, phases=phases)
+        turns.append(turn)
+    return turns
 
 
 def _record_loads(layer: AnyLayer, graph: LayerGraph, tiling: Tiling) -> int:

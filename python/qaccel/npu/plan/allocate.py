@@ -9,15 +9,15 @@ as the cascade. What is free then serves what is fetched ahead of the layers tha
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import UserError
 from ...machine.hw import HwConfig
 from ...machine.layer_cost import weight_waits
-from ...machine.timeline import Turn, network_cycles
+from ...machine.timeline import network_cycles
 from ..extents import align
 from ..layers import LayerGraph
-from .ahead import Records, Unit, merge_records, units_of
+from .ahead import Records, Unit, merge_records, turns_of, units_of
 from .cascade import Planner
 from .choose import SHARE, choose
 from .holds import Hold, find_holds
@@ -28,7 +28,7 @@ from .schedule.wishes import NOTHING, Wishes
 from .stock import Stock, buffered_bytes, stock_blocks, stock_streams
 from .stripes import Cascade, map_name, ring_bytes
 from .tiles.tile import given_sizes
-from .tiles.tiling import Tiling, weight_tile_count
+from .tiles.tiling import Tiling
 
 DRAM_ALIGN_BYTES = 64
 FINEST = 4  # parts of layers whose weights may be ahead that are tried one by one
@@ -138,17 +138,12 @@ def _weights_ahead(graph: LayerGraph, state: _State, hw: HwConfig) -> frozenset[
     def follow(ahead: frozenset[int]) -> tuple[list[Unit], Sequence[int], int]:
         state.planner.ahead = ahead
         tilings, cascades = state.plan()
-        units, counts = units_of(graph, tilings, cascades), list(map(weight_tile_count, graph.layers, tilings))
+        units = units_of(graph, tilings, cascades)
         sizes = buffered_bytes(graph, tilings, units)
         fed = [i for i, unit in enumerate(units) if _reads_dram(graph, unit, tilings, cascades)]
         held = {hold.step: hold.place for hold in find_holds(units, fed, sizes, hw)}
-        turns = [
-            Turn(
-                work=unit.work, weight_bytes=size, weight_tiles=sum(counts[unit.first : unit.last + 1]),
-                held=held.get(unit.first),
-            )
-            for unit, size in zip(units, sizes, strict=True)
-        ]  # fmt: skip
+        alone = turns_of(graph, tilings, cascades, units)
+        turns = [replace(turn, held=held.get(unit.first)) for unit, turn in zip(units, alone, strict=True)]
         return units, weight_waits([unit.work for unit in units], sizes, hw).compute, network_cycles(turns, hw)
 
     found, (units, _, best) = frozenset[int](), follow(frozenset())

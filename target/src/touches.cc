@@ -16,17 +16,61 @@ struct Free {
   void operator()(int32_t* data) const { std::free(data); }
 };
 
-// Marks by granule. calloc: of a large DRAM only what is touched takes memory.
+// Marks of a memory's granules. A block of granules that have one mark is kept as that mark, so that a long run costs one entry for
+// each of its blocks; kMixed stands for a block whose granules have marks of their own. calloc: of a large DRAM only what is touched
+// takes memory.
 class Marks {
  public:
-  explicit Marks(int64_t granules)
-      : data_(static_cast<int32_t*>(std::calloc(static_cast<size_t>(std::max<int64_t>(granules, 1)), 4))) {
-    if (!data_) throw std::bad_alloc();
+  explicit Marks(int64_t granules) : blocks_(Zeros(Blocks(granules))), granules_(Zeros(Blocks(granules) * kBlock)) {}
+
+  // Gives `count` granules from `begin` a mark.
+  void Fill(int64_t begin, int64_t count, int32_t mark) {
+    EachPart(begin, count, [&](int64_t block, int64_t from, int64_t to) {
+      if (to - from == kBlock) {
+        blocks_[block] = mark;
+        return;
+      }
+      const int32_t all = blocks_[block];
+      if (all == mark) return;
+      if (all != kMixed) std::fill_n(At(block), kBlock, all);
+      blocks_[block] = kMixed;
+      std::fill(At(block) + from, At(block) + to, mark);
+    });
   }
-  int32_t* At(int64_t granule) const { return data_.get() + granule; }
+
+  // Calls visit(mark) for every granule of them, once or oftener for neighbours of one mark.
+  template <typename Visit>
+  void Each(int64_t begin, int64_t count, const Visit& visit) const {
+    EachPart(begin, count, [&](int64_t block, int64_t from, int64_t to) {
+      if (blocks_[block] != kMixed) return visit(blocks_[block]);
+      for (int64_t k = from; k < to; ++k) visit(At(block)[k]);
+    });
+  }
 
  private:
-  std::unique_ptr<int32_t, Free> data_;
+  static constexpr int64_t kBlock = 64;
+  static constexpr int32_t kMixed = -1;  // marks are not negative
+
+  static int64_t Blocks(int64_t granules) { return granules / kBlock + 1; }
+  static std::unique_ptr<int32_t[], Free> Zeros(int64_t count) {
+    std::unique_ptr<int32_t[], Free> data(static_cast<int32_t*>(std::calloc(static_cast<size_t>(count), 4)));
+    if (!data) throw std::bad_alloc();
+    return data;
+  }
+
+  int32_t* At(int64_t block) const { return granules_.get() + block * kBlock; }
+
+  // Calls visit(block, from, to) for the granules of each block that lie in a run.
+  template <typename Visit>
+  static void EachPart(int64_t begin, int64_t count, const Visit& visit) {
+    for (const int64_t end = begin + count; begin < end;) {
+      const int64_t from = begin % kBlock, to = std::min(kBlock, from + end - begin);
+      visit(begin / kBlock, from, to);
+      begin += to - from;
+    }
+  }
+
+  std::unique_ptr<int32_t[], Free> blocks_, granules_;
 };
 
 struct Memory {
@@ -52,22 +96,13 @@ TouchedBox Merged(TouchedBox box) {
   return box;
 }
 
-// Marks that are compared at once: a loop of fixed length, without a way out of it, becomes vector instructions.
-constexpr int64_t kBlock = 32;
-
-bool Uniform(const int32_t* at, int32_t mark) {
-  int32_t other = 0;
-  for (int64_t k = 0; k < kBlock; ++k) other |= at[k] ^ mark;
-  return other == 0;
-}
-
-// Calls visit(first granule, granules) for every run.
+// Calls visit(first granule, granules) for every run; granules are of 1 << shift bytes.
 template <typename Visit>
-void EachRun(const TouchedBox& box, int64_t granule, const Visit& visit) {
+void EachRun(const TouchedBox& box, int shift, const Visit& visit) {
   for (int64_t r = 0; r < box.rows; ++r) {
     for (int64_t p = 0; p < box.pixels; ++p) {
       const int64_t begin = box.start + r * box.row_stride + p * box.pixel_stride;
-      visit(begin / granule, (begin + box.run_bytes - 1) / granule - begin / granule + 1);
+      visit(begin >> shift, ((begin + box.run_bytes - 1) >> shift) - (begin >> shift) + 1);
     }
   }
 }
@@ -92,6 +127,8 @@ bool Fits(const TouchedBox& box, int64_t size_bytes) {
 
 LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::vector<int64_t>& sizes, int64_t engines,
                             int64_t granule_bytes) {
+  if (granule_bytes < 1 || (granule_bytes & (granule_bytes - 1))) Fail("granules of ", granule_bytes, " bytes");
+  const int shift = __builtin_ctzll(static_cast<unsigned long long>(granule_bytes));
   std::vector<Memory> memories;
   for (int64_t size : sizes) memories.emplace_back((size + granule_bytes - 1) / granule_bytes, engines);
   for (int64_t i = 0; i < count; ++i) {
@@ -113,11 +150,10 @@ LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::v
     merged.clear();
     while (end < count && boxes[end].mark == boxes[first].mark) merged.push_back(Merged(boxes[end++]));
     auto record = [&](const TouchedBox& box) {
-      const Memory& memory = memories[static_cast<size_t>(box.memory)];
-      const Marks& target = box.write ? memory.writer : memory.readers[static_cast<size_t>(box.engine)];
-      EachRun(box, granule_bytes, [&](int64_t begin, int64_t granules) {
-        std::fill_n(target.At(begin), granules, static_cast<int32_t>(box.mark));
-      });
+      Memory& memory = memories[static_cast<size_t>(box.memory)];
+      Marks& target = box.write ? memory.writer : memory.readers[static_cast<size_t>(box.engine)];
+      EachRun(box, shift,
+              [&](int64_t begin, int64_t granules) { target.Fill(begin, granules, static_cast<int32_t>(box.mark)); });
     };
     for (const TouchedBox& box : merged) {
       if (!box.write && !box.in_place) record(box);
@@ -126,14 +162,10 @@ LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::v
       const TouchedBox& box = merged[static_cast<size_t>(i - first)];
       const Memory& memory = memories[static_cast<size_t>(box.memory)];
       marks.clear();
-      EachRun(box, granule_bytes, [&](int64_t begin, int64_t granules) {
-        const int32_t* at = memory.writer.At(begin);
-        for (int64_t k = 0; k < granules;) {
-          const int32_t mark = at[k];
+      EachRun(box, shift, [&](int64_t begin, int64_t granules) {
+        memory.writer.Each(begin, granules, [&](int32_t mark) {
           if (marks.empty() || marks.back() != mark) marks.push_back(mark);
-          while (k + kBlock <= granules && Uniform(at + k, mark)) k += kBlock;
-          while (k < granules && at[k] == mark) ++k;
-        }
+        });
       });
       std::sort(marks.begin(), marks.end());
       marks.erase(std::unique(marks.begin(), marks.end()), marks.end());
@@ -143,9 +175,9 @@ LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::v
       for (int64_t engine = 0; engine < engines; ++engine) {
         if (!memory.read[static_cast<size_t>(engine)]) continue;
         int32_t greatest = 0;
-        EachRun(box, granule_bytes, [&](int64_t begin, int64_t granules) {
-          const int32_t* at = memory.readers[static_cast<size_t>(engine)].At(begin);
-          for (int64_t k = 0; k < granules; ++k) greatest = std::max(greatest, at[k]);
+        EachRun(box, shift, [&](int64_t begin, int64_t granules) {
+          memory.readers[static_cast<size_t>(engine)].Each(
+              begin, granules, [&](int32_t mark) { greatest = std::max(greatest, mark); });
         });
         found.readers[static_cast<size_t>(i * engines + engine)] = greatest;
       }

@@ -26,7 +26,8 @@ struct LastTouches {
   std::vector<int32_t> readers;  // [accesses, engines]
 };
 
-// Throws Error for an access outside of its memory; `sizes`: bytes of each. Bytes are told apart in granules of `granule_bytes`.
+// Throws Error for an access outside of its memory; `sizes`: bytes of each. Bytes are told apart in granules of `granule_bytes`,
+// a power of two.
 LastTouches FindLastTouches(const TouchedBox* boxes, int64_t count, const std::vector<int64_t>& sizes, int64_t engines,
                             int64_t granule_bytes);
 

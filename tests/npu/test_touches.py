@@ -9,7 +9,7 @@ from qaccel.errors import CompilerFault
 from qaccel.npu.access import Access
 from qaccel.npu.touches import FIRST, INITIAL, MEMORIES, box_of, last_touches
 
-SIZES = {"sram": 197, "weights": 90, "dram": 150}
+SIZES = {"sram": 397, "weights": 190, "dram": 350}
 ENGINES = 3
 
 
@@ -68,7 +68,7 @@ def test_against_every_byte(program, granule) -> None:
         assert found.readers[number].tolist() == latest
 
 
-@pytest.mark.parametrize("start", [-1, 190, 1 << 40])
+@pytest.mark.parametrize("start", [-1, SIZES["sram"] - 7, 1 << 40])
 def test_outside_of_the_memory(start) -> None:
     boxes = [box_of(Access("sram", True, start, 2, 4, 1, 0, 4), INITIAL, 0)]
     with pytest.raises(CompilerFault, match="outside of its memory"):

@@ -46,8 +46,8 @@ def box_of(access: Access, mark: int, engine: int, in_place: bool = False) -> Bo
 def last_touches(boxes: Sequence[Box], sizes_bytes: Sequence[int], engines: int, granule_bytes: int = 1) -> LastTouches:
     """Follow accesses in program order through memories of these sizes, in the order of MEMORIES.
 
-    An instruction's own reads come before its writes. Bytes are told apart in granules of ``granule_bytes``. Raises
-    CompilerFault for an access outside of its memory.
+    An instruction's own reads come before its writes. Bytes are told apart in granules of ``granule_bytes``, a power
+    of two. Raises CompilerFault for an access outside of its memory.
     """
     table = np.array(boxes, np.int64).reshape(-1)
     sizes = np.array(sizes_bytes, np.int64)

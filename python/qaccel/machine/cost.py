@@ -7,7 +7,7 @@ instruction. The planner describes the work of a tile before there is an instruc
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 
 import numpy as np
 
@@ -161,6 +161,13 @@ def work_cycles(work: Work, hw: HwConfig) -> int:
     return hw.start_up_cycles.compute + max(work_units(work, hw).values())
 
 
+def works_cycles(work: Work, hw: HwConfig) -> np.ndarray:
+    """``work_cycles`` of many instructions, fields of whose work are arrays that can be broadcast."""
+    if isinstance(work, ConvWork | DepthwiseWork) and work.forward:
+        return np.ones(1, int)
+    return hw.start_up_cycles.compute + reduce(np.maximum, work_units(work, hw).values(), np.zeros(1, int))
+
+
 def duration(ins: Instruction, hw: HwConfig, before: Instruction | None = None) -> int:
     """``work_cycles`` of a COMPUTE instruction. Arguments and errors as ``work_of``."""
     return work_cycles(work_of(ins, before), hw)
@@ -244,8 +251,13 @@ def footprint(window: WindowShape) -> tuple[int, int]:
     """Rows and pixels of the input that a window reads, from the first on; 0 and 0 if it reads nothing but padding."""
     reach_h = (window.out_h - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
     reach_w = (window.out_w - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
-    rows, pixels = min(window.in_h, reach_h - window.pad_top), min(window.in_w, reach_w - window.pad_left)
-    return (rows, pixels) if rows > 0 and pixels > 0 else (0, 0)
+    rows, pixels = _smaller(window.in_h, reach_h - window.pad_top), _smaller(window.in_w, reach_w - window.pad_left)
+    some = (rows > 0) & (pixels > 0)
+    return rows * some, pixels * some
+
+
+def _smaller(one: Counts, other: Counts) -> Counts:
+    return other + (one < other) * (one - other)
 
 
 def line_buffer_bytes(work: PoolWork, hw: HwConfig) -> int:
@@ -322,7 +334,16 @@ def box_beats(rows: int, row_stride: int, pixels: int, pixel_stride: int, size: 
     return _grid_beats(_runs_of_box(0, rows, row_stride, pixels, pixel_stride, size), hw.dram_bytes_per_cycle)
 
 
-def bytes_beats(count: int, hw: HwConfig) -> int:
+def least_box_beats(rows: Counts, pixels: Counts, size: Counts, strides: tuple[int, int], hw: HwConfig) -> Counts:
+    """What ``box_beats`` gives at least, of one box or of many; ``strides`` of rows and pixels in bytes."""
+    row_stride, pixel_stride = strides
+    apart = size < pixel_stride  # runs of single pixels, else of rows, unless these touch as well
+    broken = apart | (pixels * size < row_stride)
+    run_bytes = size * (1 + (pixels - 1) * (1 - apart)) * (1 + (rows - 1) * (1 - broken))
+    return _ceil(run_bytes, hw.dram_bytes_per_cycle) * (1 + (rows - 1) * broken) * (1 + (pixels - 1) * apart)
+
+
+def bytes_beats(count: Counts, hw: HwConfig) -> Counts:
     """Cycles that the DRAM channel spends on that many bytes one after the other, the first at a boundary of the bus."""
     return _ceil(count, hw.dram_bytes_per_cycle)
 
@@ -372,26 +393,3 @@ def macs(ins: Instruction) -> int:
     channels = ins["out_channels"] * ins["in_channels"] if ins.op == "CONV" else ins["channels"]
     total: int = ins["out_h"] * ins["out_w"] * channels * ins["kernel_h"] * ins["kernel_w"]
     return total
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeastWork:
-    """What each of the candidates for a layer does at least: cycles of COMPUTE, and the rest as in `LayerWork`, bytes for beats.
-    Arrays that can be broadcast."""
-
-    compute: np.ndarray
-    loads: np.ndarray
-    load_bytes: np.ndarray
-    weight_loads: np.ndarray
-    weight_bytes: np.ndarray
-    store_bytes: np.ndarray
-    end_bytes: np.ndarray
-
-
-def least_layer_cycles(work: LeastWork, hw: HwConfig) -> np.ndarray:
-    """What `layer_cost.layer_cycles` gives at least, by candidate."""
-    start, bus = hw.start_up_cycles, hw.dram_bytes_per_cycle
-    load = work.loads * (start.load + hw.dram_latency_cycles) + work.load_bytes // bus
-    loadw = work.weight_loads * (start.loadw + hw.dram_latency_cycles) + work.weight_bytes // bus
-    dram = (work.load_bytes + work.weight_bytes + work.store_bytes) // bus
-    return np.maximum(np.maximum(work.compute, load), np.maximum(loadw, dram)) + work.end_bytes // bus

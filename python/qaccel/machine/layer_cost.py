@@ -5,7 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from operator import attrgetter
+
+import numpy as np
 
 from .cost import Work, bytes_beats, work_cycles
 from .hw import HwConfig
@@ -101,6 +104,31 @@ def layer_cycles(layer: LayerWork, hw: HwConfig) -> int:
     busy = engine_cycles(layer, hw)
     slowest = max(busy.compute + busy.exposed, busy.load, busy.loadw, busy.store, busy.dram)
     return slowest + (layer.first_bytes + layer.last_bytes) // hw.dram_bytes_per_cycle
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastWork:
+    """What each of the candidates for a layer does at least: cycles of COMPUTE, and the rest as in `LayerWork`. Arrays that can be
+    broadcast. ``end_bytes``: what is fetched before anything is computed, and what is stored after."""
+
+    compute: np.ndarray
+    loads: np.ndarray
+    load_beats: np.ndarray
+    weight_loads: np.ndarray
+    weight_bytes: np.ndarray
+    stores: np.ndarray
+    store_beats: np.ndarray
+    end_bytes: np.ndarray
+
+
+def least_layer_cycles(work: LeastWork, hw: HwConfig) -> np.ndarray:
+    """What `layer_cycles` gives at least, by candidate."""
+    start, bus, latency = hw.start_up_cycles, hw.dram_bytes_per_cycle, hw.dram_latency_cycles
+    load = work.loads * (start.load + latency) + work.load_beats
+    loadw = work.weight_loads * (start.loadw + latency) + work.weight_bytes // bus
+    store = work.stores * (start.store + latency) + work.store_beats
+    dram = work.load_beats + work.store_beats + work.weight_bytes // bus
+    return reduce(np.maximum, (work.compute, load, loadw, store, dram)) + work.end_bytes // bus
 
 
 def after_first_stream(layer: LayerWork) -> LayerWork:

@@ -69,9 +69,10 @@ def held_back(instructions: Sequence[Instruction], allocation: Allocation) -> li
     """(LOADW, LOAD) of each hold of the plan. Behind the first map, the weights of the first tile have come as well."""
     last_layer = {c.first: c.last for c in allocation.cascades}
     found = []
+    of_layer = np.array([each["layer"] for each in instructions])
     for hold in allocation.holds:
-        layers = range(hold.step, last_layer.get(hold.step, hold.step) + 1)
-        own = [i for i, each in enumerate(instructions) if each["layer"] in layers]
+        within = (of_layer >= hold.step) & (of_layer <= last_layer.get(hold.step, hold.step))
+        own = np.flatnonzero(within).tolist()
         loads = [i for i in own if instructions[i].op == "LOAD"]
         if not loads:
             continue

@@ -284,7 +284,12 @@ class Planner:
 
     def _needed_after(self, index: int, last: int) -> bool:
         """Whether a map is an output, or a layer behind ``last`` reads it."""
-        return index in self.graph.outputs or any(index in layer.inputs for layer in self.graph.layers[last + 1 :])
+        return index in self.graph.outputs or self._last_readers.get(index, -1) > last
+
+    @cached_property
+    def _last_readers(self) -> dict[int, int]:
+        """By map, the last layer that reads it."""
+        return {index: step for step, layer in enumerate(self.graph.layers) for index in layer.inputs}
 
     def _keeper(self, index: int, first: int) -> int:
         """Which layer from ``first`` on comes behind the copies and loads of a ring: the one that makes its map, or reads it."""

@@ -15,7 +15,7 @@ from ....machine.layer_cost import LayerWork
 from ....machine.streams import StreamEstimate, columns_per_lane
 from ....machine.timeline import changed_cycles, turn_cycles
 from ...extents import align
-from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph
+from ...layers import AnyLayer, ConvLayer, DepthwiseLayer, LayerGraph, PoolLayer
 from ..ahead import Unit
 from ..allocate import Allocation
 from ..estimate import planned_turns
@@ -167,10 +167,11 @@ def _with_lanes(search: _Search, unit: Unit, work: LayerWork, hw: HwConfig) -> L
 
 
 def _with_array(search: _Search, unit: Unit, work: LayerWork, hw: HwConfig) -> LayerWork:
-    """Tiles for the larger array, where a layer runs alone."""
-    if unit.first != unit.last:
+    """Tiles for the larger array, where a layer that is computed on it runs alone."""
+    layer = search.graph.layers[unit.first]
+    if unit.first != unit.last or not isinstance(layer, ConvLayer | DepthwiseLayer | PoolLayer):
         return work
-    tiling = tiling_alone(search.graph.layers[unit.first], search.graph, hw)
+    tiling = tiling_alone(layer, search.graph, hw)
     return work if tiling is None else replace(work, computes=tiling.work.computes)
 
 

@@ -10,17 +10,16 @@ from math import ceil
 import numpy as np
 
 from ....machine import cost
-from ....machine.cost import LeastWork, least_layer_cycles
 from ....machine.hw import HwConfig
 from ....machine.isa import isa
-from ....machine.layer_cost import LayerWork
+from ....machine.layer_cost import LayerWork, LeastWork, least_layer_cycles
 from ....machine.numerics import Counts
 from ....machine.streams import StreamEstimate, raw_streams
 from ....options.schedule import INSIDE, TileChoice
 from ...extents import halvings, input_pixels, input_rows, made_maps
 from ...layers import ConvLayer, ConvPart, FeatureMap, channel_bytes, table_of
-from .tile_work import conv_tile, row_tiles, second_operand, store_beats, tile_beats
-from .tiling import AS_USUAL, Candidates, Tiling, sizes_of
+from .tile_work import conv_tile, least_tile_beats, row_tiles, second_operand, store_beats, tile_beats
+from .tiling import AS_USUAL, Candidates, Least, Tiling, sizes_of
 
 
 def conv_candidates(
@@ -92,6 +91,14 @@ class _Cut:
         height = min(x.h, input_rows(rows, window, self.kernel_rows))
         return height * min(x.w, input_pixels(self.pixels, window)) * channel_bytes(self.in_channels, x.bits)
 
+    def input_beats(self, rows: int) -> int:
+        """Cycles of the DRAM channel for them."""
+        x, window = self.maps[self.layer.inputs[0]], self.layer.window
+        if self.layer.inputs[0] in self.resident:
+            return 0
+        height = min(x.h, input_rows(rows, window, self.kernel_rows))
+        return tile_beats(x, height, min(x.w, input_pixels(self.pixels, window)), self.in_channels, self.hw)
+
     def output_bytes(self, rows: Counts, channels: Counts) -> Counts:
         """The same of its output."""
         bits = self.maps[self.layer.output].bits
@@ -101,7 +108,7 @@ class _Cut:
         """Bytes of a tile's weights in their buffer."""
         return self.depth * channel_bytes(channels, self.layer.weight_bits)
 
-    def least(self, heights: Sequence[int], depths: Sequence[int], ahead: bool) -> tuple[np.ndarray, np.ndarray]:
+    def least(self, heights: Sequence[int], depths: Sequence[int], ahead: bool) -> Least:
         """The least of candidates by rows and channels of tiles and by order, as `Candidates` has it."""
         layer, hw, parts, chunks = self.layer, self.hw, len(self.layer.parts), self.chunks
         rows, channels = np.array(heights)[:, None, None], np.array(depths)[:, None]
@@ -111,28 +118,32 @@ class _Cut:
         spaces = bands * sum(self.widths.values())
         in_bytes = np.array([self.input_bytes(each) for each in heights])[:, None, None]
         out_bytes = self.output_bytes(rows, channels)
+        out_beats = np.where(out_bytes > 0, least_tile_beats(y, rows, np.array(self.pixels), channels, hw), 0)
         reduction = layer.window.kernel_h * layer.window.kernel_w * self.part.in_channels
         mac = sum(
             tiles * cost.conv_mac_cycles(rows * width, reduction, channels, (layer.weight_bits, x.bits), hw)
             for width, tiles in self.widths.items()
         )
+        in_beats = np.array([self.input_beats(each) for each in heights])[:, None, None]
         loads = np.where(in_bytes > 0, _input_loads(spaces, oc_tiles, chunks, outer, in_slots), 0)
         stream_bytes = np.array([self.streams.stream_bytes(self.depth * each) for each in depths])[:, None]
         weight_loads = parts * oc_tiles * chunks * _again(self, spaces, oc_tiles, self.weight_bytes(channels), outer)
+        computing = oc_tiles * parts * (spaces * chunks * hw.start_up_cycles.compute + bands * mac)
         work = LeastWork(
-            compute=oc_tiles * parts * (spaces * chunks * hw.start_up_cycles.compute + bands * mac),
+            compute=computing,
             loads=parts * (oc_tiles + loads),
-            load_bytes=parts * loads * in_bytes,
+            load_beats=parts * loads * in_beats,
             weight_loads=weight_loads,
             weight_bytes=weight_loads * stream_bytes,
-            store_bytes=np.where(out_bytes > 0, y.total_bytes, 0),
+            stores=np.where(out_bytes > 0, spaces * oc_tiles * parts, 0),
+            store_beats=y.total_bytes * out_beats // np.maximum(out_bytes, 1),
             end_bytes=(0 if ahead else stream_bytes) + in_bytes + out_bytes,
         )
         cycles = least_layer_cycles(work, hw)
         sram_bytes = in_bytes * np.minimum(np.maximum(loads, 1) * parts, 2)
         sram_bytes = sram_bytes + out_bytes * np.minimum(spaces * oc_tiles * parts, 2)
         sram_bytes = sram_bytes + channels * isa().params_bytes * np.minimum(oc_tiles * parts, 2)
-        return np.broadcast_to(sram_bytes, cycles.shape).ravel(), cycles.ravel()
+        return Least(*(np.broadcast_to(each, cycles.shape).ravel() for each in (sram_bytes, cycles, computing)))
 
 
 def _orders(chunks: int) -> list[tuple[bool, int]]:
@@ -205,16 +216,15 @@ def _tile(cut: _Cut, tile_h: int, tile_oc: int) -> _Tile:
         cut.in_channels,
         cut.kernel_rows,
     )
-    x, y, window = maps[layer.inputs[0]], maps[layer.output], layer.window
+    y = maps[layer.output]
     bands, channels = ceil(y.h / tile_h), ceil(cut.part.out_channels / tile_oc)
-    in_h, in_w = min(x.h, input_rows(tile_h, window, tile_kh)), min(x.w, input_pixels(tile_w, window))
     in_bytes, out_bytes = cut.input_bytes(tile_h), cut.output_bytes(tile_h, tile_oc)
     return _Tile(
         spaces=bands * sum(cut.widths.values()),
         channels=channels,
         weight_bytes=cut.weight_bytes(tile_oc),
         in_bytes=in_bytes,
-        in_beats=tile_beats(x, in_h, in_w, tile_ic, hw) if in_bytes else 0,
+        in_beats=cut.input_beats(tile_h),
         out_bytes=out_bytes,
         store_beats=store_beats(y, tile_h, tile_w, tile_oc, hw) if out_bytes else 0,
         beside=second_operand(layer, maps, hw, (tile_h, tile_w, tile_oc), cut.resident),

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, partial, reduce
 from math import ceil
+from typing import Any
 
 import numpy as np
 
 from ....machine import cost
-from ....machine.cost import LeastWork, least_layer_cycles
 from ....machine.hw import HwConfig
 from ....machine.isa import isa
-from ....machine.layer_cost import LayerWork
-from ....machine.streams import raw_streams
+from ....machine.layer_cost import LayerWork, LeastWork, least_layer_cycles
+from ....machine.streams import StreamEstimate, raw_streams
 from ....options.schedule import TileChoice
 from ...extents import halvings, input_pixels, input_rows, spans, window_of
-from ...layers import AnyLayer, DepthwiseLayer, FeatureMap, PoolLayer, TableLayer, channel_bytes, table_of
+from ...layers import AnyLayer, DepthwiseLayer, EltwiseLayer, FeatureMap, PoolLayer, channel_bytes, table_of
 from .tile_work import (
     AxisTiles,
     axis_tiles,
+    least_tile_beats,
     pointwise_tile,
     second_operand,
     store_beats,
     tile_beats,
     window_anywhere,
     window_tile,
+    windows,
 )
-from .tiling import AS_USUAL, Candidates, Tiling, sizes_of
+from .tiling import AS_USUAL, Candidates, Least, Tiling, sizes_of
 from .two_steps import TwoSteps, two_steps
 
 
@@ -75,42 +77,74 @@ class _Cut:
         pixels_of: Mapping[int, AxisTiles],
         depths: Sequence[int],
         ahead: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Least:
         """The least of candidates by pixels, channels and rows of tiles, as `Candidates` has it."""
-        del ahead  # weights do not count
-        layer, hw, y = self.layer, self.hw, self.maps[self.layer.output]
-        x, channels = self.maps[layer.inputs[0]], np.array(depths)[:, None]
-        tiles = np.array([each.count for each in rows_of.values()]) * -(-y.c // channels)
+        layer, hw, maps, y = self.layer, self.hw, self.maps, self.maps[self.layer.output]
+        x, channels = maps[layer.inputs[0]], np.array(depths)[:, None]
+        rows, pixels = np.array(list(rows_of)), np.array(list(pixels_of))[:, None, None]
+        oc_tiles = -(-y.c // channels)
+        tiles = np.array([each.count for each in rows_of.values()]) * oc_tiles
         tiles = tiles * np.array([each.count for each in pixels_of.values()])[:, None, None]
-        # The tile that stands for all may be smaller than they are.
-        typical = np.array([each.typical[1] for each in rows_of.values()])
-        typical = typical * np.array([each.typical[1] for each in pixels_of.values()])[:, None, None]
-        units = np.zeros_like(tiles)
-        if not isinstance(layer, TableLayer):
-            taps, window = 0, window_of(layer)
-            if isinstance(layer, DepthwiseLayer) and self.chunks == 1:
-                taps = window.kernel_h * window.kernel_w
-            elif isinstance(layer, PoolLayer) and self.chunks == 1:
-                taps = min(window.kernel_h, window.kernel_w)  # of two steps the second one makes all outputs
-            units = cost.least_pixelwise_cycles(typical, channels, taps, (_weight_bits(layer), x.bits), hw)
-        loads = in_bytes = stored = out_bytes = np.zeros_like(tiles)
+        none = np.zeros_like(tiles)
+        loads, load_beats, in_bytes, slots_bytes = none, none, none, none
+        stores, store_beats, out_bytes = none, none, none
         if layer.inputs[0] not in self.resident:
-            height = np.array([self.under(rows, 1)[0] for rows in rows_of])
-            width = np.array([self.under(1, pixels)[1] for pixels in pixels_of])[:, None, None]
+            height = np.array([self.under(each, 1)[0] for each in rows_of])
+            width = np.array([self.under(1, each)[1] for each in pixels_of])[:, None, None]
             loads, in_bytes = tiles * self.chunks, height * width * channel_bytes(channels, x.bits)
+            load_beats = loads * least_tile_beats(x, height, width, channels, hw)
+        if len(layer.inputs) > 1 and layer.inputs[1] not in self.resident:
+            b = maps[layer.inputs[1]]
+            beside = np.minimum(b.h, rows), np.minimum(b.w, pixels), np.minimum(b.c, channels)
+            times = oc_tiles if b.h == b.w == 1 else tiles
+            loads, load_beats = loads + times, load_beats + times * least_tile_beats(b, *beside, hw)
+            in_bytes = in_bytes + beside[0] * beside[1] * channel_bytes(beside[2], b.bits)
         if layer.output not in self.resident:
-            outputs = np.array(list(rows_of)) * np.array(list(pixels_of))[:, None, None]
-            stored, out_bytes = stored + y.total_bytes, outputs * channel_bytes(channels, y.bits)
+            stores, out_bytes = tiles, rows * pixels * channel_bytes(channels, y.bits)
+            store_beats = y.total_bytes * least_tile_beats(y, rows, pixels, channels, hw) // out_bytes
+        slots_bytes = in_bytes * np.minimum(tiles * self.chunks, 2) + out_bytes * np.minimum(tiles, 2)
+        stream_bytes = weight_loads = none
+        if isinstance(layer, DepthwiseLayer):
+            taps, streams = self.kernel_rows * layer.window.kernel_w, self.streams(layer)
+            stream_bytes = np.array([streams.stream_bytes(taps * each) for each in depths])[:, None]
+            weight_loads = oc_tiles * self.chunks
+            param_bytes = channels * isa().params_bytes
+            loads, load_beats = loads + oc_tiles, load_beats + oc_tiles * cost.bytes_beats(param_bytes, hw)
+            slots_bytes = slots_bytes + param_bytes * np.minimum(oc_tiles, 2)
+        computing = tiles * self.tile_cycles(rows_of, pixels_of, channels)
         work = LeastWork(
-            compute=tiles * (hw.start_up_cycles.compute + units), loads=loads, load_bytes=loads * in_bytes,
-            weight_loads=np.zeros_like(tiles), weight_bytes=np.zeros_like(tiles), store_bytes=stored,
-            end_bytes=in_bytes + out_bytes,
+            compute=computing, loads=loads, load_beats=load_beats,
+            weight_loads=weight_loads, weight_bytes=weight_loads * stream_bytes, stores=stores, store_beats=store_beats,
+            end_bytes=in_bytes + out_bytes + (0 if ahead else stream_bytes),
         )  # fmt: skip
         cycles = least_layer_cycles(work, hw)
-        sram_bytes = in_bytes * np.minimum(tiles * self.chunks, 2) + out_bytes * np.minimum(tiles, 2)
-        if isinstance(layer, DepthwiseLayer):
-            sram_bytes = sram_bytes + channels * isa().params_bytes * np.minimum(-(-y.c // channels), 2)
-        return np.broadcast_to(sram_bytes, cycles.shape).ravel(), cycles.ravel()
+        return Least(*(np.broadcast_to(each, cycles.shape).ravel() for each in (slots_bytes, cycles, computing)))
+
+    def tile_cycles(
+        self, rows_of: Mapping[int, AxisTiles], pixels_of: Mapping[int, AxisTiles], channels: np.ndarray
+    ) -> np.ndarray:
+        """Cycles of COMPUTE that a tile takes at least; ``channels``: of tiles [sizes, 1]."""
+        layer, hw = self.layer, self.hw
+        down, across = ([each.typical for each in axis.values()] for axis in (rows_of, pixels_of))
+        works: Sequence[cost.Work]
+        if isinstance(layer, DepthwiseLayer) and self.chunks == 1:
+            works = windows(layer, self.maps, down, across, channels)
+        elif isinstance(layer, DepthwiseLayer | PoolLayer):
+            # Of a pool in two steps the second one makes all outputs.
+            one = min(layer.window.kernel_h, layer.window.kernel_w)
+            taps = one if isinstance(layer, PoolLayer) and self.chunks == 1 else 0
+            outputs = np.array([rows for _, rows in down]) * np.array([pixels for _, pixels in across])[:, None, None]
+            bits = _weight_bits(layer), self.maps[layer.inputs[0]].bits
+            return hw.start_up_cycles.compute + cost.least_pixelwise_cycles(outputs, channels, taps, bits, hw)
+        else:
+            one_kind = replace(layer, lesser=frozenset()) if isinstance(layer, EltwiseLayer) else layer
+            tiles: Any = np.array(list(rows_of)), np.array(list(pixels_of))[:, None, None], channels
+            works = pointwise_tile(one_kind, self.maps, *tiles)
+        return reduce(np.add, (cost.works_cycles(work, hw) for work in works))
+
+    def streams(self, layer: DepthwiseLayer) -> StreamEstimate:
+        """What the weights take in DRAM."""
+        return layer.streams or raw_streams(layer.weight_bits, self.hw)
 
 
 def _group(
@@ -204,7 +238,7 @@ def _pixelwise_tiling(
     param_bytes = tile_oc * isa().params_bytes if depthwise else 0
     stream_bytes = decode_cycles = 0
     if isinstance(layer, DepthwiseLayer):
-        streams, weights = layer.streams or raw_streams(layer.weight_bits, hw), tile_kh * window.kernel_w * tile_oc
+        streams, weights = cut.streams(layer), tile_kh * window.kernel_w * tile_oc
         stream_bytes = streams.stream_bytes(weights)
         decode_cycles = streams.decode_cycles(tile_kh * window.kernel_w, tile_oc)
     output_resident = layer.output in resident

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,32 +48,39 @@ class LayerTilings:
         self._more, self._hw, self._ahead = groups, hw, ahead
         self._seen: list[_Group] = []
 
-    def groups(self, budget_bytes: int) -> Iterator[_Scored | None]:
-        """By group: the quickest tiling that fits so much SRAM, if there is one."""
-        for group in self._seen:
-            yield group.quickest(budget_bytes)
+    def quickest(self, budget_bytes: int, enough: int) -> _Scored | None:
+        """The quickest that fits so much SRAM, of the groups up to the first one with whose help it takes ``enough`` channels at a
+        time: splitting further only costs."""
+        best: _Scored | None = None
+        for group in self._groups():
+            best = group.quickest(budget_bytes, best)
+            if best is not None and best.tiling.tile_oc >= enough:
+                break
+        return best
+
+    def _groups(self) -> Iterator[_Group]:
+        yield from self._seen
         for more in self._more:
             self._seen.append(_Group(more, self._hw, self._ahead))
-            yield self._seen[-1].quickest(budget_bytes)
+            yield self._seen[-1]
 
 
 class _Group:
     """Candidates by the cycles that they take at least: what is slower in any case than one that fits is not made."""
 
     def __init__(self, candidates: Candidates, hw: HwConfig, ahead: bool) -> None:
-        least_bytes, least_cycles = candidates.least(ahead)
-        order = np.argsort(least_cycles, kind="stable")
-        self._ordered = list(
-            zip(least_cycles[order].tolist(), least_bytes[order].tolist(), order.tolist(), strict=True)
-        )
+        least = candidates.least(ahead)
+        order = np.argsort(least.cycles, kind="stable")
+        ordered = (each[order].tolist() for each in (least.cycles, least.sram_bytes))
+        self._ordered = list(zip(*ordered, order.tolist(), strict=True))
         self._make, self._hw, self._ahead = candidates.make, hw, ahead
         self._scored: dict[int, _Scored | None] = {}
 
-    def quickest(self, budget_bytes: int) -> _Scored | None:
-        """Of those that fit so much SRAM; None if none does."""
+    def quickest(self, budget_bytes: int, other: _Scored | None = None) -> _Scored | None:
+        """Of those that fit so much SRAM; None if none does. ``other``: what it is if none of these is at least as good."""
         best: _Scored | None = None
         for least_cycles, least_bytes, number in self._ordered:
-            if best is not None and least_cycles > best.cycles:
+            if any(each is not None and least_cycles > each.cycles for each in (best, other)):
                 break
             if least_bytes > budget_bytes:
                 continue
@@ -83,7 +89,7 @@ class _Group:
             each = self._scored[number]
             if each is not None and each.working_bytes <= budget_bytes and (best is None or each[:3] < best[:3]):
                 best = each
-        return best
+        return best if other is None or (best is not None and best[:2] <= other[:2]) else other
 
     def _score(self, number: int) -> _Scored | None:
         tiling = self._make(number)
@@ -115,13 +121,7 @@ def plan_layer(
     key = layer.output, resident.intersection((*layer.inputs, layer.output)), ahead
     if key not in known:
         known[key] = LayerTilings(_candidates(layer, maps, hw, resident, choice), hw, ahead)
-    enough = min(made_map(layer, maps).c, _columns(layer, hw))
-    best: _Scored | None = None
-    for found in known[key].groups(budget_bytes):
-        if found is not None and (best is None or found[:2] <= best[:2]):
-            best = found
-        if best is not None and best.tiling.tile_oc >= enough:
-            break  # the array is filled; splitting further only costs
+    best = known[key].quickest(budget_bytes, min(made_map(layer, maps).c, _columns(layer, hw)))
     return None if best is None else best.tiling
 
 
@@ -134,14 +134,25 @@ def plan_stripe(
     """
     y = made_map(layer, maps)
     for candidates in _candidates(layer, maps, hw, resident, choice):
-        made = candidates.made()
-        first = next(made, None)
-        if first is None:
-            continue
-        if (first.tile_h, first.tile_w) == (y.h, y.w):
-            return first
-        return min((first, *made), key=partial(_computing_cycles, hw))
+        first = next(candidates.made(), None)
+        if first is not None:
+            whole = (first.tile_h, first.tile_w) == (y.h, y.w)
+            return first if whole else _least_computing(candidates, hw)
     return None
+
+
+def _least_computing(candidates: Candidates, hw: HwConfig) -> Tiling | None:
+    """The first of those that compute in the fewest cycles."""
+    best: tuple[int, int, Tiling] | None = None
+    least = candidates.least(False).computing
+    for number in np.argsort(least, kind="stable").tolist():
+        if best is not None and least[number] > best[0]:
+            break
+        tiling = candidates.make(number)
+        if tiling is not None:
+            cycles = _computing_cycles(hw, tiling)
+            best = (cycles, number, tiling) if best is None else min(best, (cycles, number, tiling))
+    return None if best is None else best[2]
 
 
 def tiling_beside(layer: AnyLayer, graph: LayerGraph, hw: HwConfig) -> Tiling | None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ....dialect.pieces import Piece
 from ....machine.cost import (
@@ -19,8 +22,10 @@ from ....machine.cost import (
     PostWork,
     TableWork,
     box_beats,
+    least_box_beats,
 )
 from ....machine.hw import HwConfig
+from ....machine.numerics import Counts
 from ...extents import InputSpan, Span, kernel_chunks, nothing_under, pixels_under, rows_under, spans
 from ...layers import (
     AnyLayer,
@@ -164,6 +169,29 @@ def window_anywhere(
     return _window_work(layer, maps, (InputSpan(0, x.h, 0), InputSpan(0, x.w, 0)), outputs, tile_kh, True)
 
 
+def _together(spans: Sequence[InputSpan], axes: int) -> InputSpan:
+    """Lengths and paddings as arrays along the first of so many axes."""
+    length, pad = (
+        np.array(each).reshape(-1, *[1] * (axes - 1)) for each in zip(*((s.length, s.pad) for s in spans), strict=True)
+    )
+    return InputSpan(0, length, pad)  # type: ignore[arg-type]
+
+
+def windows(
+    layer: DepthwiseLayer, maps: tuple[FeatureMap, ...], rows: Sequence[Span], pixels: Sequence[Span], channels: np.ndarray
+) -> list[PoolWork | PostWork]:  # fmt: skip
+    """The same of tiles at each of the ``pixels``, of each of the ``channels`` and at each of the ``rows``, the whole kernel at a
+    time: fields are arrays that can be broadcast to [pixels, channels, rows]."""
+    x, window = maps[layer.inputs[0]], layer.window
+    down = _together([rows_under(window, *each, 0, window.kernel_h, x.h) for each in rows], 1)
+    across = _together([pixels_under(window, *each, x.w) for each in pixels], 3)
+    lengths = (np.array([length for _, length in each]) for each in (rows, pixels))
+    outputs: Any = next(lengths), next(lengths)[:, None, None], channels
+    last = _window_work(layer, maps, (down, across), outputs, window.kernel_h, True)
+    assert isinstance(last, DepthwiseWork)
+    return [last, *_post_tile(layer, maps, outputs, last)]
+
+
 def pointwise_tile(
     layer: AnyLayer, maps: tuple[FeatureMap, ...], rows: int, pixels: int, channels: int
 ) -> list[CopyWork]:
@@ -187,6 +215,12 @@ def tile_beats(feature_map: FeatureMap, rows: int, pixels: int, channels: int, h
     """Cycles of the DRAM channel for a tile of a map that lies there."""
     row_stride, size = feature_map.w * feature_map.pixel_bytes, channel_bytes(channels, feature_map.bits)
     return box_beats(rows, row_stride, pixels, feature_map.pixel_bytes, size, hw)
+
+
+def least_tile_beats(feature_map: FeatureMap, rows: Counts, pixels: Counts, channels: Counts, hw: HwConfig) -> Counts:
+    """What that is at least, of one tile or of many."""
+    strides = feature_map.w * feature_map.pixel_bytes, feature_map.pixel_bytes
+    return least_box_beats(rows, pixels, channel_bytes(channels, feature_map.bits), strides, hw)
 
 
 def store_beats(y: FeatureMap, rows: int, pixels: int, channels: int, hw: HwConfig) -> int:

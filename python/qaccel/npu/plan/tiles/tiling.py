@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -97,17 +98,25 @@ def weight_buffer_bytes(layer: AnyLayer, tiling: Tiling) -> int:
     return sum(align(rows * channel_bytes(channels, bits)) for rows, channels in _weight_tiles(layer, tiling))
 
 
+class Least(NamedTuple):
+    """What candidates take or more, by number, int64 [count]: bytes of SRAM, cycles by the estimate that they are compared by, and
+    those of COMPUTE alone."""
+
+    sram_bytes: np.ndarray
+    cycles: np.ndarray
+    computing: np.ndarray
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Tilings by number, of which each is made only when it is looked at; None for one that is like another, or fits no buffer.
 
-    ``least``: by number, bytes of SRAM that it takes or more, and cycles that it takes or more by the estimate that tilings are
-    compared by; int64 [count]. Its argument says whether the first weights are there before the layer's turn.
+    The argument of ``least`` says whether the first weights are there before the layer's turn.
     """
 
     count: int
     make: Callable[[int], Tiling | None]
-    least: Callable[[bool], tuple[np.ndarray, np.ndarray]]
+    least: Callable[[bool], Least]
 
     def made(self, backwards: bool = False) -> Iterator[Tiling]:
         """Those that there are."""
@@ -117,9 +126,8 @@ class Candidates:
 
 def all_of(tilings: Sequence[Tiling]) -> Candidates:
     """Of tilings that are made."""
-    return Candidates(
-        len(tilings), tilings.__getitem__, lambda _: (np.zeros(len(tilings), int), np.zeros(len(tilings), int))
-    )
+    nothing = np.zeros(len(tilings), int)
+    return Candidates(len(tilings), tilings.__getitem__, lambda _: Least(nothing, nothing, nothing))
 
 
 AS_USUAL = TileChoice()

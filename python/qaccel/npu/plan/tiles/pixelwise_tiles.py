@@ -79,31 +79,18 @@ class _Cut:
         ahead: bool,
     ) -> Least:
         """The least of candidates by pixels, channels and rows of tiles, as `Candidates` has it."""
-        layer, hw, maps, y = self.layer, self.hw, self.maps, self.maps[self.layer.output]
-        x, channels = maps[layer.inputs[0]], np.array(depths)[:, None]
+        layer, hw, y = self.layer, self.hw, self.maps[self.layer.output]
         rows, pixels = np.array(list(rows_of)), np.array(list(pixels_of))[:, None, None]
+        channels = np.array(depths)[:, None]
         oc_tiles = -(-y.c // channels)
         tiles = np.array([each.count for each in rows_of.values()]) * oc_tiles
         tiles = tiles * np.array([each.count for each in pixels_of.values()])[:, None, None]
-        none = np.zeros_like(tiles)
-        loads, load_beats, in_bytes, slots_bytes = none, none, none, none
-        stores, store_beats, out_bytes = none, none, none
-        if layer.inputs[0] not in self.resident:
-            height = np.array([self.under(each, 1)[0] for each in rows_of])
-            width = np.array([self.under(1, each)[1] for each in pixels_of])[:, None, None]
-            loads, in_bytes = tiles * self.chunks, height * width * channel_bytes(channels, x.bits)
-            load_beats = loads * least_tile_beats(x, height, width, channels, hw)
-        if len(layer.inputs) > 1 and layer.inputs[1] not in self.resident:
-            b = maps[layer.inputs[1]]
-            beside = np.minimum(b.h, rows), np.minimum(b.w, pixels), np.minimum(b.c, channels)
-            times = oc_tiles if b.h == b.w == 1 else tiles
-            loads, load_beats = loads + times, load_beats + times * least_tile_beats(b, *beside, hw)
-            in_bytes = in_bytes + beside[0] * beside[1] * channel_bytes(beside[2], b.bits)
+        loads, load_beats, in_bytes = self.loaded(list(rows_of), list(pixels_of), channels, tiles)
+        stores = store_beats = out_bytes = stream_bytes = weight_loads = np.zeros_like(tiles)
         if layer.output not in self.resident:
             stores, out_bytes = tiles, rows * pixels * channel_bytes(channels, y.bits)
             store_beats = y.total_bytes * least_tile_beats(y, rows, pixels, channels, hw) // out_bytes
         slots_bytes = in_bytes * np.minimum(tiles * self.chunks, 2) + out_bytes * np.minimum(tiles, 2)
-        stream_bytes = weight_loads = none
         if isinstance(layer, DepthwiseLayer):
             taps, streams = self.kernel_rows * layer.window.kernel_w, self.streams(layer)
             stream_bytes = np.array([streams.stream_bytes(taps * each) for each in depths])[:, None]
@@ -119,6 +106,26 @@ class _Cut:
         )  # fmt: skip
         cycles = least_layer_cycles(work, hw)
         return Least(*(np.broadcast_to(each, cycles.shape).ravel() for each in (slots_bytes, cycles, computing)))
+
+    def loaded(
+        self, heights: Sequence[int], widths: Sequence[int], channels: np.ndarray, tiles: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Loads of all inputs, their beats at least, and bytes of inputs under a tile; ``tiles``: how many there are."""
+        layer, maps, hw = self.layer, self.maps, self.hw
+        loads = beats = tile_bytes = np.zeros_like(tiles)
+        if layer.inputs[0] not in self.resident:
+            x = maps[layer.inputs[0]]
+            height = np.array([self.under(each, 1)[0] for each in heights])
+            width = np.array([self.under(1, each)[1] for each in widths])[:, None, None]
+            loads, tile_bytes = tiles * self.chunks, height * width * channel_bytes(channels, x.bits)
+            beats = loads * least_tile_beats(x, height, width, channels, hw)
+        if len(layer.inputs) > 1 and layer.inputs[1] not in self.resident:
+            b = maps[layer.inputs[1]]
+            shape = np.minimum(b.h, heights), np.minimum(b.w, widths)[:, None, None], np.minimum(b.c, channels)
+            times = -(-maps[layer.output].c // channels) if b.h == b.w == 1 else tiles
+            loads, beats = loads + times, beats + times * least_tile_beats(b, *shape, hw)
+            tile_bytes = tile_bytes + shape[0] * shape[1] * channel_bytes(shape[2], b.bits)
+        return loads, beats, tile_bytes
 
     def tile_cycles(
         self, rows_of: Mapping[int, AxisTiles], pixels_of: Mapping[int, AxisTiles], channels: np.ndarray

@@ -15,7 +15,7 @@ from .cpu.compile import compile_cpu
 from .dialect.operators import works_on_integers
 from .host import host_target
 from .machine.artefact import Artefact
-from .metadata.read import METADATA_FUNCTION
+from .metadata.read import DETAILS_FUNCTION, METADATA_FUNCTION, TO_RUN
 from .npu.partition.partition import CODEGEN, hw_of, subgraph_functions
 from .options import CompileOptions
 from .relax_tools import functions, held_back
@@ -110,14 +110,16 @@ def build(
 ) -> Linked:
     """Links a partitioned (or plain float) module; ``metadata`` is what ``read_metadata`` will give.
 
-    ``records``: tuned schedules for the CPU's part. The metadata lie in the module as a function that returns their JSON: that
+    ``records``: tuned schedules for the CPU's part. The metadata lie in the module as two functions that return their JSON: that
     survives every way of exporting, needs no library of ours to be read, and works over RPC.
     """
     mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
-    text = tvm.ir.StringImm(json.dumps(metadata))
-    function = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", METADATA_FUNCTION)
     with held_back():
         mod, choices = lowered(mod, target, records)
-    mod[METADATA_FUNCTION] = function
+    for name, to_run in ((METADATA_FUNCTION, True), (DETAILS_FUNCTION, False)):
+        text = tvm.ir.StringImm(
+            json.dumps({key: value for key, value in metadata.items() if (key in TO_RUN) == to_run})
+        )
+        mod[name] = relax.Function([], relax.SeqExpr([], text), text.ty, True).with_attr("global_symbol", name)
     finish = tvm.transform.Sequential([relax.transform.ToNonDataflow(), relax.transform.VMShapeLower()])
     return Linked(relax.build(mod, target, relax_pipeline=finish), choices)

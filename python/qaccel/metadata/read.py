@@ -10,14 +10,25 @@ from ..machine.isa import isa
 from ..model import TensorSpec
 from ..version import __version__
 
-METADATA_FUNCTION = "qaccel_metadata"
-FORMAT = 3  # of the metadata and of how a module is called; raised when either changes
+# What a program that runs the module needs to know, and all else: a report read as JSON takes more memory than a small network.
+METADATA_FUNCTION, DETAILS_FUNCTION = "qaccel_metadata", "qaccel_details"
+TO_RUN = frozenset(
+    ("format", "qaccel", "tvm", "isa_version", "model", "target", "inputs", "outputs", "cpu_features")
+)  # the entries of the first
+FORMAT = 4  # of the metadata and of how a module is called; raised when either changes
 
 
 def read_metadata(vm: Any) -> dict[str, Any] | None:
     """What ``build`` was given, from TVM's virtual machine of a module; None if the module has no such function."""
+    metadata = _entries(vm, METADATA_FUNCTION)
+    if metadata is None:
+        return None
+    return metadata | (_entries(vm, DETAILS_FUNCTION) or {})  # before format 4 there were none
+
+
+def _entries(vm: Any, name: str) -> dict[str, Any] | None:
     try:
-        function = vm[METADATA_FUNCTION]
+        function = vm[name]
     except (AttributeError, ValueError, RuntimeError):
         return None
     return json.loads(str(function()))

@@ -1,8 +1,7 @@
-// The codecs for Python: registered with tvm-ffi when the library is loaded.
+// The codecs for Python, which finds the functions by their symbols.
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/function.h>
-#include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
 #include <algorithm>
@@ -90,11 +89,9 @@ ffi::Array<ffi::Any> DecodeOne(ffi::Bytes stream, int64_t count, int64_t row_wei
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef().def("qaccel.encode_streams", EncodeStreams).def("qaccel.decode_stream", DecodeOne);
-}
-
 }  // namespace
 
 }  // namespace qaccel
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(qaccel_encode_streams, qaccel::EncodeStreams);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(qaccel_decode_stream, qaccel::DecodeOne);

@@ -2,7 +2,6 @@
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
-#include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
 #include "guard.h"
@@ -120,14 +119,17 @@ ffi::Module CreateModule(ffi::Bytes bytes) {
   return Guarded([&] { return ffi::Module(ffi::make_object<QaccelModule>(bytes)); });
 }
 
+int64_t IsaVersion() { return isa::kVersion; }
+
+// What tvm-ffi looks up where it loads a module that was saved. Nothing else is registered: each name takes memory in every program
+// that links this library, and Python finds the rest by its symbol.
 TVM_FFI_STATIC_INIT_BLOCK() {
-  namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef()
-      .def("qaccel.module_create", CreateModule)
-      .def("ffi.Module.load_from_bytes.qaccel", CreateModule)
-      .def("qaccel.isa_version", [] { return static_cast<int64_t>(isa::kVersion); });
+  ffi::Function::SetGlobal("ffi.Module.load_from_bytes.qaccel", ffi::Function::FromTyped(CreateModule));
 }
 
 }  // namespace
 
 }  // namespace qaccel
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(qaccel_module_create, qaccel::CreateModule);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(qaccel_isa_version, qaccel::IsaVersion);

@@ -1,8 +1,7 @@
-// Last touches for Python: registered with tvm-ffi when the library is loaded.
+// Last touches for Python, which finds the function by its symbol.
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/function.h>
-#include <tvm/ffi/reflection/registry.h>
 #include <tvm/ffi/string.h>
 
 #include <vector>
@@ -43,11 +42,8 @@ ffi::Array<ffi::Bytes> LastTouchesOf(ffi::TensorView boxes, ffi::TensorView size
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef().def("qaccel.last_touches", LastTouchesOf);
-}
-
 }  // namespace
 
 }  // namespace qaccel
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(qaccel_last_touches, qaccel::LastTouchesOf);

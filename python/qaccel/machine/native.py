@@ -13,6 +13,7 @@ from .hw_spec import target_dir
 from .isa_spec import isa
 
 _LIBRARY = "libqaccel_sim.so"
+_VERSION = "qaccel_isa_version"
 
 
 def library_path() -> Path:
@@ -28,7 +29,7 @@ def library_path() -> Path:
 
 @lru_cache(maxsize=1)
 def register_library() -> tuple[Path, Any]:
-    """Load the library once, which registers its global functions and the loader of saved modules; gives its path and it."""
+    """Load the library once, which registers the loader of saved modules; gives its path and it."""
     path = library_path()
     return path, tvm_ffi.load_module(str(path))
 
@@ -37,24 +38,26 @@ def register_library() -> tuple[Path, Any]:
 def load_library() -> Any:
     """The library, for use. Raises UserError for one that was built for another version of the ISA."""
     path, library = register_library()
-    built_for = tvm_ffi.get_global_func("qaccel.isa_version", allow_missing=True)
-    check_version(path, isa().version if built_for is None else int(built_for()))
+    known = library.implements_function(_VERSION)
+    check_version(path, int(library.get_function(_VERSION)()) if known else None)
     return library
 
 
-def check_version(path: Path, version: int) -> None:
-    """Raises UserError, with how to make it anew, where a library at ``path`` is of another ISA version than this Python code."""
+def check_version(path: Path, version: int | None) -> None:
+    """Raises UserError, with how to make it anew, where a library at ``path`` is of another ISA version than this Python code.
+
+    None is the version of a library that is too old to say it.
+    """
     if version != isa().version:
         again = "pip install ." if path.parent == target_dir() / "lib" else "make sim"
         raise UserError(
-            f"'{path}' is built for ISA version {version}, this qaccel has {isa().version}; rebuild it: {again}"
+            f"'{path}' is built for ISA version {version or 'unknown'}, this qaccel has {isa().version}; rebuild it: {again}"
         )
 
 
 def native_function(name: str) -> Any:
-    """A global function of the library. What it raises is for ``machine_error``."""
-    load_library()
-    return tvm_ffi.get_global_func(name)
+    """A function of the library. What it raises is for ``machine_error``."""
+    return load_library().get_function(name)
 
 
 def machine_error(error: RuntimeError) -> UserError:

@@ -51,7 +51,7 @@ def simulate(
     sizes = [size for _, _, size in snapshots]
     kept = np.zeros(sum(sizes), np.uint8)
     try:
-        text = native_function("qaccel.simulate")(
+        text = native_function("qaccel_simulate")(
             json.dumps(hw.to_dict()), program, tvm_ffi.from_dlpack(dram), json.dumps(options), tvm_ffi.from_dlpack(kept)
         )
     except RuntimeError as error:
@@ -66,6 +66,6 @@ def simulate(
 def create_module(artefact: bytes) -> Any:
     """The runtime module of an ``artefact.Artefact`` as bytes. Raises UserError if it is damaged or of another version."""
     try:
-        return native_function("qaccel.module_create")(artefact)
+        return native_function("qaccel_module_create")(artefact)
     except RuntimeError as error:
         raise machine_error(error) from None

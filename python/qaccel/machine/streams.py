@@ -59,7 +59,7 @@ def encode_streams(tiles: Sequence[WeightTile], hw: HwConfig) -> list[bytes]:
     weights = np.concatenate([tile.weights.reshape(-1).astype(np.int32) for tile in tiles])
     shapes = np.array([(tile.weights.size, tile.row_weights, tile.bits) for tile in tiles], np.int64).reshape(-1)
     arrays = tvm_ffi.from_dlpack(weights), tvm_ffi.from_dlpack(shapes)
-    encode = native_function("qaccel.encode_streams")
+    encode = native_function("qaccel_encode_streams")
     try:
         streams = encode(*arrays, hw.decoder_lanes, hw.decoder_table_bytes, os.cpu_count() or 1)
     except RuntimeError as error:
@@ -83,7 +83,7 @@ class DecodedStream:
 
 def decode_stream(stream: bytes, count: int, row_weights: int, bits: int, hw: HwConfig) -> DecodedStream:
     """Decode a stream for a LOADW with these fields. Raises UserError if it is damaged or does not fit them."""
-    decode = native_function("qaccel.decode_stream")
+    decode = native_function("qaccel_decode_stream")
     try:
         packed, codec, cycles = decode(stream, count, row_weights, bits, hw.decoder_lanes, hw.decoder_table_bytes)
     except RuntimeError as error:

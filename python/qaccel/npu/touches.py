@@ -53,7 +53,7 @@ def last_touches(boxes: Sequence[Box], sizes_bytes: Sequence[int], engines: int,
     sizes = np.array(sizes_bytes, np.int64)
     arrays = tvm_ffi.from_dlpack(table), tvm_ffi.from_dlpack(sizes)
     try:
-        found = native_function("qaccel.last_touches")(*arrays, engines, granule_bytes)
+        found = native_function("qaccel_last_touches")(*arrays, engines, granule_bytes)
     except RuntimeError as error:
         raise CompilerFault(str(machine_error(error))) from None
     ends, writers, readers = (

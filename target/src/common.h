@@ -42,7 +42,8 @@ class Part {
   uint64_t size_ = 0;
 };
 std::string Joined(const Part* parts, size_t count);
-[[noreturn]] void FailWith(const Part* parts, size_t count);
+// Cold: where one fails lies apart from the code that runs.
+[[noreturn]] __attribute__((cold)) void FailWith(const Part* parts, size_t count);
 
 template <typename... Parts>
 std::string Text(const Parts&... parts) {
@@ -51,7 +52,7 @@ std::string Text(const Parts&... parts) {
 }
 
 template <typename... Parts>
-[[noreturn]] void Fail(const Parts&... parts) {
+[[noreturn]] __attribute__((cold)) void Fail(const Parts&... parts) {
   const Part all[] = {parts...};
   FailWith(all, sizeof...(parts));
 }

@@ -150,9 +150,9 @@ void Execute(Machine& machine, const isa::Conv& ins) {
   const int64_t pixels = ins.out_h * ins.out_w, padded = packed.padded_depth(), bits = shape.Bits(machine.hw);
   const int64_t largest = LargestDifference(ins.in_bits, ins.in_zero_point);
   const bool narrow = !keep && SumsFit(largest, packed);
-  // A block's gathered rows should stay in the second-level cache; the kernels like multiples of 12.
+  // A block's gathered rows should stay in the first-level cache; the kernels like multiples of 12.
   const int64_t block =
-      std::max<int64_t>(1, std::min({int64_t{32}, 65536 / (12 * padded), 262144 / (12 * ins.out_channels)})) * 12;
+      std::max<int64_t>(1, std::min({int64_t{32}, 16384 / (12 * padded), 262144 / (12 * ins.out_channels)})) * 12;
   const int64_t at_once = std::min(block, pixels);
   Grow(machine.rows, at_once * padded + kLanes);
   Grow(machine.outputs, at_once * ins.out_channels + kLanes);

@@ -41,7 +41,7 @@ struct Machine {
   void Restart();
 
   const Config hw;
-  std::unique_ptr<uint8_t[], Free> sram_data, weight_data;
+  Pages<uint8_t> sram_data, weight_data;
   Memory dram, sram, weights;
   Accumulators accumulators;
   Forwarded forwarded;

@@ -1,8 +1,9 @@
 // DRAM, SRAM or weight buffer: bytes, and what the checks need to know about them.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <string>
@@ -14,16 +15,22 @@
 
 namespace qaccel {
 
-struct Free {
-  void operator()(void* block) const { std::free(block); }
+// Zeroed memory whose pages cost nothing before they are touched: the system's own. calloc may find a block that was in use before,
+// and touches all of it.
+struct Unmap {
+  size_t bytes = 0;
+  void operator()(void* block) const { munmap(block, bytes); }
 };
-
-// Zeroed memory whose pages cost nothing before they are touched.
 template <typename T>
-std::unique_ptr<T[], Free> Zeroed(int64_t count) {
-  void* block = std::calloc(static_cast<size_t>(count > 0 ? count : 1), sizeof(T));
-  if (!block) throw std::bad_alloc();
-  return std::unique_ptr<T[], Free>(static_cast<T*>(block));
+using Pages = std::unique_ptr<T[], Unmap>;
+
+template <typename T>
+Pages<T> Zeroed(int64_t count) {
+  const auto wanted = static_cast<size_t>(count > 0 ? count : 1);
+  if (wanted > SIZE_MAX / sizeof(T)) throw std::bad_alloc();
+  void* block = mmap(nullptr, wanted * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (block == MAP_FAILED) throw std::bad_alloc();
+  return Pages<T>(static_cast<T*>(block), Unmap{wanted * sizeof(T)});
 }
 
 // The instruction that accesses: its number on its engine (from 1 on), what happened before it, and what happened
@@ -74,7 +81,7 @@ class Memory {
   // too many accesses pile up, they are folded into one number for each byte: the last instruction that touched it.
   struct Accesses {
     std::vector<Access> recent;                // oldest first
-    std::unique_ptr<uint32_t[], Free> folded;  // ordinals by byte; absent before there are any
+    Pages<uint32_t> folded;     // ordinals by byte; absent before there are any
     uint32_t folded_last = 0;                  // the highest of them
   };
 
@@ -98,7 +105,7 @@ class Memory {
   int64_t size_;
   int64_t peak_ = 0;
   uint64_t version_ = 1;
-  std::unique_ptr<uint64_t[], Free> defined_;  // a bit for each byte
+  Pages<uint64_t> defined_;   // a bit for each byte
   int64_t defined_end_ = 0;                    // all from here on are 0
   std::vector<std::pair<int64_t, int64_t>> read_only_;
   Accesses written_[kEngines], read_[kEngines];

@@ -45,7 +45,7 @@ class Subgraph {
   std::string before_program_, after_constants_;  // of the bytes, once they are not
   Artefact artefact_;
   std::unique_ptr<Program> program_;
-  std::unique_ptr<uint8_t[], Free> dram_;
+  Pages<uint8_t> dram_;
   std::unique_ptr<Machine> machine_;
 };
 

@@ -29,8 +29,10 @@ from .emit.weights import compress, weight_tiles
 from .layers import AnyLayer, ConvLayer, DepthwiseLayer, FeatureMap, LayerGraph, channel_bytes, post_of
 from .lower.channel_order import order_channels
 from .lower.from_relax import lower
+from .lower.layer_order import in_given_order, other_order
 from .lower.wide_pixels import may_widen, with_wide_pixels
 from .plan.allocate import Allocation, allocate
+from .plan.estimate import planned_cycles
 from .plan.place import Block
 from .plan.post import with_posts
 from .plan.price.bounds import least_cycles, least_dram_bytes
@@ -163,21 +165,32 @@ def compile_layers(
 
 @_uncollected()
 def planned(graph: LayerGraph, hw: HwConfig, schedule: Schedule | None = None) -> tuple[LayerGraph, Allocation]:
-    """The subgraph as it is planned, its channels in another order, layers in post stages and pixels made as one where that pays,
-    and its plan. Raises UserError for what of a ``schedule`` cannot be obeyed."""
+    """The subgraph as it is planned, its channels in another order, layers in post stages, pixels made as one and layers in another
+    order where that pays, and its plan. Raises UserError for what of a ``schedule`` cannot be obeyed."""
     chosen = None if schedule is None else schedule.subgraphs.get(graph.symbol)
     graph = _with_estimates(order_channels(graph), hw)
     if schedule is None or chosen is None:
         graph = with_posts(graph, hw, partial(_cycles_of, graph, hw))
         graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw))
-        return graph, allocate(graph, hw)
+        return _quicker(graph, other_order(graph, hw), hw)
     origin = f"{schedule.origin}: {graph.symbol}"
     check_layers(chosen, origin, graph)
     graph = with_posts(graph, hw, partial(_cycles_of, graph, hw), given_posts(chosen))
     check_posts(chosen, origin, graph)
     wide = given_wide(chosen, origin, graph, may_widen)
     graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw), wide)
+    if chosen.order is not None:
+        graph = in_given_order(graph, chosen.order, origin)
     return graph, allocate(graph, hw, wishes_of(chosen, origin, graph, hw))
+
+
+def _quicker(own: LayerGraph, other: LayerGraph | None, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
+    """A subgraph, or the same in another order if its plan takes fewer cycles, and its plan."""
+    plans = [(graph, allocate(graph, hw)) for graph in (own, other) if graph is not None]
+    if len(plans) == 1:
+        return plans[0]
+    cycles = [sum(each for _, each in planned_cycles(graph, allocation, hw)) for graph, allocation in plans]
+    return plans[cycles[1] < cycles[0]]
 
 
 def _cycles_of(graph: LayerGraph, hw: HwConfig, layers: Sequence[AnyLayer]) -> int | None:

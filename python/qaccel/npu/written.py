@@ -41,6 +41,7 @@ def as_schedule(graph: LayerGraph, allocation: Allocation) -> SubgraphSchedule:
             )
             for layer, tiling in zip(graph.layers, allocation.tilings, strict=True)
         },
+        order=tuple(names),
         cascades=tuple(_cascade(graph, each) for each in allocation.cascades),
         records=tuple(
             RecordsChoice(tuple(names[step] for step in each.offsets), names[each.step], each.addr)

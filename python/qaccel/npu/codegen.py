@@ -1,8 +1,9 @@
 """One subgraph through the accelerator's half of the compiler; ``compile_layers`` is the list of its steps.
 
-Lowered layers get the order of channels that compresses best; those that are not slower in another's post stage join it. By an
-estimate of their streams the planner cuts them into tiles and gives every map and block its place. The tiles' weights are
-compressed; the instructions name the streams. Last come semaphores, the encoding, and the check of what came out.
+Lowered layers get the order of channels that compresses best; those that are not slower in another's post stage join it, and
+branches take turns where that is quicker. By an estimate of their streams the planner cuts them into tiles and gives every map and
+block its place. The tiles' weights are compressed; the instructions name the streams. Last come semaphores, the encoding, and the
+check of what came out.
 """
 
 from __future__ import annotations

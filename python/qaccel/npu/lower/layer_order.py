@@ -6,7 +6,7 @@ during which they do; whether such an order is worth it, its plan says. The inte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from ...errors import UserError, did_you_mean
@@ -30,37 +30,41 @@ def other_order(graph: LayerGraph, hw: HwConfig) -> LayerGraph | None:
 
 
 def in_given_order(graph: LayerGraph, names: Sequence[str], origin: str) -> LayerGraph:
-    """The subgraph's layers in the order of ``names``. Raises UserError where that is no order of all of them, or one reads what
-    is not made yet."""
+    """The subgraph's layers in the order of ``names``; one that these leave out runs as soon as what it reads is made. Raises
+    UserError for a name that is none, or is there twice, and for a layer that reads what is not made yet."""
     layers = {layer.name: layer for layer in graph.layers}
+    makers = {layer.output: layer for layer in graph.layers}
     hosts = {post.name: layer.name for layer in graph.layers if (post := post_of(layer)) is not None}
-    seen: set[str] = set()
+    left = [layer for layer in graph.layers if layer.name not in names]
+    run: list[AnyLayer] = []
+    made: set[int] = set()
+
+    def take_those_left() -> None:
+        while ready := [layer for layer in left if not _missing(layer, makers, made)]:
+            left.remove(ready[0])
+            run.append(ready[0])
+            made.add(ready[0].output)
+
+    take_those_left()
     for name in names:
         if name in hosts:
             raise UserError(f"{origin}: order: {name} runs in the post stage of {hosts[name]}; take it out")
         if name not in layers:
             raise UserError(f"{origin}: order names the layer {name!r}, which there is not{did_you_mean(name, layers)}")
-        if name in seen:
+        if layers[name].output in made:
             raise UserError(f"{origin}: order names {name} twice; take one out")
-        seen.add(name)
-    if len(seen) < len(layers):
-        missing = next(name for name in layers if name not in seen)
-        raise UserError(f"{origin}: order leaves out {missing}; name it, or leave order out for the network's own")
-    result = replace(graph, layers=tuple(layers[name] for name in names))
-    _check_made(result, origin)
-    return result
+        missing = _missing(layers[name], makers, made)
+        if missing:
+            raise UserError(f"{origin}: order has {name} before {missing[0]}, whose output it reads; exchange them")
+        run.append(layers[name])
+        made.add(layers[name].output)
+        take_those_left()
+    return replace(graph, layers=tuple(run))
 
 
-def _check_made(graph: LayerGraph, origin: str) -> None:
-    makers = {layer.output: layer for layer in graph.layers}
-    made: set[int] = set()
-    for layer in graph.layers:
-        for index in layer.inputs:
-            if index in makers and index not in made:
-                raise UserError(
-                    f"{origin}: order has {layer.name} before {makers[index].name}, whose output it reads; exchange them"
-                )
-        made.add(layer.output)
+def _missing(layer: AnyLayer, makers: Mapping[int, AnyLayer], made: Set[int]) -> list[str]:
+    """Layers that make what a layer reads, and have not."""
+    return [makers[index].name for index in layer.inputs if index in makers and index not in made]
 
 
 @dataclass(frozen=True)

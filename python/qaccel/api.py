@@ -17,7 +17,7 @@ from .machine.hw import DEFAULT_CONFIG, HwConfig, load_config
 from .networks import Module, dumps_of
 from .networks import load as load
 from .options import Data, TargetOptions, options_of, parse_target
-from .options.sweep import Sweep, parse_percent, parse_sweep, swept_configs
+from .options.sweep import Sweep, checked_percent, parse_sweep, swept_configs
 from .parallel import Workers
 from .pipeline import Analysis, ModelLike, analyze_model, compile_model, compile_quantized, quantize_model
 from .places import Places
@@ -278,7 +278,7 @@ def explore(
         if (sweep is None) == (least_sram is None):
             raise UserError("explore tries a --sweep, or looks for the --least-sram; give one of them")
         values = {} if sweep is None else parse_sweep(sweep)
-        percent = 0.0 if least_sram is None else parse_percent(least_sram)
+        percent = 0.0 if least_sram is None else checked_percent(least_sram)
         given = model if isinstance(model, QuantizedNetwork) else None
         parsed = parse_target(target, hw, DEFAULT_CONFIG if given is None else given.hw)
         if parsed.config is None:

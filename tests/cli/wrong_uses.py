@@ -100,7 +100,7 @@ COMMANDS: dict[str, Command] = {
     "drop without data": (f"{Q} --max-drop 1", 1, ("--max-drop 1", "add --calibration-data")),
     "drop 0": (f"{D} --bits auto --max-drop 0", 1, ("--max-drop 0", "above 0")),
     "drop is a word": (f"{D} --bits auto --max-drop some", 1, ("--max-drop 'some'", "points above 0")),
-    "half a cycle": (f"{D} --bits auto --max-cycles 0.5", 1, ("--max-cycles '0.5'", "whole number")),
+    "half a cycle": (f"{D} --bits auto --max-cycles 0.5", 1, ("--max-cycles 0.5", "whole number")),
     "cycles that no plan keeps": (f"{D} --bits auto --max-cycles 10", 1, ("--max-cycles 10", "nearest", "cycles", "higher limit")),
     "limits that contradict": (
         f"{D} --bits auto --max-bytes 1200 --max-drop 0.0001", 1, ("--max-drop 0.0001 and --max-bytes 1200", "nearest", "points")
@@ -224,6 +224,19 @@ PYTHON: dict[str, tuple[Callable[[Place], object], tuple[str, ...]]] = {
     "bits as an array": (lambda p: p.compile(bits=p.x), ("float32 array", "use 8, W8A16")),
     "bits as true": (lambda p: p.compile(bits=True), ("True", "use 8, W8A16")),
     "drop as true": (lambda p: p.compile(calibration_data=p.x, max_drop=True), ("--max-drop True", "points above 0")),
+    "drop as a text": (lambda p: p.compile(calibration_data=p.x, max_drop="1"), ("--max-drop '1'", "points above 0")),
+    "drop as no number": (lambda p: p.compile(calibration_data=p.x, max_drop=np.nan), ("--max-drop nan", "points above 0")),
+    "cycles as a text": (
+        lambda p: p.compile(calibration_data=p.x, bits="auto", max_cycles="9"), ("--max-cycles '9'", "whole number")
+    ),
+    "bytes as true": (lambda p: p.compile(calibration_data=p.x, max_bytes=True), ("--max-bytes True", "whole number")),
+    "widths as texts": (lambda p: p.compile(bits=("8", "16")), ("('8', '16')", "use 8, W8A16")),
+    "range of texts": (lambda p: p.compile(input_range=("-1", "1")), ("--input-range ('-1', '1')", "two numbers")),
+    "range of truths": (lambda p: p.compile(input_range=(False, True)), ("--input-range (False, True)", "two numbers")),
+    "range of no numbers": (lambda p: p.compile(input_range=(np.nan, 1.0)), ("--input-range nan,1", "finite")),
+    "requantize as a text": (lambda p: p.compile(requantize="no"), ("--requantize must be True or False", "'no'")),
+    "SRAM as a text": (lambda p: qaccel.explore(p.proto, least_sram="1"), ("--least-sram '1'", "per cent")),
+    "SRAM as no number": (lambda p: qaccel.explore(p.proto, least_sram=np.nan), ("--least-sram nan", "per cent")),
     "limits of a quantized network": (lambda p: qaccel.compile(p.network, max_drop=1), ("quantized already",)),
     "plan by widths": (lambda p: p.compile(bits={"conv1": (8, 8)}), ("(8, 8)", "weight_bits")),
     "plan of an array": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def quantizer_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "passes",
     )  # fmt: skip
     return {name: getattr(arguments, name) for name in names}
+
+
+def number(text: str) -> int | float | str:
+    """A flag's text as the number that it spells; as it is where it spells none, for the API to refuse by its own words."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Limits:
         if self.minimize is not None and self.minimize not in MINIMIZED:
             raise UserError(f"--minimize {shown(self.minimize)} is unknown; choose one of {', '.join(MINIMIZED)}")
         drop = self.max_drop
-        if drop is not None and (not isinstance(drop, int | float) or isinstance(drop, bool) or not 0 < drop <= 100):
+        if drop is not None and (not is_number(drop) or not 0 < drop <= 100):
             raise UserError(f"--max-drop {shown(drop)} must be points above 0 and up to 100, such as 1.0")
         for flag, value in (("--max-cycles", self.max_cycles), ("--max-bytes", self.max_bytes)):
             if value is not None and (not is_whole(value) or value < 1):
@@ -68,15 +68,6 @@ def is_auto(bits: Any) -> bool:
     return isinstance(bits, str) and bits == AUTO
 
 
-def limits_of(minimize: Any, max_drop: Any, max_cycles: Any, max_bytes: Any) -> Limits:
-    """Limits as Python gives them, or the strings that the flags take. Raises UserError for what is no such value."""
-    if isinstance(max_drop, str):
-        with contextlib.suppress(ValueError):
-            max_drop = float(max_drop)
-    numbers = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in (max_cycles, max_bytes)]
-    return Limits(minimize, max_drop, *numbers)
-
-
 def check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises UserError for a value that is none of the ``choices``."""
     if not isinstance(value, str) or value not in choices:
@@ -87,3 +78,8 @@ def check_choice(flag: str, value: Any, choices: tuple[str, ...]) -> None:
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number, Python's or NumPy's."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, Python's or NumPy's; texts that spell one are the command line's to read."""
+    return isinstance(value, Real) and not isinstance(value, bool)

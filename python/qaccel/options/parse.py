@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError, did_you_mean, path_of, shown
 from ..machine.hw import DEFAULT_CONFIG, HwConfig
-from .limits import is_auto, is_whole, limits_of
+from .limits import Limits, is_auto, is_number, is_whole
 from .plans import bits_of
 from .read_schedule import schedule_of
 from .values import CompileOptions, Data, TargetOptions, name_of_config
@@ -52,6 +52,8 @@ def options_of(
     """
     if preprocess is not None and not isinstance(preprocess, str):
         raise UserError(f'--preprocess must be a text such as "mean=127,scale=128"; it is {shown(preprocess)}')
+    if not isinstance(requantize, bool):
+        raise UserError(f"--requantize must be True or False; it is {shown(requantize)}")
     return CompileOptions(
         target=target,
         input_shapes=_input_shapes(input_shapes) if input_shapes is not None else None,
@@ -62,7 +64,7 @@ def options_of(
         input_range=_input_range(input_range) if input_range is not None else None,
         bits=bits_of(bits) if bits is not None and not is_auto(bits) else None,
         auto=is_auto(bits),
-        limits=limits_of(minimize, max_drop, max_cycles, max_bytes),
+        limits=Limits(minimize, max_drop, max_cycles, max_bytes),
         io_dtype=io_dtype,
         model_format=model_format,
         tuning_records=path_of(tuning_records, "--tuning-records") if tuning_records is not None else None,
@@ -215,10 +217,12 @@ def parse_input_values(text: Any) -> dict[str, Any]:
 def _input_range(given: str | tuple[float, float]) -> tuple[float, float]:
     """``"LO,HI"`` or a pair as two numbers. Raises UserError if it is none."""
     try:
-        lo, hi = (float(part) for part in (given.split(",") if isinstance(given, str) else given))
+        parts = [float(part) for part in given.split(",")] if isinstance(given, str) else list(given)
     except (ValueError, TypeError):
-        raise UserError(f"--input-range {shown(given)} must be two numbers LO,HI, such as -1,1") from None
-    return lo, hi
+        parts = []
+    if len(parts) != 2 or not all(map(is_number, parts)):
+        raise UserError(f"--input-range {shown(given)} must be two numbers LO,HI, such as -1,1")
+    return float(parts[0]), float(parts[1])
 
 
 def parse_passes(given: Any) -> tuple[str, ...]:

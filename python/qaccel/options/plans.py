@@ -23,7 +23,7 @@ def bits_of(given: Any) -> Bits:
         return given
     if isinstance(given, Mapping):
         return checked_plan(given, "bits")
-    if isinstance(given, tuple) and len(given) == 2:
+    if isinstance(given, tuple) and len(given) == 2 and all(map(is_whole, given)):
         return parse_bits(f"W{given[0]}A{given[1]}")
     if isinstance(given, os.PathLike):
         return read_plan(path_of(given, "--bits"))

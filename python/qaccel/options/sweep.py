@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -10,6 +9,7 @@ from itertools import product
 from ..errors import UserError, did_you_mean, shown
 from ..machine.hw import HwConfig, changed_config
 from ..machine.hw_spec import parameters
+from .limits import is_number
 
 _VALUE = re.compile(r"(\d+)([KM]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
@@ -52,13 +52,11 @@ def parse_sweep(sweep: Sweep) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def parse_percent(given: str | float) -> float:
+def checked_percent(given: float) -> float:
     """How many per cent more cycles ``--least-sram`` may take. Raises UserError for what is no such number."""
-    with contextlib.suppress(ValueError, TypeError):
-        percent = float(given)
-        if not isinstance(given, bool) and 0 <= percent <= MOST_PERCENT:
-            return percent
-    raise UserError(f"--least-sram {shown(given)} must be per cent of cycles from 0 to {MOST_PERCENT}, such as 1")
+    if not is_number(given) or not 0 <= given <= MOST_PERCENT:
+        raise UserError(f"--least-sram {shown(given)} must be per cent of cycles from 0 to {MOST_PERCENT}, such as 1")
+    return float(given)
 
 
 def _value(name: str, text: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UserError
 from ...options import IO_DTYPES, MINIMIZED, MODULE_SUFFIXES, parse_target
-from ..flags import add_model, add_quantizer, quantizer_of
+from ..flags import add_model, add_quantizer, number, quantizer_of
 from ..pass_context import add_pass_context, pass_context
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--minimize", metavar="WHAT", help=f"of --bits auto: {', '.join(MINIMIZED)} (default: cycles)")
     data.add_argument(
-        "--max-drop", metavar="POINTS", help="points that may be lost against float, estimated (default: 1.0)"
+        "--max-drop", metavar="POINTS", type=number, help="points that may be lost against float, estimated (default: 1.0)"
     )
-    data.add_argument("--max-cycles", metavar="CYCLES", help="of --bits auto: of one sample, simulated")
+    data.add_argument("--max-cycles", metavar="CYCLES", type=number, help="of --bits auto: of one sample, simulated")
     data.add_argument(
         "--max-bytes",
         metavar="BYTES",
+        type=number,
         help="of streams, parameter records and tables: what --bits auto, or rounding at given bits, keeps",
     )
     data.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..flags import add_model, add_quantizer, add_workers, quantizer_of
+from ..flags import add_model, add_quantizer, add_workers, number, quantizer_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--least-sram",
         metavar="PERCENT",
         nargs="?",
-        const="1",
+        const=1,
+        type=number,
         help="instead: the smallest SRAM that takes so many per cent more cycles at most (default: 1)",
     )
     parser.add_argument(

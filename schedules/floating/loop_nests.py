@@ -12,6 +12,7 @@ from typing import Any
 from tvm import ir, s_tir, tirx
 from tvm.ir import TensorRegion
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
+from tvm.sym.analyzer import Analyzer
 from tvm_ffi import structural_walk
 
 from ..host import Host
@@ -247,12 +248,55 @@ def _inner(
     first = sums[0] if sums else None
     spatial = [var.var for var in schedule.get(block).iter_vars if int(var.iter_type) == 0]
     along = spatial[-1] if spatial else None
+    if over and along is not None and not sums:
+        over += _digits(schedule, block, over.pop(), along)
     if not over or sums and not _along_output(schedule, block) or not _has_vectors(schedule.get(block), along):
         return first
     parts = vectorized(schedule, over[-1], host.lanes)
     if parts is not None and sums:
         schedule.reorder(parts[0], *sums, parts[1])
     return first
+
+
+def _digits(schedule: s_tir.Schedule, block: SBlockRV, loop: LoopRV, along: tirx.Var) -> list[LoopRV]:
+    """The loop over ``along`` as several, so that what a block reads at quotients and rests of it has none.
+
+    Those come of values that are computed where a Reshape reads them. Of two loads at rests by a power of two LLVM 22 takes one for
+    contiguous in vectors that are longer, and reads beside it; with loops over digits there are none, and vectors are contiguous.
+    """
+    size = extent(schedule, loop)
+    cuts = [cut for cut in sorted(_divisors_of(schedule.get(block), along)) if cut < size]
+    if not cuts or any(high % low for low, high in zip(cuts, [*cuts[1:], size], strict=True)):
+        return [loop]
+    factors = [high // low for low, high in zip(cuts, [*cuts[1:], size], strict=True)]
+    return list(schedule.split(loop, [*factors[::-1], cuts[0]]))
+
+
+def _divisors_of(block: s_tir.SBlock, along: tirx.Var) -> set[int]:
+    """By what a variable is divided in a block, with or without a rest; quotients of quotients by both."""
+    analyzer, found = Analyzer(), set[int]()
+    for var in block.iter_vars:
+        analyzer.bind(var.var, var.dom)
+
+    def unit(expr: Any) -> int:
+        """How much of the variable is one of a quotient or rest of it; 0 for what is neither."""
+        if isinstance(expr, tirx.Var):
+            return int(expr.same_as(along))
+        if not isinstance(expr, tirx.FloorDiv | tirx.FloorMod) or not isinstance(expr.b, tirx.IntImm):
+            return 0
+        own = unit(expr.a)
+        found.update({own * int(expr.b)} if own else ())
+        return own * int(expr.b) if isinstance(expr, tirx.FloorDiv) else own
+
+    def visit(load: ir.TensorLoad) -> None:
+        place: Any = 0
+        for index, size in zip(load.indices, load.source.ty.shape, strict=True):
+            place = place * size + index
+        simple = analyzer.simplify(place) if load.indices else place
+        structural_walk(simple, ((tirx.FloorDiv, tirx.FloorMod), lambda expr: unit(expr) and None))
+
+    structural_walk(block.body, (ir.TensorLoad, visit))
+    return found
 
 
 def _decompose(schedule: s_tir.Schedule, block: SBlockRV, first: LoopRV | None) -> None:

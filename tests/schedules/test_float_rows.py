@@ -17,6 +17,7 @@ from qaccel.host import host_target
 from qaccel.options import parse_target
 from tiers import wide_after
 
+from .kernels import runs_here
 from .test_float import check, drawn, one_node
 
 Node = tuple[str, Sequence[str], str, Mapping[str, object]]
@@ -242,3 +243,23 @@ def test_elements_of_odd_shapes(shape: tuple[int, ...]) -> None:
 def test_takes_of_constant_places(axis: int, index: list[int]) -> None:
     model = one_node("Gather", [(4, 4, 4)], [np.array(index)], axis=axis)
     check(model, {"x0": drawn(np.random.default_rng(13), 4, 4, 4)})
+
+
+@pytest.mark.skipif(not runs_here("skylake-avx512"), reason="this machine has no vectors of 512 bits")
+@pytest.mark.parametrize("heads", [2, 4])
+def test_what_a_reshape_reads_of_concatenated_products(heads: int) -> None:
+    """Two reads at rests by a power of two in one loop, such as a rotary embedding has: LLVM 22 read beside one in its vectors."""
+    nodes: list[Node] = [
+        ("Gather", ["table", "at"], "row", {}), ("Reshape", ["row", "column"], "c", {}),
+        ("Split", ["x0", "halves"], "", {"axis": 3}), ("Mul", ["c", "a"], "ca", {}), ("Mul", ["c", "b"], "cb", {}),
+        ("Sub", ["ca", "cb"], "d", {}), ("Concat", ["d", "cb"], "e", {"axis": 3}), ("Reshape", ["e", "flat"], "y", {}),
+    ]  # fmt: skip
+    rng = np.random.default_rng(heads)
+    constants = {
+        "table": drawn(rng, 7, 4), "column": np.array([2, 5, 1, 4]), "halves": np.array([4, 4]), "flat": np.array([2, 5, 8 * heads]),
+    }  # fmt: skip
+    model = network(nodes, [2, 5, heads, 8], constants)
+    model.graph.node[2].output[:] = ["a", "b"]
+    model.graph.input.append(helper.make_tensor_value_info("at", TensorProto.INT64, [2, 5]))
+    feeds = {"x0": drawn(rng, 2, 5, heads, 8), "at": rng.integers(0, 7, (2, 5))}
+    check(model, feeds, "llvm -mcpu=skylake-avx512 -mattr=-prefer-256-bit")

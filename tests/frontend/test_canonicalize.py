@@ -144,6 +144,18 @@ def test_opsets(opset: int) -> None:
     assert_same(proto, (1, 3, 6, 7))
 
 
+@pytest.mark.parametrize("opset", [12, 13, 22])
+def test_the_mask_of_a_dropout_is_constant(opset: int) -> None:
+    """At inference nothing is dropped."""
+    nodes = [
+        node("Dropout", ["x"], ["d", "mask"]), node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT),
+        node("Mul", ["x", "m"], ["p"]), node("Add", ["p", "d"], ["y"]),
+    ]  # fmt: skip
+    proto = model(nodes, {}, (2, 3), opset=opset)
+    assert ops(proto) == ["Add"]
+    assert_same(proto, (2, 3))
+
+
 def test_shape_arithmetic_folds() -> None:
     """What PyTorch exports for x.view(x.size(0), -1), with a symbolic batch."""
     proto = model(

@@ -301,6 +301,14 @@ REFUSED = {
     "node 'own': operator Attention of domain 'com.microsoft' is not supported": contrib(
         "Attention", ["x"], {}, (2, 3), num_heads=1
     ),
+    "node 'pool': output 1 of MaxPool .'i'. is not computed, and node 'back' .MaxUnpool. reads it; cut the model there": model(
+        [
+            node("MaxPool", ["x"], ["p", "i"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+            node("MaxUnpool", ["p", "i"], ["y"], "back", kernel_shape=[2, 2], strides=[2, 2]),
+        ],
+        {},
+        (1, 2, 4, 4),
+    ),
     r'fix it with --input-shapes "x:\[2,3,224,224\]"': model([node("Relu", ["x"], ["y"])], {}, (2, 3, "H", "W")),
 }
 

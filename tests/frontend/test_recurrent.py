@@ -1,6 +1,7 @@
 """LSTM, GRU and RNN spelled out, against ONNX Runtime's own."""
 
 import numpy as np
+import onnx
 import pytest
 
 import qaccel
@@ -60,8 +61,21 @@ def test_on_the_accelerator():
 
 
 def test_what_is_refused_by_name():
-    long = network("LSTM", "forward", steps=600)
-    clipped = network("GRU", "forward", clip=0.5)
-    for proto in (long, clipped):
-        with pytest.raises(QaccelError, match="node 'layer': operator (LSTM|GRU)"):
+    lengths = network("LSTM", "forward")
+    lengths.graph.node[0].input.append("lengths")
+    lengths.graph.initializer.append(onnx.numpy_helper.from_array(np.array([5, 3], "i4"), "lengths"))
+    computed = network("LSTM", "forward", batch=1)
+    computed.graph.node[0].input.append("lengths")
+    computed.graph.input.append(onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, [1]))
+    for proto, said in (
+        (network("LSTM", "forward", steps=600), "LSTM has 600 steps; at most 512 compile: give shorter --input-shapes"),
+        (network("GRU", "forward", clip=0.5), "GRU has the attribute clip; export it without"),
+        (
+            network("RNN", "forward", activations=["Softplus"]),
+            "the activation Softplus; Sigmoid, Tanh and Relu compile",
+        ),
+        (lengths, r"LSTM has sequence_lens \[5, 3\]; only sequences of all 5 steps compile"),
+        (computed, "LSTM compiles where 'lengths' is a constant.*fix it with --input-values \"lengths:VALUE\""),
+    ):
+        with pytest.raises(QaccelError, match=f"node 'layer': .*{said}"):
             import_onnx(proto)

@@ -1,6 +1,7 @@
 """DFT and STFT as products and convolutions: the values of ONNX Runtime and NumPy."""
 
 import numpy as np
+import onnx
 import pytest
 
 import qaccel
@@ -53,3 +54,18 @@ def test_on_the_accelerator() -> None:
     assert not module.report.fallback
     wanted, got = ort_run(proto, {"x": x[:1]})["y"], module.run({"x": x[:1]})["y"]
     assert 10 * np.log10(np.square(wanted).sum() / np.square(got - wanted).sum()) > 70
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_an_axis_that_is_not_known_is_refused_with_what_can_be_done(computed: bool) -> None:
+    proto = model([node("DFT", ["x", "", "axis"], ["y"], name="dft")], {}, (1, 16, 1), opset=20)
+    if computed:
+        proto.graph.node.insert(0, node("ArgMax", ["x"], ["largest"], axis=1, keepdims=0))
+        proto.graph.node.insert(1, node("Squeeze", ["largest"], ["axis"]))
+    else:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info("axis", onnx.TensorProto.INT64, []))
+    way_out = "make it a constant before export" if computed else 'fix it with --input-values "axis:VALUE"'
+    with pytest.raises(qaccel.UserError, match=f"node 'dft': DFT compiles where 'axis' is a constant.*{way_out}"):
+        qaccel.compile(proto)
+    if not computed:
+        assert not qaccel.compile(proto, input_values={"axis": 1}).report.fallback

@@ -129,3 +129,36 @@ def test_an_operator_that_onnx_spells_with_a_scan() -> None:
     got = module.run({info.name: each for info, each in zip(case.model.graph.input, given, strict=True)})
     for info, each in zip(case.model.graph.output, wanted, strict=True):
         np.testing.assert_allclose(got[info.name], each, atol=1e-5)
+
+
+@pytest.mark.parametrize("ends_by_data", [False, True])
+def test_a_loop_that_gives_its_last_values_alone(ends_by_data: bool) -> None:
+    """Without outputs of all steps it ended in an error about an attribute, also where its end hangs on data and is refused."""
+    after = [node("ReduceSum", ["next"], ["sum"], keepdims=0), node("Greater", ["sum", "bound"], ["go"])]
+    body = [node("MatMul", ["v", "w"], ["m"]), node("Tanh", ["m"], ["next"]), *(after if ends_by_data else SAME)]
+    inner = graph(body, {"i": INTEGER, "c": BOOL, "v": REAL}, {"go": BOOL, "next": REAL})
+    nodes = [node("Loop", ["n", "yes", "x"], ["y"], name="again", body=inner)]
+    proto = model(nodes, {**NUMBERS, "bound": np.float32(0)}, {"x": (2, 3)}, ("y",))
+    if ends_by_data:
+        with pytest.raises(UserError, match="node 'again': Loop repeats a graph a number of times"):
+            qaccel.compile(proto)
+    else:
+        wanted, x = X, {"x": X}
+        for _ in range(4):
+            wanted = np.tanh(wanted @ W)
+        np.testing.assert_allclose(qaccel.compile(proto, target="llvm").run(x)["y"], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_embedding_is_what_onnx_defines(interleaved: int) -> None:
+    """Of three dimensions, at positions that are an input, half of each head turned: the values of ONNX Runtime."""
+    turn = np.outer(np.arange(6), [1, 0.1]).astype("f4")
+    rotary = node(
+        "RotaryEmbedding", ["x", "cos", "sin", "at"], ["y"], num_heads=2, rotary_embedding_dim=4, interleaved=interleaved
+    )  # fmt: skip
+    proto = model([rotary], {"cos": np.cos(turn), "sin": np.sin(turn)}, {"x": (2, 5, 16)}, ("y",), opset=23)
+    proto.graph.input.append(helper.make_tensor_value_info("at", TensorProto.INT64, [2, 5]))
+    rng = np.random.default_rng(interleaved)
+    feeds = {"x": rng.standard_normal((2, 5, 16)).astype("f4"), "at": rng.integers(0, 6, (2, 5))}
+    got = qaccel.compile(proto, target="llvm").run(feeds)["y"]
+    np.testing.assert_allclose(got, ort_run(proto, feeds)["y"], atol=1e-6)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import UserError
+from .graph import Graph, TensorType
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -136,3 +138,27 @@ def inputs_behind(name: str, makers: Callable[[str], onnx.NodeProto | None], inp
         if maker is not None:
             pending += [each for each in maker.input if each]
     return found
+
+
+def fixing(
+    tensors: Iterable[str], nodes: Iterable[onnx.NodeProto], types: Mapping[str, TensorType], inputs: Iterable[str]
+) -> str:  # fmt: skip
+    """How to fix the inputs that the tensors hang on, where those are single values; empty where they are not."""
+    makers, known = {out: node for node in nodes for out in node.output if out}, dict.fromkeys(inputs)
+    behind = [name for tensor in tensors for name in inputs_behind(tensor, makers.get, known)]
+    names = [name for name in dict.fromkeys(behind) if math.prod(types[name][0]) == 1]
+    if not names or len(names) < len(set(behind)):
+        return ""
+    flag = " ".join(f"{name}:VALUE" for name in names)
+    return f'; it hangs on the value of input {", ".join(map(repr, names))}: fix it with --input-values "{flag}"'
+
+
+def check_constant(node: onnx.NodeProto, operands: Iterable[str], graph: Graph) -> None:
+    """Raises UserError where one of a node's operands is known only when the model runs; it says how to fix it."""
+    computed = [name for name in operands if name and name not in graph.consts]
+    if computed:
+        way_out = fixing(computed, graph.nodes, graph.types, graph.inputs) or ": make it a constant before export"
+        raise UserError(
+            f"node '{node.name}': {node.op_type} compiles where '{computed[0]}' is a constant, and it is known only when the model "
+            f"runs{way_out}"
+        )

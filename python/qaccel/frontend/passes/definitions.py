@@ -9,7 +9,7 @@ from ...errors import UserError, one_line
 from ..inputs import graphs_of
 
 # Operators that neither a converter nor TVM's importer knows.
-SPELLED_BY_ONNX = ("Attention", "CausalConvWithState", "CenterCropPad", "LinearAttention", "SwiGLU")
+SPELLED_BY_ONNX = ("Attention", "CausalConvWithState", "CenterCropPad", "LinearAttention", "RotaryEmbedding", "SwiGLU")
 
 
 def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ...errors import UserError, one_line
 from ..graph import DOMAIN, Graph, NotStatic, TensorType, attrs_of, const_type, fresh_name, pruned, remade, substitute
-from ..inputs import inputs_behind
+from ..inputs import fixing
 from . import contrib, subgraphs
 
 # A constant larger than its operands (Expand, Tile, ConstantOfShape, ...) is only stored below this size.
@@ -76,9 +76,12 @@ def fold(graph: Graph) -> Graph:
         if node.op_type == "STFT" and "onesided" not in attrs_of(node):
             node = remade(node, onesided=1)  # the default, which ONNX's inference takes for 0
         _refuse_control_flow(node, nodes, types, graph)
-        source = _passed_through(node, types, consts)
+        source = _passed_through(node, types, consts, graph.opset)
         if source is not None:
             alias[node.output[0]] = source
+            if node.op_type == "Dropout" and len(node.output) > 1 and node.output[1]:
+                shape = consts[source].shape if source in consts else types[source][0]
+                consts[node.output[1]] = np.ones(shape, np.bool_)  # nothing is dropped
             continue
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             consts[node.output[0]] = _constant_value(node)
@@ -91,7 +94,7 @@ def fold(graph: Graph) -> Graph:
             types.update(_infer(node, consts, types, graph))
         except NotStatic as refusal:
             sizes = node.input if node.op_type == "Range" else node.input[1:]
-            way_out = refusal.way_out or _way_out(sizes, nodes, types, graph) or _BY_TVM
+            way_out = refusal.way_out or fixing(sizes, nodes, types, graph.inputs) or _BY_TVM
             raise NotStatic(refusal.reason, way_out) from refusal
         nodes.append(node)
     for out in graph.outputs:  # a constant output is an Identity of a constant with another name
@@ -105,17 +108,6 @@ _BY_TVM = (
     ": cut it off and run it behind the module, or take --target llvm without --bits and data, for which TVM may import it as "
     "it is"
 )
-
-
-def _way_out(tensors: Iterable[str], nodes: list[onnx.NodeProto], types: Mapping[str, TensorType], graph: Graph) -> str:
-    """How to fix the inputs that the tensors hang on, where those are single values; empty where they are not."""
-    makers = {out: node for node in nodes for out in node.output if out}
-    behind = [name for tensor in tensors for name in inputs_behind(tensor, makers.get, dict.fromkeys(graph.inputs))]
-    names = [name for name in dict.fromkeys(behind) if math.prod(types[name][0]) == 1]
-    if not names or len(names) < len(set(behind)):
-        return ""
-    flag = " ".join(f"{name}:VALUE" for name in names)
-    return f'; it hangs on the value of input {", ".join(map(repr, names))}: fix it with --input-values "{flag}"'
 
 
 def _written_out(
@@ -144,7 +136,8 @@ def _refuse_control_flow(
         "Scan": "repeats a graph over batches (opset 8), or no times at all",
     }.get(node.op_type)
     if what is not None and node.domain in ("", "ai.onnx"):
-        way_out = _way_out(node.input[:1] if node.op_type == "If" else node.input[:2], nodes, types, graph)
+        deciding = node.input[: 1 if node.op_type == "If" else 2]
+        way_out = fixing(deciding, nodes, types, graph.inputs)
         raise NotStatic(
             f"node '{node.name}': {node.op_type} {what}; only static graphs compile"
             f"{way_out or ': export the model without control flow'}"
@@ -152,7 +145,7 @@ def _refuse_control_flow(
 
 
 def _passed_through(
-    node: onnx.NodeProto, types: Mapping[str, TensorType], consts: Mapping[str, np.ndarray]
+    node: onnx.NodeProto, types: Mapping[str, TensorType], consts: Mapping[str, np.ndarray], opset: int
 ) -> str | None:
     """The input that this node merely repeats, or None."""
     if node.domain not in ("", "ai.onnx"):
@@ -166,7 +159,8 @@ def _passed_through(
             raise UserError(
                 f"node '{node.name}': Dropout in training mode cannot be compiled; export the model for inference"
             )
-        return node.input[0] if len(node.output) == 1 or not node.output[1] else None
+        # What the mask of inference is, opsets before 12 leave open.
+        return node.input[0] if opset >= 12 or len(node.output) == 1 or not node.output[1] else None
     if node.op_type == "Cast":
         name = node.input[0]
         dtype = const_type(consts[name])[1] if name in consts else types[name][1] if name in types else None

@@ -56,11 +56,9 @@ def loop_step(
         nodes.append(_constant(f"{label}/condition", np.array(True), taken))
     first = [count.output[0], condition or nodes[-1].output[0]]
     inner, outputs = _inlined(label, body, [*first, *carried], taken)
-    again = remade(
-        node,
-        [limit, outputs[0] if condition else "", *outputs[1 : 1 + len(carried)]],
-        **{_STEP: step + 1, _PARTS: [*parts, *outputs[1 + len(carried) :]]},
-    )
+    parts += outputs[1 + len(carried) :]
+    left = [limit, outputs[0] if condition else "", *outputs[1 : 1 + len(carried)]]
+    again = remade(node, left, **{_STEP: step + 1}, **({_PARTS: parts} if parts else {}))
     return [*nodes, *inner, again]
 
 

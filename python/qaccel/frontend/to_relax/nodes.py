@@ -96,9 +96,11 @@ def _convert(
     correct = 1 if proto.op_type in FIRST_OUTPUT_ONLY else len(results)
     lost = [o for k, o in enumerate(proto.output) if k >= correct and o in needed]
     if lost:
+        readers = [f"node '{each.name}' ({each.op_type})" for each in graph.nodes if lost[0] in each.input]
+        reader = readers[0] if readers else "the model's outputs"
         raise UserError(
-            f"node '{proto.name}': output {list(proto.output).index(lost[0])} of {proto.op_type} is not supported; "
-            "remove what reads it before export"
+            f"node '{proto.name}': output {list(proto.output).index(lost[0])} of {proto.op_type} ('{lost[0]}') is not computed, "
+            f"and {reader} {'reads' if readers else 'have'} it; cut the model there, or export it without"
         )
     exprs.update({name: result for name, result in zip(proto.output, results, strict=False) if name})
     _check_type(node, results[0])

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ....errors import UserError
 from ...graph import Graph, attrs_of
+from ...inputs import check_constant
 from ...writer import Writer
 
 LONGEST = 512  # steps, over both directions: each becomes about ten nodes
@@ -114,23 +116,31 @@ class _Steps:
 
 
 def recurrent(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
-    """Constant weights, static lengths that are all the same, no peepholes and no clipping of the gates."""
+    """One layer; raises UserError for what has no such form: peepholes, clipped gates, lengths that differ, other activations."""
+    check_constant(node, node.input[1:5], graph)
     attrs, kind = attrs_of(node), node.op_type
     given: list[str | None] = [*(i or None for i in node.input), *([None] * 8)][:8]
     data, constants = node.input[0], [graph.consts.get(i) if i else None for i in given]
     weight, matrix, bias = constants[1:4]
     by_batch = bool(attrs.get("layout", 0))
     steps, batch = graph.shape(data)[:2][::-1] if by_batch else graph.shape(data)[:2]
-    if weight is None or matrix is None or given[3] and bias is None or given[7] or not set(attrs) <= KNOWN_ATTRIBUTES:
-        return False
-    lengths = constants[4]
-    if given[4] and (lengths is None or np.any(lengths != steps)) or attrs.get("input_forget"):
-        return False
+    assert weight is not None and matrix is not None
+    lengths, unknown = constants[4], sorted(set(attrs) - KNOWN_ATTRIBUTES)
+    _refuse(node, f"the attribute {unknown[0]}" if unknown else "", "export it without")
+    _refuse(node, "peepholes" if given[7] else "input_forget" if attrs.get("input_forget") else "", "export it without")
+    if lengths is not None and np.any(lengths != steps):
+        _refuse(
+            node, f"sequence_lens {lengths.reshape(-1).tolist()[:8]}", f"only sequences of all {steps} steps compile"
+        )
     ways = {"forward": [1], "reverse": [-1], "bidirectional": [1, -1]}.get(attrs.get("direction", "forward"), [])
     names = attrs.get("activations") or DEFAULT_ACTIVATIONS[kind] * len(ways)
     names = [n.decode() if isinstance(n, bytes) else n for n in names]
     each = len(DEFAULT_ACTIVATIONS[kind])
-    if len(ways) * steps > LONGEST or len(names) != each * len(ways) or not set(names) <= {"Sigmoid", "Tanh", "Relu"}:
+    other = sorted(set(names) - {"Sigmoid", "Tanh", "Relu"})
+    _refuse(node, f"the activation {other[0]}" if other else "", "Sigmoid, Tanh and Relu compile")
+    most = LONGEST // max(1, len(ways))
+    _refuse(node, f"{steps} steps" if steps > most else "", f"at most {most} compile: give shorter --input-shapes")
+    if len(names) != each * len(ways):
         return False
     hidden = matrix.shape[2]
     if bias is None:
@@ -152,6 +162,12 @@ def recurrent(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
         cells.append(last)
     _outputs(node, graph, writer, sequences, ends, cells)
     return True
+
+
+def _refuse(node: onnx.NodeProto, what: str, way_out: str) -> None:
+    """Raises UserError where there is ``what``."""
+    if what:
+        raise UserError(f"node '{node.name}': {node.op_type} has {what}; {way_out}")
 
 
 def _state(

@@ -8,15 +8,17 @@ import numpy as np
 import onnx
 
 from ...graph import Graph, attrs_of
+from ...inputs import check_constant
 from ...writer import Writer
 
 
 def _dft(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     """Along one axis of [..., 1 or 2]: real and imaginary parts lie side by side in rows of one product."""
+    check_constant(node, node.input[1:], graph)
     attrs, source = attrs_of(node), node.input[0]
     shape, out_shape = graph.shape(source), graph.shape(node.output[0])
     given = [graph.consts.get(name) if name else None for name in [*node.input[1:], "", ""][:2]]
-    if any(name and name not in graph.consts for name in node.input[1:]) or out_shape[-1] != 2:
+    if out_shape[-1] != 2:
         return False
     axis = int(given[1].reshape(())) if given[1] is not None else attrs.get("axis", 1 if graph.opset < 20 else -2)
     axis %= len(shape)
@@ -38,8 +40,7 @@ def _dft(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
 
 def _stft(node: onnx.NodeProto, graph: Graph, writer: Writer) -> bool:
     """Of [batch, length, 1 or 2]: a convolution over the length, one output channel for each bin's real and imaginary part."""
-    if any(name and name not in graph.consts for name in node.input[1:]):
-        return False
+    check_constant(node, node.input[1:], graph)
     step, window, length = (graph.consts.get(name) for name in [*node.input[1:], "", ""][:3])
     batch, size, parts = graph.shape(node.input[0])
     frames, bins = graph.shape(node.output[0])[1:3]

@@ -229,9 +229,10 @@ def _at_given_bits(lab: Laboratory, options: CompileOptions) -> tuple[QuantizedM
             f"--max-bytes {most_bytes}: at these widths rounding that pays for bits comes down to {paid.cost.bytes:,} bytes; "
             "give a higher limit, fewer bits, or --bits auto"
         )
-    if not paid.rate:
+    if not paid.rate and paid.cost.cycles:
         return paid.quantized, bits
     note = f"--max-bytes {most_bytes}: rounding pays {paid.rate:.2g} for a bit, and the module takes {paid.cost.bytes:,} bytes"
+    note = note if paid.cost.cycles else options.limits.moot
     return replace(paid.quantized, notes=(note, *paid.quantized.notes)), bits
 
 

@@ -140,3 +140,21 @@ def test_the_command_says_it(tmp_path, capsys):
     call = ["compile", str(tmp_path / "m.onnx"), "--target=qaccel", "--calibration-data", str(tmp_path / "d.npz")]
     assert main([*call, "-o", str(tmp_path / "m.so")]) == 0
     assert "sample 3 of 'x' has the value -10000" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (np.zeros((16, 3, 16, 16), "f4"), "the 16 calibration samples do not differ"),
+        (np.repeat(normal(3, 16, 16, samples=1, seed=1), 16, 0), "the 16 calibration samples do not differ"),
+        (np.ones((1, 3, 16, 16), "f4"), "the values of the calibration sample do not differ"),
+        (normal(3, 16, 16, samples=1, seed=1), None),
+        (normal(3, 16, 16, samples=16, seed=1), None),
+    ],
+)
+@pytest.mark.parametrize("bits", [8, "auto"])
+def test_samples_that_do_not_differ_are_said(samples, said, bits):
+    notes = qaccel.quantize(_deep(), {"x": samples}, bits=bits, effort="fast").notes
+    found = [note for note in notes if note.startswith("warning: ") and "do not differ" in note]
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0] and "an estimated drop means nothing" in found[0] and "\n" not in found[0]

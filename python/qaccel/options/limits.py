@@ -62,6 +62,13 @@ class Limits:
         every = {"max_drop": self.max_points, "max_cycles": self.max_cycles, "max_bytes": self.max_bytes}
         return {name: value for name, value in every.items() if value is not None and math.isfinite(value)}
 
+    @property
+    def moot(self) -> str:
+        """What to say of limits on cycles and bytes where nothing is on the accelerator; empty where there are none."""
+        costs = [f"--{name.replace('_', '-')} {value}" for name, value in self.given.items() if name != "max_drop"]
+        limit = "limit" if len(costs) > 1 else "limits"
+        return costs and f"{' and '.join(costs)} {limit} nothing: every layer stays on the CPU" or ""
+
 
 def is_auto(bits: Any) -> bool:
     """Whether the compiler is to choose the bits."""

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qaccel
+import small_models
 from qaccel import pipeline
 from qaccel.emulate.perturbed import Variant, perturbed, weights_of
 from qaccel.frontend.import_model import import_model
@@ -258,6 +259,45 @@ def test_no_width_fails_silently() -> None:
     (said,) = [note for note in widened.notes if "16 bits are taken for" in note]
     assert 16 in {bits for entry in widened.plan.values() for bits in entry.values()}
     assert widened.quantized.drop.points < good.quantized.drop.points / 4, said  # type: ignore[union-attr]
+
+
+def test_what_has_no_weights_is_judged_too() -> None:
+    """A difference of what is nearly equal: nothing of it is left at 8 bits, and no weights are to blame."""
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    ends = [info(name, onnx.TensorProto.FLOAT, [1, 64]) for name in ("x", "y", "o")]
+    nodes = [node("Add", ["x", "y"], ["s"], "sum"), node("Sub", ["s", "x"], ["o"], "left")]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", ends[:2], ends[2:]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    rng = np.random.default_rng(0)
+    samples = {name: (rng.standard_normal((32, 64)) * scale).astype("f4") for name, scale in (("x", 100), ("y", 0.1))}
+    given = qaccel.quantize(model, samples, bits=8)
+    (warning,) = [note for note in given.notes if note.startswith("warning: ")]
+    assert (
+        "--bits W8A8" in warning
+        and "more than --max-drop 1" in warning
+        and "'x' and 3 that share its width at 8 bits" in warning
+    )
+    outputs = given.run(samples)["o"]
+    assert np.square(outputs - samples["y"]).sum() > np.square(samples["y"]).sum()
+    widened = qaccel.quantize(model, samples)
+    assert any("16 bits are taken for activations of 'x' and 3" in note for note in widened.notes)
+    assert np.square(widened.run(samples)["o"] - samples["y"]).sum() < 0.01 * np.square(samples["y"]).sum()
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": "auto", "max_cycles": 5}, {"bits": "auto", "max_bytes": 5}, {"bits": 8, "max_bytes": 5}]
+)
+def test_limits_of_a_network_on_the_cpu_are_moot(options: dict) -> None:
+    model = small_models.volume()
+    del model.graph.node[1]
+    model.graph.node[0].output[:] = ["y"]
+    q = qaccel.quantize(model, small_models.samples(model, 16), **options)
+    (limit,) = [f"--{name.replace('_', '-')} 5" for name in options if name != "bits"]
+    (said,) = [note for note in q.notes if limit in note]
+    assert said.endswith(f"{limit} limits nothing: every layer stays on the CPU")
 
 
 @pytest.mark.slow

@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--minimize", metavar="WHAT", help=f"of --bits auto: {', '.join(MINIMIZED)} (default: cycles)")
     data.add_argument(
-        "--max-drop", metavar="POINTS", type=number, help="points that may be lost against float, estimated (default: 1.0)"
+        "--max-drop",
+        metavar="POINTS",
+        type=number,
+        help="points that may be lost against float, estimated (default: 1.0)",
     )
     data.add_argument("--max-cycles", metavar="CYCLES", type=number, help="of --bits auto: of one sample, simulated")
     data.add_argument(

@@ -23,7 +23,7 @@ from .inputs.seen import inputs_seen, line
 from .inputs.synthetic import integer_guesses, synthetic_inputs, those_of, widened
 from .inputs.tails import without_tails
 from .ranges import NotFinite, Ranges, calibrate
-from .runs import batch_of, runs_of
+from .runs import alike, batch_of, runs_of
 
 HELD_OUT = 4  # one group of so many is held out to judge by
 HELD_TOGETHER = 4  # samples in a row
@@ -94,6 +94,7 @@ def measure(model: Model, options: CompileOptions, show: bool = False) -> Calibr
     images = _from_images(options)
     seen = inputs_seen(model.inputs, given)
     notes = [
+        *alike(model, given),
         *preprocessing.warnings(model, samples, images),
         *notes,
         *_notes_on_cuts(ranges),

@@ -1,4 +1,4 @@
-"""Runs of a network among samples: how many there are, and the first of them."""
+"""Runs of a network among samples: how many there are, the first of them, and whether they differ."""
 
 from __future__ import annotations
 
@@ -24,3 +24,25 @@ def first_runs(model: Model, samples: Mapping[str, np.ndarray], most: int) -> di
     """The samples of the first runs."""
     own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
     return {name: value[: most * own[name]] if name in own else value for name, value in samples.items()}
+
+
+def alike(model: Model, samples: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A warning where samples tell no more than one would: runs that are all the same, or a single one of equal values."""
+    own = {spec.name: spec.shape[0] for spec in model.inputs if spec.shape}
+    runs = runs_of(model, samples)
+    used = {name: samples[name][: runs * size] for name, size in own.items()}
+    if runs > 1:
+        same = all(np.array_equal(used[name][size:], used[name][:-size]) for name, size in own.items())
+    else:
+        same = bool(own) and all(value.size and value.min() == value.max() for value in used.values())
+    if not same:
+        return ()
+    what = (
+        f"the {runs} calibration samples do not differ"
+        if runs > 1
+        else "the values of the calibration sample do not differ"
+    )
+    return (
+        f"warning: {what}: ranges are of what they hold alone, and an estimated drop means nothing; give samples such as the "
+        "network will see",
+    )

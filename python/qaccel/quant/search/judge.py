@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...dialect import operators
 from ...dialect.quantized import QuantizedModel
 from ...emulate.executor import execute
 from ...emulate.steps import plan_of
 from ...options import DEFAULT_BITS, WIDTHS, Bits, BitWidths, Limits
 from ...options.limits import DEFAULT_MAX_DROP
+from ...relax_tools import bindings
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
 from ..calibrate.runs import first_runs, runs_of
 from .laboratory import Laboratory, drop_of, losses_of
@@ -68,7 +70,7 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     """
     model = lab.model
     limits = limits if limits.max_drop_holds else replace(limits, max_drop=DEFAULT_MAX_DROP)
-    if not lab.calibration.measured or not quantized.plan:
+    if not lab.calibration.measured or not _on_integers(quantized):
         return quantized
     few = not lab.calibration.held
     most = MOST_JUDGED_LARGE if plan_of(model).compiled else MOST_JUDGED
@@ -84,7 +86,7 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     space = lab.space
     if bits is None:
         return _widened(judge, quantized, estimate, space)
-    choice = _choice(space, quantized)
+    choice = space.uniform(bits) if isinstance(bits, BitWidths) else _choice(space, quantized, bits)
     found = _alone(judge, space, choice)
     note = (
         f"warning: --bits {bits if isinstance(bits, BitWidths) else 'as planned'}: an estimated drop of {_said(estimate)}, "
@@ -97,13 +99,19 @@ def _said(estimate: Estimate) -> str:
     return f"{estimate.points:.2f} +- {estimate.error:.2f} points"
 
 
-def _choice(space: Space, quantized: QuantizedModel) -> Choice:
-    """The widths that a network has, of tensors that copies read in fewer bits the fewest."""
+def _on_integers(quantized: QuantizedModel) -> bool:
+    """Whether anything was quantized: networks without weights have no plan."""
+    return any(operators.is_quantized(binding.value) for binding in bindings(quantized.mod["main"]))
+
+
+def _choice(space: Space, quantized: QuantizedModel, bits: Mapping[str, BitWidths]) -> Choice:
+    """The widths that a network has by a plan, of tensors that copies read in fewer bits the fewest."""
     plan = quantized.plan
     weights = tuple(plan[x.name].weight_bits if x.name in plan else x.widths[0] for x in space.layers)
     activations = []
-    for k, _ in enumerate(space.groups):
+    for k, group in enumerate(space.groups):
         read = [plan[x.name].activation_bits for x in space.layers if x.group == k and x.name in plan]
+        read = read or [bits[name].activation_bits for name in group.nodes if name in bits]
         activations.append(min(read, default=DEFAULT_BITS.activation_bits))
     return Choice(weights, tuple(activations))
 

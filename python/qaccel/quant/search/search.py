@@ -145,7 +145,9 @@ def search(lab: Laboratory, limits: Limits, advance: Advance) -> QuantizedModel:
     """
     advance("the nine uniform plans")
     if not lab.space.layers and not lab.space.groups:
-        return lab.make(W8A8)
+        only = lab.make(W8A8)
+        note = f"--bits auto: there are no bits to choose; {limits.moot or 'every layer stays on the CPU'}"
+        return replace(only, notes=(note, *only.notes))
     _ = lab.prices
     advance("sensitivities")
     tables = lab.tables()
@@ -332,7 +334,8 @@ def _finished(state: State) -> QuantizedModel:
         curve=curve(lab, tables, state.aim()), plans=measured_plans(lab, tables, best), rate=best.rate,
     )  # fmt: skip
     note = _note(chosen, described(lab.space, best.choice))
-    return replace(best.quantized, chosen=chosen, drop=drop, notes=(note, *best.quantized.notes))
+    moot = limits.moot if not best.cost.cycles else ""
+    return replace(best.quantized, chosen=chosen, drop=drop, notes=(note, *[moot] * bool(moot), *best.quantized.notes))
 
 
 def _note(chosen: Chosen, plan: str) -> str:

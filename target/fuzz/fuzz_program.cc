@@ -122,7 +122,8 @@ Outcome RunArtefact(const std::string& bytes, bool cycle_mode) {
     }
     for (auto& tensor : inputs) in.push_back(tensor.data());
     for (auto& tensor : outputs) out.push_back(tensor.data());
-    subgraph.Run(in, out, kSamples, cycle_mode, true);
+    const Trace trace = subgraph.Run(in, out, kSamples, cycle_mode);
+    if (cycle_mode) subgraph.Report(trace, true);
     Outcome outcome;
     for (auto& tensor : outputs) outcome.text.append(tensor.begin(), tensor.end());
     return outcome;

@@ -1,6 +1,7 @@
 // Queues, engines and semaphores: what functional and cycle mode share. The modes differ only in when they call these.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -19,6 +20,8 @@ struct Trace {
   std::vector<int> token_from;       // by instruction: engine that gave this token, -1 without one
   std::vector<bool> decode_bound;    // by instruction: LOADW that took longer to decode than to fetch
   int64_t peak_sram_bytes = 0;
+
+  int64_t Cycles() const { return end.empty() ? 0 : *std::max_element(end.begin(), end.end()); }
 };
 
 class Core {

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <new>
 #include <string>
@@ -15,22 +16,29 @@
 
 namespace qaccel {
 
-// Zeroed memory whose pages cost nothing before they are touched: the system's own. calloc may find a block that was in use before,
-// and touches all of it.
-struct Unmap {
-  size_t bytes = 0;
-  void operator()(void* block) const { munmap(block, bytes); }
+struct Release {
+  size_t mapped = 0;  // bytes, of what does not come from calloc
+  void operator()(void* block) const { mapped > 0 ? static_cast<void>(munmap(block, mapped)) : std::free(block); }
 };
 template <typename T>
-using Pages = std::unique_ptr<T[], Unmap>;
+using Pages = std::unique_ptr<T[], Release>;
 
+// Zeroed memory whose pages cost nothing before they are touched. calloc may give a block that was in use before and touch all of it.
+// Small ones are the system's own pages; of large ones it would take longer to have the pages made again.
 template <typename T>
 Pages<T> Zeroed(int64_t count) {
+  constexpr size_t kSmallBytes = size_t{1} << 17;
   const auto wanted = static_cast<size_t>(count > 0 ? count : 1);
-  if (wanted > SIZE_MAX / sizeof(T)) throw std::bad_alloc();
-  void* block = mmap(nullptr, wanted * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (block == MAP_FAILED) throw std::bad_alloc();
-  return Pages<T>(static_cast<T*>(block), Unmap{wanted * sizeof(T)});
+  void* block = nullptr;
+  const size_t mapped = wanted <= kSmallBytes / sizeof(T) ? wanted * sizeof(T) : 0;
+  if (mapped > 0) {
+    block = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) throw std::bad_alloc();
+  } else {
+    block = std::calloc(wanted, sizeof(T));
+    if (block == nullptr) throw std::bad_alloc();
+  }
+  return Pages<T>(static_cast<T*>(block), Release{mapped});
 }
 
 // The instruction that accesses: its number on its engine (from 1 on), what happened before it, and what happened

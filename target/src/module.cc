@@ -45,8 +45,8 @@ class QaccelModule : public ffi::ModuleObj {
   ffi::Bytes SaveToBytes() const final { return ffi::Bytes(subgraph_.Saved()); }
 
   // The subgraph's symbol and "run_cycle_mode": (inputs..., outputs...), the latter returning the report. "profile":
-  // (with_trace = false) the report on inputs of zeros, since cycles do not depend on values. "get_artefact": the
-  // bytes.
+  // (with_trace = false) the report on inputs of zeros, since cycles do not depend on values; "cycles": its cycles
+  // alone. "get_artefact": the bytes.
   ffi::Optional<ffi::Function> GetFunction(const ffi::String& name) final {
     // The function keeps the module alive.
     const ffi::ObjectPtr<QaccelModule> self = ffi::details::ObjectUnsafe::ObjectPtrFromUnowned<QaccelModule>(this);
@@ -56,13 +56,21 @@ class QaccelModule : public ffi::ModuleObj {
     }
     if (name == "run_cycle_mode") {
       return ffi::Function::FromPacked([self](ffi::PackedArgs args, ffi::Any* result) {
-        *result = ffi::String(Guarded([&] { return self->Call(args, true); }));
+        *result = ffi::String(Guarded([&] {
+          const auto [trace, samples] = self->Call(args, true);
+          return samples == 0 ? std::string() : self->subgraph_.Report(trace, false);
+        }));
       });
     }
     if (name == "profile") {
       return ffi::Function::FromPacked([self](ffi::PackedArgs args, ffi::Any* result) {
         const bool with_trace = args.size() > 0 && args[0].cast<bool>();
-        *result = ffi::String(Guarded([&] { return self->Profile(with_trace); }));
+        *result = ffi::String(Guarded([&] { return self->subgraph_.Report(self->RunZeros(), with_trace); }));
+      });
+    }
+    if (name == "cycles") {
+      return ffi::Function::FromPacked([self](ffi::PackedArgs, ffi::Any* result) {
+        *result = Guarded([&] { return self->RunZeros().Cycles(); });
       });
     }
     if (name == "get_artefact") {
@@ -72,7 +80,8 @@ class QaccelModule : public ffi::ModuleObj {
   }
 
  private:
-  std::string Call(ffi::PackedArgs args, bool cycle_mode) {
+  // What the last of so many samples leaves.
+  std::pair<Trace, int64_t> Call(ffi::PackedArgs args, bool cycle_mode) {
     const size_t input_count = artefact_.inputs.size(), count = input_count + artefact_.outputs.size();
     if (static_cast<size_t>(args.size()) != count) {
       Fail(artefact_.symbol, ": called with ", args.size(), " tensors, takes ", input_count, " inputs and ",
@@ -99,16 +108,16 @@ class QaccelModule : public ffi::ModuleObj {
         outputs.push_back(data);
       }
     }
-    return subgraph_.Run(inputs, outputs, samples, cycle_mode);
+    return {subgraph_.Run(inputs, outputs, samples, cycle_mode), samples};
   }
 
-  std::string Profile(bool with_trace) {
+  Trace RunZeros() {
     std::vector<std::vector<uint8_t>> zeros;
     std::vector<const uint8_t*> inputs;
     for (const TensorSlot& slot : artefact_.inputs)
       zeros.emplace_back(static_cast<size_t>(Subgraph::CarrierBytes(slot)));
     for (const std::vector<uint8_t>& zero : zeros) inputs.push_back(zero.data());
-    return subgraph_.Run(inputs, {}, 1, true, with_trace);
+    return subgraph_.Run(inputs, {}, 1, true);
   }
 
   Subgraph subgraph_;

@@ -110,9 +110,7 @@ std::vector<bool> FetchedAhead(const Program& program) {
 // A layer is one run of instructions in the program, or several where it is worked on by stripes. A run's interval begins where the
 // last instruction of the runs before it ends; what is fetched ahead takes no time from the layers that it passes.
 void AddCycles(const Program& program, const Trace& trace, std::map<int64_t, LayerTotals>& layers) {
-  int64_t cycles = 0;
-  for (size_t i = 0; i < program.size(); ++i) cycles = std::max(cycles, trace.end[i]);
-  const std::vector<Segment> segments = Attribution(program, trace).Segments(cycles);
+  const std::vector<Segment> segments = Attribution(program, trace).Segments(trace.Cycles());
   const std::vector<bool> ahead = FetchedAhead(program);
   size_t at = 0;
   int64_t now = 0;

@@ -80,28 +80,31 @@ void Subgraph::ReadOutput(const TensorSlot& slot, uint8_t* values) const {
   }
 }
 
-std::string Subgraph::Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs,
-                          int64_t samples, bool cycle_mode, bool with_trace) {
+Trace Subgraph::Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples,
+                    bool cycle_mode) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::string report;
+  Trace trace;
   try {
     for (int64_t sample = 0; sample < samples; ++sample) {
       Prepare();
       for (size_t i = 0; i < inputs.size(); ++i) {
         WriteInput(artefact_.inputs[i], inputs[i] + sample * CarrierBytes(artefact_.inputs[i]));
       }
-      const Trace trace =
+      trace =
           cycle_mode ? RunCycles(*program_, *machine_, artefact_.program_addr) : RunFunctional(*program_, *machine_);
       for (size_t i = 0; i < outputs.size(); ++i) {
         ReadOutput(artefact_.outputs[i], outputs[i] + sample * CarrierBytes(artefact_.outputs[i]));
       }
-      if (sample == samples - 1) report = ReportJson(*program_, trace, cycle_mode, with_trace);
     }
   } catch (...) {
     machine_.reset();  // it stopped in the middle of something
     throw;
   }
-  return report;
+  return trace;
+}
+
+std::string Subgraph::Report(const Trace& trace, bool with_trace) const {
+  return ReportJson(*program_, trace, true, with_trace);
 }
 
 }  // namespace qaccel

@@ -24,10 +24,12 @@ class Subgraph {
   std::string Saved() const;
 
   // `samples` samples one after the other. Tensor i of sample n begins at inputs[i] + n * CarrierBytes(slot): NHWC,
-  // int8 for 4 and 8-bit values, int16 for 16. Returns the report of the last sample. Throws Fault where the program or
+  // int8 for 4 and 8-bit values, int16 for 16. Returns what the last sample leaves. Throws Fault where the program or
   // a value is wrong.
-  std::string Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples,
-                  bool cycle_mode, bool with_trace = false);
+  Trace Run(const std::vector<const uint8_t*>& inputs, const std::vector<uint8_t*>& outputs, int64_t samples,
+            bool cycle_mode);
+  // The report of a run in cycle mode of at least one sample.
+  std::string Report(const Trace& trace, bool with_trace) const;
 
   // Bytes of one sample outside of the machine.
   static int64_t CarrierBytes(const TensorSlot& slot) { return slot.h * slot.w * slot.c * (slot.bits == 16 ? 2 : 1); }

@@ -89,6 +89,7 @@ def test_profile_and_artefact() -> None:
     module = create_module(data)
     assert module.kind == "qaccel" and bytes(module["get_artefact"]()) == data
     assert "trace" not in json.loads(str(module["profile"]()))
+    assert module["cycles"]() == json.loads(str(module["profile"]()))["cycles"] > 0
     assert len(json.loads(str(module["profile"](True)))["trace"]["start"]) == 3
     with pytest.raises(AttributeError):
         module["other"]

@@ -48,15 +48,18 @@ ffi::Function Get(const ffi::Module& module, const char* name) {
   return *function;
 }
 
-std::vector<TensorSpec> Specs(const ffi::json::Object& metadata, const char* kind) {
+// Parts of a JSON value, which throw where it is of another kind. Functions of their own: each of these conversions is much code.
+ffi::json::Object ObjectOf(const ffi::Any& value) { return value.cast<ffi::json::Object>(); }
+ffi::json::Array ArrayOf(const ffi::Any& value) { return value.cast<ffi::json::Array>(); }
+ffi::String TextOf(const ffi::Any& value) { return value.cast<ffi::String>(); }
+int64_t IntegerOf(const ffi::Any& value) { return value.cast<int64_t>(); }
+ffi::Any Entry(const ffi::Any& object, const char* name) { return ObjectOf(object).at(ffi::String(name)); }
+
+std::vector<TensorSpec> Specs(const ffi::Any& metadata, const char* kind) {
   std::vector<TensorSpec> specs;
-  for (const ffi::Any& each : metadata.at(ffi::String(kind)).cast<ffi::json::Array>()) {
-    const auto entry = each.cast<ffi::json::Object>();
-    TensorSpec spec{entry.at(ffi::String("name")).cast<std::string>(), {}, {}};
-    for (const ffi::Any& size : entry.at(ffi::String("shape")).cast<ffi::json::Array>()) {
-      spec.shape.push_back(size.cast<int64_t>());
-    }
-    spec.dtype = ffi::StringToDLDataType(entry.at(ffi::String("dtype")).cast<ffi::String>());
+  for (const ffi::Any& entry : ArrayOf(Entry(metadata, kind))) {
+    TensorSpec spec{TextOf(Entry(entry, "name")), {}, ffi::StringToDLDataType(TextOf(Entry(entry, "dtype")))};
+    for (const ffi::Any& size : ArrayOf(Entry(entry, "shape"))) spec.shape.push_back(IntegerOf(size));
     specs.push_back(spec);
   }
   return specs;
@@ -75,12 +78,12 @@ std::set<std::string> CpuFlags() {
 }
 
 // Throws where the module's code may use what this CPU does not have: it would die of an illegal instruction.
-void CheckCpu(const ffi::json::Object& metadata, const std::string& path) {
+void CheckCpu(const ffi::Any& metadata, const std::string& path) {
   const std::set<std::string> flags = CpuFlags();
   std::string missing;
-  for (const auto& [name, flag] : metadata.at(ffi::String("cpu_features")).cast<ffi::json::Object>()) {
-    if (flags.empty() || flags.count(flag.cast<std::string>())) continue;
-    missing += (missing.empty() ? "" : ", ") + name.cast<std::string>();
+  for (const auto& [name, flag] : ObjectOf(Entry(metadata, "cpu_features"))) {
+    if (flags.empty() || flags.count(TextOf(flag))) continue;
+    missing += (missing.empty() ? "" : ", ") + std::string(TextOf(name));
   }
   if (missing.empty()) return;
   throw std::runtime_error("'" + path + "' was compiled for a CPU with " + missing +
@@ -94,9 +97,8 @@ class Network {
   explicit Network(const std::string& path)
       : library_(Load(path)), vm_(Get(library_, "vm_load_executable")().cast<ffi::Module>()) {
     Get(vm_, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
-    const auto metadata =
-        ffi::json::Parse(Get(vm_, "qaccel_metadata")().cast<ffi::String>()).cast<ffi::json::Object>();
-    const auto format = metadata.at(ffi::String("format")).cast<int64_t>();
+    const ffi::Any metadata = ffi::json::Parse(TextOf(Get(vm_, "qaccel_metadata")()));
+    const int64_t format = IntegerOf(Entry(metadata, "format"));
     if (format != QACCEL_MODULE_FORMAT) {
       throw std::runtime_error("'" + path + "' has module format " + std::to_string(format) + ", this program runs " +
                                std::to_string(QACCEL_MODULE_FORMAT) + "; compile the model again");
@@ -128,8 +130,7 @@ class Network {
       left.pop_back();
       for (const ffi::Any& each : module->imports()) left.push_back(each.cast<ffi::Module>());
       if (std::string(module->kind()) != "qaccel") continue;
-      const auto counted = ffi::json::Parse(Get(module, "profile")().cast<ffi::String>()).cast<ffi::json::Object>();
-      cycles += counted.at(ffi::String("cycles")).cast<int64_t>();
+      cycles += Get(module, "cycles")().cast<int64_t>();
     }
     return cycles;
   }

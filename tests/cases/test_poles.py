@@ -58,3 +58,21 @@ def test_what_a_guarded_pole_gives_is_cut_nowhere():
     module = qaccel.compile(model)
     assert not any("pole" in each for each in module.report["notes"])
     assert decibels(floats(model, test), outputs(module, test)) >= 60
+
+
+@pytest.mark.parametrize(("reach", "warned"), [(6, False), (14, True)])
+@pytest.mark.parametrize("name", ["Sin", "Cos"])
+def test_a_table_of_too_few_entries_is_said(name, reach, warned):
+    """Periods share 513 entries: how far off they are is a warning from 16 steps on, and no less than what ONNX Runtime shows."""
+    net = Net()
+    net(name, "x", out="y")
+    model = net.model({"x": [1, *SHAPE]}, {"y": [1, *SHAPE]})
+    x = {"x": np.random.default_rng(3).uniform(-reach, reach, (16, *SHAPE)).astype("f4")}
+    module = qaccel.compile(model, calibration_data=x, bits="W16A16")
+    found = [note for note in module.notes if "16-bit table" in note]
+    assert len(found) == 1 and found[0].startswith("warning: ") == warned == ("one period" in found[0])
+    off_by = float(found[0].split("off by at most ")[1].split(" steps")[0])
+    one = {"x": x["x"][:1]}
+    error = np.abs(outputs(module, one) - floats(model, one)).max() * 32767
+    assert error <= off_by * 1.01 + reach
+    assert (off_by > 16) == warned

@@ -23,7 +23,7 @@ from .given import check_on_machine, given_output, given_weights, reach_of, roun
 from .layout import Layout, arranged, canonical, channels_last, in_place, layout, samples_of, with_channels
 from .match import Node, NodeBits
 from .moving import Held
-from .tables import GOOD_STEPS, Curve, Table, grid_span, make_table, worst_steps
+from .tables import GOOD_STEPS, Curve, Table, grid_span, how_far_off, make_table, worst_steps
 from .weights import (
     NotQuantizable,
     QuantizedWeights,
@@ -265,7 +265,7 @@ def _table(node: Node, bits: NodeBits, emitter: Emitter) -> None:
     out = output(node, bits.out, emitter)
     out, made = _finest_table(node, bits, emitter, source, out)
     if source.q.bits == 16:
-        emitter.notes.append(f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps")
+        emitter.notes.append(how_far_off(node, source.span, made))
     attrs = operators.TableAttrs(node.name, node.op, out.q, source.q, made.knots, made.origin)
     call = attrs.call(source.var, np.clip(made.values, out.clamp.lo, out.clamp.hi))
     emitter.hold(node.output, call, out.q, source.layout, out.span)

@@ -25,6 +25,7 @@ from .weights import NotQuantizable
 
 WORST_STEP = 2.0**-10  # of the output's range: how far an interpolated table may be off at a bend, 64 steps of 16 bits
 GOOD_STEPS = 1.5  # an even table that is no farther off, 1 of which is rounding, is taken as it is: it is shorter
+NOTABLE_STEPS = 16.0  # a table that is farther off is worth a warning
 SOME = 64  # of the inputs that count, one in so many is enough to see that most origins of knots are no better
 STIFF, FREQUENT = 1.0, 1000.0  # fitted entries: what staying on the function and what frequent inputs weigh, in inputs
 _HELD = 1e9  # the same of an entry at the limit of its integers
@@ -208,6 +209,17 @@ def worst_steps(out: Quantization) -> float:
     """How many steps of its output a table may be off."""
     lo, hi = activation_limits(out.bits)
     return max(WORST_STEP * (hi - lo), 1.0)
+
+
+def how_far_off(node: Node, span: tuple[float, float], made: Table) -> str:
+    """What to say of an interpolated table: a warning where its entries are few for the function, such as a wide sine."""
+    said = f"{node.name}: its 16-bit table interpolates, off by at most {made.off_by:.1f} steps"
+    if made.off_by <= NOTABLE_STEPS:
+        return said
+    return (
+        f"warning: {said}: {len(made.values)} entries are few for what it does in {span[0]:.4g}..{span[1]:.4g}; give it operands "
+        "of a shorter range, a Sin or Cos those of one period"
+    )
 
 
 def _ended(entries: np.ndarray, stands: np.ndarray, exact: np.ndarray, counted: np.ndarray) -> np.ndarray:

@@ -162,3 +162,17 @@ def test_rotary_embedding_is_what_onnx_defines(interleaved: int) -> None:
     feeds = {"x": rng.standard_normal((2, 5, 16)).astype("f4"), "at": rng.integers(0, 6, (2, 5))}
     got = qaccel.compile(proto, target="llvm").run(feeds)["y"]
     np.testing.assert_allclose(got, ort_run(proto, feeds)["y"], atol=1e-6)
+
+
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+def test_what_onnx_defines_between_quantized_tensors(domain: str) -> None:
+    """ONNX's inference knows no operators of ONNX Runtime's domain, and its definitions ask for the types of their operands."""
+    ends = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"], domain=domain),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"], domain=domain),
+    ]
+    attention = node("Attention", ["d", "d", "d"], ["y"], q_num_heads=2, kv_num_heads=2)
+    proto = model([*ends, attention], {"s": np.float32(0.03), "z": np.int8(0)}, {"x": (1, 5, 8)}, ("y",), opset=23)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    x = {"x": np.random.default_rng(1).standard_normal((1, 5, 8)).astype("f4")}
+    np.testing.assert_allclose(qaccel.compile(proto).run(x)["y"], ort_run(proto, x)["y"], atol=1e-5)

@@ -19,8 +19,7 @@ def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
             proto = inliner.inline_local_functions(proto)
         except (RuntimeError, ValueError) as err:
             raise UserError(f"the model's local functions cannot be inlined: {one_line(err)}") from err
-    nodes = [node for graph in graphs_of(proto.graph) for node in graph.node]
-    found = [node for node in nodes if node.op_type in SPELLED_BY_ONNX and node.domain in ("", "ai.onnx")]
+    found = [node for node in _nodes(proto) if node.op_type in SPELLED_BY_ONNX and node.domain in ("", "ai.onnx")]
     if not found:
         return proto
     names = sorted({(node.domain, node.op_type) for node in found})
@@ -36,8 +35,18 @@ def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the types that the inliner asks for: of constants and of operands left out, too. It knows none of branches."""
-    typed = shape_inference.infer_shapes(proto)
+    known = onnx.ModelProto.FromString(proto.SerializeToString())
+    for node in _nodes(known):
+        if node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.domain = ""  # in the other one ONNX's inference does not know them
+    typed = shape_inference.infer_shapes(known)
+    for node, own in zip(_nodes(typed), _nodes(proto), strict=True):
+        node.domain = own.domain
     for tensor in typed.graph.initializer:
         typed.graph.value_info.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     typed.graph.value_info.append(onnx.ValueInfoProto(name=""))
     return typed
+
+
+def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for graph in graphs_of(proto.graph) for node in graph.node]

@@ -33,7 +33,7 @@ from .lower.from_relax import lower
 from .lower.layer_order import in_given_order, other_order
 from .lower.wide_pixels import may_widen, with_wide_pixels
 from .plan.allocate import Allocation, allocate
-from .plan.estimate import planned_cycles
+from .plan.estimate import planned_cycles, quickest_plan
 from .plan.place import Block
 from .plan.post import with_posts
 from .plan.price.bounds import least_cycles, least_dram_bytes
@@ -187,7 +187,7 @@ def planned(graph: LayerGraph, hw: HwConfig, schedule: Schedule | None = None) -
 
 def _quicker(own: LayerGraph, other: LayerGraph | None, hw: HwConfig) -> tuple[LayerGraph, Allocation]:
     """A subgraph, or the same in another order if its plan takes fewer cycles, and its plan."""
-    plans = [(graph, allocate(graph, hw)) for graph in (own, other) if graph is not None]
+    plans = [(graph, quickest_plan(graph, hw)) for graph in (own, other) if graph is not None]
     if len(plans) == 1:
         return plans[0]
     cycles = [sum(each for _, each in planned_cycles(graph, allocation, hw)) for graph, allocation in plans]

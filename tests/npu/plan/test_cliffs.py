@@ -1,17 +1,24 @@
-"""Neighbouring shapes take about as long: sweeps of products in cycles of the machine, over the bound of multipliers and DRAM."""
+"""Neighbouring shapes take about as long: sweeps of products in cycles of the machine, over the bound of multipliers and DRAM. And more
+SRAM does not make a plan fall apart."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+import qaccel
+from golden import estimates
+from networks import data
 from npu.harness import run_artefact
 from npu.layer_cases import values
-from qaccel.machine.hw import HwConfig, config_names, load_config
+from qaccel.machine.hw import HwConfig, changed_config, config_names, load_config
 from qaccel.machine.isa import isa
+from qaccel.npu import codegen
 from qaccel.npu.codegen import compile_layers
 from qaccel.npu.layers import ChannelParams, ConvLayer, FeatureMap, LayerGraph, Window
 from qaccel.npu.lower.groups import group_parts
+from qaccel.npu.plan.allocate import allocate
+from qaccel.run.program import profile
 
 SEED = 20261129
 ROWS = (700, 1000, 1024, 1088, 1500, 2048, 2112, 2500, 3136, 3264, 4096)
@@ -39,3 +46,25 @@ def test_products_have_no_cliffs(config: str) -> None:
     assert all(over < 1.15 for _, over in found), found
     for (_, before), (rows, after) in pairwise(found):
         assert after < 1.1 * before, (rows, before, after)
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> LayerGraph:
+    images = data.load("calibration", 16)["images"]
+    network = qaccel.quantize(data.HERE / "mobilenet.onnx", {data.INPUT_NAME: images}, bits="W8A8", effort="fast")
+    [graph] = estimates.subgraphs(network, load_config("qaccel-64"))
+    return graph
+
+
+def cycles(graph: LayerGraph, hw: HwConfig) -> int:
+    return int(profile(compile_layers(graph, hw).artefact, trace=False)["cycles"])
+
+
+@pytest.mark.parametrize("sram_bytes", [11776, 23040, 27136, 33792])
+def test_cascades_that_find_no_place_are_not_the_end(sram_bytes: int, mobilenet: LayerGraph) -> None:
+    """Where what is chosen for all of SRAM cannot lie in it, what is chosen for less of it can."""
+    hw = changed_config(load_config("qaccel-64"), "small", {"sram_bytes": sram_bytes})
+    planned = cycles(mobilenet, hw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codegen, "quickest_plan", allocate)
+        assert planned < 0.97 * cycles(mobilenet, hw)

@@ -51,7 +51,8 @@ class LayerBlocks:
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
     maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records`` and ``stocks``: what is
-    fetched ahead; ``holds``: where LOADW waits. ``sram``: every block with its address.
+    fetched ahead; ``holds``: where LOADW waits. ``sram``: every block with its address. ``lost_cascades``: whether one that was
+    chosen found no place among the others.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -67,6 +68,7 @@ class Allocation:
     stocks: tuple[Stock, ...]
     holds: tuple[Hold, ...]
     sram: tuple[tuple[Block, int], ...]
+    lost_cascades: bool
 
 
 def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Allocation:
@@ -128,6 +130,7 @@ def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Alloc
         stocks=stocks,
         holds=holds,
         sram=(*taken, *stock_blocks(stocks)),
+        lost_cascades=state.lost_cascades,
     )
 
 
@@ -194,6 +197,7 @@ class _State:
         self.spans = spans or {first: wish.last for first, wish in self._given.items()}
         self._shrink = [1.0] * len(graph.layers)
         self._firm: set[int] = set()  # layers that do not fit less than all SRAM
+        self.lost_cascades = False
         self.late: set[int] = set()  # layers whose parameters and table have no place before their turn
 
     def living(self) -> dict[int, tuple[int, int]]:
@@ -284,6 +288,7 @@ class _State:
         """Run the layers of a cascade each as a whole."""
         del self.spans[first]
         self._shrink[first] = 1.0
+        self.lost_cascades = True
 
     def _living_at(self, step: int) -> list[int]:
         """Maps in SRAM that live then."""

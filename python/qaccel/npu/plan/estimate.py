@@ -1,16 +1,37 @@
-"""What a plan takes by the cost model: its layers and cascades in turn, what is fetched ahead of them and what is held back."""
+"""What a plan takes by the cost model, its layers and cascades in turn, what is fetched ahead of them and what is held back; and
+the quickest of several plans."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
 
+from ...errors import UserError
 from ...machine.hw import HwConfig
 from ...machine.timeline import Turn, turn_cycles
 from ..layers import LayerGraph
 from .ahead import Unit, turns_of, units_of
-from .allocate import Allocation
+from .allocate import Allocation, allocate
 from .stock import stocked_streams
+
+# Of SRAM, in sixteenths: what is chosen for less of it has room to lie in.
+LESS_SRAM = (15, 14, 12)
+
+
+def quickest_plan(graph: LayerGraph, hw: HwConfig) -> Allocation:
+    """The plan of `allocate`. Where a cascade that it chose found no place, so that all was chosen in vain, plans for less SRAM are
+    made until one has all its cascades, and the quickest of them is taken. Raises UserError as `allocate` does."""
+    plans = [allocate(graph, hw)]
+    for sixteenths in LESS_SRAM:
+        if not plans[-1].lost_cascades:
+            break
+        try:
+            plans.append(allocate(graph, replace(hw, sram_bytes=hw.sram_bytes * sixteenths // 16)))
+        except UserError:
+            break  # a layer needs more
+    if len(plans) == 1:
+        return plans[0]
+    return min(plans, key=lambda plan: sum(cycles for _, cycles in planned_cycles(graph, plan, hw)))
 
 
 def planned_cycles(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> list[tuple[Unit, int]]:

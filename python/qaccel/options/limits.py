@@ -67,7 +67,7 @@ class Limits:
         """What to say of limits on cycles and bytes where nothing is on the accelerator; empty where there are none."""
         costs = [f"--{name.replace('_', '-')} {value}" for name, value in self.given.items() if name != "max_drop"]
         limit = "limit" if len(costs) > 1 else "limits"
-        return costs and f"{' and '.join(costs)} {limit} nothing: every layer stays on the CPU" or ""
+        return f"{' and '.join(costs)} {limit} nothing: every layer stays on the CPU" if costs else ""
 
 
 def is_auto(bits: Any) -> bool:

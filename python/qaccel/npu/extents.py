@@ -117,9 +117,12 @@ def halvings(size: int, unit: int = 1) -> list[int]:
     return found
 
 
+_ONE_PIXEL = Window()
+
+
 def window_of(layer: AnyLayer) -> Window:
     """The layer's window; one pixel for layers without."""
-    return layer.window if isinstance(layer, ConvLayer | DepthwiseLayer | PoolLayer) else Window()
+    return layer.window if isinstance(layer, ConvLayer | DepthwiseLayer | PoolLayer) else _ONE_PIXEL
 
 
 def made_map(layer: AnyLayer, maps: tuple[FeatureMap, ...]) -> FeatureMap:

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import qaccel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import small_models
 
 BAR_MILLISECONDS = 50

@@ -68,6 +68,24 @@ def test_the_program_finds_what_enumeration_finds(seed: int) -> None:
     assert again is None or again.choice != found.choice
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_least_of_small_drops_is_found(seed: int) -> None:
+    """As small as what the solver takes for nothing, and less than what decides between equals."""
+    space, tables = random_case(seed)
+    small = replace(
+        tables,
+        weight_losses={key: each * 1e-8 for key, each in tables.weight_losses.items()},
+        group_losses={key: each * 1e-8 for key, each in tables.group_losses.items()},
+        rest_losses=tables.rest_losses * 1e-8,
+    )
+    aim = Aim("drop", np.array([0.7, 1.9]), np.full(2, math.inf))
+    least = min(value(space, small, aim, choice) for choice in every(space, small))
+    found = solve(space, small, aim)
+    assert found is not None
+    assert value(space, small, aim, found.choice) == pytest.approx(least, rel=1e-3)
+    assert found.bound == pytest.approx(least, rel=1e-3) and found.gap <= 1e-3
+
+
 def trial(choice: Choice, *losses: float) -> Trial:
     estimate = Estimate(0, 0, tuple(Loss(each, 0) for each in losses))
     return Trial(choice, None, PlanCost(1, 1, (), 0), estimate)  # type: ignore[arg-type]

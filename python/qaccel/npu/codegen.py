@@ -32,13 +32,13 @@ from .lower.channel_order import order_channels
 from .lower.from_relax import lower
 from .lower.layer_order import in_given_order, other_order
 from .lower.wide_pixels import may_widen, with_wide_pixels
-from .plan.allocate import Allocation, allocate
+from .plan.allocate import Allocation
 from .plan.estimate import planned_cycles, quickest_plan
 from .plan.place import Block
 from .plan.post import with_posts
 from .plan.price.bounds import least_cycles, least_dram_bytes
 from .plan.price.cures import Cure, cures_of
-from .plan.schedule.resolve import check_layers, check_posts, given_posts, given_wide, wishes_of
+from .plan.schedule.resolve import check_layers, check_posts, given_posts, given_wide, wishes_of, with_given_sram
 from .plan.stripes import map_name
 from .plan.tiles.tile import tiling_alone, tiling_beside
 from .plan.tiles.tiling import Tiling, weight_buffer_bytes, weight_tile_count
@@ -161,7 +161,7 @@ def compile_layers(
         for step, (stream_bytes, codecs) in enumerate(zip(program.stream_bytes, program.codecs, strict=True))
     )
     sram = tuple(_sram_block(graph, *each) for each in allocation.sram)
-    return CompiledSubgraph(artefact, facts, sram, as_schedule(graph, allocation))
+    return CompiledSubgraph(artefact, facts, sram, as_schedule(graph, allocation, hw))
 
 
 @_uncollected()
@@ -182,7 +182,8 @@ def planned(graph: LayerGraph, hw: HwConfig, schedule: Schedule | None = None) -
     graph = with_wide_pixels(graph, hw, partial(_turn_alone, graph, hw), wide)
     if chosen.order is not None:
         graph = in_given_order(graph, chosen.order, origin)
-    return graph, allocate(graph, hw, wishes_of(chosen, origin, graph, hw))
+    hw = with_given_sram(chosen, origin, hw)
+    return graph, quickest_plan(graph, hw, wishes_of(chosen, origin, graph, hw))
 
 
 def _quicker(own: LayerGraph, other: LayerGraph | None, hw: HwConfig) -> tuple[LayerGraph, Allocation]:

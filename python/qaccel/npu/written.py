@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..machine.hw import HwConfig
 from ..options.schedule import (
     FIRST_MAP,
     INSIDE,
@@ -26,7 +27,7 @@ from .plan.stripes import Cascade, map_name
 from .plan.tiles.tiling import Tiling, weight_buffer_bytes
 
 
-def as_schedule(graph: LayerGraph, allocation: Allocation) -> SubgraphSchedule:
+def as_schedule(graph: LayerGraph, allocation: Allocation, hw: HwConfig) -> SubgraphSchedule:
     """Every decision but for addresses that follow from the others: planning with it makes the same bytes."""
     names = [layer.name for layer in graph.layers]
     read = {index for layer in graph.layers for index in layer.inputs}
@@ -42,6 +43,7 @@ def as_schedule(graph: LayerGraph, allocation: Allocation) -> SubgraphSchedule:
             for layer, tiling in zip(graph.layers, allocation.tilings, strict=True)
         },
         order=tuple(names),
+        sram_bytes=allocation.sram_bytes if allocation.sram_bytes < hw.sram_bytes else None,
         cascades=tuple(_cascade(graph, each) for each in allocation.cascades),
         records=tuple(
             RecordsChoice(tuple(names[step] for step in each.offsets), names[each.step], each.addr)

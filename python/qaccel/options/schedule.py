@@ -106,10 +106,12 @@ class HoldChoice:
 @dataclass(frozen=True)
 class SubgraphSchedule:
     """What is decided of one program. A list that is given says all that there is: no cascades, if it is empty. ``order``: in which
-    the layers run, but for those in post stages; the network's own where it is absent."""
+    the layers run, but for those in post stages; the network's own where it is absent. ``sram_bytes``: what of SRAM is planned for,
+    all of it where that is absent."""
 
     layers: Mapping[str, LayerChoice] = field(default_factory=dict)
     order: tuple[str, ...] | None = None
+    sram_bytes: int | None = None
     cascades: tuple[CascadeChoice, ...] | None = None
     records: tuple[RecordsChoice, ...] | None = None
     stocks: tuple[StockChoice, ...] | None = None

@@ -51,8 +51,8 @@ class LayerBlocks:
 class Allocation:
     """``sram_addr`` of maps that lie there whole, ``ring_addr`` of rings by first layer of the cascade and map, ``dram_addr`` of
     maps that do not lie in SRAM alone: the subgraph's inputs and outputs, and what has no room. ``records`` and ``stocks``: what is
-    fetched ahead; ``holds``: where LOADW waits. ``sram``: every block with its address. ``lost_cascades``: whether one that was
-    chosen found no place among the others.
+    fetched ahead; ``holds``: where LOADW waits. ``sram``: every block with its address. ``sram_bytes``: of all SRAM,
+    what was planned for. ``lost_cascades``: whether one that was chosen found no place among the others.
 
     Layers that are in no cascade run one after the other, each as a whole.
     """
@@ -68,6 +68,7 @@ class Allocation:
     stocks: tuple[Stock, ...]
     holds: tuple[Hold, ...]
     sram: tuple[tuple[Block, int], ...]
+    sram_bytes: int
     lost_cascades: bool
 
 
@@ -130,6 +131,7 @@ def allocate(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Alloc
         stocks=stocks,
         holds=holds,
         sram=(*taken, *stock_blocks(stocks)),
+        sram_bytes=hw.sram_bytes,
         lost_cascades=state.lost_cascades,
     )
 

@@ -12,23 +12,24 @@ from ...machine.timeline import Turn, turn_cycles
 from ..layers import LayerGraph
 from .ahead import Unit, turns_of, units_of
 from .allocate import Allocation, allocate
+from .schedule.wishes import NOTHING, Wishes
 from .stock import stocked_streams
 
 # Of SRAM, in sixteenths: what is chosen for less of it has room to lie in.
 LESS_SRAM = (15, 14, 12)
 
 
-def quickest_plan(graph: LayerGraph, hw: HwConfig) -> Allocation:
+def quickest_plan(graph: LayerGraph, hw: HwConfig, wishes: Wishes = NOTHING) -> Allocation:
     """The plan of `allocate`. Where a cascade that it chose found no place, so that all was chosen in vain, plans for less SRAM are
     made until one has all its cascades, and the quickest of them is taken. Raises UserError as `allocate` does."""
-    plans = [allocate(graph, hw)]
+    plans = [allocate(graph, hw, wishes)]
     for sixteenths in LESS_SRAM:
         if not plans[-1].lost_cascades:
             break
         try:
-            plans.append(allocate(graph, replace(hw, sram_bytes=hw.sram_bytes * sixteenths // 16)))
+            plans.append(allocate(graph, replace(hw, sram_bytes=hw.sram_bytes * sixteenths // 16), wishes))
         except UserError:
-            break  # a layer needs more
+            break  # a layer, or what is asked for, needs more; the plan that there is stands
     if len(plans) == 1:
         return plans[0]
     return min(plans, key=lambda plan: sum(cycles for _, cycles in planned_cycles(graph, plan, hw)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ....errors import UserError, did_you_mean
 from ....machine.hw import HwConfig
@@ -99,6 +100,17 @@ def given_wide(
                 "more than fields of the instruction hold, and whole bytes of each; say wide: 1"
             )
     return found
+
+
+def with_given_sram(chosen: SubgraphSchedule, origin: str, hw: HwConfig) -> HwConfig:
+    """The machine with as much SRAM as is to be planned for. Raises UserError where it has less."""
+    if chosen.sram_bytes is None:
+        return hw
+    if not 0 < chosen.sram_bytes <= hw.sram_bytes:
+        raise UserError(
+            f"{origin}: sram_bytes {chosen.sram_bytes} must be from 1 to the {hw.sram_bytes} of {hw.name}; leave it out for all"
+        )
+    return replace(hw, sram_bytes=chosen.sram_bytes)
 
 
 def wishes_of(chosen: SubgraphSchedule, origin: str, graph: LayerGraph, hw: HwConfig) -> Wishes:

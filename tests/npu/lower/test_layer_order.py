@@ -149,7 +149,7 @@ def test_a_layer_that_is_left_out_runs_when_it_can(left_out: int) -> None:
     names = [layer.name for layer in graph.layers]
     del names[left_out]
     layers = in_given_order(graph, names, "plan.json: main").layers
-    assert beyond(layers, graph, 0) is not None
+    assert isinstance(beyond(layers, graph, 0), int)  # nothing is read before it is made
     assert sorted(layer.name for layer in layers) == sorted(layer.name for layer in graph.layers)
 
 

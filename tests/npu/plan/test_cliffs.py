@@ -1,6 +1,7 @@
 """Neighbouring shapes take about as long: sweeps of products in cycles of the machine, over the bound of multipliers and DRAM. And more
 SRAM does not make a plan fall apart."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from golden import estimates
 from networks import data
 from npu.harness import run_artefact
 from npu.layer_cases import values
+from qaccel.errors import UserError
 from qaccel.machine.hw import HwConfig, changed_config, config_names, load_config
 from qaccel.machine.isa import isa
 from qaccel.npu import codegen
@@ -18,6 +20,7 @@ from qaccel.npu.codegen import compile_layers
 from qaccel.npu.layers import ChannelParams, ConvLayer, FeatureMap, LayerGraph, Window
 from qaccel.npu.lower.groups import group_parts
 from qaccel.npu.plan.allocate import allocate
+from qaccel.options.schedule import Schedule
 from qaccel.run.program import profile
 
 SEED = 20261129
@@ -68,3 +71,15 @@ def test_cascades_that_find_no_place_are_not_the_end(sram_bytes: int, mobilenet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codegen, "quickest_plan", allocate)
         assert planned < 0.97 * cycles(mobilenet, hw)
+
+
+@pytest.mark.parametrize("sram_bytes", [8192, 8704, 27136, 33792])
+def test_a_plan_for_less_sram_is_read_back(sram_bytes: int, mobilenet: LayerGraph) -> None:
+    hw = changed_config(load_config("qaccel-64"), "small", {"sram_bytes": sram_bytes})
+    first = compile_layers(mobilenet, hw)
+    assert first.schedule.sram_bytes in {sram_bytes * part // 16 for part in (15, 14, 12)}
+    schedule = Schedule(hw.name, {mobilenet.symbol: first.schedule})
+    assert compile_layers(mobilenet, hw, schedule=schedule).artefact == first.artefact
+    more = Schedule(hw.name, {mobilenet.symbol: replace(first.schedule, sram_bytes=sram_bytes + 64)})
+    with pytest.raises(UserError, match=f"sram_bytes {sram_bytes + 64} must be from 1 to the {sram_bytes} of small"):
+        compile_layers(mobilenet, hw, schedule=more)

@@ -95,7 +95,7 @@ def test_a_decision_that_is_left_out_of_what_is_written_shows(monkeypatch: pytes
     """The fault: rings forget that they were widened. The comparison above must see it."""
 
     def narrow(graph: LayerGraph, allocation: object) -> SubgraphSchedule:
-        plan = written(graph, allocation)
+        plan = written(graph, allocation, hw)
         return replace(plan, cascades=tuple(replace(each, rings={}) for each in plan.cascades or ()))
 
     written = codegen.as_schedule

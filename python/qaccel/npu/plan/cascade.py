@@ -37,6 +37,7 @@ class Planner:
         """``wishes``: what a schedule says of tiles and cascades."""
         self.graph, self.hw, self.wishes = graph, hw, wishes
         self.ahead: frozenset[int] = frozenset()  # layers whose first weights are there before their turn
+        self._last_readers = {index: step for step, layer in enumerate(graph.layers) for index in layer.inputs}
         self._known: KnownTilings = {}
         self._cascades: dict[tuple[int, int, frozenset[int], int], Cascade | None] = {}
         self._tilings: dict[tuple[int, int, bool], Tiling | None] = {}
@@ -285,11 +286,6 @@ class Planner:
     def _needed_after(self, index: int, last: int) -> bool:
         """Whether a map is an output, or a layer behind ``last`` reads it."""
         return index in self.graph.outputs or self._last_readers.get(index, -1) > last
-
-    @cached_property
-    def _last_readers(self) -> dict[int, int]:
-        """By map, the last layer that reads it."""
-        return {index: step for step, layer in enumerate(self.graph.layers) for index in layer.inputs}
 
     def _keeper(self, index: int, first: int) -> int:
         """Which layer from ``first`` on comes behind the copies and loads of a ring: the one that makes its map, or reads it."""

@@ -94,7 +94,7 @@ def test_a_plan_read_back_makes_the_same_bytes() -> None:
 def test_a_decision_that_is_left_out_of_what_is_written_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: rings forget that they were widened. The comparison above must see it."""
 
-    def narrow(graph: LayerGraph, allocation: object) -> SubgraphSchedule:
+    def narrow(graph: LayerGraph, allocation: object, hw: HwConfig) -> SubgraphSchedule:
         plan = written(graph, allocation, hw)
         return replace(plan, cascades=tuple(replace(each, rings={}) for each in plan.cascades or ()))
 

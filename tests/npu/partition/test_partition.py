@@ -192,7 +192,7 @@ def test_a_rejected_operation_stays_with_its_reason():
     (rejection,) = result.rejections
     assert (rejection.name, rejection.op, rejection.macs) == ("wide", "Conv", 12 * 12 * 4 * 3 * 3 * 4)
     assert "padding" in rejection.reason
-    assert rejection.fix
+    assert rejection.fix == "change the layer in the model to stay within the limit"
     assert not rejection.too_large
     assert (rejection.weight_bits, rejection.activation_bits) == (8, 8)
     assert result.subgraphs == ("qaccel_0",)
@@ -207,6 +207,15 @@ def test_a_config_that_is_too_small_is_the_reason():
     assert rejection.too_large
     assert "tiny" in rejection.reason
     assert rejection.fix == "choose a larger config"
+
+
+def test_a_layer_that_no_width_brings_to_the_accelerator_names_another_way_out():
+    left = [("c", "Conv", "three dimensions"), ("e", "Erf", "it has no integer form")]
+    fixes = [each.fix for each in partition(module(lambda emit, x: [emit(quantized(x, "x"))]), HW, left).rejections]
+    assert fixes == [
+        "change the layer as the reason says, or leave it to the CPU",
+        "replace Erf by operators that the accelerator has, or leave it to the CPU",
+    ]
 
 
 def test_nothing_to_partition():

@@ -190,7 +190,7 @@ def _rejection(call: relax.Call, verdict: Verdict) -> Rejection:
 
 def _float_fix(op: str) -> str:
     if op in ("Conv", "Gemm", "MatMul"):
-        return "change the layer as the reason says, or give it wider bits in a plan.json"
+        return "change the layer as the reason says, or leave it to the CPU"
     if op == "Concat":
         return "leave it to the CPU, or make its operands outputs of their own"
     return f"replace {op} by operators that the accelerator has, or leave it to the CPU"

@@ -261,6 +261,34 @@ def test_no_width_fails_silently() -> None:
     assert widened.quantized.drop.points < good.quantized.drop.points / 4, said  # type: ignore[union-attr]
 
 
+def test_weights_that_fit_few_samples_ask_for_more() -> None:
+    """With 256 weights a channel and 48 samples rounding makes their outputs right and no others'; to nearest it knows none."""
+    rng = np.random.default_rng(0)
+    node, info = helper.make_node, helper.make_tensor_value_info
+    weights = [numpy_helper.from_array(rng.normal(size=(256, 64)).astype("f4"), "w")]
+    nodes = [node("MatMul", ["x", "w"], ["h"], "wide"), node("Relu", ["h"], ["y"], "relu")]
+    ends = info("x", TensorProto.FLOAT, [1, 256]), info("y", TensorProto.FLOAT, [1, 64])
+    graph = helper.make_graph(nodes, "g", [ends[0]], [ends[1]], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    samples = {"x": rng.normal(size=(64, 256)).astype("f4")}
+
+    def warning(**options: Any) -> tuple[str, qaccel.QuantizedNetwork]:
+        q = qaccel.quantize(model, samples, max_drop=0.01, **options)
+        (found,) = [note for note in q.notes if note.startswith("warning: ")]
+        return found, q
+
+    said, q = warning(bits="W4A8")
+    number = re.search(r"; 16 samples that it was rounded by lose ([\d.]+) \+- [\d.]+ points: give more of them", said)
+    assert number is not None, said
+    learned = samples["x"].reshape(4, 16, -1)[:, :12].reshape(48, -1)[:16]  # the last four of every 16 judge
+    exact = np.maximum(learned @ numpy_helper.to_array(weights[0]), 0)
+    noise = np.square(q.run({"x": learned})["y"] - exact).sum() / np.square(exact).sum()
+    assert float(number[1]) == pytest.approx(100 * noise, rel=0.01)
+    assert q.quantized.drop.points > 3 * float(number[1])  # type: ignore[union-attr]
+    for options in ({"bits": "W4A8", "effort": "fast"}, {"bits": 8}):
+        assert "rounded by" not in warning(**options)[0]
+
+
 def test_what_has_no_weights_is_judged_too() -> None:
     """A difference of what is nearly equal: nothing of it is left at 8 bits, and no weights are to blame."""
     info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node

@@ -19,6 +19,7 @@ from ...options.limits import DEFAULT_MAX_DROP
 from ...relax_tools import bindings
 from ..calibrate.calibration import FEWEST_TO_HOLD_OUT, HELD_OUT
 from ..calibrate.runs import first_runs, runs_of
+from ..passes.rounding import MOST_RUNS
 from .laboratory import Laboratory, drop_of, losses_of
 from .losses import Estimate, Loss, Points
 from .sensitivity import Sensitivities, measure_sensitivities
@@ -91,6 +92,7 @@ def judged(quantized: QuantizedModel, lab: Laboratory, bits: Bits | None, limits
     note = (
         f"warning: --bits {bits if isinstance(bits, BitWidths) else 'as planned'}: an estimated drop of {_said(estimate)}, "
         f"more than --max-drop {limits.max_points:g}; to blame: {_blamed(judge, space, choice, found)}"
+        f"{_remedy_of_samples(judge, quantized, estimate)}"
     )
     return judge.told(quantized, estimate, note)
 
@@ -140,6 +142,21 @@ def _blamed(judge: _Judge, space: Space, choice: Choice, found: Sensitivities) -
     ]
     lost.sort(key=lambda each: -each[0])
     return ", ".join(f"{what} (alone {points:.2f})" for points, what in lost[:NAMED])
+
+
+def _remedy_of_samples(judge: _Judge, quantized: QuantizedModel, estimate: Estimate) -> str:
+    """What to say where the network loses less on the samples that it was rounded by: few bits were fitted to these alone."""
+    lab = judge.lab
+    runs = runs_of(lab.model, judge.samples)
+    learned = first_runs(lab.model, lab.calibration.samples, runs)
+    reference = execute(lab.model, learned)
+    own = judge.points.estimate(losses_of(quantized, learned, judge.points.parts, reference).losses())
+    all_seen = runs_of(lab.model, lab.calibration.samples) >= MOST_RUNS
+    if all_seen or own.points + own.error >= estimate.points - estimate.error:
+        return ""
+    return (
+        f"; {runs} samples that it was rounded by lose {_said(own)}: give more of them, and others come nearer to that"
+    )
 
 
 def _tensors(space: Space, group: int) -> str:

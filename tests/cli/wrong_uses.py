@@ -101,7 +101,7 @@ COMMANDS: dict[str, Command] = {
     "drop 0": (f"{D} --bits auto --max-drop 0", 1, ("--max-drop 0", "above 0")),
     "drop is a word": (f"{D} --bits auto --max-drop some", 1, ("--max-drop 'some'", "points above 0")),
     "half a cycle": (f"{D} --bits auto --max-cycles 0.5", 1, ("--max-cycles 0.5", "whole number")),
-    "cycles that no plan keeps": (f"{D} --bits auto --max-cycles 10", 1, ("--max-cycles 10", "nearest", "cycles", "higher limit")),
+    "cycles that no plan keeps": (f"{D} --bits auto --max-cycles 1e1", 1, ("--max-cycles 10", "nearest", "cycles", "higher limit")),
     "limits that contradict": (
         f"{D} --bits auto --max-bytes 1200 --max-drop 0.0001", 1, ("--max-drop 0.0001 and --max-bytes 1200", "nearest", "points")
     ),  # fmt: skip

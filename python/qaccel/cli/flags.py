@@ -55,9 +55,11 @@ def quantizer_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def number(text: str) -> int | float | str:
     """A flag's text as the number that it spells; as it is where it spells none, for the API to refuse by its own words."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        made = float(text)
+        return int(made) if made.is_integer() else made  # 2e6 cycles
     return text
 
 

@@ -13,7 +13,7 @@ from tvm import ir, s_tir, tirx
 from tvm.ir import TensorRegion
 from tvm.s_tir.schedule import LoopRV, SBlockRV, ScheduleError
 from tvm.sym.analyzer import Analyzer
-from tvm_ffi import structural_walk
+from tvm_ffi import structural_map, structural_walk
 
 from ..host import Host
 from .loops import PARALLEL_WORK, blocks_of, extent, extents, is_reduction, vectorized
@@ -71,14 +71,24 @@ def schedule_loops(schedule: s_tir.Schedule, host: Host) -> None:
 
 
 def _inline(schedule: s_tir.Schedule) -> None:
-    """Inlines element-wise blocks into their readers, except where a value with a call in it would be computed twice."""
+    """Inlines element-wise blocks into their readers.
+
+    Except where a value with a call in it would be computed twice, or where a loop would read at rests that `_digits` does not
+    take away.
+    """
     for block in blocks_of(schedule):
         consumers = schedule.get_consumers(block)
         if is_reduction(schedule, block) or not consumers:
             continue
         if len(consumers) > 1 and _work_per_value(schedule.get(block)) >= _CALL_WORK:
             continue
+        divided = any(_has_quotients(schedule.get(each)) for each in (block, *consumers))
         try:
+            if divided:
+                trial = schedule.copy()
+                trial.compute_inline(block)
+                if any(_reads_at_rests(trial, each) for each in consumers):
+                    continue
             schedule.compute_inline(block)
         except ScheduleError:
             continue  # for instance, if the block writes only a part of what is read
@@ -264,12 +274,52 @@ def _digits(schedule: s_tir.Schedule, block: SBlockRV, loop: LoopRV, along: tirx
     Those come of values that are computed where a Reshape reads them. Of two loads at rests by a power of two LLVM 22 takes one for
     contiguous in vectors that are longer, and reads beside it; with loops over digits there are none, and vectors are contiguous.
     """
-    size = extent(schedule, loop)
-    cuts = [cut for cut in sorted(_divisors_of(schedule.get(block), along)) if cut < size]
+    factors = _factors(schedule.get(block), along, extent(schedule, loop))
+    return list(schedule.split(loop, factors)) if len(factors) > 1 else [loop]
+
+
+def _factors(block: s_tir.SBlock, along: tirx.Var, size: int) -> list[int]:
+    """Into what `_digits` divides a loop of ``size`` iterations; the loop itself where its divisors do not divide each other."""
+    cuts = [cut for cut in sorted(_divisors_of(block, along)) if cut < size]
     if not cuts or any(high % low for low, high in zip(cuts, [*cuts[1:], size], strict=True)):
-        return [loop]
+        return [size]
     factors = [high // low for low, high in zip(cuts, [*cuts[1:], size], strict=True)]
-    return list(schedule.split(loop, [*factors[::-1], cuts[0]]))
+    return [*factors[::-1], cuts[0]]
+
+
+def _has_quotients(block: s_tir.SBlock) -> bool:
+    """Whether there is a quotient or a rest in a block."""
+    found: list[ir.Expr] = []
+    structural_walk(block.body, ((tirx.FloorDiv, tirx.FloorMod), found.append))
+    return bool(found)
+
+
+def _reads_at_rests(schedule: s_tir.Schedule, reader: SBlockRV) -> bool:
+    """Whether the innermost loop of a block would read at more than one quotient or rest, even if divided by `_digits`.
+
+    So after a Pad whose front is no multiple, or where two Reshapes meet whose parts do not divide each other.
+    """
+    block = schedule.get(reader)
+    *outer, last = [var for var in block.iter_vars if int(var.iter_type) == 0] or [None]
+    if last is None or is_reduction(schedule, reader) or not isinstance(last.dom.extent, tirx.IntImm):
+        return False
+    size = int(last.dom.extent)
+    low = _factors(block, last.var, size)[-1] if size else 1
+    digit, high = tirx.Var("digit", last.var.ty.dtype), tirx.Var("high", last.var.ty.dtype)
+    analyzer, divided, found = Analyzer(), high * low + digit, set[str]()
+    for var, dom in [*((v.var, v.dom) for v in outer), (digit, ir.Range(0, low)), (high, ir.Range(0, size // low))]:
+        analyzer.bind(var, dom)
+
+    def visit(load: ir.TensorLoad) -> None:
+        place = structural_map(_place(load), (tirx.Var, lambda var: divided if var.same_as(last.var) else var))
+        rests: list[ir.Expr] = []
+        simple = analyzer.simplify(place)
+        structural_walk(simple, ((tirx.FloorDiv, tirx.FloorMod), rests.append))
+        if any(_reads(rest, digit) for rest in rests):
+            found.add(f"{load.source.name}[{simple}]")
+
+    structural_walk(block.body, (ir.TensorLoad, visit))
+    return len(found) > 1
 
 
 def _divisors_of(block: s_tir.SBlock, along: tirx.Var) -> set[int]:
@@ -289,14 +339,20 @@ def _divisors_of(block: s_tir.SBlock, along: tirx.Var) -> set[int]:
         return own * int(expr.b) if isinstance(expr, tirx.FloorDiv) else own
 
     def visit(load: ir.TensorLoad) -> None:
-        place: Any = 0
-        for index, size in zip(load.indices, load.source.ty.shape, strict=True):
-            place = place * size + index
-        simple = analyzer.simplify(place) if load.indices else place
-        structural_walk(simple, ((tirx.FloorDiv, tirx.FloorMod), lambda expr: unit(expr) and None))
+        structural_walk(
+            analyzer.simplify(_place(load)), ((tirx.FloorDiv, tirx.FloorMod), lambda expr: unit(expr) and None)
+        )
 
     structural_walk(block.body, (ir.TensorLoad, visit))
     return found
+
+
+def _place(load: ir.TensorLoad) -> Any:
+    """Which value of its tensor a load reads, counted in memory."""
+    place: Any = 0
+    for index, size in zip(load.indices, load.source.ty.shape, strict=True):
+        place = place * size + index
+    return place if load.indices else tirx.const(0, "int64")
 
 
 def _decompose(schedule: s_tir.Schedule, block: SBlockRV, first: LoopRV | None) -> None:

@@ -245,20 +245,38 @@ def test_takes_of_constant_places(axis: int, index: list[int]) -> None:
     check(model, {"x0": drawn(np.random.default_rng(13), 4, 4, 4)})
 
 
+# What reads the joined values: at rests that loops over its parts take away, and at rests that they cannot.
+READERS: dict[str, list[Node]] = {
+    "as it is": [("Identity", ["joined"], "y", {})],
+    "behind a border": [("Pad", ["joined", "border"], "y", {})],
+    "beside other parts": [
+        ("Reshape", ["x0", "twelves"], "t", {}), ("Mul", ["t", "gains"], "u", {}), ("Reshape", ["u", "flat"], "v", {}),
+        ("Add", ["joined", "v"], "y", {}),
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.skipif(not runs_here("skylake-avx512"), reason="this machine has no vectors of 512 bits")
-@pytest.mark.parametrize("heads", [2, 4])
-def test_what_a_reshape_reads_of_concatenated_products(heads: int) -> None:
+@pytest.mark.parametrize(
+    ("heads", "reader"),
+    [(2, "as it is"), (4, "as it is"), (2, "behind a border"), (4, "behind a border"), (6, "beside other parts")],
+)
+def test_what_a_reshape_reads_of_concatenated_products(heads: int, reader: str) -> None:
     """Two reads at rests by a power of two in one loop, such as a rotary embedding has: LLVM 22 read beside one in its vectors."""
     nodes: list[Node] = [
         ("Gather", ["table", "at"], "row", {}), ("Reshape", ["row", "column"], "c", {}),
         ("Split", ["x0", "halves"], "", {"axis": 3}), ("Mul", ["c", "a"], "ca", {}), ("Mul", ["c", "b"], "cb", {}),
-        ("Sub", ["ca", "cb"], "d", {}), ("Concat", ["d", "cb"], "e", {"axis": 3}), ("Reshape", ["e", "flat"], "y", {}),
+        ("Sub", ["ca", "cb"], "d", {}), ("Concat", ["d", "cb"], "e", {"axis": 3}), ("Reshape", ["e", "flat"], "joined", {}),
+        *READERS[reader],
     ]  # fmt: skip
     rng = np.random.default_rng(heads)
     constants = {
         "table": drawn(rng, 7, 4), "column": np.array([2, 5, 1, 4]), "halves": np.array([4, 4]), "flat": np.array([2, 5, 8 * heads]),
+        "border": np.array([0, 0, 1, 0, 0, 3]), "twelves": np.array([2, 5, 8 * heads // 12, 12]),
+        "gains": drawn(rng, 8 * heads // 12, 1),
     }  # fmt: skip
-    model = network(nodes, [2, 5, heads, 8], constants)
+    read = {name for _, names, _, _ in nodes for name in names}
+    model = network(nodes, [2, 5, heads, 8], {name: value for name, value in constants.items() if name in read})
     model.graph.node[2].output[:] = ["a", "b"]
     model.graph.input.append(helper.make_tensor_value_info("at", TensorProto.INT64, [2, 5]))
     feeds = {"x0": drawn(rng, 2, 5, heads, 8), "at": rng.integers(0, 7, (2, 5))}

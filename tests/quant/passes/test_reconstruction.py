@@ -285,3 +285,24 @@ def test_compiled_it_gives_the_interpreters_integers(bits: str) -> None:
     one = {"x": samples["x"][:1]}
     for name, value in run_model(best.quantized, one).items():
         np.testing.assert_array_equal(module.run(one)[name], value)
+
+
+def test_what_one_sample_gains_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 samples that lose a little and one that gains more: the mean is lower, as it is by chance. Where all gain, it counts."""
+    imported, ranges, samples = residual(0, 16)
+    before, after = (quantize(imported, ranges, BitWidths(4, bits)) for bits in (4, 8))
+    wanted = execute(imported, samples)
+
+    def better(*errors: float) -> bool:
+        """``errors`` of the first sample and of the others, where before all have 1."""
+
+        def made(q, held):
+            first, rest = errors if q is after else (1.0, 1.0)
+            off = np.where(np.arange(16) == 0, first, rest)
+            return {k: v + off.reshape(-1, *[1] * (v.ndim - 1)) for k, v in wanted.items()}
+
+        monkeypatch.setattr(reconstruction, "run_model", made)
+        return reconstruction._better(before, after, samples).mod.same_as(after.mod)
+
+    assert better(0.9, 0.9) and not better(1.1, 1.1)
+    assert (0.1**2 + 15 * 1.01**2) / 16 < 1 and not better(0.1, 1.01)

@@ -93,28 +93,28 @@ def reconstruct_blocks(q: QuantizedModel, calibration: Calibration) -> Quantized
 def _better(before: QuantizedModel, after: QuantizedModel, held: Mapping[str, np.ndarray]) -> QuantizedModel:
     """The one whose outputs are nearer to the float network's on samples ``held`` out of learning; a note says what was gained.
 
-    Layers behind a block were rounded for the errors that it had, and need not fit those that it has now.
+    Layers behind a block were rounded for the errors that it had, and need not fit those that it has now. A gain within the
+    standard error of the samples' differences is none: on other samples it is as often a loss.
     """
-    wanted = execute(before.model, held)
-    errors = [_noise(run_model(q, held), wanted) for q in (before, after)]
-    if errors[1] >= errors[0]:
-        note = "reconstruction: it would not bring the outputs nearer to the float network's, and changes nothing"
+    wanted, runs = execute(before.model, held), runs_of(before.model, held)
+    old, new = (_noise(run_model(q, held), wanted, runs) for q in (before, after))
+    gained = old - new
+    if gained.mean() <= gained.std() / math.sqrt(runs):
+        note = f"reconstruction: it brings {runs} samples held out no nearer to the float network's outputs, and changes nothing"
         return dataclasses.replace(before, notes=(note, *before.notes))
-    note = f"reconstruction: noise of the outputs on samples held out {_decibels(errors[0])} before, {_decibels(errors[1])} now"
+    levels = " before, ".join(f"{10 * math.log10(max(float(each.mean()), 1e-30)):.1f} dB" for each in (old, new))
+    note = f"reconstruction: noise of the outputs on samples held out {levels} now"
     return dataclasses.replace(after, notes=(note, *after.notes))
 
 
-def _noise(made: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
-    """Noise over power, the mean of all outputs."""
+def _noise(made: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], runs: int) -> np.ndarray:
+    """Noise of each run over the mean power of all, the mean of all outputs [runs]."""
     shares = []
     for name, value in wanted.items():
         real = value.astype(np.float64)
-        shares.append(float(np.square(made[name] - real).sum() / max(np.square(real).sum(), 1e-300)))
-    return float(np.mean(shares))
-
-
-def _decibels(share: float) -> str:
-    return f"{10 * math.log10(max(share, 1e-30)):.1f} dB"
+        noise = np.square(made[name] - real).reshape(runs, -1).sum(axis=1)
+        shares.append(noise / max(np.square(real).sum() / runs, 1e-300))
+    return np.mean(shares, axis=0)
 
 
 def _few_bits(block: Block, real: Mapping[str, RealLayer], steps: Mapping[relax.Var, str]) -> bool:

@@ -36,7 +36,7 @@ def main() -> None:
         import torch
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
     except ImportError:
-        print("skipped: PyTorch is missing; pip install qaccel[train]")
+        print("skipped: PyTorch or torchao is missing; pip install qaccel[train]")
         return
     from networks import torch_networks
     from qaccel.train import QaccelQuantizer, fit

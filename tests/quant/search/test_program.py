@@ -81,8 +81,7 @@ def test_the_least_of_small_drops_is_found(seed: int) -> None:
     aim = Aim("drop", np.array([0.7, 1.9]), np.full(2, math.inf))
     least = min(value(space, small, aim, choice) for choice in every(space, small))
     found = solve(space, small, aim)
-    assert found is not None
-    assert value(space, small, aim, found.choice) == pytest.approx(least, rel=1e-3)
+    assert found is not None and value(space, small, aim, found.choice) == pytest.approx(least, rel=1e-3)
     assert found.bound == pytest.approx(least, rel=1e-3) and found.gap <= 1e-3
 
 

@@ -278,7 +278,7 @@ def test_weights_that_fit_few_samples_ask_for_more() -> None:
         return found, q
 
     said, q = warning(bits="W4A8")
-    number = re.search(r"; 16 samples that it was rounded by lose ([\d.]+) \+- [\d.]+ points: give more of them", said)
+    number = re.search(r"; 16 samples that calibrated it lose ([\d.]+) \+- [\d.]+ points: give more of them", said)
     assert number is not None, said
     learned = samples["x"].reshape(4, 16, -1)[:, :12].reshape(48, -1)[:16]  # the last four of every 16 judge
     exact = np.maximum(learned @ numpy_helper.to_array(weights[0]), 0)
@@ -286,7 +286,7 @@ def test_weights_that_fit_few_samples_ask_for_more() -> None:
     assert float(number[1]) == pytest.approx(100 * noise, rel=0.01)
     assert q.quantized.drop.points > 3 * float(number[1])  # type: ignore[union-attr]
     for options in ({"bits": "W4A8", "effort": "fast"}, {"bits": 8}):
-        assert "rounded by" not in warning(**options)[0]
+        assert "that calibrated it" not in warning(**options)[0]
 
 
 def test_what_has_no_weights_is_judged_too() -> None:

@@ -145,18 +145,17 @@ def _blamed(judge: _Judge, space: Space, choice: Choice, found: Sensitivities) -
 
 
 def _remedy_of_samples(judge: _Judge, quantized: QuantizedModel, estimate: Estimate) -> str:
-    """What to say where the network loses less on the samples that it was rounded by: few bits were fitted to these alone."""
+    """What to say where the network loses less on the samples that calibrated it: few bits were fitted to these alone."""
     lab = judge.lab
+    if runs_of(lab.model, lab.calibration.samples) >= MOST_RUNS:
+        return ""  # rounding looks at no more
     runs = runs_of(lab.model, judge.samples)
     learned = first_runs(lab.model, lab.calibration.samples, runs)
     reference = execute(lab.model, learned)
     own = judge.points.estimate(losses_of(quantized, learned, judge.points.parts, reference).losses())
-    all_seen = runs_of(lab.model, lab.calibration.samples) >= MOST_RUNS
-    if all_seen or own.points + own.error >= estimate.points - estimate.error:
+    if own.points + own.error >= estimate.points - estimate.error:
         return ""
-    return (
-        f"; {runs} samples that it was rounded by lose {_said(own)}: give more of them, and others come nearer to that"
-    )
+    return f"; {runs} samples that calibrated it lose {_said(own)}: give more of them, and others come nearer to that"
 
 
 def _tensors(space: Space, group: int) -> str:
